@@ -1,0 +1,53 @@
+"""What a person sees in the terminal: tables that line up and one kind of progress bar."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Returns `rows` under `head` as lines of text: numbers flush right, everything else flush left.
+
+    Args:
+        head: column titles.
+        rows: cells; integers get thousands separators, floats four significant digits.
+    """
+
+    def cell(x: Any) -> str:
+        if isinstance(x, bool):
+            return "yes" if x else "no"
+        if isinstance(x, int):
+            return f"{x:,}"
+        return f"{x:.4g}" if isinstance(x, float) else str(x)
+
+    body = [list(r) for r in rows]
+    text = [list(head)] + [[cell(x) for x in r] for r in body]
+    width = [max(len(r[i]) for r in text) for i in range(len(head))]
+    right = [any(isinstance(r[i], (int, float)) and not isinstance(r[i], bool) for r in body) for i in range(len(head))]
+    line = ["  ".join(c.rjust(w) if flush else c.ljust(w) for c, w, flush in zip(r, width, right)).rstrip() for r in text]
+    return "\n".join([line[0], "  ".join("-" * w for w in width), *line[1:]])
+
+
+def progress(total: int, what: str, unit: str = "it", *, start: int = 0, scale: bool = False) -> tqdm:
+    """Returns a progress bar on standard error with rate and time left; plain lines where there is no terminal.
+
+    Args:
+        total: how many units the whole job has.
+        what: what is being done, in a word or two.
+        unit: name of one unit.
+        start: units that were done before this process began.
+        scale: print counts with k, M, G.
+    """
+    alive = sys.stderr.isatty()
+    return tqdm(
+        total=total,
+        initial=start,
+        desc=what,
+        unit=unit,
+        unit_scale=scale,
+        dynamic_ncols=alive,
+        mininterval=0.2 if alive else 10.0,
+        file=sys.stderr,
+    )
