@@ -31,7 +31,7 @@ EXTRAS = {
     "cuda": ["jax[cuda13]>=0.10.2,<0.13"],
     "data": [],
     "eval": ["lm_eval>=0.4.9,<0.5"],
-    "dev": ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.15,<0.16"],
+    "dev": ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.17,<0.18"],
     "parity": ["torch==2.13.0", "transformers>=5.20,<5.30"],
 }
 
