@@ -78,7 +78,7 @@ def _local(
         one = one & masks.LocalMask((s, s), (window - 1, 0), 0)
     block = next(b for b in (BLOCK, 256, 128) if s % b == 0)
     sizes = kernel.BlockSizes(**dict.fromkeys(TILES, block))
-        options = {"block_sizes": sizes, "head_shards": 1, "q_seq_shards": 1, "attn_logits_soft_cap": softcap}
+    options = {"block_sizes": sizes, "head_shards": 1, "q_seq_shards": 1, "attn_logits_soft_cap": softcap}
     run = kernel.make_splash_mha(masks.MultiHeadMask([one] * h), interpret=platform() == "cpu", **options)
     k, v = (jax.numpy.repeat(x, h // x.shape[2], axis=2) for x in (k, v))
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
@@ -87,4 +87,3 @@ def _local(
     else:
         out = jax.vmap(lambda q, k, v, s: run(q, k, v, kernel.SegmentIds(s, s)))(q, k, v, segment_ids)
     return out.swapaxes(1, 2)
-
