@@ -4,7 +4,7 @@ import jax
 
 
 def platform() -> str:
-    """Returns "tpu", "gpu" or "cpu": of the mesh in force, also one of a pod that is not there; else of this process."""
+    """Returns "tpu", "gpu" or "cpu": of the mesh in force (also of an absent pod), else of this process."""
     mesh = jax.sharding.get_abstract_mesh()
     device = None if mesh.empty else mesh.abstract_device
     name = device.platform if device is not None and device.platform else jax.default_backend()
