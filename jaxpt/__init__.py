@@ -1,1 +1,1 @@
-"""jaxpt: build a language model of exactly the shape you want out of one that exists, and pretrain it with few tokens."""
+"""jaxpt: a language model of exactly the shape you want, out of one that exists, pretrained with few tokens."""

@@ -26,7 +26,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     text = [list(head)] + [[cell(x) for x in r] for r in body]
     width = [max(len(r[i]) for r in text) for i in range(len(head))]
     right = [any(isinstance(r[i], (int, float)) and not isinstance(r[i], bool) for r in body) for i in range(len(head))]
-    line = ["  ".join(c.rjust(w) if flush else c.ljust(w) for c, w, flush in zip(r, width, right)).rstrip() for r in text]
+    line = [
+        "  ".join(c.rjust(w) if flush else c.ljust(w) for c, w, flush in zip(r, width, right)).rstrip() for r in text
+    ]
     return "\n".join([line[0], "  ".join("-" * w for w in width), *line[1:]])
 
 

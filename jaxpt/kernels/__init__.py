@@ -1,0 +1,1 @@
+"""Functions with interchangeable implementations: attention, cross-entropy."""

@@ -1,0 +1,26 @@
+"""ModelConfig, the axis table, the decoder and its layers, presets."""
+
+from jaxpt.models.compute import Compute
+from jaxpt.models.config import LayerSpec, ModelConfig, RopeConfig, uniform_layers
+from jaxpt.models.forward import forward, hidden, unembed
+from jaxpt.models.init import init_params
+from jaxpt.models.model import Model
+from jaxpt.models.specs import ParamSpec, flatten, map_specs, param_specs, unflatten
+
+__all__ = [
+    "Compute",
+    "LayerSpec",
+    "Model",
+    "ModelConfig",
+    "ParamSpec",
+    "RopeConfig",
+    "flatten",
+    "forward",
+    "hidden",
+    "init_params",
+    "map_specs",
+    "param_specs",
+    "unembed",
+    "unflatten",
+    "uniform_layers",
+]

@@ -1,0 +1,122 @@
+"""One decoder layer as a Flax NNX module: attention, then the feed-forward network, around the residual stream."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from jaxpt.kernels.attention import attention
+from jaxpt.models.compute import Compute
+from jaxpt.models.config import LayerSpec, ModelConfig
+from jaxpt.models.init import init_leaf, leaf_key
+from jaxpt.models.norms import rms_norm
+from jaxpt.models.rope import rotate
+from jaxpt.models.specs import ParamSpec
+from jaxpt.sharding.activations import constrain
+
+ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+}
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all layers share in one forward pass.
+
+    `rope` maps "global" and "local" to (cos, sin), each `[B, S, 1, h/2]`. `segment_ids [B, S]` or None.
+    `cache_positions [B, S]` (decoding only) says where in the cache each token's key and value go.
+    """
+
+    rope: dict[str, tuple[jax.Array, jax.Array]]
+    segment_ids: jax.Array | None
+    cache_positions: jax.Array | None = None
+
+
+class Block(nnx.Module):
+    """A layer, or (with stacked specs) many of one structure; parameters named and shaped by the axis table."""
+
+    def __init__(self, config: ModelConfig, specs: dict[str, ParamSpec], seed: Any, path: str):
+        """Declares the parameters `specs`; `path` is where they stand in the tree (it decides their values)."""
+        self.config = config
+        for name, spec in specs.items():
+            setattr(self, name, nnx.Param(init_leaf(spec, leaf_key(seed, f"{path}/{name}"))))
+
+    def __call__(
+        self, x: jax.Array, layer: LayerSpec, ctx: Context, compute: Compute, cache: Any = None
+    ) -> tuple[jax.Array, Any]:
+        """Returns the stream `[B, S, D]` after this layer, and the layer's cache (None in, None out)."""
+        scale = self.config.residual_scale
+        out, cache = self.attend(self._norm("attn_norm", x, compute), layer, ctx, compute, cache)
+        out = checkpoint_name(self._norm("attn_post_norm", out, compute), "attention")
+        x = constrain(x + _scaled(out, scale).astype(x.dtype), "batch", "sequence", None)
+        out = self.feed_forward(self._norm("mlp_norm", x, compute), compute)
+        out = checkpoint_name(self._norm("mlp_post_norm", out, compute), "ffn")
+        return constrain(x + _scaled(out, scale).astype(x.dtype), "batch", "sequence", None), cache
+
+    def attend(
+        self, x: jax.Array, layer: LayerSpec, ctx: Context, compute: Compute, cache: Any
+    ) -> tuple[jax.Array, Any]:
+        """Self-attention of `x [B, S, D]` with grouped kv heads (Ainslie et al. 2023); with a cache, over the cache."""
+        c = self.config
+        q, k, v = (self._project(name, x, compute) for name in ("q", "k", "v"))
+        if c.qk_norm != "none":
+            eps = c.norm_eps if c.qk_norm_eps is None else c.qk_norm_eps
+            axes = (-2, -1) if c.qk_norm == "full" else (-1,)
+            q, k = (self._rms(name, y, eps, axes) for name, y in (("q_norm", q), ("k_norm", k)))
+        if layer.rope != "none":
+            q, k = (rotate(y, *ctx.rope[layer.rope]) for y in (q, k))
+        index = {}
+        if cache is not None:
+            row = jnp.arange(x.shape[0])[:, None]
+            k, v = (old.at[row, ctx.cache_positions].set(new.astype(old.dtype)) for old, new in zip(cache, (k, v)))
+            cache = (k, v)
+            index = {"q_index": ctx.cache_positions}
+        out = attention(
+            q,
+            k,
+            v,
+            scale=c.scale,
+            segment_ids=ctx.segment_ids,
+            window=layer.window,
+            softcap=c.attention_softcap,
+            implementation="xla" if index else compute.attention,
+            precision=compute.precision,
+            **index,
+        )
+        o = self.o.value.astype(compute.jnp_dtype)
+        y = jnp.einsum("bsnh,nhd->bsd", out, o, precision=compute.precision)
+        return (y + self.o_bias.value.astype(y.dtype) if c.o_bias else y), cache
+
+    def feed_forward(self, x: jax.Array, compute: Compute) -> jax.Array:
+        """Gated feed-forward network, `down(act(gate x) * up x)` (Shazeer 2020, eq. 6), of `x [B, S, D]`."""
+        gate, up, down = (getattr(self, n).value.astype(compute.jnp_dtype) for n in ("gate", "up", "down"))
+        act = ACTIVATIONS[self.config.activation]
+        hidden = act(jnp.dot(x, gate, precision=compute.precision)) * jnp.dot(x, up, precision=compute.precision)
+        return jnp.dot(constrain(hidden, "batch", "sequence", "mlp"), down, precision=compute.precision)
+
+    def _project(self, name: str, x: jax.Array, compute: Compute) -> jax.Array:
+        w = getattr(self, name).value.astype(compute.jnp_dtype)
+        y = jnp.einsum("bsd,dnh->bsnh", x, w, precision=compute.precision)
+        if self.config.qkv_bias:
+            y = y + getattr(self, f"{name}_bias").value.astype(y.dtype)
+        return constrain(y, "batch", "sequence", "heads" if name == "q" else "kv_heads", None)
+
+    def _norm(self, name: str, x: jax.Array, compute: Compute) -> jax.Array:
+        """The named norm in the compute dtype where this architecture has it, else x unchanged."""
+        if not hasattr(self, name):
+            return x.astype(compute.jnp_dtype)
+        return self._rms(name, x.astype(compute.jnp_dtype), self.config.norm_eps, (-1,))
+
+    def _rms(self, name: str, x: jax.Array, eps: float, axes: tuple[int, ...]) -> jax.Array:
+        c = self.config
+        cast_first = c.norm_cast_order == "gain_after_cast"
+        return rms_norm(x, getattr(self, name).value, eps, offset=c.norm_gain_offset, cast_first=cast_first, axes=axes)
+
+
+def _scaled(x: jax.Array, scale: float) -> jax.Array:
+    return x if scale == 1.0 else x * scale

@@ -1,0 +1,73 @@
+"""How a model is computed, as opposed to what it is: dtypes, remat, attention implementation."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxpt.errors import JaxptError, nearest
+
+_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+
+# What a block's backward pass finds saved; everything else it recomputes.
+REMAT_POLICIES: dict[str, Any] = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_saveable,
+    "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "branches": jax.checkpoint_policies.save_only_these_names("attention", "ffn"),
+    "offload_branches": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=["attention", "ffn"],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Choices that leave the function the same up to rounding.
+
+    `dtype` is what matrix products run in; norms, softmax, logits and loss are always float32. `residual_dtype` is
+    the residual stream's (None: `dtype`). `remat` is a name from `REMAT_POLICIES`. `attention` is a name from
+    `jaxpt.kernels.attention.IMPLEMENTATIONS`, or "auto" for that module's stated rule.
+
+    Raises:
+        JaxptError: an unknown name, with its nearest neighbour.
+    """
+
+    dtype: str = "float32"
+    residual_dtype: str | None = None
+    remat: str = "none"
+    attention: str = "auto"
+
+    def __post_init__(self) -> None:
+        from jaxpt.kernels.attention import IMPLEMENTATIONS
+
+        known = {
+            "dtype": _DTYPES,
+            "residual_dtype": {None: None, **_DTYPES},
+            "remat": REMAT_POLICIES,
+            "attention": {"auto": None, **IMPLEMENTATIONS},
+        }
+        for name, names in known.items():
+            value = getattr(self, name)
+            if value not in names:
+                raise JaxptError(f"compute.{name} is {value!r}, it must be one of {list(names)}{nearest(value, names)}")
+
+    @property
+    def jnp_dtype(self) -> Any:
+        """`dtype` as a jax.numpy dtype."""
+        return _DTYPES[self.dtype]
+
+    @property
+    def jnp_residual_dtype(self) -> Any:
+        """The residual stream's dtype."""
+        return _DTYPES[self.residual_dtype or self.dtype]
+
+    @property
+    def precision(self) -> jax.lax.Precision | None:
+        """float32 means float32: TPUs and GPUs would otherwise round the factors to bfloat16 or TF32."""
+        return jax.lax.Precision.HIGHEST if self.dtype == "float32" else None

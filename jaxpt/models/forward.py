@@ -1,0 +1,65 @@
+"""The forward pass as pure functions of (config, params, tokens)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxpt.models.compute import Compute
+from jaxpt.models.config import ModelConfig
+from jaxpt.models.decoder import bind
+
+
+def forward(
+    config: ModelConfig,
+    params: Mapping[str, Any],
+    tokens: jax.Array,
+    segment_ids: jax.Array | None = None,
+    positions: jax.Array | None = None,
+    compute: Compute = Compute(),  # noqa: B008
+) -> jax.Array:
+    """Returns float32 logits `[B, S, V]`.
+
+    Args:
+        config: the model.
+        params: its parameters, a nested dict as `param_specs(config)` declares it.
+        tokens: `[B, S]` int.
+        segment_ids: `[B, S]` int; a token sees only its own segment. None: one segment a row.
+        positions: `[B, S]` int for RoPE. None: they count up from 0 in each segment (from the row's start without
+            `segment_ids`).
+        compute: dtypes, remat, attention implementation.
+    """
+    x = hidden(config, params, tokens, segment_ids, positions, compute)
+    return unembed(config, params, x, compute)[..., : config.vocab_size]
+
+
+def hidden(
+    config: ModelConfig,
+    params: Mapping[str, Any],
+    tokens: jax.Array,
+    segment_ids: jax.Array | None = None,
+    positions: jax.Array | None = None,
+    compute: Compute = Compute(),  # noqa: B008
+) -> jax.Array:
+    """Returns the normalised last stream `[B, S, D]` in the compute dtype: what `unembed` turns into logits."""
+    if positions is None:
+        positions = segment_positions(tokens, segment_ids)
+    return bind(config, params).hidden(tokens, segment_ids, positions, compute)[0]
+
+
+def unembed(config: ModelConfig, params: Mapping[str, Any], x: jax.Array, compute: Compute = Compute()) -> jax.Array:  # noqa: B008
+    """Returns float32 logits `[..., V']` of streams `x [..., D]`.
+
+    V' is the vocabulary as it stands in memory; where it is padded the extra columns are -inf.
+    """
+    return bind(config, params).logits(x, compute)
+
+
+def segment_positions(tokens: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
+    """Returns `[B, S]` int32 positions that restart at 0 wherever the segment id changes."""
+    index = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
+    if segment_ids is None:
+        return index
+    start = jnp.concatenate([jnp.ones_like(index[:, :1], bool), segment_ids[:, 1:] != segment_ids[:, :-1]], axis=1)
+    return index - jax.lax.cummax(jnp.where(start, index, 0), axis=1)

@@ -1,0 +1,146 @@
+"""The axis table: every parameter declared once, with the meaning of each of its dimensions."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jaxpt.models.config import ModelConfig
+
+GLOBAL_AXES = ("embed", "vocab")  # one index set for the whole model; every other axis has one per layer
+
+
+@dataclass(frozen=True)
+class ParamSpec:
+    """What one parameter is: the only place where its dimensions get their meaning.
+
+    `axes` names each dimension. `fan_in_axes` are contracted with the input, `fan_out_axes` are the output.
+    `residual` says whether the parameter reads from or writes to the residual stream along `embed`. `gain_offset` is
+    added to a norm gain before it multiplies (1 for Gemma). `init` is "normal" with deviation `init_std`, "zeros" or
+    "ones" (the value at which a gain does nothing, offset included). `decay` says whether weight decay applies.
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    fan_in_axes: tuple[str, ...] = ()
+    fan_out_axes: tuple[str, ...] = ()
+    residual: Literal["reads", "writes", "none"] = "none"
+    gain_offset: int = 0
+    init: Literal["normal", "zeros", "ones"] = "normal"
+    init_std: float = 0.02
+    decay: bool = True
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return math.prod(self.shape)
+
+    @property
+    def stacked(self) -> bool:
+        """Whether the first dimension counts layers."""
+        return self.axes[0] == "layers"
+
+    def dims(self, axis: str) -> tuple[int, ...]:
+        """Returns the dimensions that `axis` names, as positions in `shape`."""
+        return tuple(i for i, name in enumerate(self.axes) if name == axis)
+
+    def fan_in(self) -> int:
+        """Length of what is contracted with the input; 1 where nothing is."""
+        return math.prod(self.shape[self.axes.index(a)] for a in self.fan_in_axes)
+
+
+def param_specs(config: ModelConfig) -> dict[str, Any]:
+    """Returns the model's parameters as a nested dict of `ParamSpec`: the tree, the shapes and what they mean.
+
+    Matrices start normal with deviation 0.02; those that write to the residual stream (o, down) with
+    0.02 / sqrt(2 L) so that the stream's variance does not grow with depth (GPT-2, Radford et al. 2019, section 2.3).
+    """
+    d, v = config.embed, config.vocab_size
+    specs: dict[str, Any] = {
+        "embed": {"table": ParamSpec((v, d), ("vocab", "embed"), (), ("embed",), "writes")},
+        "blocks": {},
+        "final_norm": _gain(config, (d,), ("embed",), "reads"),
+    }
+    for structure in ("dense",):
+        count = len(config.layers_of(structure))
+        if count:
+            specs["blocks"][structure] = {n: _stack(s, count) for n, s in block_specs(config, structure).items()}
+    if not config.tie_embeddings:
+        specs["head"] = ParamSpec((d, v), ("embed", "vocab"), ("embed",), ("vocab",), "reads")
+    return specs
+
+
+def block_specs(config: ModelConfig, structure: str) -> dict[str, ParamSpec]:
+    """Returns the specs of one layer of `structure`, without the leading `layers` axis."""
+    d, f, h, k, hd = config.embed, config.mlp, config.heads, config.kv_heads, config.head_dim
+    out_std = 0.02 / math.sqrt(2 * len(config.layers))
+    norm = _gain(config, (d,), ("embed",), "reads")
+    post = _gain(config, (d,), ("embed",), "writes")
+    specs: dict[str, ParamSpec] = {}
+    if config.norm_position != "post":
+        specs |= {"attn_norm": norm, "mlp_norm": norm}
+    if config.norm_position != "pre":
+        specs |= {"attn_post_norm": post, "mlp_post_norm": post}
+    heads = {"q": (h, "heads"), "k": (k, "kv_heads"), "v": (k, "kv_heads")}
+    for name, (n, axis) in heads.items():
+        specs[name] = ParamSpec((d, n, hd), ("embed", axis, "head_dim"), ("embed",), (axis, "head_dim"), "reads")
+        if config.qkv_bias:
+            specs[f"{name}_bias"] = ParamSpec(
+                (n, hd), (axis, "head_dim"), (), (axis, "head_dim"), init="zeros", decay=False
+            )
+    specs["o"] = ParamSpec(
+        (h, hd, d), ("heads", "head_dim", "embed"), ("heads", "head_dim"), ("embed",), "writes", init_std=out_std
+    )
+    if config.o_bias:
+        specs["o_bias"] = ParamSpec((d,), ("embed",), (), ("embed",), "writes", init="zeros", decay=False)
+    if config.qk_norm != "none":
+        full = config.qk_norm == "full"
+        for name, (n, axis) in (("q_norm", heads["q"]), ("k_norm", heads["k"])):
+            specs[name] = _gain(
+                config, (n, hd) if full else (hd,), (axis, "head_dim") if full else ("head_dim",), "none"
+            )
+    for name in ("gate", "up"):
+        specs[name] = ParamSpec((d, f), ("embed", "mlp"), ("embed",), ("mlp",), "reads")
+    specs["down"] = ParamSpec((f, d), ("mlp", "embed"), ("mlp",), ("embed",), "writes", init_std=out_std)
+    return specs
+
+
+def _gain(config: ModelConfig, shape: tuple[int, ...], axes: tuple[str, ...], residual: Any) -> ParamSpec:
+    offset = config.norm_gain_offset
+    return ParamSpec(
+        shape, axes, (), axes, residual, gain_offset=offset, init="zeros" if offset else "ones", decay=False
+    )
+
+
+def _stack(spec: ParamSpec, count: int) -> ParamSpec:
+    values = {**spec.__dict__, "shape": (count, *spec.shape), "axes": ("layers", *spec.axes)}
+    return ParamSpec(**values)
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a nested dict as one level, keys joined by "/": `{"blocks/dense/q": leaf}`; order is kept."""
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            out |= {f"{key}/{rest}": leaf for rest, leaf in flatten(value).items()}
+        else:
+            out[key] = value
+    return out
+
+
+def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Inverse of `flatten`."""
+    out: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *parents, name = path.split("/")
+        node = out
+        for key in parents:
+            node = node.setdefault(key, {})
+        node[name] = leaf
+    return out
+
+
+def map_specs(f: Callable[..., Any], specs: Mapping[str, Any], *trees: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the tree of `f(path, spec, *leaves)` over the axis table and trees of the same structure."""
+    flat = [flatten(t) for t in trees]
+    return unflatten({path: f(path, spec, *(t[path] for t in flat)) for path, spec in flatten(specs).items()})

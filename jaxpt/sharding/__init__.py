@@ -1,0 +1,15 @@
+"""Mesh, rules from axis names to mesh axes, hosts."""
+
+from jaxpt.sharding.activations import constrain
+from jaxpt.sharding.mesh import MESH_AXES, make_mesh
+from jaxpt.sharding.rules import RULES, batch_sharding, param_shardings, partition_specs
+
+__all__ = [
+    "MESH_AXES",
+    "RULES",
+    "batch_sharding",
+    "constrain",
+    "make_mesh",
+    "param_shardings",
+    "partition_specs",
+]

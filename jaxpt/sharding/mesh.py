@@ -1,0 +1,48 @@
+"""The one mesh: every axis always there, length 1 where unused."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh
+
+from jaxpt.errors import JaxptError, nearest
+
+# From the slowest network to the fastest: neighbours on `tensor` exchange the most.
+MESH_AXES = ("data", "stage", "fsdp", "expert", "context", "tensor")
+
+
+def make_mesh(shape: Mapping[str, int] | None = None, devices: Sequence[Any] | None = None) -> Mesh:
+    """Returns a mesh over all of `MESH_AXES`.
+
+    Args:
+        shape: length of some axes; the others are 1. One length may be -1: what is left of the devices. Default: all
+            devices on `fsdp`.
+        devices: default all devices of all hosts.
+
+    Raises:
+        JaxptError: an unknown axis, a length below 1, or a product that is not the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    shape = dict(shape or {"fsdp": -1})
+    for name, length in shape.items():
+        if name not in MESH_AXES:
+            raise JaxptError(
+                f"sharding.mesh.{name} is not a mesh axis{nearest(name, MESH_AXES)}; they are {', '.join(MESH_AXES)}"
+            )
+        if length != -1 and length < 1:
+            raise JaxptError(f"sharding.mesh.{name} is {length}, it must be at least 1 (or -1: what is left)")
+    free = [n for n, length in shape.items() if length == -1]
+    fixed = math.prod(length for length in shape.values() if length != -1)
+    if len(free) > 1:
+        raise JaxptError(f"sharding.mesh: only one axis may be -1, got {' and '.join(free)}")
+    if free:
+        shape[free[0]] = max(1, len(devices) // fixed)
+    lengths = [shape.get(n, 1) for n in MESH_AXES]
+    if math.prod(lengths) != len(devices):
+        asked = " x ".join(f"{n}={shape[n]}" for n in shape)
+        raise JaxptError(f"sharding.mesh {asked} needs {math.prod(lengths)} devices, there are {len(devices)}")
+    grid = mesh_utils.create_device_mesh(lengths, devices, allow_split_physical_axes=True)
+    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
