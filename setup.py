@@ -1,0 +1,52 @@
+"""Metadata and dependencies, each with an upper bound: one command installs what was tested."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+CORE = [
+    "jax>=0.10.2,<0.13",
+    "flax>=0.12.8,<0.13",
+    "optax>=0.2.8,<0.3",
+    "orbax-checkpoint>=0.12.8,<0.13",
+    "grain>=0.2.18,<0.3",
+    "array-record>=0.8.3,<0.9",
+    "tensorstore>=0.1.86,<0.2",
+    "ml-collections>=1.1,<2",
+    "sentencepiece>=0.2.1,<0.3",
+    "tokenizers>=0.22,<0.24",
+    "safetensors>=0.5,<0.9",
+    "jinja2>=3.1,<4",
+    "numpy>=2.0,<3",
+    "pyarrow>=20,<27",
+    "zstandard>=0.23,<0.26",
+    "xxhash>=3.5,<5",
+    "tqdm>=4.66,<5",
+    "tensorboardX>=2.6,<3",
+    "matplotlib>=3.9,<4",
+]
+
+EXTRAS = {
+    "tpu": ["jax[tpu]>=0.10.2,<0.13"],
+    "cuda": ["jax[cuda13]>=0.10.2,<0.13"],
+    "data": [],
+    "eval": ["lm_eval>=0.4.9,<0.5"],
+    "dev": ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.17,<0.18"],
+    "parity": ["torch==2.13.0", "transformers>=5.20,<5.30"],
+}
+
+setup(
+    name="jaxpt",
+    version="0.1.0",
+    description="Pretrain a language model of exactly the shape you want, out of one that exists (JAX, TPU, GPU, CPU)",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["jaxpt", "jaxpt.*", "data_tools", "data_tools.*"]),
+    include_package_data=True,
+    package_data={"": ["*.txt", "*.json", "*.jinja", "*.html"]},
+    install_requires=CORE,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["jaxpt=jaxpt.cli:main", "jaxpt-data=data_tools.cli:main"]},
+)

@@ -1,0 +1,56 @@
+"""Small models for tests, one per architecture feature, and parameters whose gains and biases matter."""
+
+import jax
+
+from jaxpt.models import LayerSpec, ModelConfig, RopeConfig, param_specs, unflatten, uniform_layers
+from jaxpt.models.specs import flatten
+
+
+def config(**changes) -> ModelConfig:
+    """A Llama-like decoder of three layers with heads in groups of three."""
+    base = {
+        "vocab_size": 61,
+        "embed": 24,
+        "heads": 6,
+        "kv_heads": 2,
+        "head_dim": 8,
+        "mlp": 40,
+        "layers": uniform_layers(3),
+        "max_positions": 64,
+    }
+    return ModelConfig(**(base | changes))
+
+
+VARIANTS: dict[str, ModelConfig] = {
+    "llama": config(),
+    "tied": config(tie_embeddings=True),
+    "qwen2": config(qkv_bias=True, norm_eps=1e-6),
+    "qwen3": config(qk_norm="head", qk_norm_eps=1e-4),
+    "olmo2": config(qk_norm="full", norm_position="post"),
+    "gemma2": config(
+        layers=(LayerSpec("window", 5), LayerSpec()) * 2,
+        activation="gelu_tanh",
+        norm_position="pre_post",
+        norm_gain_offset=1,
+        norm_cast_order="gain_before_cast",
+        attention_softcap=20.0,
+        logit_softcap=10.0,
+        attention_scale=0.25,
+        embed_scale=24**0.5,
+        tie_embeddings=True,
+    ),
+    "local_rope": config(
+        layers=(LayerSpec("window", 4, "local"), LayerSpec(), LayerSpec(rope="none")),
+        rope_local=RopeConfig(theta=100.0),
+    ),
+    "o_bias": config(qkv_bias=True, o_bias=True),
+}
+
+
+def random_params(c: ModelConfig, seed: int = 0, std: float = 0.2):
+    """Every parameter drawn anew, gains around one, so that a forgotten gain or bias changes the logits."""
+    out = {}
+    for i, (path, spec) in enumerate(flatten(param_specs(c)).items()):
+        noise = std * jax.random.normal(jax.random.fold_in(jax.random.key(seed), i), spec.shape)
+        out[path] = noise + 1.0 if spec.init == "ones" else noise
+    return unflatten(out)
