@@ -168,7 +168,7 @@ class RunConfig:
     sources: dict[str, SourceConfig]
     stages: tuple[StageConfig, ...]
     seed: int = 0
-    model: ModelSection = ModelSection()  # type: ignore[valid-type]
+    model: ModelSection = field(default_factory=ModelSection)  # type: ignore[valid-type]
     init_from: str | None = None
     tokenizer: str | None = None
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -61,8 +61,7 @@ def _read(file: str) -> ConfigDict:
 
 def _override(values: ConfigDict, overrides: Sequence[str]) -> None:
     """Applies `--config.key=value` flags in place."""
-    for text in overrides:
-        _find(values, text)
+    overrides = [text for text in overrides if not _find(values, text)]
     known = flags.FlagValues()
     try:
         with _argv(overrides):  # ml_collections reads the overridden keys from the process's arguments
@@ -74,12 +73,16 @@ def _override(values: ConfigDict, overrides: Sequence[str]) -> None:
         raise JaxptError(f"{' '.join(overrides)}: {_one_line(error)}") from error
 
 
-def _find(values: ConfigDict, text: str) -> None:
-    """Walks to the key an override names, so that a mistyped one is told with its whole path and its neighbour."""
+def _find(values: ConfigDict, text: str) -> bool:
+    """Walks to the key an override names, so that a mistyped one is told with its whole path and its neighbour.
+
+    A value of None is set here, as ml_collections reads it as text; returns whether it was.
+    """
     match = re.match(r"^--(?:no)?config\.([^=]+)(=.*)?$", text)
     if not match:
         raise JaxptError(f"{text} is not an argument; overrides look like --config.key=value")
     node: Any = values
+    parent, key = None, ""
     where = "config"
     for part in re.findall(r"[^.\[\]]+|\[\d+\]", match[1]):
         if part.startswith("["):
@@ -93,7 +96,13 @@ def _find(values: ConfigDict, text: str) -> None:
         if part not in node:
             hint = nearest(part, node.keys()) or f"; the keys are {', '.join(node.keys())}"
             raise JaxptError(f"{where}.{part} is not a key{hint}")
+        parent, key = node, part
         node, where = node[part], f"{where}.{part}"
+    if match[2] != "=None" or not isinstance(parent, ConfigDict):
+        return False
+    with parent.ignore_type():
+        parent[key] = None
+    return True
 
 
 @contextlib.contextmanager

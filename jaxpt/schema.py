@@ -57,7 +57,7 @@ def fill(cls: type, values: ConfigDict, where: str = "config") -> None:
                 default = _default(field)
                 if default is dataclasses.MISSING:
                     raise JaxptError(f"{where} lacks {name}")
-                values[name] = config_dict.placeholder(hint) if _open(default, hint) else _plain(default)
+                values[name] = config_dict.placeholder(_kind(hint)) if default is None else _plain(default)
             if hint is float and isinstance(values[name], int) and not isinstance(values[name], bool):
                 values[name] = float(values[name])
             _fill_inside(hint, values, name, f"{where}.{name}")
@@ -82,6 +82,9 @@ def _fill_inside(hint: Any, values: ConfigDict, name: str, where: str) -> None:
             if isinstance(entry, ConfigDict):
                 fill(args[0], entry, f"{where}[{i}]")
         values[name] = made
+    elif origin is tuple and isinstance(value, list):
+        del values[name]  # ml_collections overrides tuples, not lists, and would convert back
+        values[name] = tuple(value)
 
 
 def plain(value: Any) -> Any:
@@ -138,8 +141,8 @@ def _default(field: dataclasses.Field) -> Any:
     return field.default_factory() if field.default_factory is not dataclasses.MISSING else dataclasses.MISSING
 
 
-def _open(default: Any, hint: Any) -> bool:
-    return default is None and hint in (int, float, str, bool)
+def _kind(hint: Any) -> type:
+    return hint if hint in (int, float, str, bool) else object
 
 
 def _plain(default: Any) -> Any:

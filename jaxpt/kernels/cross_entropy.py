@@ -69,7 +69,7 @@ def chunked(
     return total, _join(nll), _join(lse)
 
 
-def _forward(logits_of, head, rest, x, targets, weights, z_loss, chunk):  # noqa: ANN001, ANN202
+def _forward(logits_of, head, rest, x, targets, weights, z_loss, chunk):
     def body(carry: tuple, piece: tuple) -> tuple:
         total, d_head = carry
         x_c, t_c, w_c = piece
@@ -87,7 +87,7 @@ def _forward(logits_of, head, rest, x, targets, weights, z_loss, chunk):  # noqa
     return (total, _join(nll), _join(lse)), (d_head, _join(dx))
 
 
-def _backward(logits_of, z_loss, chunk, saved, cotangents):  # noqa: ANN001, ANN202, ARG001
+def _backward(logits_of, z_loss, chunk, saved, cotangents):
     d_head, dx = saved
     g = cotangents[0]
     return jax.tree.map(lambda d: d * g.astype(d.dtype), d_head), None, dx * g.astype(dx.dtype), None, None

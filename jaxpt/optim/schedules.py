@@ -82,7 +82,7 @@ def resolve(config: ScheduleConfig, steps: int, tokens_per_step: int, where: str
         where: config key for error messages.
 
     Raises:
-        JaxptError: an unknown schedule or shape, segments longer or shorter than the stage, an exponential to or from 0.
+        JaxptError: an unknown schedule or shape, segments longer or shorter than the stage, an exponential at 0.
     """
     if config.name not in SCHEDULES:
         hint = nearest(config.name, SCHEDULES) or f"; known: {', '.join(SCHEDULES)}"
@@ -119,5 +119,3 @@ def learning_rate(segments: tuple[Segment, ...], t: int, peak: float) -> float:
             return peak * segment.value(t)
         t -= segment.steps
     return peak * segments[-1].end
-
-
