@@ -19,6 +19,7 @@ from jaxpt.sharding import batch_sharding
 from jaxpt.terminal import progress
 from jaxpt.training.batches import host_rows, place
 from jaxpt.training.checkpoints import Checkpoints, Retention
+from jaxpt.training.feed import Feed
 from jaxpt.training.interrupt import EXIT_PREEMPTED, Interrupt
 from jaxpt.training.metrics import Metrics
 from jaxpt.training.plan import Plan, StagePlan
@@ -38,7 +39,7 @@ class Run:
     plan: Plan
     layout: Layout
     optimizer: Optimizer
-    loader: Any
+    feed: Feed
     checkpoints: Checkpoints
     metrics: Metrics
     hooks: Hooks
@@ -63,20 +64,22 @@ class Run:
 def train(
     plan: Plan,
     workdir: Path,
-    make_loader: Callable[[Plan, dict[str, Any] | None], Any],
+    make_feed: Callable[[Plan, dict[str, Any] | None], Feed],
     start: Callable[[Layout, Optimizer], State] | None = None,
     hooks: Hooks = lambda model: (),
     tell: Tell = print,
+    devices: Sequence[Any] | None = None,
 ) -> int:
     """Trains `plan` in `workdir`, from its newest whole checkpoint if there is one.
 
     Args:
         plan: a checked run.
         workdir: the run directory, prepared by `run_directory.prepare`.
-        make_loader: builds the loader from the plan and the `run` item of the restored checkpoint (None: a new run).
+        make_feed: builds the feed from the plan and the `run` item of the restored checkpoint (None: a new run).
         start: makes the first state where parameters come from elsewhere; None: drawn from the seed.
         hooks: evaluations of a stage's model.
         tell: receives lines for the person watching.
+        devices: default all devices of all hosts.
 
     Returns:
         0 when the run is finished, `EXIT_PREEMPTED` (75) when SIGTERM asked to stop and all is saved.
@@ -85,7 +88,8 @@ def train(
         JaxptError: a full disk, damaged checkpoints only, a loss that is not finite.
     """
     config = plan.config
-    layout = make_layout(plan.model, config.sharding)
+    layout = make_layout(plan.model, config.sharding, devices)
+    peak, source = peak_flops(config.metrics.peak_flops_per_device, layout.mesh.devices.flatten().tolist())
     with jax.set_mesh(layout.mesh), Interrupt() as interrupt:
         optimizer = make_optimizer(config.optimizer, param_specs(plan.model))
         checkpoints = Checkpoints(workdir, _retention(plan), asynchronous=config.checkpoint.asynchronous)
@@ -96,12 +100,11 @@ def train(
         metrics = Metrics(workdir, step, tensorboard=config.metrics.tensorboard, write=main)
         metrics.event("resume" if saved else "start", step, devices=jax.device_count(), mesh=dict(layout.mesh.shape))
         state = restored[0] if restored else (start or _draw(plan))(layout, optimizer)
-        peak, source = peak_flops(config.metrics.peak_flops_per_device, layout.mesh.devices.flatten().tolist())
         tell(f"MFU: {convention()}; {source}")
         if saved:
             tell(f"resumed at step {step} of {plan.steps}")
-        loader = make_loader(plan, saved)
-        run = Run(plan, layout, optimizer, loader, checkpoints, metrics, hooks, tell, state, step, peak)
+        feed = make_feed(plan, saved)
+        run = Run(plan, layout, optimizer, feed, checkpoints, metrics, hooks, tell, state, step, peak)
         try:
             code = _stages(run, interrupt)
             checkpoints.close()
@@ -133,7 +136,7 @@ def _stages(run: Run, interrupt: Interrupt) -> int:
         if run.done:
             return 0
         rows = host_rows(run.layout.mesh, [s.config.batch_size for s in plan.stages])
-        batches = run.loader.iterate(run.step, rows)
+        batches = run.feed.iterate(run.step, rows)
         for stage in plan.stages[config.stage_of(run.step) :]:
             if _stage(run, stage, batches, interrupt, bar):
                 return EXIT_PREEMPTED
@@ -157,7 +160,7 @@ def _stage(run: Run, stage: StagePlan, batches: Iterator, interrupt: Interrupt, 
         with run.clock.wait():
             number, batch = next(batches)
         if number != run.step:
-            raise RuntimeError(f"the loader gave batch {number} for step {run.step}")
+            raise RuntimeError(f"the feed gave batch {number} for step {run.step}")
         rate = learning_rate(stage.schedule, run.step - stage.first, stage.peak)
         run.state, values = step(run.state, place(batch, sharding, stage.config.batch_size), np.float32(rate))
         if before is not None:
@@ -200,7 +203,7 @@ def _log(run: Run, stage: StagePlan, values: Mapping[str, Any], rate: float, bar
     for name, nll, weight in zip(run.plan.source_names, values["source_nll"], values["source_weight"]):
         if weight > 0:
             record[f"train/loss/{name}"] = float(nll / weight)
-    wanted, realised = run.loader.shares(run.step)
+    wanted, realised = run.feed.shares(run.step)
     record |= {f"data/wanted/{k}": float(v) for k, v in wanted.items()}
     record |= {f"data/share/{k}": float(v) for k, v in realised.items()}
     record["optim/learning_rate"] = rate
@@ -225,7 +228,7 @@ def _save(run: Run, *, wait: bool) -> None:
     with run.clock.pause(run.state):
         if run.step not in run.checkpoints.steps():
             run.metrics.event("save", run.step)
-            saved = {"tokens": run.config.tokens_at(run.step), **run.loader.to_save(run.step)}
+            saved = {"tokens": run.config.tokens_at(run.step), **run.feed.to_save(run.step)}
             run.checkpoints.save(run.step, run.state, saved)
         if wait:
             run.checkpoints.wait()

@@ -5,16 +5,24 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from jaxpt.config import ModelSection, RunConfig, StageConfig
-from jaxpt.data import PackedSource, StageData
 from jaxpt.errors import JaxptError
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.presets import preset
 from jaxpt.optim.schedules import Segment, resolve
 from jaxpt.training.step import StepSpec, step_spec
+
+
+class Source(Protocol):
+    """What the plan asks of a packed source (`jaxpt.data.PackedSource`)."""
+
+    rows: int
+    sequence_length: int
+    vocab_size: int
+    tokenizer_fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,7 @@ class Plan:
     config: RunConfig
     model: ModelConfig  # before any stage changes its rope
     stages: tuple[StagePlan, ...]
-    sources: Mapping[str, PackedSource]
+    sources: Mapping[str, Source]
 
     @property
     def steps(self) -> int:
@@ -49,34 +57,23 @@ class Plan:
         """In the order of `source_id`."""
         return list(self.sources)
 
-    def data(self) -> list[StageData]:
-        """What the loader needs to know of each stage."""
-        return [
-            StageData(
-                first_step=s.first,
-                steps=s.stop - s.first,
-                batch_size=s.config.batch_size,
-                sequence_length=s.config.sequence_length,
-                weights=dict(s.config.mixture),
-            )
-            for s in self.stages
-        ]
 
-
-def make_plan(config: RunConfig, model: ModelConfig | None = None, tokenizer: Any = None) -> Plan:
-    """Opens the sources and resolves every stage.
+def make_plan(
+    config: RunConfig, sources: Mapping[str, Source], model: ModelConfig | None = None, tokenizer: Any = None
+) -> Plan:
+    """Checks the sources against the config and resolves every stage.
 
     Args:
         config: the run.
+        sources: the opened sources of `config.sources`, in that order.
         model: the model of `init_from`, None where the run starts from `config.model`.
         tokenizer: the tokenizer of `config.tokenizer` or `init_from`, None where neither has one.
 
     Raises:
-        JaxptError: a source that is missing, damaged, of another row length, vocabulary or tokenizer; a schedule
-            that does not fit its stage; an unknown name.
+        JaxptError: a source that is empty, of another row length, vocabulary or tokenizer; a schedule that does not
+            fit its stage; an unknown name.
     """
     model = model_config(config.model, model)
-    sources = {name: PackedSource.open(s.path) for name, s in config.sources.items()}
     for name, source in sources.items():
         check_source(f"config.sources.{name}", config.sources[name].path, source, model, tokenizer)
     compute = Compute(**dataclasses.asdict(config.compute))
@@ -134,7 +131,7 @@ def with_rope(model: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
     return ModelConfig.from_dict({**values, "rope": {**values["rope"], **changes}, "max_positions": positions})
 
 
-def check_source(where: str, path: str, source: PackedSource, model: ModelConfig, tokenizer: Any) -> None:
+def check_source(where: str, path: str, source: Source, model: ModelConfig, tokenizer: Any) -> None:
     """Raises a JaxptError where a source does not go with the model or the tokenizer."""
     if source.rows == 0:
         raise JaxptError(f"{where}: {path} has no rows; pack more text or remove the source")

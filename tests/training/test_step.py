@@ -5,12 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpt.config import OptimizerConfig
 from jaxpt.errors import JaxptError
 from jaxpt.models.forward import forward
 from tests.training import tiny
-
-PLAIN = OptimizerConfig(weight_decay=0.0)
 
 
 def run(steps=3, **kinds):

@@ -40,12 +40,12 @@ def batch(seed=0, rows=B, length=S):
     }
 
 
-def parts(mesh=None, *, microbatches=1, freeze=(), z_loss=0.0, chunk=None, clip=1.0, optimizer=OptimizerConfig()):
+def parts(mesh=None, *, microbatches=1, freeze=(), z_loss=0.0, chunk=None, clip=1.0):
     """Returns (layout, fresh state, step, placing function)."""
     mesh = mesh or {"fsdp": 1}
     count = int(np.prod(list(mesh.values())))
     layout = make_layout(MODEL, ShardingConfig(mesh=mesh), jax.devices()[:count])
-    made = make_optimizer(optimizer, param_specs(MODEL))
+    made = make_optimizer(OptimizerConfig(), param_specs(MODEL))
     spec = StepSpec(MODEL, ObjectiveConfig(z_loss=z_loss, chunk=chunk), Compute(), B, S, microbatches, freeze, clip, 3)
     params = jax.tree.map(jax.device_put, jax.tree.map(np.copy, PARAMS), layout.params)
     state = {"params": params, "opt_state": new_opt_state(made, params, state_shardings(layout, made, params))}
