@@ -118,7 +118,7 @@ class ComputeConfig:
     dtype: str = "float32"
     residual_dtype: str | None = None
     remat: str = "none"
-    attention: str = "xla"
+    attention: str = "auto"
 
 
 @dataclass(frozen=True)
