@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxpt.models.specs import flatten
 
@@ -24,7 +25,12 @@ def digest(params: Mapping[str, Any]) -> dict[str, list[str]]:
             their first dimension.
     """
     flat = {path: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf) for path, leaf in flatten(params).items()}
-    sums = jax.device_get(_sums(flat))
+    spread = [leaf for leaf in flat.values() if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable]
+    if spread:  # several hosts: each needs all the sums
+        everywhere = NamedSharding(spread[0].sharding.mesh, PartitionSpec())
+        sums = jax.device_get(jax.jit(_sums, out_shardings=everywhere)(flat))
+    else:
+        sums = jax.device_get(_sums(flat))
     return {path: [f"{a:08x}{b:08x}" for a, b in sums[path].tolist()] for path in flat}
 
 

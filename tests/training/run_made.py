@@ -49,10 +49,21 @@ def start(workdir, *, delay=0.0, pause=0.0, devices=1, tell=print, **changes):
         time.sleep(pause)
         return {"eval/norm": float(jax.numpy.linalg.norm(params["final_norm"]))}
 
-    run_directory.prepare(Path(workdir), config, plan.model, None, [])
+    if jax.process_index() == 0:
+        run_directory.prepare(Path(workdir), config, plan.model, None, [])
     feed = lambda plan, saved: MadeFeed(plan, saved, delay)  # noqa: E731
     return loop.train(plan, Path(workdir), feed, None, lambda model: [hook], tell, jax.devices()[:devices])
 
 
+def main():
+    """One process, or one of several where `coordinator` and `process` are given."""
+    settings = json.loads(sys.argv[2])
+    if "coordinator" in settings:
+        import jax
+
+        jax.distributed.initialize(settings.pop("coordinator"), 2, settings.pop("process"))
+    return start(sys.argv[1], **settings)
+
+
 if __name__ == "__main__":
-    sys.exit(start(sys.argv[1], **json.loads(sys.argv[2])))
+    sys.exit(main())

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -30,8 +31,8 @@ def digests(workdir, step=30):
     return read_run(Path(workdir), step)["digests"]
 
 
-def process(workdir, **kinds):
-    env = {**os.environ, "JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(ROOT)}
+def process(workdir, simulated=1, **kinds):
+    env = {**os.environ, "JAX_NUM_CPU_DEVICES": str(simulated), "PYTHONPATH": str(ROOT)}
     args = [sys.executable, "-m", "tests.training.run_made", str(workdir), json.dumps(kinds)]
     return subprocess.Popen(args, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -131,9 +132,8 @@ def test_a_kill_inside_an_evaluation_repeats_it(uninterrupted, tmp_path):
 
 
 def stop_at(workdir, step):
-    """Runs to `step` by giving the first stage that length, then restores the config of the whole run."""
-    stages = [{**run_made.CONFIG["stages"][0], "duration": "20 steps"}]
-    assert run_made.start(workdir, stages=stages) == 0
+    """Runs the first stage alone, which ends at `step`."""
+    assert run_made.start(workdir, stages=run_made.CONFIG["stages"][:1]) == 0
     assert finished_steps(workdir)[-1] == step
 
 
@@ -176,6 +176,24 @@ def test_resuming_on_another_mesh_agrees_within_rounding(uninterrupted, tmp_path
     stop_at(tmp_path / "run", 20)
     assert run_made.start(tmp_path / "run", devices=4, tell=lambda line: None) == 0
     ours, theirs = lines(tmp_path / "run"), lines(uninterrupted)
+    assert [r["step"] for r in ours] == [r["step"] for r in theirs]
+    for a, b in zip(ours, theirs):
+        if "train/loss" in a:
+            np.testing.assert_allclose(a["train/loss"], b["train/loss"], rtol=1e-4)
+
+
+def test_two_hosts_train_resume_and_agree_with_one(uninterrupted, tmp_path):
+    workdir = tmp_path / "run"
+    for stages in (run_made.CONFIG["stages"][:1], run_made.CONFIG["stages"]):
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{s.getsockname()[1]}"
+        kinds = {"coordinator": address, "devices": 4, "stages": stages}
+        hosts = [process(workdir, 2, process=i, **kinds) for i in range(2)]
+        told = [h.communicate(timeout=240)[0] for h in hosts]
+        assert [h.returncode for h in hosts] == [0, 0], told
+    assert "resumed at step 20 of 30" in told[0]
+    ours, theirs = lines(workdir), lines(uninterrupted)
     assert [r["step"] for r in ours] == [r["step"] for r in theirs]
     for a, b in zip(ours, theirs):
         if "train/loss" in a:
