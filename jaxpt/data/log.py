@@ -12,8 +12,8 @@ from jaxpt.errors import JaxptError
 class Anchor:
     """A point from which every later batch can be computed.
 
-    `row` counts the rows of all batches before `step`; `weights` are integers over 2^32, `consumed` rows so far, both in
-    the order of the run's sources.
+    `row` counts the rows of all batches before `step`; `weights` are integers over 2^32, `consumed` rows so far, both
+    in the order of the run's sources.
     """
 
     step: int
