@@ -1,0 +1,1 @@
+"""Perplexity and bits per byte of held-out documents."""
