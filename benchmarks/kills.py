@@ -54,7 +54,7 @@ def child(workdir: Path, steps: int, mesh: dict[str, int]) -> int:
         time.sleep(0.3)
         return {"eval/norm": float(jax.numpy.linalg.norm(params["final_norm"]))}
 
-    return train(build(RunConfig, config), workdir, lambda model: [hook])
+    return train(build(RunConfig, config), workdir, lambda *stage: [hook])
 
 
 def start(workdir: Path, devices: int = 1, steps: int = STEPS + 1, **mesh: int) -> subprocess.Popen:
