@@ -13,7 +13,7 @@ from jaxpt.commands import train as training
 from jaxpt.config import RunConfig
 from jaxpt.config_file import load
 from jaxpt.data.build import build
-from jaxpt.evaluation import Sampling, generate
+from jaxpt.evaluation.generation import Sampling, generate
 from jaxpt.models.config import ModelConfig
 from jaxpt.reporting import write_report
 from jaxpt.terminal import progress, table
@@ -123,7 +123,7 @@ def results(workdir: Path) -> str:
 def samples(run: Path, config: RunConfig, tokens: int = 80) -> str:
     """Returns text that the trained model continues, a prompt per source."""
     model = ModelConfig.from_dict(json.loads((run / "model.json").read_text(encoding="utf-8"))["config"])
-    params = read_params(run, finished_steps(run)[-1])
+    params = read_params(run, finished_steps(run)[-1], model)
     tokenizer = tokenizers.load(run / "tokenizer")
     prompts = [tokenizer.encode(text, bos=True) for text in PROMPTS.values()]
     stop = [tokenizer.eos_id]

@@ -76,7 +76,7 @@ def _summary(records: Sequence[Mapping[str, Any]], model: ModelConfig) -> str:
     last = next((r for r in reversed(records) if "train/loss" in r), records[-1])
     rates = [r["perf/tokens_per_s"] for r in records if "perf/tokens_per_s" in r and not r.get("perf/warmup")]
     shape = (
-        f"{len(model.layers)} layers, embed {model.embed}, {model.heads} heads over {model.kv_heads}, mlp {model.mlp}"
+        f"{len(model.layers)} layers, embed {model.embed}, heads {model.heads} over {model.kv_heads}, mlp {model.mlp}"
     )
     rows = [
         ["model", f"{model.param_count():,} parameters: {shape}, vocabulary {model.vocab_size:,}"],
