@@ -70,15 +70,19 @@ def records(workdir: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in r.items() if "perf/" not in k} for r in read(workdir / "metrics.jsonl")]
 
 
-def where(workdir: Path) -> tuple[str, int]:
-    """What a kill interrupted, and the newest finished checkpoint."""
+def where(workdir: Path, begun: float) -> tuple[str, int]:
+    """What a kill interrupted in the process begun at that time, and the newest finished checkpoint."""
     folder, events = workdir / "checkpoints", workdir / "events.jsonl"
-    saving = folder.is_dir() and any("tmp" in p.name for p in folder.iterdir())
-    last = json.loads(events.read_text().splitlines()[-1])["event"] if events.exists() else ""
     newest = max(finished_steps(workdir), default=0)
-    if last == "evaluation begins":
+    last = json.loads(events.read_text().splitlines()[-1]) if events.exists() else {"event": "", "time": 0.0}
+    if last["time"] < begun:  # what is left over is older than this process
+        return "start-up", newest
+    if last["event"] == "evaluation begins":
         return "evaluation", newest
-    return ("save" if saving else "step" if last not in ("", "start", "resume") else "start-up"), newest
+    if any("tmp" in p.name for p in folder.iterdir()):
+        return "save", newest
+    done = max((r["step"] for r in read(workdir / "metrics.jsonl")), default=0)
+    return "step" if done > newest or last["event"] in ("save", "evaluation ends") else "start-up", newest
 
 
 def kill_often(workdir: Path, kills: int, rng: random.Random) -> list[list[Any]]:
@@ -87,7 +91,7 @@ def kill_often(workdir: Path, kills: int, rng: random.Random) -> list[list[Any]]
     short = True
     with progress(kills, "kills") as bar:
         while short:
-            moment = rng.uniform(2, 14)
+            moment, begun = rng.uniform(2, 14), time.time()
             process = start(workdir)
             try:
                 process.wait(moment)
@@ -97,7 +101,7 @@ def kill_often(workdir: Path, kills: int, rng: random.Random) -> list[list[Any]]
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            what, newest = where(workdir)
+            what, newest = where(workdir, begun)
             rows.append([len(rows) + 1, moment, what, newest])
             bar.update()
             inside = [r[2] for r in rows]
