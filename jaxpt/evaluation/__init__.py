@@ -1,1 +1,1 @@
-"""Perplexity and bits per byte of held-out documents."""
+"""Bits per byte of held-out documents, generation."""
