@@ -2,9 +2,9 @@
 
 `python -m benchmarks.kills` trains once without interruption and once with 20 kills, at moments drawn from a fixed seed
 and kept by this process's own clock: from a third of a start-up to 7 s of training. It goes on killing until at least 3
-fell inside an asynchronous save (seen by the temporary folder left behind) and 1 inside an evaluation, then lets the run
-finish and compares every record and the digests of the final parameters and moments. A third run on another mesh must
-agree within rounding.
+fell inside an asynchronous save (seen by the temporary folder left behind) and 1 inside an evaluation, then lets
+the run finish and compares every record and the digests of the final parameters and moments. A third run on another
+mesh must agree within rounding.
 """
 
 import argparse
