@@ -1,0 +1,1 @@
+"""From raw text to packed sources: clean, deduplicate, select, and write; the `jaxpt-data` command."""
