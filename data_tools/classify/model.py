@@ -19,6 +19,7 @@ from data_tools.classify.recipes import Recipe
 from jaxpt.errors import JaxptError
 
 PREFIX = "__label__"
+LEAST_BYTES = 40_000_000  # of the input matrix: see `_buckets`
 _UNSPACED = re.compile(r"([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])")
 _BREAKS = re.compile(r"[\s\x00\x1c-\x1f\x85\u2028\u2029]+")
 
@@ -30,6 +31,15 @@ def _fasttext():
         raise JaxptError("classify needs the module fasttext; install fasttext-numpy2 (or fasttext)") from error
     fasttext.FastText.eprint = lambda *args, **kwargs: None  # its warning on every load
     return fasttext
+
+
+def _buckets(recipe: Recipe) -> int:
+    """Returns the number of n-gram buckets, raised until the input matrix comes zeroed from the system.
+
+    With one thread fastText draws only a tenth of that matrix and leaves the rest as the allocator gives it. Above
+    32 MB glibc always maps fresh zero pages; below, it may hand out used memory (seen: values of 1e36).
+    """
+    return max(recipe.bucket, -(-LEAST_BYTES // (4 * recipe.dim)))
 
 
 def prepare(text: str, recipe: Recipe) -> str:
@@ -57,6 +67,8 @@ class Classifier:
         """
         fasttext = _fasttext()
         labels = set()
+        if recipe.word_ngrams < 2 and not recipe.maxn:
+            raise JaxptError("classify: word_ngrams must be 2 or more, or maxn > 0 (fastText's own start is undefined)")
         lines = []
         for text, label in examples:
             if not label or _BREAKS.search(label):
@@ -78,7 +90,7 @@ class Classifier:
                 minCount=recipe.min_count,
                 minn=recipe.minn,
                 maxn=recipe.maxn,
-                bucket=recipe.bucket,
+                bucket=_buckets(recipe),
                 loss=recipe.loss,
                 seed=recipe.seed,
                 thread=1,

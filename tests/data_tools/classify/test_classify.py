@@ -32,9 +32,12 @@ def trained():
 
 def test_the_same_examples_give_the_same_model(trained):
     classifier, examples = trained
-    again = Classifier.train(examples, classifier.recipe)
     probe = [t for t, _ in examples[::40]]
-    np.testing.assert_array_equal(classifier.probabilities(probe), again.probabilities(probe))
+    for order in (examples, examples[::-1]):
+        again = Classifier.train(order, classifier.recipe)
+        np.testing.assert_array_equal(classifier.probabilities(probe), again.probabilities(probe))
+    other = Classifier.train(examples[:-1], classifier.recipe)
+    assert (classifier.probabilities(probe) != other.probabilities(probe)).any()
 
 
 def test_a_saved_model_scores_as_before_and_a_lost_recipe_is_asked_for(trained, tmp_path):
@@ -133,6 +136,8 @@ def test_mistakes_are_told_in_one_line(trained):
         Classifier.train([("a", "x")], recipe("topic"))
     with pytest.raises(JaxptError, match="without spaces"):
         Classifier.train([("a", "x y"), ("b", "z")], recipe("topic"))
+    with pytest.raises(JaxptError, match="word_ngrams must be 2"):
+        Classifier.train([("a", "x"), ("b", "z")], recipe("topic", word_ngrams=1))
     with pytest.raises(JaxptError, match="0 seed texts"):
         recall([], lambda: [], recipe("math"), Plan(10))
 
