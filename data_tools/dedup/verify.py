@@ -26,16 +26,17 @@ class Strictness:
 
     jaccard: float  # of the shingle sets, at least
     covered: float  # or this share of the text's tokens occurs, in context, in the anchor
-    new_run: float  # longest run of tokens that the anchor does not have, at most
+    new_run: float  # longest run of tokens that the anchor does not have, at most; or this share of a long text:
+    new_share: float
     crowd_run: float  # the same in clusters of `crowd` and more, which are templates until shown otherwise
     crowd: int = 16
 
 
 LEVELS = {
-    "certain": Strictness(jaccard=inf, covered=1.0, new_run=0, crowd_run=0),
-    "strict": Strictness(jaccard=0.9, covered=0.98, new_run=4, crowd_run=1),
-    "balanced": Strictness(jaccard=0.8, covered=0.95, new_run=16, crowd_run=2),
-    "harsh": Strictness(jaccard=0.7, covered=0.8, new_run=inf, crowd_run=inf),
+    "certain": Strictness(jaccard=inf, covered=1.0, new_run=0, new_share=0, crowd_run=0),
+    "strict": Strictness(jaccard=0.9, covered=0.98, new_run=4, new_share=0.001, crowd_run=1),
+    "balanced": Strictness(jaccard=0.8, covered=0.95, new_run=16, new_share=0.01, crowd_run=2),
+    "harsh": Strictness(jaccard=0.7, covered=0.8, new_run=inf, new_share=1, crowd_run=inf),
 }
 
 
@@ -57,10 +58,13 @@ class Evidence:
     jaccard: float
     covered: float  # share of the text's tokens
     new_run: int  # tokens
+    tokens: int  # of the text
 
     def suffices(self, strictness: Strictness, cluster_size: int) -> bool:
         """Whether a text of a cluster of this size may be dropped on this evidence."""
-        run = strictness.crowd_run if cluster_size >= strictness.crowd else strictness.new_run
+        run = max(strictness.new_run, strictness.new_share * self.tokens)
+        if cluster_size >= strictness.crowd:
+            run = strictness.crowd_run
         return (self.jaccard >= strictness.jaccard or self.covered >= strictness.covered) and self.new_run <= run
 
 
@@ -120,7 +124,7 @@ def compare(text: Profile, anchor: Profile) -> Evidence:
     covered = np.zeros(len(text.tokens), dtype=bool)
     for shift in range(width):
         covered[shift : shift + len(known)] |= known
-    return Evidence(jaccard, float(covered.mean()), longest_run(~covered))
+    return Evidence(jaccard, float(covered.mean()), longest_run(~covered), len(text.tokens))
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,7 @@ def judge(
     strictness: Strictness,
     anchors: int = 256,
     tries: int = 4,
+    settled: int = 0,
 ) -> list[Verdict]:
     """Decides one cluster of candidates, in the order of preference given.
 
@@ -152,6 +157,7 @@ def judge(
         strictness: when evidence suffices.
         anchors: kept units that later ones are compared with, at most; beyond that a unit without a match stays.
         tries: comparisons per unit, at most.
+        settled: the first so many units were kept by an earlier run and stay whatever this one finds.
 
     Returns:
         One verdict per unit, in order.
@@ -161,10 +167,10 @@ def judge(
     table = np.empty((min(anchors, len(units)), signatures.shape[1]), dtype=np.uint32)
     out = []
     for i, unit in enumerate(units):
-        likeness = (table[: len(kept)] == signatures[i]).mean(axis=1)
         best, anchor = None, unit
-        mine = profile(i) if kept else None
-        for a in np.argsort(-likeness, kind="stable")[:tries]:
+        mine = profile(i)
+        likeness = (table[: len(kept)] == signatures[i]).mean(axis=1)
+        for a in np.argsort(-likeness, kind="stable")[: tries if i >= settled else 0]:
             seen = compare(mine, profiles[a])
             if best is None or seen.covered > best.covered:
                 best = seen
@@ -175,5 +181,5 @@ def judge(
         if anchor == unit and len(kept) < len(table):
             table[len(kept)] = signatures[i]
             kept.append(i)
-            profiles.append(mine or profile(i))
+            profiles.append(mine)
     return out

@@ -38,7 +38,7 @@ def test_a_text_with_scattered_edits_is_dropped_and_the_evidence_is_exact():
     other[100] = "changed"
     verdict = judge([base, other], "balanced")[1]
     assert verdict.anchor == 0
-    assert verdict.evidence == verify.Evidence(jaccard=291 / 301, covered=299 / 300, new_run=1)
+    assert verdict.evidence == verify.Evidence(jaccard=291 / 301, covered=299 / 300, new_run=1, tokens=300)
 
 
 def test_texts_of_one_template_stay_although_most_of_each_is_shared():

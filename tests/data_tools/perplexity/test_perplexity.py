@@ -127,9 +127,8 @@ def test_a_missing_kenlm_file_is_named(tmp_path):
 def test_kenlm_files_are_scored_as_kenlm_scores_them(tmp_path):
     kenlm = pytest.importorskip("kenlm")
     arpa = tmp_path / "tiny.arpa"
-    arpa.write_text(
-        "\\data\\\nngram 1=4\n\n\\1-grams:\n-1.0\t<unk>\n0\t<s>\n-0.5\t</s>\n-0.3\tcat\n\n\\end\\\n", encoding="utf-8"
-    )
+    unigrams = "-1.0\t<unk>\n0\t<s>\t-0.2\n-0.5\t</s>\n-0.3\tcat\t-0.1\n"
+    arpa.write_text(f"\\data\\\nngram 1=4\nngram 2=1\n\n\\1-grams:\n{unigrams}\n\\2-grams:\n-0.1\tcat cat\n\n\\end\\\n")
     found = KenlmScorer(arpa).perplexities(["Cat cat\ncat", "", "dog"])
     model = kenlm.Model(str(arpa))
     assert found[0] == pytest.approx(10 ** (-(model.score("cat cat") + model.score("cat")) / 5))
