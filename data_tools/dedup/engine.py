@@ -39,8 +39,9 @@ class DaftEngine:
                 daft.set_runner_ray(address, noop_if_initialized=True)
             else:
                 daft.set_runner_native()
-        except RuntimeError as error:
-            raise JaxptError(f"engine {runner!r}: {error}; one process can use one Daft runner") from error
+        except Exception as error:  # Daft's own class: a process sets its runner once
+            if daft.runners.get_or_infer_runner_type() != runner:
+                raise JaxptError(f"engine {runner!r}: {error}; one process can use one Daft runner") from error
 
     def _read(self, paths: Sequence[str], column: str, split: int, splits: int):
         frame = self._daft.read_parquet(list(paths))
