@@ -7,6 +7,8 @@ the original package, while `fasttext-numpy2` is a drop-in that needs no compile
 import json
 import os
 import re
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -19,7 +21,12 @@ from data_tools.classify.recipes import Recipe
 from jaxpt.errors import JaxptError
 
 PREFIX = "__label__"
-LEAST_BYTES = 40_000_000  # of the input matrix: see `_buckets`
+# With one thread fastText draws only a tenth of its input matrix and leaves the rest as the allocator gives it (seen:
+# values of 1e36, NaN). glibc fills what it hands out with zeros in a process that is started with this setting.
+ZEROED_MEMORY = {"MALLOC_PERTURB_": "255"}
+TRAIN = """import json, sys, fasttext
+settings = json.loads(sys.argv[1])
+fasttext.train_supervised(sys.argv[2], **settings).save_model(sys.argv[3])"""
 _UNSPACED = re.compile(r"([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])")
 _BREAKS = re.compile(r"[\s\x00\x1c-\x1f\x85\u2028\u2029]+")
 
@@ -33,13 +40,19 @@ def _fasttext():
     return fasttext
 
 
-def _buckets(recipe: Recipe) -> int:
-    """Returns the number of n-gram buckets, raised until the input matrix comes zeroed from the system.
-
-    With one thread fastText draws only a tenth of that matrix and leaves the rest as the allocator gives it. Above
-    32 MB glibc always maps fresh zero pages; below, it may hand out used memory (seen: values of 1e36).
-    """
-    return max(recipe.bucket, -(-LEAST_BYTES // (4 * recipe.dim)))
+def _train(fasttext, path: Path, recipe: Recipe):
+    """Trains on a file in a process of its own and returns the model."""
+    settings = {
+        name: getattr(recipe, name) for name in ("dim", "lr", "epoch", "minn", "maxn", "bucket", "loss", "seed")
+    }
+    settings |= {"wordNgrams": recipe.word_ngrams, "minCount": recipe.min_count, "thread": 1, "verbose": 0}
+    model = path.with_name("model.bin")
+    call = [sys.executable, "-c", TRAIN, json.dumps(settings), str(path), str(model)]
+    done = subprocess.run(call, env={**os.environ, **ZEROED_MEMORY}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise JaxptError(f"classify: fastText could not train ({reason}); try a smaller lr or other recipe settings")
+    return fasttext.load_model(str(model))
 
 
 def prepare(text: str, recipe: Recipe) -> str:
@@ -81,21 +94,7 @@ class Classifier:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "train.txt"
             path.write_text("".join(lines), encoding="utf-8")
-            model = fasttext.train_supervised(
-                str(path),
-                dim=recipe.dim,
-                lr=recipe.lr,
-                epoch=recipe.epoch,
-                wordNgrams=recipe.word_ngrams,
-                minCount=recipe.min_count,
-                minn=recipe.minn,
-                maxn=recipe.maxn,
-                bucket=_buckets(recipe),
-                loss=recipe.loss,
-                seed=recipe.seed,
-                thread=1,
-                verbose=0,
-            )
+            model = _train(fasttext, path, recipe)
         return Classifier(model, recipe)
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:

@@ -27,7 +27,7 @@ def texts(rng, words, count, length=30):
 def trained():
     rng = np.random.default_rng(0)
     examples = [(t, "math") for t in texts(rng, MATH, 200)] + [(t, "other") for t in texts(rng, SHOP, 200)]
-    return Classifier.train(examples, recipe("math", dim=16)), examples
+    return Classifier.train(examples, recipe("math", dim=16, bucket=20_000)), examples
 
 
 def test_the_same_examples_give_the_same_model(trained):
@@ -108,7 +108,9 @@ def test_recall_finds_what_looks_like_the_seed_and_tells_the_domains():
     pool = mining_pool(rng)
     tokens = lambda text: len(text.split())  # noqa: E731
     plan = Plan(top_tokens=100 * 30, rounds=2, domain_pages=3)
-    found, rounds, _ = recall(texts(rng, MATH, 40), lambda: pool, recipe("math", dim=16, min_count=1), plan, tokens)
+    found, rounds, _ = recall(
+        texts(rng, MATH, 40), lambda: pool, recipe("math", dim=16, min_count=1, bucket=20_000), plan, tokens
+    )
     assert len(found) == 100
     assert all(id.startswith("m") for id in found)
     assert [r.domains[0][0] for r in rounds] == ["maths.example"] * 2
@@ -118,12 +120,12 @@ def test_recall_finds_what_looks_like_the_seed_and_tells_the_domains():
 
 def test_recall_does_not_depend_on_the_order_of_the_pool():
     pool, seed = mining_pool(np.random.default_rng(1)), texts(np.random.default_rng(2), MATH, 40)
-    settings = recipe("math", dim=8, min_count=1)
+    settings = recipe("math", dim=8, min_count=1, bucket=20_000)
     found, rounds, _ = recall(seed, lambda: pool, settings, Plan(3000, 2))
     again, same, _ = recall(seed[::-1], lambda: pool[::-1], settings, Plan(3000, 2))
     assert found == again
     assert rounds == same
-    other, _, _ = recall(seed, lambda: pool, recipe("math", dim=8, min_count=1, seed=1), Plan(3000, 2))
+    other, _, _ = recall(seed, lambda: pool, recipe("math", dim=8, min_count=1, seed=1, bucket=20_000), Plan(3000, 2))
     assert found != other
 
 
@@ -146,7 +148,7 @@ def test_mistakes_are_told_in_one_line(trained):
 def test_hand_labelled_text_is_classified(shared, name, least):
     with gzip.open(shared / f"data/labelled/{name}.jsonl.gz", "rt") as lines:
         rows = [json.loads(line) for line in lines]
-    settings = recipe("topic", dim=32, epoch=10)
+    settings = recipe("topic", dim=32, epoch=10, bucket=100_000)
     rows = [(r["text"], str(r["label"]).strip().replace(" ", "_").replace("/", "_")) for r in rows]
     test = [r for r in rows if judge.held_out(r[0], 0.1)]
     classifier = Classifier.train([r for r in rows if not judge.held_out(r[0], 0.1)], settings)

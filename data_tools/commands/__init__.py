@@ -1,0 +1,1 @@
+"""The commands of `jaxpt-data`, one module each: `HELP` and `main(argv)`."""
