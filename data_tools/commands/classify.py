@@ -151,12 +151,8 @@ def _mine(args: argparse.Namespace) -> int:
             else:
                 yield Removed(row, "not-recalled", None, {"excerpt": ""})
 
-    key = {
-        "seed": args.seed,
-        "plan": asdict(plan),
-        "recipe": asdict(settings),
-        "inputs": [s.fingerprint for s in shards],
-    }
+    prints = [s.fingerprint for s in [*open_shards(args.seed, args.text_field), *shards]]
+    key = {"plan": asdict(plan), "recipe": asdict(settings), "inputs": prints}
     manifests = run_shards(shards, args.output, key, step, "write")
     classifier.save(Path(args.output) / "model.bin")
     write_json(Path(args.output) / "recall.json", {"rounds": [asdict(r) for r in rounds], "shards": manifests})
