@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpt.errors import JaxptError
+from jaxpt.sharding.platform import platform
 
 _MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)  # finite: a row without any key must not become NaN
 
@@ -45,7 +46,7 @@ def attention(
     """
     if implementation == "auto":
         fits = q_index is None and not _splash_refuses(q, k)
-        implementation = "splash" if jax.default_backend() == "tpu" and fits else "xla"
+        implementation = "splash" if platform() == "tpu" and fits else "xla"
     run = IMPLEMENTATIONS[implementation]
     return run(q, k, v, scale, segment_ids, window, softcap, q_index, precision)
 

@@ -8,6 +8,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from jax.sharding import PartitionSpec
 
 from jaxpt.sharding.activations import partition_spec
+from jaxpt.sharding.platform import platform
 
 BLOCK = 512  # rows and columns of one tile; smaller where the sequence is
 TILES = (
@@ -77,9 +78,8 @@ def _local(
         one = one & masks.LocalMask((s, s), (window - 1, 0), 0)
     block = next(b for b in (BLOCK, 256, 128) if s % b == 0)
     sizes = kernel.BlockSizes(**dict.fromkeys(TILES, block))
-    interpret = jax.default_backend() == "cpu" and not _lowering_for_tpu()
     options = {"block_sizes": sizes, "head_shards": 1, "q_seq_shards": 1, "attn_logits_soft_cap": softcap}
-    run = kernel.make_splash_mha(masks.MultiHeadMask([one] * h), interpret=interpret, **options)
+    run = kernel.make_splash_mha(masks.MultiHeadMask([one] * h), interpret=platform() == "cpu", **options)
     k, v = (jax.numpy.repeat(x, h // x.shape[2], axis=2) for x in (k, v))
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
     if segment_ids is None:
@@ -87,9 +87,3 @@ def _local(
     else:
         out = jax.vmap(lambda q, k, v, s: run(q, k, v, kernel.SegmentIds(s, s)))(q, k, v, segment_ids)
     return out.swapaxes(1, 2)
-
-
-def _lowering_for_tpu() -> bool:
-    """Whether the ambient mesh is made of TPUs although this process has none (compiling for an absent pod)."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return not mesh.empty and str(getattr(mesh.abstract_device, "device_kind", "")).startswith("TPU")

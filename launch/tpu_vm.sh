@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Create a Cloud TPU VM, put this checkout on every worker, train, and fetch the results.
+set -euo pipefail
+
+usage() {
+  cat <<'TXT'
+launch/tpu_vm.sh COMMAND --name=NAME --zone=ZONE [options] [-- ARGUMENTS OF jaxpt train]
+
+  create   --type=v5litepod-16 [--version=v2-alpha-tpuv5-lite] [--spot]   make the TPU VM
+  install                                   copy this checkout to all workers and install it there
+  train    -- --config=… --workdir=gs://…   run `jaxpt train` on all workers at once
+  logs                                      follow worker 0
+  stop                                      SIGTERM: the run saves a checkpoint, then exits with 75
+  delete                                    give the TPU VM back
+
+  --project=PROJECT   default: gcloud's own    --dry-run   print the commands, run nothing
+
+  launch/tpu_vm.sh create --name=a --zone=us-west4-a --type=v5litepod-16
+  launch/tpu_vm.sh install --name=a --zone=us-west4-a
+  launch/tpu_vm.sh train --name=a --zone=us-west4-a -- --config=configs/quickstart.py --workdir=gs://BUCKET/a
+TXT
+}
+
+fail() { echo "launch/tpu_vm.sh: $1" >&2; exit 2; }
+
+command=${1:-}
+case "$command" in
+  create | install | train | logs | stop | delete) shift ;;
+  -h | --help | "") usage; exit 0 ;;
+  *) fail "no command '$command'; there are create, install, train, logs, stop, delete" ;;
+esac
+
+name="" zone="" type="" version="" project="" spot="" dry=""
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --name=*) name=${1#*=} ;;
+    --zone=*) zone=${1#*=} ;;
+    --type=*) type=${1#*=} ;;
+    --version=*) version=${1#*=} ;;
+    --project=*) project=${1#*=} ;;
+    --spot) spot="--spot" ;;
+    --dry-run) dry=1 ;;
+    --) shift; break ;;
+    *) fail "unknown option '$1' (arguments of jaxpt train go after --)" ;;
+  esac
+  shift
+done
+[ -n "$name" ] || fail "--name is missing"
+[ -n "$zone" ] || fail "--zone is missing"
+where=("--zone=$zone" ${project:+"--project=$project"})
+
+run() {
+  if [ -n "$dry" ]; then printf '%q ' "$@"; echo; else "$@"; fi
+}
+on_workers() { run gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" "--worker=$1" "--command=$2"; }
+
+case "$command" in
+  create)
+    [ -n "$type" ] || fail "--type is missing, for instance --type=v5litepod-16"
+    if [ -z "$version" ]; then
+      case "$type" in
+        v5litepod-*) version=v2-alpha-tpuv5-lite ;;
+        v5p-*) version=v2-alpha-tpuv5 ;;
+        v6e-*) version=v2-alpha-tpuv6e ;;
+        v4-*) version=tpu-ubuntu2204-base ;;
+        *) fail "no known runtime for --type=$type; give --version" ;;
+      esac
+    fi
+    run gcloud compute tpus tpu-vm create "$name" "${where[@]}" "--accelerator-type=$type" "--version=$version" ${spot:+"$spot"}
+    ;;
+  install)
+    root=$(cd "$(dirname "$0")/.." && pwd)
+    archive=$(mktemp -d)/jaxpt.tar.gz
+    run git -C "$root" archive --format=tar.gz "--output=$archive" HEAD
+    run gcloud compute tpus tpu-vm scp "$archive" "$name:jaxpt.tar.gz" "${where[@]}" --worker=all
+    on_workers all 'mkdir -p jaxpt && tar xzf jaxpt.tar.gz -C jaxpt && python3 -m venv jaxpt/.venv && jaxpt/.venv/bin/python -m pip install -q -e "jaxpt[tpu]"'
+    ;;
+  train)
+    [ $# -gt 0 ] || fail "train: give the arguments of jaxpt train after --"
+    arguments=$(printf '%q ' "$@")
+    on_workers all "cd jaxpt && (nohup .venv/bin/jaxpt train $arguments >train.log 2>&1 & echo \$! >train.pid)"
+    ;;
+  logs) on_workers 0 'tail -n 50 -f jaxpt/train.log' ;;
+  stop) on_workers all 'kill -TERM "$(cat jaxpt/train.pid)"' ;;
+  delete) run gcloud compute tpus tpu-vm delete "$name" "${where[@]}" --quiet ;;
+esac
