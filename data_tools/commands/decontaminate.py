@@ -75,9 +75,7 @@ def main(argv: list[str]) -> int:
                 hits.update({m.item.task for m in matches})
                 first = matches[0]
                 piece = excerpt(row["text"], first.token, max(args.long, 20))
-                seen = [
-                    {"rule": m.rule, "task": m.item.task, "item": m.item.id, "value": m.value} for m in matches[:20]
-                ]
+                seen = [(m.rule, m.item.task, m.item.id, m.value) for m in matches[:20]]
                 detail = {"excerpt": piece, "item_excerpt": first.item.text[:300], "matches": seen}
                 yield Removed(row, f"decontaminate-{first.rule}", first.value, detail)
 

@@ -84,9 +84,7 @@ def _step(result: pipeline.Result, names: dict[int, dict], numbers: dict[str, in
     def step(shard: FileShard, rows: Iterator[dict]) -> Iterable[dict | Removed]:
         number = numbers[shard.name]
         dropped = result.dropped(number)
-        places = pq.read_table(
-            result.store.path / "units" / f"{number}.parquet", columns=["unit", "row", "start", "stop"]
-        )
+        places = result.store.places(number)
         by_row: dict[int, list[tuple[int, int, dict]]] = {}
         for unit, row, start, stop in zip(*(places[k].tolist() for k in ("unit", "row", "start", "stop"))):
             if unit in dropped:
