@@ -1,1 +1,1 @@
-"""From raw text to packed sources: clean, deduplicate, select, and write; the `jaxpt-data` command."""
+"""Raw text to packed sources: clean, deduplicate, classify, tokenize, pack; the command `jaxpt-data`."""

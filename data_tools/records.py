@@ -4,22 +4,25 @@ Each input shard gives an output shard of the same name, `removals/NAME.jsonl` (
 example), `quarantine/NAME.jsonl` (lines that are no record, with their place) and, last, `manifests/NAME.json`.
 """
 
-import glob
 import gzip
 import hashlib
 import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import fsspec
+import zstandard
+
+from jaxpt.data.text_files import list_files
 from jaxpt.errors import JaxptError
 from jaxpt.terminal import progress
 
 LONGEST = 256 << 20  # bytes of one line; a longer one is quarantined
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -41,14 +44,15 @@ class Removed:
     detail: Mapping[str, Any]
 
 
-def _open(path: str) -> BinaryIO:
-    if path.endswith(".gz"):
-        return gzip.open(path, "rb")
-    if path.endswith(".zst"):
-        import zstandard
-
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(open(path, "rb"), closefd=True))
-    return open(path, "rb")
+@contextmanager
+def _open(path: str) -> Iterator[BinaryIO]:
+    with fsspec.open(path, "rb") as raw:
+        if path.endswith(".gz"):
+            yield gzip.GzipFile(fileobj=raw)
+        elif path.endswith(".zst"):
+            yield io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True))
+        else:
+            yield raw
 
 
 def _lines(path: str, field: str) -> Iterator[dict | Problem]:
@@ -89,7 +93,7 @@ def _parquet(path: str, field: str) -> Iterator[dict | Problem]:
     import pyarrow.parquet as pq
 
     place = 0
-    with pq.ParquetFile(path) as file:
+    with fsspec.open(path, "rb") as raw, pq.ParquetFile(raw) as file:
         for batch in file.iter_batches(batch_size=1024):
             for row in batch.to_pylist():
                 yield _checked(row, place, field, str(row)[:200])
@@ -115,7 +119,7 @@ class FileShard:
 
         try:
             yield from (_parquet if self.path.endswith(".parquet") else _lines)(self.path, self.field)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
             raise JaxptError(
                 f"{self.path}: damaged archive ({error}); replace the file or leave it out of --input"
             ) from error
@@ -128,23 +132,19 @@ class FileShard:
 
 
 def open_shards(pattern: str, field: str = "text") -> list[FileShard]:
-    """Returns the files that match `pattern` (comma-separated globs), sorted by name.
+    """Returns the files that match `pattern` (comma-separated files, folders or globs, local or remote), by name.
 
     Raises:
         JaxptError: nothing matches, an unknown kind of file, or two files of one name.
     """
-    paths = sorted(
-        {p for part in pattern.split(",") for p in glob.glob(part.strip(), recursive=True) if os.path.isfile(p)}
-    )
-    if not paths:
-        raise JaxptError(f"--input={pattern} matches no file")
+    paths = sorted({path for part in pattern.split(",") for path in list_files(part.strip())})
     shards = []
     for path in paths:
-        if not path.endswith(SUFFIXES):
-            raise JaxptError(f"{path}: unknown kind of file; readable are {', '.join(SUFFIXES)}")
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        shards.append(FileShard(path, os.path.basename(path), digest, field))
+        with fsspec.open(path, "rb") as file:
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+        shards.append(FileShard(path, path.rsplit("/", 1)[-1], digest.hexdigest(), field))
     names = [s.name for s in shards]
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
@@ -165,8 +165,6 @@ class _Writer:
             if path.suffix == ".gz":
                 self._file = gzip.GzipFile("", "wb", 6, self._raw, mtime=0)  # no name, no time: same bytes every run
             elif path.suffix == ".zst":
-                import zstandard
-
                 self._file = zstandard.ZstdCompressor(3).stream_writer(self._raw, closefd=False)
 
     def write(self, row: Mapping[str, Any]) -> None:

@@ -1,1 +1,1 @@
-"""The commands of `jaxpt-data`, one module each: `HELP` and `main(argv)`."""
+"""The sub-commands of `jaxpt-data`, a module each with `HELP` and `main(argv)`."""

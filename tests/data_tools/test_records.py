@@ -91,10 +91,10 @@ def test_a_second_call_does_nothing_and_a_lost_shard_comes_back_byte_identical(t
 
 
 def test_mistakes_name_the_file(tmp_path):
-    with pytest.raises(JaxptError, match="matches no file"):
+    with pytest.raises(JaxptError, match="no such file"):
         open_shards(str(tmp_path / "*.jsonl"))
     (tmp_path / "a.doc").write_text("x")
-    with pytest.raises(JaxptError, match=r"a\.doc: unknown kind"):
+    with pytest.raises(JaxptError, match=r"a\.doc is of an unknown kind"):
         open_shards(str(tmp_path / "a.doc"))
     (tmp_path / "t.jsonl.gz").write_bytes(gzip.compress(lines(GOOD))[:-12])
     with pytest.raises(JaxptError, match="damaged archive"):
