@@ -36,6 +36,9 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--output", required=True)
     out.add_argument("--train", help="globs of good text: an n-gram model is counted on it, one per language")
     out.add_argument("--kenlm", help="a KenLM model file instead (all languages)")
+    out.add_argument("--model", help="a jaxpt bundle instead (all languages), on all devices")
+    out.add_argument("--batch_size", type=int, default=8, help="of --model, a multiple of the number of devices")
+    out.add_argument("--sequence_length", type=int, default=1024, help="of --model")
     out.add_argument("--order", type=int, default=3, help="of the n-gram model")
     out.add_argument("--max_tokens", type=int, default=20_000_000, help="tokens counted per language")
     out.add_argument("--low", type=float, default=tails.low)
@@ -48,8 +51,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _models(args: argparse.Namespace) -> dict[str, Scorer]:
-    if bool(args.train) == bool(args.kenlm):
-        raise JaxptError("perplexity: give --train (text for an n-gram model) or --kenlm (a model file), one of them")
+    if sum(map(bool, (args.train, args.kenlm, args.model))) != 1:
+        raise JaxptError("perplexity: give one of --train (text for an n-gram model), --kenlm and --model")
+    if args.model:
+        from data_tools.perplexity.jaxpt_model import open_scorer  # JAX starts only where it is used
+
+        return {"": open_scorer(args.model, batch_size=args.batch_size, sequence_length=args.sequence_length)}
     if args.kenlm:
         return {"": KenlmScorer(args.kenlm)}
     shards = open_shards(args.train, args.text_field)
