@@ -121,7 +121,9 @@ def main(argv: list[str]) -> int:
     numbers = {s.name: n for s, n in zip(shards, result.numbers)}
     names = _names(result, shards, {r["anchor"] for r in result.clusters.to_pylist() if r["rule"] != "kept"})
     settings = {"layout": asdict(layout), "strictness": args.strictness, "inputs": [s.fingerprint for s in shards]}
-    manifests = run_shards(new, args.output, {**settings, "store": store_path}, _step(result, names, numbers), "write")
+    manifests = run_shards(
+        new, args.output, {**settings, "store": result.store.shards}, _step(result, names, numbers), "write"
+    )
     pq.write_table(result.clusters, Path(args.output) / "clusters.parquet")
     _report(args, manifests, result.counts)
     return 0
