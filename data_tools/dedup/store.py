@@ -50,7 +50,7 @@ class Layout:
 def write_json(path: Path, value: Any) -> None:
     """Writes beside `path`, then renames."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False))
+    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True))
     os.replace(temporary, path)
 
 
