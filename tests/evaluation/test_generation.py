@@ -1,0 +1,74 @@
+"""Generation: greedy equals the forward pass, filters keep what they say, draws follow the probabilities."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpt.errors import JaxptError
+from jaxpt.evaluation.generation import Sampling, filter_logits, generate
+from jaxpt.models import forward
+from tests.models.tiny import VARIANTS, random_params
+
+C = VARIANTS["llama"]
+PARAMS = random_params(C)
+PROMPTS = [[5, 9, 3], [7], [1, 2, 3, 4, 5, 6]]
+
+
+def test_greedy_continues_as_the_forward_pass_does():
+    made = generate(C, PARAMS, PROMPTS, 6, sampling=Sampling(0))
+    for prompt, new in zip(PROMPTS, made):
+        ids = list(prompt)
+        for token in new:
+            assert token == int(jnp.argmax(forward(C, PARAMS, jnp.array([ids]))[0, -1]))
+            ids.append(token)
+
+
+def test_a_prompt_is_continued_alike_alone_and_among_others():
+    together = generate(C, PARAMS, PROMPTS, 5, seed=3)
+    assert generate(C, PARAMS, PROMPTS[:1], 5, seed=3) == together[:1]
+    assert generate(C, PARAMS, PROMPTS, 5, seed=4) != together
+
+
+def test_a_sequence_ends_with_the_first_stop_token():
+    new = generate(C, PARAMS, PROMPTS, 6, sampling=Sampling(0))
+    stop = new[0][2]
+    again = generate(C, PARAMS, PROMPTS, 6, sampling=Sampling(0), stop_ids=[stop])
+    assert again[0] == new[0][: new[0].index(stop) + 1]
+
+
+def test_top_k_and_the_nucleus_keep_exactly_the_likeliest():
+    probabilities = jnp.array([[0.1, 0.4, 0.05, 0.3, 0.15], [0.9, 0.02, 0.03, 0.01, 0.04]])
+    logits = jnp.log(probabilities)
+
+    def kept(sampling):
+        return [set(np.flatnonzero(np.isfinite(row)).tolist()) for row in np.asarray(filter_logits(logits, sampling))]
+
+    assert kept(Sampling(top_k=2)) == [{1, 3}, {0, 4}]
+    assert kept(Sampling(top_p=0.6)) == [{1, 3}, {0}]
+    assert kept(Sampling(top_p=0.75)) == [{1, 3, 4}, {0}]
+    assert kept(Sampling(top_k=3, top_p=0.99)) == [{1, 3, 4}, {0, 2, 4}]
+    np.testing.assert_allclose(filter_logits(logits, Sampling(0.5)), logits / 0.5)
+
+
+def test_draws_follow_the_probabilities():
+    first = [generate(C, PARAMS, [[5, 9, 3]] * 64, 1, seed=s) for s in range(20)]
+    counts = np.bincount(np.array(first).ravel(), minlength=61)
+    wanted = np.asarray(jax.nn.softmax(forward(C, PARAMS, jnp.array([[5, 9, 3]]))[0, -1]))
+    n = counts.sum()
+    chi2 = np.sum((counts - n * wanted) ** 2 / (n * wanted))
+    assert chi2 < 61 + 5 * np.sqrt(2 * 61)  # five deviations above the mean of chi-square with 60 degrees
+    assert np.sum((counts - n / 61) ** 2 / (n / 61)) > 500  # uniform draws would be noticed
+
+
+@pytest.mark.parametrize("bad", [{"temperature": -1}, {"top_k": -2}, {"top_p": 0}, {"top_p": 1.5}])
+def test_sampling_out_of_range_is_named(bad):
+    with pytest.raises(JaxptError, match=f"--{next(iter(bad))}="):
+        Sampling(**bad)
+
+
+def test_prompts_that_cannot_be_are_named():
+    with pytest.raises(JaxptError, match="prompt 1 has no tokens"):
+        generate(C, PARAMS, [[1], []], 3)
+    with pytest.raises(JaxptError, match="prompt 0 has token id 61"):
+        generate(C, PARAMS, [[61]], 3)

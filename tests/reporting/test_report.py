@@ -1,0 +1,59 @@
+"""The run report holds the run's figures and pictures, also of a run that has only begun."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxpt.errors import JaxptError
+from jaxpt.reporting import write_report
+from jaxpt.reporting.series import series, smooth
+from tests.models.tiny import config
+
+
+def run(path: Path, steps: int) -> Path:
+    """A run directory with made metrics."""
+    path.mkdir()
+    (path / "model.json").write_text(json.dumps({"config": config().to_dict()}))
+    (path / "config.json").write_text('{"seed": 0, "note": "<b>"}')
+    records = [{"step": 0, "tokens": 0, "eval/bpb/code": 5.0}]
+    for s in range(1, steps + 1):
+        record = {"step": s, "stage": "a" if s < 5 else "b", "tokens": s * 10, "train/loss": 3 - s / 10}
+        record |= {"train/loss/code": 3 - s / 10, "data/share/code": 0.7, "data/wanted/code": 0.7}
+        record |= {"optim/learning_rate": 1e-3, "perf/tokens_per_s": 100.0 + s, "train/grad_norm": 1.0}
+        records.append({**record, "perf/warmup": True} if s == 1 else record)
+    records.append({"step": steps, "tokens": steps * 10, "eval/bpb/code": 2.25})
+    (path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    return path
+
+
+def test_the_report_shows_figures_and_pictures(tmp_path):
+    page = write_report(run(tmp_path / "r", 10))
+    text = page.read_text()
+    for told in ("61", "5.0000 (step 0)", "2.2500 (step 10)", "training loss", "2.0000", "106", "&lt;b&gt;"):
+        assert told in text, told
+    for name in ("loss", "bits_per_byte", "learning_rate", "mixture", "throughput", "gradient_norm"):
+        assert (page.parent / f"{name}.png").stat().st_size > 5000
+        assert f'alt="{name}"' in text
+
+
+def test_a_run_that_has_only_begun_is_reported(tmp_path):
+    path = run(tmp_path / "r", 1)
+    lines = (path / "metrics.jsonl").read_text().splitlines()
+    (path / "metrics.jsonl").write_text(lines[0] + "\n" + lines[1][:20])  # the second line is being written
+    assert "bits_per_byte" in write_report(path).read_text()
+
+
+def test_what_is_no_run_is_named(tmp_path):
+    with pytest.raises(JaxptError, match="is no run directory"):
+        write_report(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.raises(JaxptError, match="holds no records yet"):
+        write_report(tmp_path)
+
+
+def test_series_and_running_means():
+    found = series([{"step": 1, "a/x": 1.0}, {"step": 2, "a/x": 3.0, "a/y": 2, "b": 1}], "a/")
+    assert {k: v[1].tolist() for k, v in found.items()} == {"x": [1.0, 3.0], "y": [2.0]}
+    np.testing.assert_allclose(smooth(np.array([0.0, 3.0, 6.0, 3.0]), 3), [1.5, 3.0, 4.0, 4.5])
