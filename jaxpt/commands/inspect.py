@@ -70,7 +70,7 @@ def _facts(path: Path, kind: str) -> tuple[ModelConfig, Mapping[str, str], Seque
     if kind == "hugging_face":
         from jaxpt import interop
 
-        return interop.read_config(path), {}, []
+        return interop.read_hf_config(path), {}, []
     run = path if kind == "run" else path.parents[1]
     config = ModelConfig.from_dict(json.loads((run / "model.json").read_text(encoding="utf-8"))["config"])
     return config, {}, json.loads((run / "lineage.json").read_text(encoding="utf-8"))

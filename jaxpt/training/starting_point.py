@@ -58,6 +58,8 @@ def _fresh(layout: Layout, optimizer: Optimizer, params: Any) -> State:
 
 def _from_bundle(path: Path) -> StartingPoint:
     from jaxpt.bundles import open_bundle
+from jaxpt.interop.checkpoint import HuggingFaceCheckpoint
+from jaxpt.interop.importing import has_tokenizer, lineage_entry, load_hf
 
     bundle = open_bundle(path)
 
@@ -95,12 +97,11 @@ def _from_run(run: Path, step: int | None, load: str) -> StartingPoint:
 
 
 def _from_hugging_face(path: Path) -> StartingPoint:
-    from jaxpt.interop import load_hf
-
-    model = load_hf(path)
+    checkpoint = HuggingFaceCheckpoint(path)
 
     def state(layout: Layout, optimizer: Optimizer) -> State:
-        params = jax.tree.map(lambda x, s: jax.device_put(x.astype("float32"), s), model.params, layout.params)
-        return _fresh(layout, optimizer, params)
+        return _fresh(layout, optimizer, load_hf(path, dtype="float32", shardings=layout.params).params)
 
-    return StartingPoint(model.config, path, list(model.lineage), state, f"Hugging Face directory {path}")
+    found = f"Hugging Face directory {path} ({checkpoint.family.model_type})"
+    tokenizer = path if has_tokenizer(path) else None
+    return StartingPoint(checkpoint.config, tokenizer, [lineage_entry(checkpoint)], state, found)

@@ -1,0 +1,35 @@
+"""`jaxpt import`: a Hugging Face directory into a bundle."""
+
+import argparse
+from collections.abc import Sequence
+
+from jaxpt.interop import import_bundle
+from jaxpt.interop.checkpoint import HuggingFaceCheckpoint
+from jaxpt.terminal import progress
+
+HELP = "read a Hugging Face model into a bundle, bit for bit"
+
+EPILOG = """\
+example:
+  jaxpt import --from=HF_DIR --to=BUNDLE
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses arguments and imports."""
+    parser = argparse.ArgumentParser(
+        "jaxpt import",
+        description=HELP,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--from", dest="source", required=True, metavar="HF_DIR")
+    parser.add_argument("--to", dest="target", required=True, metavar="BUNDLE")
+    args = parser.parse_args(list(argv))
+    found = HuggingFaceCheckpoint(args.source)
+    kinds = ", ".join(sorted(set(found.dtypes.values())))
+    print(f"{args.source}: {found.family.model_type}, {found.config.param_count():,} parameters in {kinds}")
+    with progress(len(found.places), "import", "tensor") as bar:
+        print(import_bundle(args.source, args.target, bar.update))
+    return 0

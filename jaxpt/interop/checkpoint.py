@@ -1,0 +1,117 @@
+"""A Hugging Face directory: its config, its tensors wherever they lie, and which leaf each one is."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxpt.errors import JaxptError
+from jaxpt.interop.families import family_of
+from jaxpt.interop.family import read_config
+from jaxpt.interop.keys import Keys
+from jaxpt.interop.mapping import Tensor
+from jaxpt.interop.safetensors_file import SafetensorsFile
+from jaxpt.models.config import ModelConfig
+from jaxpt.models.specs import ParamSpec, flatten, param_specs
+
+Place = tuple[Tensor, str, int | None]  # mapping, leaf path, layer within its stack
+
+
+class HuggingFaceCheckpoint:
+    """An opened directory. `places` says for each foreign tensor which leaf (and layer) it is."""
+
+    def __init__(self, path: str | Path):
+        """Reads config and headers, and checks that tensors and config agree.
+
+        Raises:
+            JaxptError: no safetensors (pickles are refused), a missing shard, a tensor left over or missing, a shape
+                that the config does not give, or anything the config asks for that is not implemented.
+        """
+        self.path = Path(path)
+        self.values = _json(self.path / "config.json")
+        self.family = family_of(self.values, str(self.path / "config.json"))
+        self.config: ModelConfig = read_config(self.family, Keys(self.values, str(self.path / "config.json")))
+        self.specs: dict[str, ParamSpec] = flatten(param_specs(self.config))
+        self.files = {name: SafetensorsFile(self.path / name) for name in _files(self.path)}
+        self._where = {tensor: file for file in self.files.values() for tensor in file.header}
+        self.places = self._match()
+        self.dtypes = self._dtypes()
+
+    def _match(self) -> dict[str, Place]:
+        wanted: dict[str, Place] = {}
+        for tensor in self.family.tensors:
+            for name, leaf, layer in places_of(tensor, self.config, self.specs):
+                wanted[name] = (tensor, leaf, layer)
+        given = set(self._where)
+        given = {n for n in given if not n.endswith("rotary_emb.inv_freq")}  # follows from the config
+        tied = self.config.tie_embeddings and "lm_head.weight" in given
+        if tied and np.array_equal(self.tensor("lm_head.weight"), self.tensor("model.embed_tokens.weight")):
+            given.discard("lm_head.weight")
+        lost, odd = wanted.keys() - given, given - wanted.keys()
+        for what, names in (("lacks", lost), ("holds tensors the config does not describe:", odd)):
+            if names:
+                some = ", ".join(sorted(names)[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+                raise JaxptError(f"{self.path} {what} {some}")
+        for name, (tensor, leaf, _) in wanted.items():
+            want, got = tensor.foreign_shape(self.specs[leaf]), self._where[name].shape(name)
+            if want != got:
+                raise JaxptError(f"{self.path}: {name} has shape {got}, config.json gives {want}")
+        return wanted
+
+    def _dtypes(self) -> dict[str, str]:
+        out: dict[str, str] = {}
+        for name, (_, leaf, _) in self.places.items():
+            dtype = self._where[name].dtype(name)
+            if out.setdefault(leaf, dtype) != dtype:
+                raise JaxptError(f"{self.path}: {name} is {dtype}, other layers of {leaf} are {out[leaf]}")
+        return out
+
+    def tensor(self, name: str) -> np.ndarray:
+        """Returns a foreign tensor as a memory map."""
+        return self._where[name].read(name)
+
+    def slice(self, name: str) -> np.ndarray:
+        """Returns a foreign tensor in our layout: one layer of its leaf, or the whole of an unstacked one."""
+        tensor, leaf, _ = self.places[name]
+        return tensor.to_ours(self.tensor(name), self.specs[leaf])
+
+
+def places_of(tensor: Tensor, config: ModelConfig, specs: dict[str, ParamSpec]) -> list[tuple[str, str, int | None]]:
+    """Returns (foreign name, leaf path, layer within its stack) for every tensor of one kind that the model has."""
+    if not tensor.per_layer:
+        return [(tensor.name, tensor.leaf, None)] if tensor.leaf in specs else []
+    out = []
+    for structure in sorted({layer.ffn for layer in config.layers}):
+        leaf = f"blocks/{structure}/{tensor.leaf}"
+        if leaf in specs:
+            out += [(tensor.name.format(i=i), leaf, n) for n, i in enumerate(config.layers_of(structure))]
+    return out
+
+
+def _json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise JaxptError(f"{file} does not exist; --from takes a Hugging Face model directory")
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as e:
+        raise JaxptError(f"{file} is not JSON: {e}") from e
+
+
+def _files(path: Path) -> list[str]:
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(_json(index)["weight_map"].values()))
+        missing = [n for n in names if not (path / n).is_file()]
+        if missing:
+            raise JaxptError(f"{path} lacks the shard {', '.join(missing)} that {index.name} names; fetch it")
+        return names
+    names = sorted(p.name for p in path.glob("*.safetensors"))
+    if names:
+        return names
+    pickles = sorted(p.name for p in path.glob("*.bin"))
+    if pickles:
+        load = f"AutoModelForCausalLM.from_pretrained('{path}').save_pretrained('OUT')"
+        command = f'python -c "from transformers import AutoModelForCausalLM; {load}"'
+        raise JaxptError(f"{path} holds pickles ({pickles[0]}), which can run code; convert them: {command}")
+    raise JaxptError(f"{path} holds no *.safetensors")

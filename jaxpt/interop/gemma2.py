@@ -1,0 +1,66 @@
+"""Gemma 2: norms before and after each branch, gains stored as deviations from one, softcaps, alternating windows."""
+
+from typing import Any
+
+from jaxpt.interop.family import Family
+from jaxpt.interop.keys import Keys, layer_specs
+from jaxpt.interop.mapping import BIASES, EMBED, OUTER, PROJECTIONS, Tensor
+from jaxpt.models.config import ModelConfig
+
+NORMS = (
+    Tensor("model.layers.{i}.input_layernorm.weight", "attn_norm", (EMBED,)),
+    Tensor("model.layers.{i}.post_attention_layernorm.weight", "attn_post_norm", (EMBED,)),
+    Tensor("model.layers.{i}.pre_feedforward_layernorm.weight", "mlp_norm", (EMBED,)),
+    Tensor("model.layers.{i}.post_feedforward_layernorm.weight", "mlp_post_norm", (EMBED,)),
+)
+FIXED = {"norm_position": "pre_post", "norm_gain_offset": 1, "norm_cast_order": "gain_before_cast"}
+
+
+def _read(keys: Keys, facts: dict[str, Any]) -> dict[str, Any]:
+    bias = keys.get("attention_bias", False)
+    keys.must_be("hidden_act", "gelu_pytorch_tanh", keys.get("hidden_activation", "gelu_pytorch_tanh"))
+    keys.must_be("use_bidirectional_attention", False)
+    window = keys.get("sliding_window", 4096)
+    alternate = ["full_attention" if i % 2 else "sliding_attention" for i in range(len(facts["layers"]))]
+    return {
+        "qkv_bias": bias,
+        "o_bias": bias,
+        "head_dim": keys.get("head_dim", 256),
+        "attention_scale": keys.get("query_pre_attn_scalar", 256) ** -0.5,
+        "attention_softcap": keys.get("attn_logit_softcapping"),
+        "logit_softcap": keys.get("final_logit_softcapping"),
+        "embed_scale": facts["embed"] ** 0.5,
+        "layers": layer_specs(keys.get("layer_types", alternate), window, keys.where),
+    }
+
+
+def _write(config: ModelConfig) -> dict[str, Any]:
+    windows = {layer.window for layer in config.layers} - {None}
+    return {
+        "attention_bias": config.qkv_bias,
+        "hidden_act": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": _scalar(config.scale),
+        "attn_logit_softcapping": config.attention_softcap,
+        "final_logit_softcapping": config.logit_softcap,
+        "sliding_window": max(windows, default=4096),
+        "layer_types": ["full_attention" if layer.window is None else "sliding_attention" for layer in config.layers],
+    }
+
+
+def _scalar(scale: float) -> int | float:
+    """The number whose power -1/2 is exactly `scale`: a whole one where there is one."""
+    near = round(scale**-2)
+    return near if near**-0.5 == scale else scale**-2
+
+
+FAMILY = Family(
+    "gemma2",
+    "Gemma2ForCausalLM",
+    OUTER + PROJECTIONS + BIASES + NORMS,
+    FIXED,
+    _read,
+    _write,
+    tied=True,
+    activation_key="hidden_activation",
+    activation="gelu_pytorch_tanh",
+)

@@ -1,0 +1,101 @@
+"""Hugging Face in: into a bundle tensor by tensor, or straight onto a mesh."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxpt import tokenizers
+from jaxpt.bundles import BundleWriter
+from jaxpt.interop.checkpoint import HuggingFaceCheckpoint
+from jaxpt.models.config import ModelConfig
+from jaxpt.models.model import Model
+from jaxpt.models.specs import flatten, unflatten
+
+Report = Callable[[int], None]
+
+
+def import_bundle(source: str | Path, target: str | Path, report: Report = lambda tensors: None) -> Path:
+    """Writes a Hugging Face directory as a bundle, one foreign tensor in memory at a time, each dtype kept.
+
+    Args:
+        source: the directory.
+        target: the bundle; must not exist.
+        report: called after each tensor with 1.
+
+    Raises:
+        JaxptError: as `HuggingFaceCheckpoint` and `BundleWriter`; nothing is left at `target` then.
+    """
+    checkpoint = HuggingFaceCheckpoint(source)
+    tokenizer = _tokenizer(checkpoint.path)
+    with BundleWriter(target, checkpoint.config, checkpoint.dtypes) as writer:
+        for name, (_, leaf, layer) in checkpoint.places.items():
+            writer.write(leaf, layer, checkpoint.slice(name))
+            report(1)
+        return writer.finish(tokenizer, [lineage_entry(checkpoint)])
+
+
+def lineage_entry(checkpoint: HuggingFaceCheckpoint) -> dict[str, Any]:
+    """Returns what the lineage says of an import: files with their SHA-256, family, dtypes, the foreign config."""
+    from jaxpt.data.packed import sha256
+
+    files = {name: sha256(checkpoint.path / name) for name in ["config.json", *checkpoint.files]}
+    return {
+        "op": "import",
+        "options": {"family": checkpoint.family.model_type, "from": checkpoint.path.name},
+        "dtypes": sorted(set(checkpoint.dtypes.values())),
+        "files": files,
+        "config": checkpoint.values,
+    }
+
+
+def load_hf(path: str | Path, *, dtype: str | None = None, shardings: Mapping[str, Any] | None = None) -> Model:
+    """Returns a Hugging Face model in memory.
+
+    Args:
+        path: the directory.
+        dtype: cast every parameter; None keeps each one's own.
+        shardings: tree of `NamedSharding`; each device's part is read by itself, so that no host holds a leaf that is
+            split. None: host arrays.
+
+    Raises:
+        JaxptError: as `HuggingFaceCheckpoint`.
+    """
+    checkpoint = HuggingFaceCheckpoint(path)
+    where = flatten(shardings) if shardings is not None else {}
+    names: dict[str, list[str]] = {}
+    for name, (_, leaf, _) in checkpoint.places.items():
+        names.setdefault(leaf, []).append(name)  # in the order of the layers
+
+    def part(leaf: str, index: Any) -> np.ndarray:
+        spec = checkpoint.specs[leaf]
+        kept = dtype or checkpoint.dtypes[leaf]
+        if not spec.stacked:
+            return checkpoint.slice(names[leaf][0])[index].astype(kept, copy=False)
+        layers, rest = index[0], tuple(index[1:])
+        return np.stack([checkpoint.slice(n)[rest].astype(kept, copy=False) for n in names[leaf][layers]])
+
+    def one(leaf: str) -> Any:
+        shape = checkpoint.specs[leaf].shape
+        if leaf in where:
+            return jax.make_array_from_callback(shape, where[leaf], lambda index: part(leaf, index))
+        return part(leaf, tuple(slice(0, n) for n in shape))
+
+    params = unflatten({leaf: one(leaf) for leaf in checkpoint.specs})
+    return Model(checkpoint.config, params, _tokenizer(checkpoint.path), (lineage_entry(checkpoint),))
+
+
+def read_hf_config(path: str | Path) -> ModelConfig:
+    """Returns the model that a Hugging Face directory describes, tensors checked but not read."""
+    return HuggingFaceCheckpoint(path).config
+
+
+def has_tokenizer(path: Path) -> bool:
+    """Whether a Hugging Face directory has a tokenizer; weights without one are a model too."""
+    return (path / "tokenizer.json").is_file() or (path / "vocab.json").is_file() or any(path.glob("*.model"))
+
+
+def _tokenizer(path: Path) -> Any:
+    return tokenizers.load(path) if has_tokenizer(path) else None

@@ -1,0 +1,21 @@
+"""Llama 2, 3, 3.1, 3.2."""
+
+from typing import Any
+
+from jaxpt.interop.family import Family
+from jaxpt.interop.keys import Keys
+from jaxpt.interop.mapping import LLAMA_LIKE
+from jaxpt.models.config import ModelConfig
+
+
+def _read(keys: Keys, facts: dict[str, Any]) -> dict[str, Any]:
+    keys.must_be("mlp_bias", False)
+    bias = keys.get("attention_bias", False)
+    return {"qkv_bias": bias, "o_bias": bias}
+
+
+def _write(config: ModelConfig) -> dict[str, Any]:
+    return {"attention_bias": config.qkv_bias, "mlp_bias": False}
+
+
+FAMILY = Family("llama", "LlamaForCausalLM", LLAMA_LIKE, {}, _read, _write)

@@ -1,0 +1,22 @@
+"""Mistral: Llama with a sliding window over all layers where the config names one."""
+
+from typing import Any
+
+from jaxpt.interop.family import Family
+from jaxpt.interop.keys import Keys
+from jaxpt.interop.mapping import OUTER, PRE_NORMS, PROJECTIONS
+from jaxpt.models.config import ModelConfig, uniform_layers
+
+
+def _read(keys: Keys, facts: dict[str, Any]) -> dict[str, Any]:
+    window = keys.get("sliding_window")
+    if window is None:
+        return {}
+    return {"layers": uniform_layers(len(facts["layers"]), attention="window", window=window)}
+
+
+def _write(config: ModelConfig) -> dict[str, Any]:
+    return {"sliding_window": config.layers[0].window}
+
+
+FAMILY = Family("mistral", "MistralForCausalLM", OUTER + PROJECTIONS + PRE_NORMS, {}, _read, _write)

@@ -1,0 +1,28 @@
+"""OLMo 2: norms on the branches' outputs, and of queries and keys across all heads."""
+
+from typing import Any
+
+from jaxpt.interop.family import Family
+from jaxpt.interop.keys import Keys
+from jaxpt.interop.mapping import BIASES, EMBED, OUTER, PROJECTIONS, K, Q, Tensor
+from jaxpt.models.config import ModelConfig
+
+NORMS = (
+    Tensor("model.layers.{i}.post_attention_layernorm.weight", "attn_post_norm", (EMBED,)),
+    Tensor("model.layers.{i}.post_feedforward_layernorm.weight", "mlp_post_norm", (EMBED,)),
+    Tensor("model.layers.{i}.self_attn.q_norm.weight", "q_norm", (Q,)),
+    Tensor("model.layers.{i}.self_attn.k_norm.weight", "k_norm", (K,)),
+)
+FIXED = {"norm_position": "post", "qk_norm": "full", "norm_cast_order": "gain_before_cast"}
+
+
+def _read(keys: Keys, facts: dict[str, Any]) -> dict[str, Any]:
+    bias = keys.get("attention_bias", False)
+    return {"qkv_bias": bias, "o_bias": bias, "norm_eps": keys.get("rms_norm_eps", 1e-5)}
+
+
+def _write(config: ModelConfig) -> dict[str, Any]:
+    return {"attention_bias": config.qkv_bias}
+
+
+FAMILY = Family("olmo2", "Olmo2ForCausalLM", OUTER + PROJECTIONS + BIASES + NORMS, FIXED, _read, _write)

@@ -1,0 +1,34 @@
+"""Qwen 1.5, 2, 2.5: biases on q, k and v; a sliding window from some layer on, where it is switched on."""
+
+from typing import Any
+
+from jaxpt.interop.family import Family
+from jaxpt.interop.keys import Keys, layer_specs
+from jaxpt.interop.mapping import LLAMA_LIKE
+from jaxpt.models.config import ModelConfig
+
+
+def read_windows(keys: Keys, facts: dict[str, Any]) -> dict[str, Any]:
+    """Returns `layers` as Qwen 2 and 3 describe them: `layer_types`, or windows from `max_window_layers` on."""
+    on = keys.get("use_sliding_window", False)
+    window, first = keys.get("sliding_window"), keys.get("max_window_layers", 28)
+    window = window if on else None
+    sliding = "sliding_attention" if window is not None else "full_attention"
+    kinds = [sliding if i >= first else "full_attention" for i in range(len(facts["layers"]))]
+    return {"layers": layer_specs(keys.get("layer_types", kinds), window, keys.where)}
+
+
+def write_windows(config: ModelConfig) -> dict[str, Any]:
+    """Inverse of `read_windows`."""
+    windows = {layer.window for layer in config.layers} - {None}
+    kinds = ["full_attention" if layer.window is None else "sliding_attention" for layer in config.layers]
+    first = kinds.index("sliding_attention") if windows else len(kinds)
+    return {
+        "use_sliding_window": bool(windows),
+        "sliding_window": max(windows, default=None),
+        "max_window_layers": first,
+        "layer_types": kinds,
+    }
+
+
+FAMILY = Family("qwen2", "Qwen2ForCausalLM", LLAMA_LIKE, {"qkv_bias": True}, read_windows, write_windows)

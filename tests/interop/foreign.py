@@ -1,0 +1,97 @@
+"""Random models made by transformers, one per family and feature, every parameter redrawn."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+BASE = {
+    "vocab_size": 67,
+    "hidden_size": 36,
+    "intermediate_size": 52,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32,
+    "pad_token_id": None,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+LLAMA3 = {"factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
+SCALINGS = {
+    "default": {"rope_type": "default"},
+    "linear": {"rope_type": "linear", "factor": 3.0},
+    "llama3": {"rope_type": "llama3", **LLAMA3},
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
+    "yarn_given": {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 16,
+        "attention_factor": 1.3,
+        "beta_fast": 16.0,
+        "beta_slow": 2.0,
+    },
+}
+
+
+def _case(kind, scaling="default", **changes):
+    rope = {"rope_theta": 10_000.0, **SCALINGS[scaling]}
+    return kind, {**BASE, "rope_parameters": rope, **changes}
+
+
+CASES = {
+    "llama": _case("llama"),
+    "llama_tied_biased": _case("llama", tie_word_embeddings=True, attention_bias=True, head_dim=10),
+    "llama_linear": _case("llama", "linear"),
+    "llama3": _case("llama", "llama3", num_key_value_heads=6),
+    "llama_yarn": _case("llama", "yarn"),
+    "llama_yarn_given": _case("llama", "yarn_given"),
+    "qwen2": _case("qwen2"),
+    "qwen2_windows": _case(
+        "qwen2", use_sliding_window=True, sliding_window=5, max_window_layers=2, tie_word_embeddings=True
+    ),
+    "qwen3": _case("qwen3", head_dim=8),
+    "qwen3_biased": _case("qwen3", "yarn", head_dim=8, attention_bias=True, tie_word_embeddings=True),
+    "mistral": _case("mistral", sliding_window=7),
+    "mistral_full": _case("mistral", sliding_window=None, head_dim=8),
+    "olmo2": _case("olmo2"),
+    "olmo2_biased": _case("olmo2", attention_bias=True, num_key_value_heads=3),
+    "gemma2": _case("gemma2", head_dim=8, sliding_window=6, query_pre_attn_scalar=24),
+    "gemma2_uncapped": _case(
+        "gemma2",
+        head_dim=8,
+        sliding_window=6,
+        attn_logit_softcapping=None,
+        final_logit_softcapping=None,
+        attention_bias=True,
+    ),
+}
+
+
+def made(name, seed=0, dtype="float32"):
+    """A transformers model whose every parameter is normal with deviation 0.1 (gains around one)."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    kind, values = CASES[name]
+    config = AutoConfig.for_model(kind, **values)
+    config._attn_implementation = "eager"
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for path, p in model.named_parameters():
+            gain = "norm" in path and kind != "gemma2"
+            p.copy_(torch.randn_like(p) * 0.1 + (1.0 if gain else 0.0))
+    return model.to(getattr(torch, dtype))
+
+
+def logits(model, tokens, mask=None, positions=None):
+    """float32 logits of the foreign model as numpy."""
+    import torch
+
+    with torch.no_grad():
+        out = model(
+            input_ids=torch.tensor(tokens),
+            attention_mask=None if mask is None else torch.tensor(mask),
+            position_ids=None if positions is None else torch.tensor(positions),
+        )
+    return out.logits.float().numpy()

@@ -1,0 +1,128 @@
+"""Each family gives the logits of transformers, and goes out as it came in, bit for bit."""
+
+import importlib.util
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpt.interop import export_bundle, import_bundle, load_hf
+from jaxpt.models import flatten, forward, unflatten
+from tests.interop.foreign import CASES, logits, made
+
+missing = [n for n in ("torch", "transformers") if importlib.util.find_spec(n) is None]
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.skipif(bool(missing), reason=f"needs {' and '.join(missing)}: install jaxpt[parity]"),
+]
+
+TOKENS = np.random.default_rng(0).integers(0, 67, (2, 40))  # positions beyond the window of 32
+
+
+@pytest.fixture(scope="module", params=CASES)
+def pair(request, tmp_path_factory):
+    """(name, transformers model, its directory)."""
+    folder = tmp_path_factory.mktemp(request.param) / "hf"
+    model = made(request.param)
+    model.save_pretrained(folder)
+    return request.param, model, folder
+
+
+def close(ours, theirs, tolerance=2e-4):
+    assert np.abs(np.asarray(ours) - theirs).max() <= tolerance * np.abs(theirs).max()
+
+
+def test_logits_are_those_of_transformers(pair):
+    _, model, folder = pair
+    ours = load_hf(folder)
+    close(forward(ours.config, ours.params, jnp.array(TOKENS)), logits(model, TOKENS))
+
+
+def test_padding_changes_nothing(pair):
+    _, model, folder = pair
+    ours = load_hf(folder)
+    real = np.ones_like(TOKENS)
+    real[1, :9] = 0  # left padding, as transformers expects it
+    positions = np.maximum(np.cumsum(real, axis=1) - 1, 0)
+    want = logits(model, TOKENS, real, positions)
+    got = forward(ours.config, ours.params, jnp.array(TOKENS), jnp.array(real), jnp.array(positions))
+    close(np.where(real[..., None], got, 0), np.where(real[..., None], want, 0))
+
+
+def test_packed_documents_equal_separate_ones(pair):
+    _, model, folder = pair
+    ours = load_hf(folder)
+    row = jnp.array(TOKENS[:1])
+    segments = jnp.array([[1] * 15 + [2] * 25])
+    got = forward(ours.config, ours.params, row, segments)
+    want = np.concatenate([logits(model, TOKENS[:1, :15]), logits(model, TOKENS[:1, 15:])], axis=1)
+    close(got, want)
+
+
+def test_every_leaf_matters(pair):
+    _, _, folder = pair
+    ours = load_hf(folder)
+    flat = flatten(ours.params)
+    before = forward(ours.config, ours.params, jnp.array(TOKENS[:1]))
+    for path, leaf in flat.items():
+        noise = np.random.default_rng(1).normal(0, 0.3, leaf.shape).astype(leaf.dtype)
+        after = forward(ours.config, unflatten({**flat, path: leaf + noise}), jnp.array(TOKENS[:1]))
+        assert float(jnp.abs(after - before).max()) > 1e-4 * float(jnp.abs(before).max()), path
+
+
+def test_it_goes_out_as_it_came_in(pair, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    _, model, folder = pair
+    import_bundle(folder, tmp_path / "bundle")
+    export_bundle(tmp_path / "bundle", tmp_path / "hf", shard_bytes=20_000)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", attn_implementation="eager")
+    assert json.loads((tmp_path / "hf/config.json").read_text()) == json.loads((folder / "config.json").read_text())
+    before, after = model.state_dict(), again.state_dict()
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        assert value.equal(after[name]), name
+
+
+def test_a_config_written_anew_says_the_same(pair):
+    """Without the imported config.json: what a reshaped model is exported with."""
+    from transformers import AutoConfig
+
+    from jaxpt.interop.families import FAMILIES
+    from jaxpt.interop.family import write_config
+
+    name, model, folder = pair
+    ours = load_hf(folder)
+    kind, _ = CASES[name]
+    written = write_config(FAMILIES[kind], ours.config)
+    theirs = AutoConfig.for_model(kind, **{k: v for k, v in written.items() if k != "model_type"}).to_dict()
+    original = model.config.to_dict()
+    for key, value in written.items():
+        if key in original and key not in ("rope_theta", "architectures", "max_window_layers", "sliding_window"):
+            assert theirs[key] == original[key], (key, value)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_keeps_its_bits(tmp_path, dtype):
+    from safetensors.torch import load_file
+
+    model = made("qwen2", dtype=dtype)
+    model.save_pretrained(tmp_path / "hf")
+    import_bundle(tmp_path / "hf", tmp_path / "bundle")
+    export_bundle(tmp_path / "bundle", tmp_path / "again")
+    before, after = (load_file(tmp_path / d / "model.safetensors") for d in ("hf", "again"))
+    assert before.keys() == after.keys()
+    assert all(before[n].equal(after[n]) and before[n].dtype == after[n].dtype for n in before)
+
+
+def test_the_older_config_dialect_is_read(tmp_path):
+    model = made("llama3")
+    model.save_pretrained(tmp_path / "hf")
+    values = json.loads((tmp_path / "hf/config.json").read_text())
+    rope = values.pop("rope_parameters")
+    values["rope_theta"] = rope.pop("rope_theta")
+    values["rope_scaling"] = rope
+    (tmp_path / "hf/config.json").write_text(json.dumps(values))
+    ours = load_hf(tmp_path / "hf")
+    close(forward(ours.config, ours.params, jnp.array(TOKENS)), logits(model, TOKENS))
