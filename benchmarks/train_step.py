@@ -1,0 +1,126 @@
+"""Speed of the real train step against `plain_reference.py` in the same process: `python -m benchmarks.train_step`.
+
+Prints tokens/s, MFU and peak device memory of both, and their ratio. Steps are interleaved, so that whatever else the
+machine does hits both; medians are compared. Both start from the same parameters, and their last losses must agree.
+The target is a ratio of at least 0.95.
+"""
+
+import argparse
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import plain_reference as plain
+from jaxpt.config import ObjectiveConfig, OptimizerConfig, ShardingConfig
+from jaxpt.models.compute import Compute
+from jaxpt.models.config import ModelConfig, uniform_layers
+from jaxpt.models.init import init_params
+from jaxpt.models.specs import param_specs
+from jaxpt.optim.optimizers import make_optimizer
+from jaxpt.sharding import batch_sharding
+from jaxpt.terminal import table
+from jaxpt.training.batches import place
+from jaxpt.training.speed import convention, peak_flops
+from jaxpt.training.state import make_layout, new_opt_state, state_shardings
+from jaxpt.training.step import StepSpec, make_step
+
+B, S = 8, 256
+
+
+def model() -> ModelConfig:
+    """The reference's shape."""
+    return ModelConfig(
+        vocab_size=plain.VOCAB,
+        embed=plain.EMBED,
+        heads=plain.HEADS,
+        kv_heads=plain.KV,
+        head_dim=plain.HEAD,
+        mlp=plain.MLP,
+        layers=uniform_layers(plain.LAYERS),
+        tie_embeddings=True,
+    )
+
+
+def batch() -> dict[str, np.ndarray]:
+    """Random rows of two packed documents each."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, plain.VOCAB, (B, S + 1)).astype(np.int32)
+    index = np.arange(S, dtype=np.int32)[None]
+    first = index < rng.integers(S // 4, S // 2, (B, 1))
+    positions = np.where(first, index, index - first.sum(1, keepdims=True)).astype(np.int32)
+    return {
+        "tokens": tokens[:, :-1],
+        "targets": tokens[:, 1:],
+        "segment_ids": np.where(first, 1, 2).astype(np.int32),
+        "positions": positions,
+        "loss_weights": np.ones((B, S), np.float32),
+        "source_id": (np.arange(B) % 3).astype(np.int32),
+    }
+
+
+def ours():
+    """State, step, placed batch and mesh of jaxpt."""
+    config = model()
+    layout = make_layout(config, ShardingConfig(mesh={"fsdp": 1}), jax.devices()[:1])
+    optimizer = make_optimizer(OptimizerConfig(), param_specs(config))
+    spec = StepSpec(config, ObjectiveConfig(), Compute(remat="full"), B, S, 1, (), 1.0, 3)
+    params = init_params(config, 0, layout.params)
+    state = {
+        "params": params,
+        "opt_state": new_opt_state(optimizer, params, state_shardings(layout, optimizer, params)),
+    }
+    return state, make_step(spec, optimizer, layout), place(batch(), batch_sharding(layout.mesh), B), layout
+
+
+def memory(compiled) -> float:
+    """Arguments, outputs that alias none of them, and temporaries, in MiB."""
+    m = compiled.memory_analysis()
+    total = m.argument_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes + m.temp_size_in_bytes
+    return total / 2**20
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=12, help="measured steps of each")
+    steps = parser.parse_args().steps
+    state, step, data, layout = ours()
+    rate = np.float32(1e-3)
+    copy = jax.tree.map(jnp.copy, state["params"])
+    mine = {"table": copy["embed"]["table"], "blocks": copy["blocks"]["dense"], "final_norm": copy["final_norm"]}
+    reference, plain_step = plain.start(mine)
+    plain_data = jax.device_put(batch())
+    with jax.set_mesh(layout.mesh):
+        used = [memory(step.lower(state, data, rate).compile())]
+    used.append(memory(plain_step.lower(reference, plain_data, rate).compile()))
+    seconds: tuple[list[float], list[float]] = ([], [])
+    losses = [0.0, 0.0]
+    for i in range(steps + 2):
+        for which in (0, 1) if i % 2 else (1, 0):
+            begun = time.perf_counter()
+            if which == 0:
+                with jax.set_mesh(layout.mesh):
+                    state, metrics = step(state, data, rate)
+                losses[0] = float(metrics["train/loss"])
+            else:
+                reference, value = plain_step(reference, plain_data, rate)
+                losses[1] = float(value)
+            if i >= 2:  # the first two warm up
+                seconds[which].append(time.perf_counter() - begun)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3, err_msg="the two steps do not compute the same thing")
+    peak, source = peak_flops(None, jax.devices()[:1])
+    flops = model().flops_per_token(S)
+    medians = [statistics.median(s) for s in seconds]
+    rows = []
+    for name, s, mib, loss in zip(("jaxpt", "plain"), medians, used, losses):
+        rows.append([name, s, B * S / s, B * S / s * flops / peak, mib, loss])
+    print(table(["step", "seconds", "tokens/s", "MFU", "MiB", "last loss"], rows))
+    print(f"speed of jaxpt / plain: {medians[1] / medians[0]:.3f} (target 0.95), memory {used[0] / used[1]:.3f}")
+    print(f"MFU: {convention()}; {source}")
+
+
+if __name__ == "__main__":
+    main()

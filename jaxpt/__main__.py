@@ -1,0 +1,7 @@
+"""`python -m jaxpt`."""
+
+import sys
+
+from jaxpt.cli import main
+
+sys.exit(main())

@@ -1,0 +1,93 @@
+"""`jaxpt train`: joins config, data, model and loop, and runs them in a directory that can be resumed."""
+
+import argparse
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxpt import tokenizers
+from jaxpt.config import RunConfig
+from jaxpt.config_file import load
+from jaxpt.data import PackedSource
+from jaxpt.errors import JaxptError
+from jaxpt.training import loop, run_directory
+from jaxpt.training.feed import make_feed
+from jaxpt.training.interrupt import EXIT_PREEMPTED
+from jaxpt.training.plan import check_disk, make_plan
+from jaxpt.training.starting_point import open_start
+
+HELP = "train a model: stages of a mixture, checkpoints, metrics; run again to resume"
+
+EPILOG = f"""\
+example:
+  jaxpt train --config=configs/tiny.py --workdir=runs/a --config.optimizer.learning_rate=1e-3
+  jaxpt train --config=configs/tiny.py --workdir=runs/a --config.stages[0].duration="2M tokens"
+
+Any key of the config may be set with --config.key=value. Started again in the same workdir, the run goes on from its
+newest whole checkpoint. Exit codes: 0 finished, {EXIT_PREEMPTED} saved after SIGTERM (start again), 1 an error.
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses arguments, checks everything that can be checked, trains."""
+    parser = argparse.ArgumentParser(
+        "jaxpt train",
+        description=HELP,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="Python file with get_config()")
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="run directory, new or to be resumed")
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="several hosts: address of process 0")
+    parser.add_argument("--processes", type=int, help="several hosts: how many")
+    parser.add_argument("--process_id", type=int, help="several hosts: which one this is")
+    args, overrides = parser.parse_known_args(list(argv))
+    config = load(RunConfig, args.config, overrides)
+    if args.coordinator:
+        jax.distributed.initialize(args.coordinator, args.processes, args.process_id)
+    return train(config, Path(args.workdir))
+
+
+def train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None = None) -> int:
+    """Trains `config` in `workdir`; returns the exit code.
+
+    Args:
+        config: a checked config.
+        workdir: new, or that of a run to go on with.
+        hooks: evaluations of a stage's model; None: what `config.evaluation` names.
+
+    Raises:
+        JaxptError: a mistake in the config, the data or the directory; before step one where it can be known by then.
+    """
+    start = open_start(config.init_from, config.stages[0].load) if config.init_from else None
+    tokenizer = _tokenizer(config, start.tokenizer_path if start else None)
+    sources = {name: PackedSource.open(source.path) for name, source in config.sources.items()}
+    plan = make_plan(config, sources, start.model if start else None, tokenizer)
+    first = jax.process_index() == 0
+    if first:
+        for line in run_directory.prepare(workdir, config, plan.model, tokenizer, start.lineage if start else []):
+            print(line)
+        check_disk(workdir, plan.model, 2, config.checkpoint.keep)
+    tell = print if first else (lambda line: None)
+    tell(f"{plan.model.param_count():,} parameters, {plan.steps:,} steps, {config.tokens_at(plan.steps):,} tokens")
+    if start:
+        tell(f"starting from {start.found}")
+    feed = functools.partial(make_feed, used=start.ledger if start else [])
+    return loop.train(plan, workdir, feed, start.state if start else None, hooks or _hooks(config, tokenizer), tell)
+
+
+def _tokenizer(config: RunConfig, of_start: Path | None) -> Any:
+    path = config.tokenizer or of_start
+    if path is None:
+        return None
+    if not Path(path).exists():
+        raise JaxptError(f"config.tokenizer: there is no {path}")
+    return tokenizers.load(path)
+
+
+def _hooks(config: RunConfig, tokenizer: Any) -> loop.Hooks:
+    return lambda model: ()

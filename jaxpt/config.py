@@ -1,0 +1,250 @@
+"""A run's config as frozen dataclasses: every key stated once, with its default, its type and what it means."""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from jaxpt.duration import Duration, parse
+from jaxpt.errors import JaxptError, nearest
+from jaxpt.models.config import ModelConfig
+
+# Scalars of ModelConfig plus a preset to start from; checked by ModelConfig itself when the model is made.
+ModelSection = dataclasses.make_dataclass(
+    "ModelSection",
+    [("preset", str | None, None)]
+    + [
+        (f.name, (f.type | None) if f.type in (int, float, bool, str) else (Any), None)
+        for f in dataclasses.fields(ModelConfig)
+    ],
+    frozen=True,
+)
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """A packed source. `repeat` is how often its rows may be used in the run; `order_seed` fixes their order."""
+
+    path: str
+    order_seed: int = 0
+    repeat: int = 1
+    when_exhausted: str = "error"
+
+
+@dataclass(frozen=True)
+class SegmentConfig:
+    """A piece of a schedule, ending at `end` × the stage's peak. `duration` may be "10%" of the stage or "rest"."""
+
+    shape: str
+    duration: str
+    end: float
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How the learning rate moves through a stage, as multiples of its peak; see `jaxpt.optim.schedules`.
+
+    `decay` and `decay_shape` are read by `wsd`; `segments` and `start` only by `segments`.
+    """
+
+    name: str = "cosine"
+    warmup: str = "0 steps"
+    decay: str = "20%"
+    decay_shape: str = "linear"
+    end: float = 0.1
+    start: float = 0.0
+    segments: tuple[SegmentConfig, ...] = ()
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What is minimised. `chunk`: positions of a row whose logits exist at once (None: chosen from the size)."""
+
+    name: str = "next_token"
+    z_loss: float = 0.0
+    chunk: int | None = None
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One leg of a run.
+
+    `load` says what continues from the stage before (or from `init_from`): "params" starts the optimizer afresh.
+    `freeze` lists axis names ("vocab"), path patterns ("blocks/*/q") and layers ("layers[0:4]", global numbers).
+    `rope` replaces fields of the model's rope from this stage on.
+    """
+
+    duration: str
+    batch_size: int
+    sequence_length: int
+    mixture: dict[str, float]
+    name: str = ""
+    microbatches: int = 1
+    learning_rate: float | None = None
+    schedule: ScheduleConfig = ScheduleConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    load: Literal["params", "params+optimizer"] = "params+optimizer"
+    freeze: tuple[str, ...] = ()
+    rope: Any = None
+
+    @property
+    def tokens_per_step(self) -> int:
+        """B × S."""
+        return self.batch_size * self.sequence_length
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the stage."""
+        return parse(self.duration, f"stages[{self.name}].duration").steps(self.tokens_per_step)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW's constants; `weight_decay` is multiplied by the learning rate, `clip_norm` None switches clipping off."""
+
+    name: str = "adamw"
+    learning_rate: float = 3e-4
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float | None = 1.0
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """How the forward pass is computed: see `jaxpt.models.forward.Compute`."""
+
+    dtype: str = "float32"
+    residual_dtype: str | None = None
+    remat: str = "none"
+    attention: str = "auto"
+
+
+@dataclass(frozen=True)
+class ShardingConfig:
+    """The mesh (-1: all devices left) and changes to the rule table from axis names to mesh axes."""
+
+    mesh: dict[str, int] = field(default_factory=lambda: {"data": 1, "fsdp": -1, "tensor": 1})
+    rules: Any = None
+    allow_replicated: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When checkpoints are written and kept: the `keep` newest, every stage's last, and one per `keep_every`."""
+
+    every: str = "1000 steps"
+    keep: int = 3
+    keep_every: str | None = None
+    asynchronous: bool = True
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Held-out documents (JSONL files by name) measured in bits per byte: `every` so often, before and after."""
+
+    every: str | None = None
+    before: bool = True
+    after: bool = True
+    bits_per_byte: dict[str, str] = field(default_factory=dict)
+    max_documents: int | None = None
+    batch_size: int = 8
+
+
+@dataclass(frozen=True)
+class MetricsConfig:
+    """`every` is in steps; `peak_flops_per_device` (FLOP/s) is what MFU divides by, None: from the device's kind."""
+
+    every: int = 10
+    tensorboard: bool = True
+    peak_flops_per_device: float | None = None
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All of a run. `init_from` is a bundle, a run directory or a Hugging Face directory to start from."""
+
+    sources: dict[str, SourceConfig]
+    stages: tuple[StageConfig, ...]
+    seed: int = 0
+    model: ModelSection = field(default_factory=ModelSection)  # type: ignore[valid-type]
+    init_from: str | None = None
+    tokenizer: str | None = None
+    optimizer: OptimizerConfig = OptimizerConfig()
+    compute: ComputeConfig = ComputeConfig()
+    sharding: ShardingConfig = ShardingConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    metrics: MetricsConfig = MetricsConfig()
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise JaxptError("config.stages is empty; give at least one stage")
+        names = [s.name or f"stage{i}" for i, s in enumerate(self.stages)]
+        object.__setattr__(self, "stages", tuple(dataclasses.replace(s, name=n) for s, n in zip(self.stages, names)))
+        if len(set(names)) != len(names):
+            raise JaxptError(f"config.stages: two stages have the same name ({', '.join(names)})")
+        for i, stage in enumerate(self.stages):
+            _check_stage(f"config.stages[{i}]", stage, self.sources)
+        _positive("config.metrics.every", self.metrics.every)
+        _positive("config.checkpoint.keep", self.checkpoint.keep)
+        _positive("config.evaluation.batch_size", self.evaluation.batch_size)
+        for name, source in self.sources.items():
+            _positive(f"config.sources.{name}.repeat", source.repeat)
+        for key in ("checkpoint.every", "checkpoint.keep_every", "evaluation.every"):
+            section, name = key.split(".")
+            interval(getattr(getattr(self, section), name), f"config.{key}")
+
+    def first_steps(self) -> list[int]:
+        """First global step of each stage, and after the last one the number of steps of the run."""
+        out = [0]
+        for stage in self.stages:
+            out.append(out[-1] + stage.steps)
+        return out
+
+    def tokens_at(self, step: int) -> int:
+        """Positions (B × S) trained on before global step `step`."""
+        total = 0
+        for stage, first in zip(self.stages, self.first_steps()):
+            total += max(0, min(step - first, stage.steps)) * stage.tokens_per_step
+        return total
+
+    def stage_of(self, step: int) -> int:
+        """Index of the stage that global step `step` belongs to."""
+        return sum(step >= first for first in self.first_steps()[1:-1])
+
+
+def interval(text: str | None, where: str) -> Duration | None:
+    """Reads "every so often"; None stays None, a length of nothing is an error."""
+    if text is None:
+        return None
+    every = parse(text, where)
+    if every.amount <= 0:
+        raise JaxptError(f"{where} is {text!r}, it must be more than nothing")
+    return every
+
+
+def _check_stage(where: str, stage: StageConfig, sources: dict[str, SourceConfig]) -> None:
+    for name in ("batch_size", "sequence_length", "microbatches"):
+        _positive(f"{where}.{name}", getattr(stage, name))
+    if stage.batch_size % stage.microbatches:
+        raise JaxptError(
+            f"{where}.batch_size is {stage.batch_size}, not a multiple of microbatches ({stage.microbatches})"
+        )
+    parse(stage.duration, f"{where}.duration")
+    if stage.steps < 1:
+        raise JaxptError(f"{where}.duration is {stage.duration!r}: not a single step")
+    for name, weight in stage.mixture.items():
+        if name not in sources:
+            have = f"; the sources are {', '.join(sources)}" if sources else "; no sources are given"
+            raise JaxptError(f"{where}.mixture.{name}: there is no source {name!r}{nearest(name, sources) or have}")
+        if weight < 0 or not math.isfinite(weight):
+            raise JaxptError(f"{where}.mixture.{name} is {weight}, a weight must be at least 0")
+    if sum(stage.mixture.values()) <= 0:
+        raise JaxptError(f"{where}.mixture gives no source a weight above 0")
+
+
+def _positive(where: str, value: int) -> None:
+    if value < 1:
+        raise JaxptError(f"{where} is {value}, it must be at least 1")

@@ -1,0 +1,119 @@
+"""From the command line to a checked config: a Python file with `get_config()` and overrides of its keys."""
+
+import contextlib
+import importlib.util
+import inspect
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from jaxpt import schema
+from jaxpt.errors import JaxptError, nearest
+
+T = TypeVar("T")
+
+
+def load(cls: type[T], file: str, overrides: Sequence[str] = ()) -> T:
+    """Reads `FILE.py[:arg]` (or a run's config.json), applies overrides and checks the result.
+
+    Args:
+        cls: the dataclass that states the keys, e.g. `jaxpt.config.RunConfig`.
+        file: path of a Python file with `get_config()`, or `get_config(arg)` for `FILE.py:arg`; or a JSON file.
+        overrides: `--config.key=value` flags in the syntax of ml_collections, `--config.stages[1].name=x` included.
+
+    Raises:
+        JaxptError: a missing file, an unknown key, a wrong type or a value out of range, named.
+    """
+    values = _read(file)
+    schema.fill(cls, values)
+    _override(values, overrides)
+    return schema.build(cls, values)
+
+
+def _read(file: str) -> ConfigDict:
+    path, _, argument = file.partition(":")
+    if not Path(path).is_file():
+        raise JaxptError(f"--config={file}: there is no file {path}")
+    if path.endswith(".json"):
+        return ConfigDict(json.loads(Path(path).read_text()))
+    spec = importlib.util.spec_from_file_location("jaxpt_run_config", path)
+    if spec is None or spec.loader is None:
+        raise JaxptError(f"--config={file}: give a Python file (.py) with get_config(), or a .json file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    make = getattr(module, "get_config", None)
+    if make is None:
+        raise JaxptError(f"{path} has no function get_config()")
+    takes = bool(inspect.signature(make).parameters)
+    if argument and not takes:
+        raise JaxptError(f"--config={file}: get_config() of {path} takes no argument")
+    values = make(argument) if argument else make()
+    if not isinstance(values, ConfigDict):
+        values = ConfigDict(values)
+    return values
+
+
+def _override(values: ConfigDict, overrides: Sequence[str]) -> None:
+    """Applies `--config.key=value` flags in place."""
+    overrides = [text for text in overrides if not _find(values, text)]
+    known = flags.FlagValues()
+    try:
+        with _argv(overrides):  # ml_collections reads the overridden keys from the process's arguments
+            config_flags.DEFINE_config_dict("config", values, lock_config=True, flag_values=known)
+            known(["jaxpt", *overrides])
+    except flags.IllegalFlagValueError as error:
+        raise JaxptError(_one_line(error).removeprefix("flag ")) from error
+    except (flags.Error, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise JaxptError(f"{' '.join(overrides)}: {_one_line(error)}") from error
+
+
+def _find(values: ConfigDict, text: str) -> bool:
+    """Walks to the key an override names, so that a mistyped one is told with its whole path and its neighbour.
+
+    A value of None is set here, as ml_collections reads it as text; returns whether it was.
+    """
+    match = re.match(r"^--(?:no)?config\.([^=]+)(=.*)?$", text)
+    if not match:
+        raise JaxptError(f"{text} is not an argument; overrides look like --config.key=value")
+    node: Any = values
+    parent, key = None, ""
+    where = "config"
+    for part in re.findall(r"[^.\[\]]+|\[\d+\]", match[1]):
+        if part.startswith("["):
+            if not isinstance(node, list | tuple) or int(part[1:-1]) >= len(node):
+                size = len(node) if isinstance(node, list | tuple) else 0
+                raise JaxptError(f"{text}: {where} has {size} entries, there is no {where}{part}")
+            node, where = node[int(part[1:-1])], f"{where}{part}"
+            continue
+        if not isinstance(node, ConfigDict):
+            raise JaxptError(f"{text}: {where} has no keys, it is {node!r}")
+        if part not in node:
+            hint = nearest(part, node.keys()) or f"; the keys are {', '.join(node.keys())}"
+            raise JaxptError(f"{where}.{part} is not a key{hint}")
+        parent, key = node, part
+        node, where = node[part], f"{where}.{part}"
+    if match[2] != "=None" or not isinstance(parent, ConfigDict):
+        return False
+    with parent.ignore_type():
+        parent[key] = None
+    return True
+
+
+@contextlib.contextmanager
+def _argv(arguments: Sequence[str]) -> Iterator[None]:
+    before = sys.argv
+    sys.argv = ["jaxpt", *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

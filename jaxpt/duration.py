@@ -1,0 +1,62 @@
+"""Lengths of training as people write them: "500 steps", "1.5M tokens", "10%", "rest"."""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxpt.errors import JaxptError
+
+_SCALE = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
+_FORM = re.compile(r"^\s*([0-9][0-9_,]*(?:\.[0-9]+)?)\s*([kKMBGT]?)\s*(steps?|tokens?|%)\s*$")
+
+
+@dataclass(frozen=True)
+class Duration:
+    """A length of training; a token is one of the B × S positions of a step."""
+
+    amount: float
+    unit: Literal["steps", "tokens", "percent", "rest"]
+
+    def steps(self, tokens_per_step: int, whole: int | None = None) -> int:
+        """Returns the number of optimizer steps, rounded up.
+
+        Args:
+            tokens_per_step: B × S of the stage.
+            whole: steps of the stage, of which a percentage is a part.
+        """
+        if self.unit == "steps":
+            return math.ceil(self.amount)
+        if self.unit == "tokens":
+            return math.ceil(self.amount / tokens_per_step)
+        if whole is None:
+            raise JaxptError(f"a duration in {self.unit} needs a whole to be a part of; give steps or tokens")
+        return math.ceil(whole * self.amount / 100)
+
+    def passed(self, steps_before: int, steps_now: int, tokens_before: int, tokens_now: int) -> bool:
+        """Whether a multiple of this length lies in (before, now]: the rule for things done every so often."""
+        before, now = (steps_before, steps_now) if self.unit == "steps" else (tokens_before, tokens_now)
+        return math.floor(now / self.amount) > math.floor(before / self.amount)
+
+
+def parse(text: str, where: str, *, parts: bool = False) -> Duration:
+    """Reads a duration.
+
+    Args:
+        text: `"500 steps"`, `"120B tokens"`; with `parts` also `"10%"` and `"rest"`.
+        where: the config key, for the error message.
+
+    Raises:
+        JaxptError: any other text.
+    """
+    if parts and text.strip() == "rest":
+        return Duration(0, "rest")
+    match = _FORM.match(text)
+    unit = {"s": "steps", "t": "tokens", "%": "percent"}[match[3][0]] if match else ""
+    if not match or (unit == "percent" and not parts):
+        forms = '"500 steps", "2M tokens"' + (', "10%" or "rest"' if parts else "")
+        raise JaxptError(f"{where} is {text!r}, it must be a duration such as {forms}")
+    amount = float(match[1].replace("_", "").replace(",", "")) * _SCALE[match[2]]
+    if unit == "steps" and amount != int(amount):
+        raise JaxptError(f"{where} is {text!r}, steps must be a whole number")
+    return Duration(amount, unit)  # type: ignore[arg-type]

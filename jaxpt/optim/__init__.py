@@ -1,0 +1,1 @@
+"""Schedules, optimizers, clipping and freezing: pure functions over pytrees."""

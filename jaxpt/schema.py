@@ -1,0 +1,161 @@
+"""Frozen dataclasses as the schema of a config: what a key may be called and what type its value has."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from ml_collections import ConfigDict, config_dict
+
+from jaxpt.errors import JaxptError, nearest
+
+T = TypeVar("T")
+
+
+def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
+    """Turns plain values (or a ConfigDict) into the frozen dataclass `cls`, checking every key and every type.
+
+    Args:
+        cls: a dataclass of scalars, `X | None`, `tuple[X, ...]`, `dict[str, X]`, `Any` and further dataclasses.
+        values: the keys of `cls`; those with a default may be absent.
+        where: name of the value in error messages, e.g. `config.stages[1]`.
+
+    Raises:
+        JaxptError: an unknown key (its nearest neighbour is named), a missing key or a wrong type.
+    """
+    if not isinstance(values, Mapping | ConfigDict):
+        raise JaxptError(f"{where} is {values!r}, it must be a dict with the keys {', '.join(_types(cls))}")
+    known = _types(cls)
+    check_keys(values, known, where)
+    missing = [f.name for f in dataclasses.fields(cls) if f.name not in values and _default(f) is dataclasses.MISSING]
+    if missing:
+        raise JaxptError(f"{where} lacks {', '.join(missing)}")
+    return cls(**{k: _value(known[k], values[k], f"{where}.{k}") for k in values})
+
+
+def check_keys(values: Any, known: Any, where: str) -> None:
+    """Raises a JaxptError for the first key of `values` that is not among `known`, naming its nearest neighbour."""
+    for key in values:
+        if key not in known:
+            hint = nearest(key, known) or f"; the keys are {', '.join(known)}"
+            raise JaxptError(f"{where}.{key} is not a key{hint}")
+
+
+def fill(cls: type, values: ConfigDict, where: str = "config") -> None:
+    """Adds to `values`, in place, every key of `cls` it does not state, so that a flag can override any key.
+
+    Optional scalars become placeholders that know their type; dicts in lists become ConfigDicts. A whole number given
+    for a float becomes a float, so that a flag may later say 0.5. References between fields stay references.
+    """
+    known = _types(cls)
+    check_keys(values, known, where)
+    with values.unlocked(), values.ignore_type():
+        for field in dataclasses.fields(cls):
+            name, hint = field.name, _strip_none(known[field.name])
+            if name not in values or values[name] is None:
+                default = _default(field)
+                if default is dataclasses.MISSING:
+                    raise JaxptError(f"{where} lacks {name}")
+                values[name] = config_dict.placeholder(_kind(hint)) if default is None else _plain(default)
+            if hint is float and isinstance(values[name], int) and not isinstance(values[name], bool):
+                values[name] = float(values[name])
+            _fill_inside(hint, values, name, f"{where}.{name}")
+
+
+def _fill_inside(hint: Any, values: ConfigDict, name: str, where: str) -> None:
+    """Fills the dataclasses within `values[name]`: one, a dict of them or a list of them."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    value = values[name]
+    if dataclasses.is_dataclass(hint) and isinstance(value, ConfigDict):
+        fill(hint, value, where)
+    elif origin is dict and isinstance(value, ConfigDict):
+        for key in value:
+            if dataclasses.is_dataclass(args[1]) and isinstance(value[key], ConfigDict):
+                fill(args[1], value[key], f"{where}.{key}")
+            elif args[1] is float and isinstance(value[key], int) and not isinstance(value[key], bool):
+                with value.ignore_type():
+                    value[key] = float(value[key])
+    elif origin is tuple and dataclasses.is_dataclass(args[0]) and isinstance(value, list | tuple):
+        made = [v if isinstance(v, ConfigDict) else ConfigDict(v) if isinstance(v, Mapping) else v for v in value]
+        for i, entry in enumerate(made):
+            if isinstance(entry, ConfigDict):
+                fill(args[0], entry, f"{where}[{i}]")
+        values[name] = made
+    elif origin is tuple and isinstance(value, list):
+        del values[name]  # ml_collections overrides tuples, not lists, and would convert back
+        values[name] = tuple(value)
+
+
+def plain(value: Any) -> Any:
+    """Returns a dataclass tree as JSON-ready plain values."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {k: plain(v) for k, v in value.items()}
+    return [plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    if _optional(hint):
+        if value is None or value == "None":
+            return None
+        hint = _strip_none(hint)
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else build(hint, value, where)
+    if origin is dict:
+        if not isinstance(value, Mapping | ConfigDict):
+            raise JaxptError(f"{where} is {value!r}, it must be a dict")
+        return {str(k): _value(args[1], value[k], f"{where}.{k}") for k in value}
+    if origin is tuple:
+        if isinstance(value, str) or not isinstance(value, list | tuple):
+            raise JaxptError(f"{where} is {value!r}, it must be a list")
+        return tuple(_value(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin is typing.Literal:
+        if value not in args:
+            names = ", ".join(map(str, args))
+            raise JaxptError(f"{where} is {value!r}, it must be one of {names}{nearest(str(value), args)}")
+        return value
+    return _scalar(hint, value, where)
+
+
+def _scalar(hint: Any, value: Any, where: str) -> Any:
+    if hint is Any:
+        return plain(value.to_dict() if isinstance(value, ConfigDict) else value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        want = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[hint]
+        raise JaxptError(f"{where} is {value!r} ({type(value).__name__}), it must be {want}")
+    return value
+
+
+def _types(cls: type) -> dict[str, Any]:
+    return {f.name: typing.get_type_hints(cls)[f.name] for f in dataclasses.fields(cls)}
+
+
+def _default(field: dataclasses.Field) -> Any:
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else dataclasses.MISSING
+
+
+def _kind(hint: Any) -> type:
+    return hint if hint in (int, float, str, bool) else object
+
+
+def _plain(default: Any) -> Any:
+    value = plain(default)
+    return ConfigDict(value) if isinstance(value, dict) else value
+
+
+def _optional(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType) and type(None) in typing.get_args(hint)
+
+
+def _strip_none(hint: Any) -> Any:
+    if not _optional(hint):
+        return hint
+    (inner,) = [a for a in typing.get_args(hint) if a is not type(None)]
+    return inner

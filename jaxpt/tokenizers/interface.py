@@ -1,0 +1,110 @@
+"""What every tokenizer can do, whichever library does it."""
+
+import functools
+import hashlib
+import json
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxpt.errors import JaxptError
+
+
+class Tokenizer(ABC):
+    """Text to token ids and back.
+
+    `bos_id, eos_id, pad_id, unk_id` are None where the tokenizer has none. `files` are the files it was read from;
+    `save` copies them unchanged. `chat_template` is a Jinja template or None.
+    """
+
+    bos_id: int | None
+    eos_id: int | None
+    pad_id: int | None
+    unk_id: int | None
+    vocab_size: int
+
+    def __init__(self, files: Sequence[Path], settings: dict[str, Any] | None = None):
+        """Remembers the files and the settings of `tokenizer_config.json`."""
+        self.files = tuple(files)
+        self.settings = settings or {}
+        template = self.settings.get("chat_template")
+        self.chat_template: str | None = template if isinstance(template, str) else None
+
+    @abstractmethod
+    def piece(self, i: int) -> str:
+        """Returns the vocabulary entry of an id, as stored."""
+
+    @abstractmethod
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        """Encodes without special tokens, on all cores."""
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text of token ids; special tokens are written out as the library does."""
+
+    def encode(self, text: str, bos: bool = False, eos: bool = False) -> list[int]:
+        """Returns the ids of `text`, with BOS and EOS where asked for.
+
+        Raises:
+            JaxptError: BOS or EOS was asked for and the tokenizer has none.
+        """
+        return [*self._special("bos", bos), *self._encode([text])[0], *self._special("eos", eos)]
+
+    def encode_batch(self, texts: Sequence[str], bos: bool = False, eos: bool = False) -> list[np.ndarray]:
+        """Returns the ids of each text as an int32 array; uses all cores and releases the GIL meanwhile."""
+        head, tail = self._special("bos", bos), self._special("eos", eos)
+        return [np.asarray([*head, *ids, *tail], np.int32) for ids in self._encode(list(texts))]
+
+    def _special(self, name: str, wanted: bool) -> list[int]:
+        if not wanted:
+            return []
+        i = getattr(self, f"{name}_id")
+        if i is None:
+            raise JaxptError(f"the tokenizer {self.files[0]} has no {name.upper()} token; set add_{name}=False")
+        return [i]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over the pieces by id, the special ids, and the ids of a probe text shipped with jaxpt.
+
+        Computed through this interface, so that one tokenizer stored in two formats has one fingerprint.
+        """
+        probe = resources.files("jaxpt.tokenizers").joinpath("probe.txt").read_text(encoding="utf-8")
+        facts = {
+            "pieces": [self.piece(i) for i in range(self.vocab_size)],
+            "special": [self.bos_id, self.eos_id, self.pad_id, self.unk_id],
+            "probe": [self.encode(line) for line in probe.split("\n\n")],
+        }
+        return hashlib.sha256(json.dumps(facts, ensure_ascii=True, separators=(",", ":")).encode()).hexdigest()
+
+    def save(self, directory: str | Path) -> None:
+        """Copies the tokenizer's files into `directory`, which is made."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        for file in self.files:
+            if file.resolve() != (directory / file.name).resolve():
+                shutil.copyfile(file, directory / file.name)
+
+    def apply_chat_template(self, messages: Sequence[dict[str, Any]], **values: Any) -> str:
+        """Returns a conversation as the template writes it (rendered in a sandbox; a template is foreign code).
+
+        Args:
+            messages: `{"role": …, "content": …}` each, plus what the template knows (`tool_calls`, …).
+            **values: further names for the template (`tools`, `add_generation_prompt`).
+
+        Raises:
+            JaxptError: no template, or the template refuses the messages.
+        """
+        from jaxpt.tokenizers.chat import render
+
+        if self.chat_template is None:
+            raise JaxptError(f"the tokenizer {self.files[0]} has no chat template; add chat_template.jinja beside it")
+        special = {
+            f"{n}_token": "" if (i := getattr(self, f"{n}_id")) is None else self.piece(i) for n in ("bos", "eos")
+        }
+        return render(self.chat_template, list(messages), {**special, **values})

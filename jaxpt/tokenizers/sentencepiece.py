@@ -1,0 +1,44 @@
+"""SentencePiece models (`tokenizer.model`)."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sentencepiece import SentencePieceProcessor
+
+from jaxpt.errors import JaxptError
+from jaxpt.tokenizers.interface import Tokenizer
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """A SentencePiece model, by the sentencepiece library."""
+
+    def __init__(self, model: Path, files: Sequence[Path], settings: dict[str, Any]):
+        """Reads `model`.
+
+        Raises:
+            JaxptError: the file is no SentencePiece model.
+        """
+        super().__init__(files, settings)
+        self._model = SentencePieceProcessor()
+        try:
+            self._model.LoadFromSerializedProto(model.read_bytes())
+        except RuntimeError as e:
+            raise JaxptError(f"{model} is not a SentencePiece model (truncated or another format)") from e
+        self.vocab_size = self._model.get_piece_size()
+        ids = (getattr(self._model, f"{n}_id")() for n in ("bos", "eos", "pad", "unk"))
+        self.bos_id, self.eos_id, self.pad_id, self.unk_id = (i if i >= 0 else None for i in ids)
+
+    def piece(self, i: int) -> str:
+        """Returns the vocabulary entry of an id, as stored."""
+        return self._model.id_to_piece(i)
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        if len(texts) == 1:
+            return [self._model.encode(texts[0], out_type=int)]
+        return self._model.encode(texts, out_type=int, num_threads=os.cpu_count() or 1)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text of token ids."""
+        return self._model.decode([int(i) for i in ids])

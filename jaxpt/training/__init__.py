@@ -1,0 +1,1 @@
+"""The run: state, step, stages, checkpoints, metrics, loop."""

@@ -1,0 +1,50 @@
+"""From the loader's numpy rows to arrays on the mesh: each host reads and places its own slice."""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from jaxpt.errors import JaxptError
+from jaxpt.sharding import batch_sharding
+
+KEYS = ("tokens", "targets", "segment_ids", "positions", "loss_weights", "source_id")
+
+
+def host_rows(mesh: Mesh, batch_sizes: Sequence[int]) -> slice | None:
+    """Returns the rows of a global batch that this host's devices hold, None where they hold all.
+
+    Args:
+        mesh: rows are split over its axes `data` and `fsdp`.
+        batch_sizes: of all stages; the slice must be the same part of each.
+
+    Raises:
+        JaxptError: stages whose slices differ; give them one batch size.
+    """
+    if jax.process_count() == 1:
+        return None
+    parts = {_rows(batch_sharding(mesh), size) for size in batch_sizes}
+    if len(parts) > 1:
+        raise JaxptError(f"stages have batch sizes {sorted(set(batch_sizes))}: several hosts need one size for all")
+    (start, stop) = parts.pop()
+    return slice(start, stop)
+
+
+def _rows(sharding: NamedSharding, size: int) -> tuple[int, int]:
+    pieces = [index[0].indices(size)[:2] for index in sharding.addressable_devices_indices_map((size,)).values()]
+    return min(p[0] for p in pieces), max(p[1] for p in pieces)
+
+
+def place(batch: Mapping[str, np.ndarray], sharding: NamedSharding, size: int) -> dict[str, jax.Array]:
+    """Puts this host's rows `[b, …]` of a global batch of `size` rows on its devices."""
+    first = 0 if jax.process_count() == 1 else _rows(sharding, size)[0]
+
+    def one(local: np.ndarray) -> jax.Array:
+        def rows(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[0].indices(size)
+            return local[(slice(start - first, stop - first), *index[1:])]
+
+        return jax.make_array_from_callback((size, *local.shape[1:]), sharding, rows)
+
+    return {key: one(np.asarray(batch[key])) for key in KEYS}

@@ -1,0 +1,38 @@
+"""SIGTERM as a request: the loop saves at the next step's end and exits with its own code."""
+
+import signal
+from types import TracebackType
+
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL: start again in the same workdir
+
+
+class Interrupt:
+    """A context in which SIGTERM only sets `requested`; a second one ends the process as usual."""
+
+    def __init__(self) -> None:
+        """Nothing is requested yet."""
+        self.requested = False
+
+    def __enter__(self) -> "Interrupt":
+        self._before = signal.signal(signal.SIGTERM, self._on_signal)
+        return self
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self.requested = True
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+
+    def agreed(self) -> bool:
+        """Whether any host was asked to stop; all hosts must call it at the same step."""
+        import jax
+
+        if jax.process_count() == 1:
+            return self.requested
+        import numpy as np
+        from jax.experimental import multihost_utils
+
+        return bool(multihost_utils.process_allgather(np.array(self.requested)).any())

@@ -1,0 +1,275 @@
+"""The run: stages of steps with metrics, checkpoints and evaluations between them; resumed where it stopped."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxpt.config import interval
+from jaxpt.errors import JaxptError
+from jaxpt.models.config import ModelConfig
+from jaxpt.models.init import init_params
+from jaxpt.models.specs import param_specs
+from jaxpt.optim.optimizers import Optimizer, make_optimizer
+from jaxpt.optim.schedules import learning_rate
+from jaxpt.sharding import batch_sharding
+from jaxpt.terminal import progress
+from jaxpt.training.batches import host_rows, place
+from jaxpt.training.checkpoints import Checkpoints, Retention
+from jaxpt.training.feed import Feed
+from jaxpt.training.interrupt import EXIT_PREEMPTED, Interrupt
+from jaxpt.training.metrics import Metrics
+from jaxpt.training.plan import Plan, StagePlan
+from jaxpt.training.speed import Clock, convention, peak_flops
+from jaxpt.training.state import Layout, State, abstract_state, make_layout, new_opt_state, state_shardings
+from jaxpt.training.step import StepSpec, make_step
+
+Hook = Callable[[int, Any], Mapping[str, float]]  # (finished steps, params) -> {"eval/bpb/code": …}
+Hooks = Callable[[ModelConfig], Sequence[Hook]]  # the stage's model -> what to measure
+Tell = Callable[[str], None]
+
+
+@dataclass
+class Run:
+    """A run in progress: what the loop's parts share."""
+
+    plan: Plan
+    layout: Layout
+    optimizer: Optimizer
+    feed: Feed
+    checkpoints: Checkpoints
+    metrics: Metrics
+    hooks: Hooks
+    tell: Tell
+    state: State
+    step: int  # finished steps
+    peak: float  # FLOP/s of all devices
+    steps: Mapping[StepSpec, Callable]
+    clock: Clock = field(default_factory=Clock)
+
+    @property
+    def config(self) -> Any:
+        """The run's config."""
+        return self.plan.config
+
+    @property
+    def done(self) -> bool:
+        """Whether all stages are finished."""
+        return self.step >= self.plan.steps
+
+
+def train(
+    plan: Plan,
+    workdir: Path,
+    make_feed: Callable[[Plan, dict[str, Any] | None], Feed],
+    start: Callable[[Layout, Optimizer], State] | None = None,
+    hooks: Hooks = lambda model: (),
+    tell: Tell = print,
+    devices: Sequence[Any] | None = None,
+) -> int:
+    """Trains `plan` in `workdir`, from its newest whole checkpoint if there is one.
+
+    Args:
+        plan: a checked run.
+        workdir: the run directory, prepared by `run_directory.prepare`.
+        make_feed: builds the feed from the plan and the `run` item of the restored checkpoint (None: a new run).
+        start: makes the first state where parameters come from elsewhere; None: drawn from the seed.
+        hooks: evaluations of a stage's model.
+        tell: receives lines for the person watching.
+        devices: default all devices of all hosts.
+
+    Returns:
+        0 when the run is finished, `EXIT_PREEMPTED` (75) when SIGTERM asked to stop and all is saved.
+
+    Raises:
+        JaxptError: a full disk, damaged checkpoints only, a loss that is not finite.
+    """
+    config = plan.config
+    layout = make_layout(plan.model, config.sharding, devices)
+    peak, source = peak_flops(config.metrics.peak_flops_per_device, layout.mesh.devices.flatten().tolist())
+    with jax.set_mesh(layout.mesh), Interrupt() as interrupt:
+        optimizer = make_optimizer(config.optimizer, param_specs(plan.model))
+        steps: dict[StepSpec, Callable] = {}
+        for i, stage in enumerate(plan.stages):  # all of them now, so that a mistake in the last is told first
+            if stage.step not in steps:
+                steps[stage.step] = make_step(stage.step, optimizer, layout, f"config.stages[{i}]")
+        checkpoints = Checkpoints(workdir, _retention(plan), asynchronous=config.checkpoint.asynchronous)
+        restored = checkpoints.restore(abstract_state(plan.model, optimizer, layout), tell)
+        saved = restored[1] if restored else None
+        step = saved["step"] if saved else 0
+        main = jax.process_index() == 0
+        metrics = Metrics(workdir, step, tensorboard=config.metrics.tensorboard, write=main)
+        metrics.event("resume" if saved else "start", step, devices=jax.device_count(), mesh=dict(layout.mesh.shape))
+        state = restored[0] if restored else (start or _draw(plan))(layout, optimizer)
+        tell(f"MFU: {convention()}; {source}")
+        if saved:
+            tell(f"resumed at step {step} of {plan.steps}")
+        feed = make_feed(plan, saved)
+        run = Run(plan, layout, optimizer, feed, checkpoints, metrics, hooks, tell, state, step, peak, steps)
+        try:
+            code = _stages(run, interrupt)
+            checkpoints.close()
+        finally:
+            metrics.close()
+        return code
+
+
+def _draw(plan: Plan) -> Callable[[Layout, Optimizer], State]:
+    def start(layout: Layout, optimizer: Optimizer) -> State:
+        params = init_params(plan.model, plan.config.seed, layout.params)
+        shardings = state_shardings(layout, optimizer, params)
+        return {"params": params, "opt_state": new_opt_state(optimizer, params, shardings)}
+
+    return start
+
+
+def _stages(run: Run, interrupt: Interrupt) -> int:
+    """Runs what is left of every stage; returns the exit code."""
+    config, plan = run.config, run.plan
+    if run.step == 0 and config.evaluation.before:
+        _evaluate(run, plan.stages[0])
+    elif run.step and _evaluation_due(run, run.step):
+        _evaluate(run, plan.stages[config.stage_of(run.step - 1)])
+    total, done = config.tokens_at(plan.steps), config.tokens_at(run.step)
+    quiet = jax.process_index() != 0
+    with progress(total, "train", "tok", start=done, scale=True) as bar:
+        bar.disable = quiet
+        if run.done:
+            return 0
+        rows = host_rows(run.layout.mesh, [s.config.batch_size for s in plan.stages])
+        batches = run.feed.iterate(run.step, rows)
+        for stage in plan.stages[config.stage_of(run.step) :]:
+            if _stage(run, stage, batches, interrupt, bar):
+                return EXIT_PREEMPTED
+    return 0
+
+
+def _stage(run: Run, stage: StagePlan, batches: Iterator, interrupt: Interrupt, bar: Any) -> bool:
+    """Runs one stage from where the run stands; returns whether it was interrupted."""
+    if run.step == stage.first and stage.first and stage.config.load == "params":
+        shardings = state_shardings(run.layout, run.optimizer, run.state["params"])
+        run.state = {**run.state, "opt_state": new_opt_state(run.optimizer, run.state["params"], shardings)}
+    run.metrics.event("stage", run.step, stage=stage.config.name)
+    step = run.steps[stage.step]
+    if not step._cache_size():
+        run.clock.cold()
+    sharding = batch_sharding(run.layout.mesh)
+    before: Any = None
+    while run.step < stage.stop:
+        with run.clock.wait():
+            number, batch = next(batches)
+        if number != run.step:
+            raise RuntimeError(f"the feed gave batch {number} for step {run.step}")
+        rate = learning_rate(stage.schedule, run.step - stage.first, stage.peak)
+        run.state, values = step(run.state, place(batch, sharding, stage.config.batch_size), np.float32(rate))
+        if before is not None:
+            before.block_until_ready()  # at most two steps in flight
+        before = values["train/loss"]
+        run.step += 1
+        run.clock.steps += 1
+        bar.update(stage.config.tokens_per_step)
+        stop = _between(run, stage, values, rate, interrupt, bar)
+        if step._cache_size() != 1:
+            raise RuntimeError(f"stage {stage.config.name}: the step was compiled {step._cache_size()} times, not once")
+        if stop:
+            return True
+    return False
+
+
+def _between(run: Run, stage: StagePlan, values: Any, rate: float, interrupt: Interrupt, bar: Any) -> bool:
+    """After a step: log, save, evaluate as due; returns whether to stop here."""
+    log_due = run.step % run.config.metrics.every == 0 or run.step == stage.stop
+    if log_due:
+        _log(run, stage, jax.device_get(values), rate, bar)
+    asked = interrupt.agreed() if jax.process_count() == 1 or log_due else False
+    evaluate = _evaluation_due(run, run.step)
+    if asked or evaluate or _save_due(run, run.step):
+        _save(run, wait=asked or evaluate)
+    if asked:
+        run.tell(f"SIGTERM: saved at step {run.step}; start again with the same --workdir to go on")
+        run.metrics.event("preempted", run.step)
+        return True
+    if evaluate:
+        _evaluate(run, stage)
+    return False
+
+
+def _log(run: Run, stage: StagePlan, values: Mapping[str, Any], rate: float, bar: Any) -> None:
+    """Writes one record: the step's loss and norms, the mixture, the speed since the last record."""
+    loss = float(values["train/loss"])
+    record: dict[str, Any] = {"stage": stage.config.name, "tokens": run.config.tokens_at(run.step)}
+    record |= {k: float(v) for k, v in values.items() if "/" in k}
+    for name, nll, weight in zip(run.plan.source_names, values["source_nll"], values["source_weight"]):
+        if weight > 0:
+            record[f"train/loss/{name}"] = float(nll / weight)
+    wanted, realised = run.feed.shares(run.step)
+    record |= {f"data/wanted/{k}": float(v) for k, v in wanted.items()}
+    record |= {f"data/share/{k}": float(v) for k, v in realised.items()}
+    record["optim/learning_rate"] = rate
+    flops = stage.model.flops_per_token(stage.config.sequence_length)
+    record |= run.clock.lap(stage.config.tokens_per_step, flops, run.peak)
+    run.metrics.log(run.step, record)
+    bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+    again = run.metrics.replayed(run.step, record)
+    if again is not None:
+        same = again[0] == again[1]
+        run.metrics.event("replayed", run.step, loss=again[0], before=again[1], identical=same)
+        told = "as before" if same else f"{again[1]!r} before: another mesh or machine, or damaged data"
+        run.tell(f"replayed step {run.step}: loss {again[0]!r}, {told}")
+    if not np.isfinite(loss):
+        raise JaxptError(
+            f"the loss at step {run.step} is {loss}; lower optimizer.learning_rate and start again "
+            f"from checkpoint {max(run.checkpoints.steps(), default='none')}"
+        )
+
+
+def _save(run: Run, *, wait: bool) -> None:
+    with run.clock.pause(run.state):
+        if run.step not in run.checkpoints.steps():
+            run.metrics.event("save", run.step)
+            saved = {"tokens": run.config.tokens_at(run.step), **run.feed.to_save(run.step)}
+            run.checkpoints.save(run.step, run.state, saved)
+        if wait:
+            run.checkpoints.wait()
+
+
+def _evaluate(run: Run, stage: StagePlan) -> None:
+    """Runs the hooks and logs what they return, unless the record of an earlier attempt stands."""
+    hooks = run.hooks(stage.model)
+    if not hooks or run.metrics.has(run.step, "eval/"):
+        return
+    with run.clock.pause(run.state):
+        run.metrics.event("evaluation begins", run.step)
+        record: dict[str, float] = {}
+        for hook in hooks:
+            record |= hook(run.step, run.state["params"])
+        run.metrics.log(run.step, {"tokens": run.config.tokens_at(run.step), **record})
+        run.metrics.event("evaluation ends", run.step)
+
+
+def _passed(run: Run, text: str | None, step: int) -> bool:
+    every = interval(text, "every")
+    tokens = run.config.tokens_at
+    return every is not None and every.passed(step - 1, step, tokens(step - 1), tokens(step))
+
+
+def _save_due(run: Run, step: int) -> bool:
+    return step in {s.stop for s in run.plan.stages} or _passed(run, run.config.checkpoint.every, step)
+
+
+def _evaluation_due(run: Run, step: int) -> bool:
+    last = step == run.plan.steps and run.config.evaluation.after
+    return last or _passed(run, run.config.evaluation.every, step)
+
+
+def _retention(plan: Plan) -> Retention:
+    config = plan.config
+    every = interval(config.checkpoint.keep_every, "config.checkpoint.keep_every")
+
+    def kept(step: int) -> bool:
+        return every is not None and every.passed(step - 1, step, config.tokens_at(step - 1), config.tokens_at(step))
+
+    return Retention(config.checkpoint.keep, frozenset(s.stop for s in plan.stages), kept)

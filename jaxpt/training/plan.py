@@ -1,0 +1,159 @@
+"""Everything about a run that can be known before step one, and every mistake that can be found there."""
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from jaxpt.config import ModelSection, RunConfig, StageConfig
+from jaxpt.errors import JaxptError
+from jaxpt.models.compute import Compute
+from jaxpt.models.config import ModelConfig
+from jaxpt.models.presets import preset
+from jaxpt.optim.schedules import Segment, resolve
+from jaxpt.training.step import StepSpec, step_spec
+
+
+class Source(Protocol):
+    """What the plan asks of a packed source (`jaxpt.data.PackedSource`)."""
+
+    rows: int
+    sequence_length: int
+    vocab_size: int
+    tokenizer_fingerprint: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage with everything resolved: global steps [first, stop), its model, schedule and step."""
+
+    config: StageConfig
+    first: int
+    stop: int
+    model: ModelConfig
+    schedule: tuple[Segment, ...]
+    peak: float
+    step: StepSpec
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that passed all checks."""
+
+    config: RunConfig
+    model: ModelConfig  # before any stage changes its rope
+    stages: tuple[StagePlan, ...]
+    sources: Mapping[str, Source]
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.stages[-1].stop
+
+    @property
+    def source_names(self) -> list[str]:
+        """In the order of `source_id`."""
+        return list(self.sources)
+
+
+def make_plan(
+    config: RunConfig, sources: Mapping[str, Source], model: ModelConfig | None = None, tokenizer: Any = None
+) -> Plan:
+    """Checks the sources against the config and resolves every stage.
+
+    Args:
+        config: the run.
+        sources: the opened sources of `config.sources`, in that order.
+        model: the model of `init_from`, None where the run starts from `config.model`.
+        tokenizer: the tokenizer of `config.tokenizer` or `init_from`, None where neither has one.
+
+    Raises:
+        JaxptError: a source that is empty, of another row length, vocabulary or tokenizer; a schedule that does not
+            fit its stage; an unknown name.
+    """
+    model = model_config(config.model, model)
+    for name, source in sources.items():
+        check_source(f"config.sources.{name}", config.sources[name].path, source, model, tokenizer)
+    compute = Compute(**dataclasses.asdict(config.compute))
+    stages, now = [], model
+    firsts = config.first_steps()
+    for i, (stage, first, stop) in enumerate(zip(config.stages, firsts, firsts[1:])):
+        where = f"config.stages[{i}]"
+        for name in stage.mixture:
+            if stage.mixture[name] > 0 and sources[name].sequence_length != stage.sequence_length:
+                raise JaxptError(
+                    f"{where}.sequence_length is {stage.sequence_length}, the rows of source {name} "
+                    f"({config.sources[name].path}) have {sources[name].sequence_length} tokens; pack the source again "
+                    f"or set {where}.sequence_length={sources[name].sequence_length}"
+                )
+        if stage.rope is not None:
+            now = with_rope(now, stage.rope)
+        schedule = resolve(stage.schedule, stop - first, stage.tokens_per_step, f"{where}.schedule")
+        peak = config.optimizer.learning_rate if stage.learning_rate is None else stage.learning_rate
+        step = step_spec(now, stage, compute, config.optimizer.clip_norm, len(sources))
+        stages.append(StagePlan(stage, first, stop, now, schedule, peak, step))
+    return Plan(config, model, tuple(stages), sources)
+
+
+def model_config(section: ModelSection, start: ModelConfig | None) -> ModelConfig:  # type: ignore[valid-type]
+    """Returns the model that the config's `model` section describes: a preset or `start`, with keys replaced.
+
+    Raises:
+        JaxptError: neither preset nor shape, a value ModelConfig refuses, or a shape that is not that of `start`.
+    """
+    given = {k: v for k, v in vars(section).items() if v is not None and k != "preset"}
+    if start is not None:
+        have = start.to_dict()
+        if isinstance(given.get("layers"), int) and given["layers"] == len(start.layers):
+            del given["layers"]
+        for key, value in given.items():
+            if key in ("rope", "rope_local"):
+                continue
+            if have[key] != value:
+                raise JaxptError(
+                    f"config.model.{key} is {value!r}, the model of init_from has {have[key]!r}; remove it"
+                )
+        if section.preset is not None and preset(section.preset) != start:
+            raise JaxptError(f"config.model.preset is {section.preset!r}, init_from holds another model; remove it")
+        return with_rope(start, given["rope"]) if "rope" in given else start
+    base = preset(section.preset).to_dict() if section.preset else {}
+    rope = {**base.get("rope", {}), **given.pop("rope", {})}
+    return ModelConfig.from_dict({**base, **given, **({"rope": rope} if rope else {})})
+
+
+def with_rope(model: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
+    """Returns `model` with fields of its rope replaced; `max_positions` may be changed along with it."""
+    changes = dict(changes)
+    positions = changes.pop("max_positions", model.max_positions)
+    values = model.to_dict()
+    return ModelConfig.from_dict({**values, "rope": {**values["rope"], **changes}, "max_positions": positions})
+
+
+def check_source(where: str, path: str, source: Source, model: ModelConfig, tokenizer: Any) -> None:
+    """Raises a JaxptError where a source does not go with the model or the tokenizer."""
+    if source.rows == 0:
+        raise JaxptError(f"{where}: {path} has no rows; pack more text or remove the source")
+    if source.vocab_size > model.vocab_size:
+        raise JaxptError(
+            f"{where}: {path} has token ids up to {source.vocab_size - 1}, the model's vocabulary has "
+            f"{model.vocab_size} entries; set config.model.vocab_size={source.vocab_size} or tokenize again"
+        )
+    if tokenizer is not None and tokenizer.fingerprint != source.tokenizer_fingerprint:
+        raise JaxptError(
+            f"{where}: {path} was packed with tokenizer {source.tokenizer_fingerprint[:12]}, this run's is "
+            f"{tokenizer.fingerprint[:12]}; tokenize again or set config.tokenizer to the one it was packed with"
+        )
+
+
+def check_disk(workdir: Path, model: ModelConfig, moments: int, keep: int) -> None:
+    """Raises a JaxptError where the disk cannot hold `keep + 1` checkpoints of parameters and moments in float32."""
+    need = 4 * model.param_count() * (1 + moments) * (keep + 1)
+    free = shutil.disk_usage(workdir).free
+    if free < need:
+        raise JaxptError(
+            f"{workdir}: {free / 2**30:.1f} GiB free, {keep + 1} checkpoints take {need / 2**30:.1f} GiB; free space, "
+            f"lower config.checkpoint.keep or choose another --workdir"
+        )

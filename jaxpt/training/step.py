@@ -1,0 +1,126 @@
+"""The train step: one global mean, its gradient over microbatches, one update; compiled once."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxpt.config import ObjectiveConfig, StageConfig
+from jaxpt.errors import JaxptError, nearest
+from jaxpt.models.compute import Compute
+from jaxpt.models.config import ModelConfig
+from jaxpt.models.specs import param_specs
+from jaxpt.objectives import OBJECTIVES
+from jaxpt.optim.freezing import keep_frozen, mask_gradients, stop_frozen, trainable
+from jaxpt.optim.optimizers import Optimizer, clip_by_global_norm, global_norm
+from jaxpt.sharding import batch_sharding, constrain
+from jaxpt.training.state import Layout, State, abstract_params, state_shardings
+
+Metrics = dict[str, jax.Array]
+
+
+@dataclass(frozen=True)
+class StepSpec:
+    """Everything a compiled step depends on; stages with equal specs share one compilation."""
+
+    model: ModelConfig
+    objective: ObjectiveConfig
+    compute: Compute
+    batch_size: int
+    sequence_length: int
+    microbatches: int
+    freeze: tuple[str, ...]
+    clip_norm: float | None
+    sources: int
+
+
+def step_spec(
+    model: ModelConfig, stage: StageConfig, compute: Compute, clip_norm: float | None, sources: int
+) -> StepSpec:
+    """The step that `stage` needs."""
+    sizes = (stage.batch_size, stage.sequence_length, stage.microbatches)
+    return StepSpec(model, stage.objective, compute, *sizes, stage.freeze, clip_norm, sources)
+
+
+def make_step(
+    spec: StepSpec, optimizer: Optimizer, layout: Layout, where: str = "stage"
+) -> Callable[..., tuple[State, Metrics]]:
+    """Returns the jitted step: `step(state, batch, learning_rate) -> (state, metrics)`.
+
+    The state is donated. The loss is Σ w·nll / Σ w over the global batch: microbatches add shares of that one mean, so
+    their masks may differ. The batch is a dict of `[B, S]` arrays (see `jaxpt.objectives`), sharded by rows; the
+    learning rate a float32 scalar, so that schedules never recompile. Metrics are replicated scalars, and per source
+    `[sources]`. `where` is the stage's config key in error messages.
+
+    Raises:
+        JaxptError: an unknown objective, or rows that do not divide over microbatches and devices.
+    """
+    if spec.objective.name not in OBJECTIVES:
+        hint = nearest(spec.objective.name, OBJECTIVES) or f"; known: {', '.join(OBJECTIVES)}"
+        raise JaxptError(f"{where}.objective.name is {spec.objective.name!r}, which is no objective{hint}")
+    rows = spec.batch_size // spec.microbatches
+    if rows % layout.rows:
+        raise JaxptError(
+            f"{where}.batch_size {spec.batch_size} in {spec.microbatches} microbatches gives {rows} rows, which the "
+            f"{layout.rows} devices on the mesh axes data and fsdp do not divide"
+        )
+    objective = OBJECTIVES[spec.objective.name]
+    masks = trainable(spec.model, param_specs(spec.model), spec.freeze, f"{where}.freeze")
+    loss_args = (spec.objective, spec.compute, spec.sources, rows // layout.rows)
+
+    def loss_of(params: Any, batch: Mapping[str, jax.Array], weight_sum: jax.Array) -> tuple[jax.Array, Metrics]:
+        return objective(spec.model, stop_frozen(params, masks), batch, weight_sum, *loss_args)
+
+    def step(state: State, batch: Mapping[str, jax.Array], learning_rate: jax.Array) -> tuple[State, Metrics]:
+        weight_sum = jnp.sum(batch["loss_weights"])
+        weight_sum = jnp.where(weight_sum > 0, weight_sum, 1.0)
+        grads, sums = _gradient(loss_of, state["params"], batch, weight_sum, spec.microbatches, layout)
+        grads = mask_gradients(grads, masks)
+        norm = global_norm(grads)
+        grads = clip_by_global_norm(grads, norm, spec.clip_norm)
+        params, opt_state = optimizer.update(grads, state["opt_state"], state["params"], learning_rate)
+        params = keep_frozen(params, state["params"], masks)
+        metrics = {
+            "train/loss": sums["nll"],
+            "train/z_loss": sums["z"],
+            "train/grad_norm": norm,
+            "train/param_norm": global_norm(params),
+            "source_nll": sums["source_nll"],
+            "source_weight": sums["source_weight"],
+        }
+        return {"params": params, "opt_state": opt_state}, metrics
+
+    shardings = state_shardings(layout, optimizer, abstract_params(spec.model))
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(shardings, batch_sharding(layout.mesh), layout.replicated),
+        out_shardings=(shardings, layout.replicated),
+    )
+
+
+def _gradient(
+    loss_of: Callable, params: Any, batch: Mapping[str, jax.Array], weight_sum: jax.Array, count: int, layout: Layout
+) -> tuple[Any, Metrics]:
+    """Sums gradients and metrics over `count` microbatches; a microbatch takes every `count`-th row, so that each
+    device keeps its own rows and every microbatch is mixed."""
+    gradient = jax.grad(loss_of, has_aux=True)
+    if count == 1:
+        return gradient(params, batch, weight_sum)
+
+    def split(a: jax.Array) -> jax.Array:
+        return jnp.swapaxes(a.reshape(-1, count, *a.shape[1:]), 0, 1)
+
+    def body(carry: Any, piece: Mapping[str, jax.Array]) -> tuple[Any, None]:
+        piece = {k: constrain(v, "batch", *[None] * (v.ndim - 1)) for k, v in piece.items()}
+        grads, sums = gradient(params, piece, weight_sum)
+        grads = jax.lax.with_sharding_constraint(grads, layout.params)
+        return jax.tree.map(jnp.add, carry, (grads, sums)), None
+
+    shapes = jax.eval_shape(gradient, params, {k: v[: v.shape[0] // count] for k, v in batch.items()}, weight_sum)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    zeros = (jax.lax.with_sharding_constraint(zeros[0], layout.params), zeros[1])
+    total, _ = jax.lax.scan(body, zeros, {k: split(v) for k, v in batch.items()})
+    return total

@@ -1,0 +1,145 @@
+"""A config is checked in one place: keys, types, values, overrides."""
+
+import pytest
+
+from jaxpt.config import RunConfig
+from jaxpt.config_file import load
+from jaxpt.errors import JaxptError
+
+FILE = """
+from ml_collections import ConfigDict
+def get_config(size="2"):
+    c = ConfigDict()
+    c.model = dict(preset="tiny")
+    c.sources = dict(code=dict(path="x"), prose=dict(path="y"))
+    stage = dict(duration="10 steps", batch_size=4, sequence_length=16, mixture=dict(code=1, prose=int(size)))
+    c.stages = [dict(stage), dict(stage, name="anneal", schedule=dict(name="wsd"))]
+    return c
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "run.py"
+    path.write_text(FILE)
+    return str(path)
+
+
+def refused(file, *overrides):
+    with pytest.raises(JaxptError) as error:
+        load(RunConfig, file, overrides)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_defaults_fill_what_the_file_does_not_state(file):
+    config = load(RunConfig, file)
+    assert config.checkpoint.keep == 3
+    assert config.stages[0].name == "stage0"
+    assert config.stages[1].name == "anneal"
+    assert config.stages[1].schedule.name == "wsd"
+    assert config.stages[0].mixture == {"code": 1.0, "prose": 2.0}
+    assert config.tokens_at(15) == 15 * 64
+
+
+def test_the_argument_after_the_colon_reaches_get_config(file):
+    assert load(RunConfig, file + ":5").stages[0].mixture["prose"] == 5.0
+
+
+def test_overrides_reach_every_level_and_keys_the_file_does_not_state(file):
+    config = load(
+        RunConfig,
+        file,
+        [
+            "--config.seed=7",
+            "--config.stages[1].learning_rate=1e-3",
+            "--config.stages[0].mixture.code=0.25",
+            "--config.sources.code.repeat=2",
+            "--config.model.layers=3",
+            "--config.checkpoint.keep_every=100 steps",
+            "--config.optimizer.clip_norm=None",
+            "--config.stages[0].freeze=('vocab',)",
+            "--config.metrics.tensorboard=false",
+        ],
+    )
+    assert (config.seed, config.stages[1].learning_rate, config.stages[0].learning_rate) == (7, 1e-3, None)
+    assert config.stages[0].mixture["code"] == 0.25
+    assert config.sources["code"].repeat == 2
+    assert config.model.layers == 3
+    assert config.checkpoint.keep_every == "100 steps"
+    assert config.optimizer.clip_norm is None
+    assert config.stages[0].freeze == ("vocab",)
+    assert config.metrics.tensorboard is False
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("--config.sead=1", "config.sead is not a key (did you mean 'seed'?)"),
+        (
+            "--config.stages[1].lerning_rate=1",
+            "config.stages[1].lerning_rate is not a key (did you mean 'learning_rate'?)",
+        ),
+        ("--config.sources.cod.repeat=2", "config.sources.cod is not a key (did you mean 'code'?)"),
+        ("--config.stages[2].name=x", "config.stages has 2 entries, there is no config.stages[2]"),
+        ("--config.seed=1.5", "--config.seed=1.5"),
+        ("--config.seed=None", "config.seed is None"),
+        ("--config.stages[0].batch_size=many", "--config.stages[0].batch_size=many"),
+        ("--config.stages[0].load=param", "must be one of params, params+optimizer"),
+        ("--config.stages[0].duration=3 stepps", "config.stages[0].duration is '3 stepps'"),
+        ("--config.stages[0].batch_size=0", "config.stages[0].batch_size is 0, it must be at least 1"),
+        ("--config.stages[0].microbatches=3", "not a multiple of microbatches (3)"),
+        ("--config.checkpoint.every=0 steps", "config.checkpoint.every is '0 steps'"),
+        ("--confg.seed=1", "--confg.seed=1 is not an argument"),
+    ],
+)
+def test_a_mistyped_override_is_told_in_one_line_with_the_way_out(file, override, told):
+    assert told in refused(file, override)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (
+            "c = ConfigDict()",
+            "c = ConfigDict(dict(optimiser={}))",
+            "config.optimiser is not a key (did you mean 'optimizer'?)",
+        ),
+        ("dict(preset=", "dict(presett=", "config.model.presett is not a key (did you mean 'preset'?)"),
+        ("batch_size=4", "batch_size='4'", "config.stages[0].batch_size is '4' (str), it must be a whole number"),
+        ("batch_size=4, ", "", "config.stages[0] lacks batch_size"),
+        ("mixture=dict(code=1", "mixture=dict(cod=1", "there is no source 'cod' (did you mean 'code'?)"),
+        ("mixture=dict(code=1", "mixture=dict(code=-1", "a weight must be at least 0"),
+        ("def get_config", "def config", "has no function get_config()"),
+        ('name="anneal"', 'name="stage0"', "two stages have the same name"),
+    ],
+)
+def test_a_mistake_in_the_file_is_told_in_one_line(tmp_path, before, after, told):
+    path = tmp_path / "run.py"
+    assert before in FILE
+    path.write_text(FILE.replace(before, after))
+    assert told in refused(str(path))
+
+
+def test_a_missing_file_is_named():
+    assert "there is no file nowhere.py" in refused("nowhere.py")
+
+
+def test_a_stored_config_reads_back_the_same(file, tmp_path):
+    import json
+
+    from jaxpt.schema import plain
+
+    config = load(RunConfig, file, ["--config.stages[1].learning_rate=1e-3"])
+    stored = tmp_path / "config.json"
+    stored.write_text(json.dumps(plain(config)))
+    assert load(RunConfig, str(stored)) == config
+
+
+def test_a_run_has_fewer_than_150_keys():
+    import dataclasses
+
+    from jaxpt import config
+
+    count = sum(len(dataclasses.fields(c)) for c in vars(config).values() if dataclasses.is_dataclass(c))
+    assert count < 150

@@ -1,0 +1,81 @@
+"""Schedules follow their closed forms, in steps and in tokens."""
+
+import itertools
+import math
+
+import pytest
+
+from jaxpt.config import ScheduleConfig, SegmentConfig
+from jaxpt.errors import JaxptError
+from jaxpt.optim.schedules import learning_rate, resolve
+
+
+def rates(config, steps, tokens_per_step=1):
+    segments = resolve(config, steps, tokens_per_step)
+    assert sum(s.steps for s in segments) == steps
+    return [learning_rate(segments, t, 2.0) for t in range(steps)]
+
+
+def test_cosine_after_linear_warmup_has_its_closed_form():
+    got = rates(ScheduleConfig("cosine", warmup="10 steps", end=0.1), 110)
+    for t, value in enumerate(got):
+        u = (t - 10) / 100
+        want = 2 * (t + 1) / 10 if t < 10 else 2 * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * u)))
+        assert value == pytest.approx(want, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("shape", "form"),
+    [
+        ("linear", lambda u: 1 - u),
+        ("sqrt", lambda u: 1 - math.sqrt(u)),
+        ("cosine", lambda u: 0.5 * (1 + math.cos(math.pi * u))),
+    ],
+)
+def test_wsd_is_flat_until_its_decay_of_each_shape(shape, form):
+    got = rates(ScheduleConfig("wsd", warmup="5 steps", decay="20%", decay_shape=shape, end=0.0), 100)
+    assert got[4:80] == [2.0] * 76
+    assert got[80:] == pytest.approx([2 * form((t - 80) / 20) for t in range(80, 100)], rel=1e-12)
+    assert got[-1] > 0  # no step is spent on a rate of 0
+
+
+def test_exponential_decay_multiplies_by_the_same_factor_each_step():
+    got = rates(ScheduleConfig("wsd", decay="10 steps", decay_shape="exponential", end=0.01), 30)
+    assert [b / a for a, b in itertools.pairwise(got[20:])] == pytest.approx([0.01**0.1] * 9)
+
+
+def test_durations_in_tokens_and_steps_give_the_same_schedule():
+    a = rates(ScheduleConfig("wsd", warmup="10 steps", decay="30 steps", end=0.0), 100, 64)
+    b = rates(ScheduleConfig("wsd", warmup="640 tokens", decay="1.92k tokens", end=0.0), 100, 64)
+    assert a == b
+    assert a != rates(ScheduleConfig("wsd", warmup="640 tokens", decay="1.92k tokens", end=0.0), 100, 32)
+
+
+def test_own_segments_continue_where_the_last_one_ended():
+    segments = (
+        SegmentConfig("linear", "10 steps", 1.0),
+        SegmentConfig("constant", "rest", 1.0),
+        SegmentConfig("linear", "25%", 0.5),
+    )
+    got = rates(ScheduleConfig("segments", start=0.5, segments=segments), 100)
+    assert got[0] == pytest.approx(2 * 0.55)
+    assert got[75] == 2.0
+    assert got[99] == pytest.approx(2 * (1 - 0.5 * 24 / 25))
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (ScheduleConfig("cosin"), "did you mean 'cosine'?"),
+        (ScheduleConfig("wsd", decay_shape="squrt"), "did you mean 'sqrt'?"),
+        (ScheduleConfig("wsd", warmup="90 steps", decay="20 steps"), "take 110 steps"),
+        (ScheduleConfig("wsd", decay_shape="exponential", end=0.0), "set end above 0"),
+        (ScheduleConfig("segments", segments=(SegmentConfig("linear", "10 steps", 1.0),)), "take 10 steps"),
+        (ScheduleConfig("cosine", warmup="soon"), "must be a duration"),
+    ],
+)
+def test_a_schedule_that_does_not_fit_is_told_in_one_line(config, told):
+    with pytest.raises(JaxptError) as error:
+        resolve(config, 100, 1, "config.stages[0].schedule")
+    assert told in str(error.value)
+    assert "config.stages[0].schedule" in str(error.value)

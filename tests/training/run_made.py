@@ -1,0 +1,69 @@
+"""A run over made batches as a process of its own, to be killed: WORKDIR and settings as JSON on the command line."""
+
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+
+from jaxpt.config import RunConfig
+from jaxpt.schema import build
+from jaxpt.training import loop, run_directory
+from jaxpt.training.plan import make_plan
+from tests.training.feed import MadeFeed, MadeSource
+
+STAGE = {"batch_size": 8, "sequence_length": 16, "mixture": {"a": 1.0, "b": 1.0}}
+CONFIG = {
+    "model": {
+        "vocab_size": 48,
+        "embed": 16,
+        "heads": 2,
+        "kv_heads": 1,
+        "head_dim": 8,
+        "mlp": 32,
+        "layers": 2,
+        "tie_embeddings": True,
+    },
+    "sources": {"a": {"path": "made"}, "b": {"path": "made"}},
+    "optimizer": {"learning_rate": 1e-2},
+    "checkpoint": {"every": "5 steps", "keep": 2},
+    "evaluation": {"every": "10 steps"},
+    "metrics": {"every": 1, "tensorboard": False},
+    "sharding": {"mesh": {"fsdp": 1}},
+    "stages": [
+        {**STAGE, "duration": "20 steps", "schedule": {"name": "wsd", "warmup": "4 steps", "end": 0.0}},
+        {**STAGE, "duration": "10 steps", "load": "params", "learning_rate": 1e-3},
+    ],
+}
+
+
+def start(workdir, *, delay=0.0, pause=0.0, devices=1, tell=print, **changes):
+    """Runs; `delay` seconds a batch, `pause` seconds an evaluation; returns the exit code."""
+    import jax
+
+    config = build(RunConfig, {**CONFIG, **changes})
+    config = dataclasses.replace(config, sharding=dataclasses.replace(config.sharding, mesh={"fsdp": devices}))
+    plan = make_plan(config, {"a": MadeSource(), "b": MadeSource()})
+
+    def hook(step, params):
+        time.sleep(pause)
+        return {"eval/norm": float(jax.numpy.linalg.norm(params["final_norm"]))}
+
+    if jax.process_index() == 0:
+        run_directory.prepare(Path(workdir), config, plan.model, None, [])
+    feed = lambda plan, saved: MadeFeed(plan, saved, delay)  # noqa: E731
+    return loop.train(plan, Path(workdir), feed, None, lambda model: [hook], tell, jax.devices()[:devices])
+
+
+def main():
+    """One process, or one of several where `coordinator` and `process` are given."""
+    settings = json.loads(sys.argv[2])
+    if "coordinator" in settings:
+        import jax
+
+        jax.distributed.initialize(settings.pop("coordinator"), 2, settings.pop("process"))
+    return start(sys.argv[1], **settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
