@@ -11,6 +11,8 @@ from jaxpt.models.specs import block_specs
 from jaxpt.reshape.scores import Scores
 from jaxpt.reshape.stream import Source
 
+PIECE = 1 << 22  # entries that are held in float32 at a time
+
 
 def weight_scores(source: Source) -> Scores:
     """Returns data-free scores of a model: `embed, mlp, heads, kv_heads, head_dim`, not of whole layers.
@@ -61,20 +63,21 @@ def _layer(source: Source, l: int, values: dict[str, np.ndarray], stream: dict[s
 
 
 def _energy(x: np.ndarray, spec: ParamSpec, axes: tuple[str, ...]) -> np.ndarray:
-    """Sum of squares over all dimensions but `axes`, float64."""
+    """Sum of squares over all dimensions but `axes`, float64; in pieces, so that no float32 copy of x exists."""
     over = tuple(i for i, a in enumerate(spec.axes) if a not in axes)
-    return np.square(x.astype(np.float32)).sum(over, dtype=np.float64)
+    out = np.zeros([n for i, n in enumerate(x.shape) if i not in over])
+    step = max(1, x.shape[0] * PIECE // max(1, x.size))
+    for start in range(0, x.shape[0], step):
+        piece = x[start : start + step].astype(np.float32)
+        np.square(piece, out=piece)
+        if 0 in over:
+            out += piece.sum(over)
+        else:
+            out[start : start + step] = piece.sum(over)
+    return out
 
 
 def _add_stream(stream: dict[str, np.ndarray], spec: ParamSpec, x: np.ndarray) -> None:
-    energy = np.zeros(len(stream["reads"]))
-    dim = spec.axes.index("embed")
-    other = max(1, x.shape[1 - dim] // 16) if x.ndim == 2 else 0
-    if other:  # large tables in pieces, so that no float32 copy of one exists
-        for start in range(0, x.shape[1 - dim], other):
-            piece = x[start : start + other] if dim == 1 else x[:, start : start + other]
-            energy += np.square(piece.astype(np.float32)).sum(1 - dim, dtype=np.float64)
-    else:
-        energy += _energy(x, spec, ("embed",))
+    energy = _energy(x, spec, ("embed",))
     mean = energy.mean()
     stream[spec.residual] += energy / mean if mean > 0 else energy  # each parameter counts alike, whatever its size
