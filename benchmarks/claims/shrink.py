@@ -80,14 +80,14 @@ def train(
         "opt_state": new_opt_state(optimizer, params, state_shardings(layout, optimizer, params)),
     }
     schedule = resolve(ScheduleConfig(warmup="5%"), steps, a.batch * a.length)
-    at = {round(p * steps) for p in POINTS}
+    measured = {round(p * steps) for p in POINTS}
     curve = [(0, loss(InMemory(config, state["params"]), held))]
     with progress(steps, "training", "step") as bar, jax.set_mesh(layout.mesh):
         for i in range(steps):
             data = place(batches(i), batch_sharding(layout.mesh), a.batch)
             state, _ = step(state, data, np.float32(learning_rate(schedule, i, rate)))
             bar.update()
-            if i + 1 in at:
+            if i + 1 in measured:
                 curve.append(((i + 1) * a.batch * a.length, loss(InMemory(config, state["params"]), held)))
     return jax.tree.map(np.asarray, state["params"]), curve
 
@@ -171,6 +171,11 @@ def reached(curve: list[Any], level: float) -> float:
     return float("nan")
 
 
+def at(curve: list[Any], share: float) -> float:
+    """The loss measured nearest to a share of the budget."""
+    return float(min(curve, key=lambda point: abs(point[0] - share * curve[-1][0]))[1])
+
+
 def report(runs: list[dict[str, Any]], folder: Path, gap: dict[str, float], teacher_flops: float) -> str:
     """Returns the table (means over seeds, best rate of each method) and draws the figure."""
     by: dict[str, list[dict[str, Any]]] = {}
@@ -183,7 +188,7 @@ def report(runs: list[dict[str, Any]], folder: Path, gap: dict[str, float], teac
     level = float(np.mean([r["curve"][-1][1] for r in by["random"]])) if "random" in by else float("nan")
     rows = []
     for method, mine in by.items():
-        losses = [np.mean([r["curve"][POINTS.index(p)][1] for r in mine]) for p in (0.0, 0.1, 0.3, 1.0)]
+        losses = [np.mean([at(r["curve"], p) for r in mine]) for p in (0.0, 0.1, 0.3, 1.0)]
         spread = float(np.std([r["curve"][-1][1] for r in mine]))
         tokens = float(np.mean([reached(r["curve"], level) for r in mine]))
         rows.append(

@@ -9,7 +9,7 @@ from jaxpt.reshape.depth import drop_and_rescale, drop_layers
 from jaxpt.reshape.merge import merge_kv
 from jaxpt.reshape.plan import Plan, Rule, Term
 from jaxpt.reshape.scores import Scores
-from jaxpt.reshape.subclone import random_init, subclone
+from jaxpt.reshape.subclone import random_init, subclone, subclone_plan
 from jaxpt.reshape.target import Target
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "scale",
     "select",
     "subclone",
+    "subclone_plan",
     "transform",
     "weight_scores",
 ]

@@ -95,7 +95,7 @@ def compensated(plan: Plan, matrices: Mapping[str, Any], *, tokens: int = 0, flo
     """Returns a cut with the selection of what reads "mlp" and "heads" replaced by least squares.
 
     Args:
-        plan: a cut made by `subclone` with scaling "none" (the fit sets the scale) and an unchanged head_dim.
+        plan: a cut made by `subclone_plan` with scaling "none" (the fit sets the scale) and an unchanged head_dim.
         matrices: what `gather_compensation` returned for the plan's index sets.
         tokens: what gathering them consumed, added to the entry's ledger.
         flops: likewise.

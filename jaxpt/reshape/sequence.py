@@ -17,7 +17,7 @@ from jaxpt.reshape.plan import Plan
 from jaxpt.reshape.prune_depth import prune_depth
 from jaxpt.reshape.scores import Scores
 from jaxpt.reshape.stream import Reshaped, Source
-from jaxpt.reshape.subclone import choose, cut, random_init, subclone
+from jaxpt.reshape.subclone import choose, cut, random_init, subclone_plan
 from jaxpt.reshape.target import Target, lengths
 
 
@@ -87,7 +87,7 @@ def plans(source: Source, transforms: Sequence[TransformConfig], setting: Settin
 def _subclone(source: Source, t: TransformConfig, s: Setting) -> list[Plan]:
     target, config = lengths(source.config, s.target), source.config
     scores = s.score(source) if t.selection == "importance" else None
-    plan = subclone(config, target, scores, selection=t.selection, scaling=t.scaling, depth=t.depth)
+    plan = subclone_plan(config, target, scores, selection=t.selection, scaling=t.scaling, depth=t.depth)
     if not t.compensate:
         return [plan]
     s.need_data("compensate=True")

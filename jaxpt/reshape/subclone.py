@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 
 from jaxpt.errors import JaxptError, nearest
-from jaxpt.models import ModelConfig, flatten, param_specs
+from jaxpt.models import Model, ModelConfig, flatten, param_specs
+from jaxpt.reshape.apply import transform
 from jaxpt.reshape.axes import AxisMap, plan_axes, with_groups
+from jaxpt.reshape.datafree import weight_scores
 from jaxpt.reshape.depth import default_depth, kept_layers
 from jaxpt.reshape.head_dim import head_dim_maps
 from jaxpt.reshape.plan import Plan, Rule, Term, index_digest
 from jaxpt.reshape.scores import Scores
+from jaxpt.reshape.stream import InMemory
 from jaxpt.reshape.target import Target, lengths
 
 SCALING = ("none", "fan_in", "writers")
@@ -40,6 +43,28 @@ class Kept:
 
 
 def subclone(
+    model: Model,
+    target: Target | Mapping[str, Any],
+    scores: Scores | None = None,
+    *,
+    selection: str = "importance",
+    scaling: str = "none",
+    depth: str | None = None,
+    shardings: Mapping[str, Any] | None = None,
+) -> Model:
+    """Returns `model` cut to `target`, with its tokenizer and one lineage entry more.
+
+    Arguments and errors as `subclone_plan`, except that data-free scores are taken where none are given; `shardings`
+    lays out the result, see `jaxpt.reshape.apply`.
+    """
+    if scores is None and selection == "importance":
+        lengths(model.config, target)
+        scores = weight_scores(InMemory(model.config, model.params))
+    plan = subclone_plan(model.config, target, scores, selection=selection, scaling=scaling, depth=depth)
+    return transform(model, plan, shardings)
+
+
+def subclone_plan(
     config: ModelConfig,
     target: Target | Mapping[str, Any],
     scores: Scores | None = None,
@@ -126,7 +151,7 @@ def choose(config: ModelConfig, want: Mapping[str, int], scores: Scores | None, 
 def cut(
     config: ModelConfig, want: Mapping[str, int], kept: Kept, scores: Scores | None = None, *, scaling: str = "none"
 ) -> Plan:
-    """Returns the plan that keeps the positions `kept`, with the scaling of `subclone`."""
+    """Returns the plan that keeps the positions `kept`, with the scaling of `subclone_plan`."""
     maps: dict[str, AxisMap] = {}
     for axis in ("embed", "kv_heads", "heads", "mlp"):
         index = getattr(kept, axis)

@@ -10,7 +10,7 @@ from jaxpt.bundles import open_bundle, save_bundle
 from jaxpt.cli import main
 from jaxpt.data import PackedSource
 from jaxpt.data.build import build
-from jaxpt.reshape import Scores, apply, subclone, weight_scores
+from jaxpt.reshape import Scores, apply, subclone_plan, weight_scores
 from jaxpt.reshape.stream import InMemory
 from tests.reshape.stories import TEXT, stories
 
@@ -39,7 +39,7 @@ def test_the_command_streams_what_the_library_computes(bundle, tmp_path, capsys)
     assert run(f"--config={SUBCLONE}", f"--from={bundle}", f"--to={out}", "--config.target.mlp=100") == 0
     assert "data-free scores" in capsys.readouterr().out
     small, big = open_bundle(out), open_bundle(bundle)
-    plan = subclone(big.config, {"mlp": 100}, weight_scores(InMemory(big.config, big.params())))
+    plan = subclone_plan(big.config, {"mlp": 100}, weight_scores(InMemory(big.config, big.params())))
     jax.tree.map(np.testing.assert_array_equal, small.params(), apply(plan, big.params()))
     small.verify()
     assert small.tokenizer_fingerprint == big.tokenizer_fingerprint

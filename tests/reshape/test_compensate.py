@@ -11,7 +11,7 @@ from jaxpt.reshape.axes import AxisMap, plan_axes
 from jaxpt.reshape.calibrate import activation_scores, walk
 from jaxpt.reshape.compensate import compensated, gather_compensation, solve
 from jaxpt.reshape.stream import InMemory, Reshaped, gather
-from jaxpt.reshape.subclone import choose, cut, subclone
+from jaxpt.reshape.subclone import choose, cut, subclone_plan
 from jaxpt.reshape.target import lengths
 from tests.models.tiny import VARIANTS
 from tests.reshape.proofs import batches, logits, random_params, reshaped
@@ -84,7 +84,7 @@ def test_matrices_on_disk_and_streaming_give_the_same_result(tmp_path):
     c = VARIANTS["llama"]
     p = random_params(c)
     b = batches(c)
-    plan = subclone(c, {"mlp": 20, "embed": 12, "layers": 2}, activation_scores(InMemory(c, p), b, data="x"))
+    plan = subclone_plan(c, {"mlp": 20, "embed": 12, "layers": 2}, activation_scores(InMemory(c, p), b, data="x"))
     index = {"mlp": plan.rules["blocks/dense/up"][0].ops[1].index}
     full = np.zeros((3, 20), np.int64)
     full[plan.entry["layers"]] = index["mlp"]
@@ -105,4 +105,4 @@ def test_matrices_on_disk_and_streaming_give_the_same_result(tmp_path):
 def test_a_changed_head_dim_is_refused():
     c = VARIANTS["llama"]
     with pytest.raises(JaxptError, match="unchanged head_dim"):
-        compensated(subclone(c, {"head_dim": 4}, selection="uniform"), {})
+        compensated(subclone_plan(c, {"head_dim": 4}, selection="uniform"), {})

@@ -12,7 +12,7 @@ from jaxpt.reshape.calibrate import activation_scores, loss
 from jaxpt.reshape.depth import drop_and_rescale, drop_layers, kept_layers
 from jaxpt.reshape.prune_depth import prune_depth
 from jaxpt.reshape.stream import InMemory
-from jaxpt.reshape.subclone import subclone
+from jaxpt.reshape.subclone import subclone_plan
 from tests.models.tiny import VARIANTS, config
 from tests.reshape.proofs import batches, close, logits, random_params, reshaped
 
@@ -38,7 +38,7 @@ def test_a_layer_without_influence_is_found_and_its_removal_restores_the_logits_
     assert scores.get("layers").argmin() == 2
     assert abs(scores.get("layers")[2]) < 1e-6
     assert abs(scores.get("layers_loss")[2]) < 1e-5
-    plan = subclone(grown, {"layers": len(c.layers)}, scores, depth="influence")
+    plan = subclone_plan(grown, {"layers": len(c.layers)}, scores, depth="influence")
     jax.tree.map(np.testing.assert_array_equal, apply(plan, q), p)
     np.testing.assert_array_equal(logits(c, apply(plan, q)), logits(c, p))
     assert not np.allclose(reshaped(drop_layers(grown, [1]), q), logits(c, p), atol=1e-2)  # it can fail

@@ -12,7 +12,7 @@ from jaxpt.reshape.apply import apply, leaf_tables, make_leaf
 from jaxpt.reshape.axes import duplicate, pad
 from jaxpt.reshape.datafree import weight_scores
 from jaxpt.reshape.stream import InMemory
-from jaxpt.reshape.subclone import random_init, subclone
+from jaxpt.reshape.subclone import random_init, subclone_plan
 from jaxpt.sharding import make_mesh, param_shardings
 from tests.reshape.proofs import random_params
 
@@ -23,8 +23,8 @@ SMALL = {"embed": 32, "heads": 4, "kv_heads": 4, "mlp": 64, "layers": 2}
 def plans(c, p):
     s = weight_scores(InMemory(c, p))
     return {
-        "subclone": subclone(c, SMALL, s, scaling="fan_in"),
-        "uniform": subclone(c, SMALL, selection="uniform"),
+        "subclone": subclone_plan(c, SMALL, s, scaling="fan_in"),
+        "uniform": subclone_plan(c, SMALL, selection="uniform"),
         "random": random_init(c, SMALL, 3),
         "duplicate": duplicate(c, "embed", np.arange(128) % 64),
         "pad": pad(c, "mlp", 160),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxpt.errors import JaxptError
-from jaxpt.models import RopeConfig, flatten, init_params, param_specs
+from jaxpt.models import Model, RopeConfig, flatten, init_params, param_specs
 from jaxpt.models.rope import inverse_frequencies
 from jaxpt.reshape.apply import apply
 from jaxpt.reshape.calibrate import activation_scores
@@ -16,7 +16,7 @@ from jaxpt.reshape.datafree import weight_scores
 from jaxpt.reshape.merge import merge_kv
 from jaxpt.reshape.ops import Take
 from jaxpt.reshape.stream import InMemory, Reshaped, gather
-from jaxpt.reshape.subclone import random_init, subclone
+from jaxpt.reshape.subclone import random_init, subclone, subclone_plan
 from jaxpt.reshape.target import lengths
 from tests.models.tiny import VARIANTS
 from tests.reshape.proofs import batches, close, logits, random_params, reshaped
@@ -34,7 +34,7 @@ def scored(name):
 def test_subcloning_to_full_size_is_the_identity(name):
     c, p, s = scored(name)
     for scaling in ("none", "fan_in"):
-        plan = subclone(c, {}, s, scaling=scaling)
+        plan = subclone_plan(c, {}, s, scaling=scaling)
         assert plan.target == c
         jax.tree.map(np.testing.assert_array_equal, apply(plan, p), p)
 
@@ -43,7 +43,7 @@ def test_subcloning_to_full_size_is_the_identity(name):
 @pytest.mark.parametrize("selection", ["importance", "uniform"])
 def test_a_cut_has_the_shapes_of_its_config_and_runs(name, selection):
     c, p, s = scored(name)
-    plan = subclone(c, SMALL, s, selection=selection)
+    plan = subclone_plan(c, SMALL, s, selection=selection)
     out = apply(plan, p)
     assert {k: v.shape for k, v in flatten(out).items()} == {k: v.shape for k, v in plan.specs.items()}
     assert plan.target.param_count() == sum(a.size for a in jax.tree.leaves(out))
@@ -53,7 +53,7 @@ def test_a_cut_has_the_shapes_of_its_config_and_runs(name, selection):
 
 def test_parameter_count_after_a_cut_is_the_closed_form():
     c, _, s = scored("llama")
-    t = subclone(c, SMALL, s).target
+    t = subclone_plan(c, SMALL, s).target
     d, f, h, k, hd, layers = 12, 10, 2, 1, 8, 2
     assert t.param_count() == 2 * 61 * d + d + layers * (2 * d + d * hd * (2 * h + 2 * k) + 3 * d * f)
 
@@ -61,7 +61,7 @@ def test_parameter_count_after_a_cut_is_the_closed_form():
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_parameter_on_the_residual_stream_keeps_one_index_set(name):
     c, _, s = scored(name)
-    plan = subclone(c, SMALL, s)
+    plan = subclone_plan(c, SMALL, s)
     sets = {
         path: op.index.tobytes()
         for path, rule in plan.rules.items()
@@ -75,7 +75,7 @@ def test_every_parameter_on_the_residual_stream_keeps_one_index_set(name):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_query_heads_stay_with_their_kv_head(name):
     c, p, s = scored(name)
-    plan = subclone(c, {"kv_heads": 1, "heads": 2}, s)
+    plan = subclone_plan(c, {"kv_heads": 1, "heads": 2}, s)
     q = next(op for op in plan.rules["blocks/dense/q"][0].ops if isinstance(op, Take)).index
     k = next(op for op in plan.rules["blocks/dense/k"][0].ops if isinstance(op, Take)).index
     np.testing.assert_array_equal(q // c.group, np.repeat(k, 2, axis=1))
@@ -85,9 +85,9 @@ def test_query_heads_stay_with_their_kv_head(name):
 
 def test_scaling_is_the_root_of_the_fan_in_ratio_and_can_be_switched():
     c, p, s = scored("llama")
-    plain = flatten(apply(subclone(c, SMALL, s), p))
-    all_in = flatten(apply(subclone(c, SMALL, s, scaling="fan_in"), p))
-    writers = flatten(apply(subclone(c, SMALL, s, scaling="writers"), p))
+    plain = flatten(apply(subclone_plan(c, SMALL, s), p))
+    all_in = flatten(apply(subclone_plan(c, SMALL, s, scaling="fan_in"), p))
+    writers = flatten(apply(subclone_plan(c, SMALL, s, scaling="writers"), p))
     ratio = {k: float((all_in[k] / plain[k]).mean()) for k in plain}
     d, f, h = 2**0.5, 4**0.5, 3**0.5
     want = {"q": d, "k": d, "v": d, "gate": d, "up": d, "down": f, "o": h, "attn_norm": 1, "mlp_norm": 1}
@@ -111,7 +111,7 @@ def test_the_random_baseline_is_a_fresh_model_of_the_target_shape():
 def test_streaming_slice_by_slice_gives_the_same_bits(name):
     c, p, s = scored(name)
     p = jax.tree.map(lambda a: a.astype(jnp.bfloat16), p)
-    plan = subclone(c, SMALL, s, scaling="fan_in")
+    plan = subclone_plan(c, SMALL, s, scaling="fan_in")
     whole, streamed = apply(plan, p), gather(Reshaped(InMemory(c, p), plan))
     jax.tree.map(np.testing.assert_array_equal, streamed, whole)
     assert all(a.dtype == jnp.bfloat16 for a in jax.tree.leaves(streamed))
@@ -129,7 +129,7 @@ def test_cutting_channels_that_are_zero_keeps_the_function(name):
         c, p = m.target, apply(m, p)
     b = batches(c)
     for scores in (weight_scores(InMemory(c, p)), activation_scores(InMemory(c, p), b, data="test")):
-        plan = subclone(c, {"mlp": 9}, scores)
+        plan = subclone_plan(c, {"mlp": 9}, scores)
         close(reshaped(plan, p), logits(c, p))
         kept = plan.rules["blocks/dense/down"][0].ops[0].index
         np.testing.assert_array_equal(kept, np.broadcast_to(np.arange(30, 39), kept.shape))
@@ -137,9 +137,9 @@ def test_cutting_channels_that_are_zero_keeps_the_function(name):
 
 def test_a_cut_to_half_the_head_keeps_the_frequencies_the_smaller_head_has_by_formula():
     c, _, s = scored("qwen3")
-    t = subclone(c, {"head_dim": 4}, s).target
+    t = subclone_plan(c, {"head_dim": 4}, s).target
     assert t.rope.inv_freq is None  # stride 2: theta ** (-2j / 4) are pairs 0 and 2 of 4
-    odd = subclone(c, {"head_dim": 6}, s).target
+    odd = subclone_plan(c, {"head_dim": 6}, s).target
     full, _ = inverse_frequencies(c.rope, 8)
     np.testing.assert_allclose(odd.rope.inv_freq, full[[0, 1, 2]], rtol=1e-6)
 
@@ -165,7 +165,7 @@ def test_heads_whose_other_dimensions_are_zero_can_be_cut_down(name):
     p = unflatten(p)
     # scale and eps as the smaller head's norm needs them
     c = c.replace(attention_scale=c.scale, qk_norm_eps=c.qk_norm_eps)
-    plan = subclone(c, {"head_dim": 4}, weight_scores(InMemory(c, p)))
+    plan = subclone_plan(c, {"head_dim": 4}, weight_scores(InMemory(c, p)))
     if c.qk_norm == "head":
         fixed = plan.target.replace(qk_norm_eps=c.qk_norm_eps * 2)
         out = flatten(apply(plan, p))
@@ -195,13 +195,13 @@ def test_merging_equal_kv_heads_keeps_the_function_and_different_ones_do_not(nam
 def test_the_entry_says_what_was_kept_and_what_it_cost():
     c, p, _ = scored("llama")
     s = activation_scores(InMemory(c, p), batches(c), data={"source": "abc"})
-    entry = subclone(c, SMALL, s).entry
+    entry = subclone_plan(c, SMALL, s).entry
     assert entry["tokens"] == s.meta["tokens"] == 2 * 2 * 12
     assert entry["flops"] == pytest.approx(48 * c.flops_per_token(12, backward=False))
     assert entry["scores"]["data"] == {"source": "abc"}
     assert entry["options"]["target"]["embed"] == 12
-    assert entry["indices"] == subclone(c, SMALL, s).entry["indices"]
-    other = subclone(c, {**SMALL, "mlp": 11}, s).entry["indices"]
+    assert entry["indices"] == subclone_plan(c, SMALL, s).entry["indices"]
+    other = subclone_plan(c, {**SMALL, "mlp": 11}, s).entry["indices"]
     assert other["embed"] == entry["indices"]["embed"]
     assert other["mlp"] != entry["indices"]["mlp"]
 
@@ -230,8 +230,19 @@ def test_impossible_targets_are_refused_by_name(target, said):
 def test_importance_without_scores_and_scores_of_another_model_are_refused():
     c, _, s = scored("llama")
     with pytest.raises(JaxptError, match="needs scores"):
-        subclone(c, SMALL)
+        subclone_plan(c, SMALL)
     with pytest.raises(JaxptError, match="made for another model"):
-        subclone(dataclasses.replace(c, mlp=80), SMALL, s)
+        subclone_plan(dataclasses.replace(c, mlp=80), SMALL, s)
     with pytest.raises(JaxptError, match="did you mean 'fan_in'"):
-        subclone(c, SMALL, s, scaling="fanin")
+        subclone_plan(c, SMALL, s, scaling="fanin")
+
+
+def test_a_notebook_cuts_a_model_in_one_call_and_its_lineage_grows():
+    c, p, s = scored("tied")
+    model = Model(c, p, "tokenizer", ({"op": "import"},))
+    small = subclone(model, {"mlp": 10, "layers": 2})
+    assert [e["op"] for e in small.lineage] == ["import", "subclone"]
+    assert small.tokenizer == "tokenizer"
+    plan = subclone_plan(c, {"mlp": 10, "layers": 2}, s)
+    assert small.config == plan.target
+    jax.tree.map(np.testing.assert_array_equal, small.params, apply(plan, p))
