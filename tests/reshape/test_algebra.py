@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from jaxpt.errors import JaxptError
-from jaxpt.models import flatten, forward, unflatten
+from jaxpt.models import flatten, forward, param_specs, unflatten
 from jaxpt.reshape.apply import apply
 from jaxpt.reshape.axes import AxisMap, duplicate, mask, pad, permute, plan_axes, scale, select
+from jaxpt.reshape.ops import Mix
+from jaxpt.reshape.plan import Plan, copy
 from tests.models.tiny import VARIANTS
 from tests.reshape.proofs import TOKENS, close, logits, random_params, reshaped
 
@@ -191,3 +193,31 @@ def test_gradients_of_a_permuted_model_are_the_moments_carried_along():
 def test_bad_index_sets_are_refused_by_name(axis, index, said):
     with pytest.raises(JaxptError, match=said):
         select(VARIANTS["llama"], axis, index)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3"])
+def test_any_rotation_of_the_stream_keeps_the_function_once_gains_are_folded(name):
+    c = VARIANTS[name]
+    p = random_params(c)
+    want, flat = logits(c, p), flatten(p)
+    turn, _ = np.linalg.qr(RNG.normal(size=(24, 24)))
+
+    def rotated(leaves):
+        rules = {}
+        for path, spec in flatten(param_specs(c)).items():
+            if "embed" in spec.axes and not spec.gain:
+                rules[path] = (copy(path, spec, [Mix(spec.axes.index("embed") - spec.stacked, 1, turn, (24,))]),)
+            else:
+                rules[path] = (copy(path, spec),)
+        return logits(c, apply(Plan(c, c, rules), unflatten(leaves)))
+
+    assert not np.allclose(rotated(flat), want, atol=1e-2)  # gains do not commute with a rotation
+    for norm, readers in {"attn_norm": ("q", "k", "v"), "mlp_norm": ("gate", "up")}.items():
+        gain = flat[f"blocks/dense/{norm}"]
+        for r in readers:
+            w = flat[f"blocks/dense/{r}"]
+            flat[f"blocks/dense/{r}"] = w * gain.reshape(*gain.shape, *[1] * (w.ndim - 2))
+        flat[f"blocks/dense/{norm}"] = np.ones_like(gain)
+    flat["head"] = flat["head"] * flat["final_norm"][:, None]
+    flat["final_norm"] = np.ones_like(flat["final_norm"])
+    close(rotated(flat), want, 1e-4)
