@@ -28,7 +28,7 @@ def get_config(folder: str = "runs/quickstart/data") -> ConfigDict:
     c.stages = [
         {
             "name": "main",
-            "duration": "700 steps",
+            "duration": "360 steps",
             "batch_size": 16,
             "sequence_length": 256,
             "mixture": {"code": 0.7, "prose": 0.2, "arithmetic": 0.1},

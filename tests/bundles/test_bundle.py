@@ -15,6 +15,8 @@ from jaxpt.models.specs import ParamSpec
 from jaxpt.sharding import make_mesh, param_shardings
 from tests.models.tiny import VARIANTS, random_params
 
+pytestmark = pytest.mark.newest
+
 
 def made(name="qwen3", dtype="float32"):
     c = VARIANTS[name]

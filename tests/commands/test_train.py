@@ -12,6 +12,8 @@ from jaxpt import cli
 from jaxpt.training.checkpoints import finished_steps, read_run
 from jaxpt.training.metrics import read
 
+pytestmark = pytest.mark.newest
+
 CONFIG = """
 def get_config(folder):
     stage = dict(batch_size=8, sequence_length=64, mixture=dict(a=0.5, b=0.3, c=0.2))

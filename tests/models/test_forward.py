@@ -11,6 +11,8 @@ from jaxpt.models.pattern import spans
 from jaxpt.models.rope import inverse_frequencies
 from tests.models.tiny import VARIANTS, config, random_params
 
+pytestmark = pytest.mark.newest
+
 TOKENS = jax.random.randint(jax.random.key(7), (2, 12), 0, 61)
 
 

@@ -9,6 +9,8 @@ from jaxpt.errors import JaxptError
 from jaxpt.models.forward import forward
 from tests.training import tiny
 
+pytestmark = pytest.mark.newest
+
 
 def run(steps=3, **kinds):
     layout, state, step, place = tiny.parts(**kinds)
