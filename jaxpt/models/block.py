@@ -1,5 +1,6 @@
 """One decoder layer as a Flax NNX module: attention, then the feed-forward network, around the residual stream."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,12 +30,20 @@ class Context:
     """What all layers share in one forward pass.
 
     `rope` maps "global" and "local" to (cos, sin), each `[B, S, 1, h/2]`. `segment_ids [B, S]` or None.
-    `cache_positions [B, S]` (decoding only) says where in the cache each token's key and value go.
+    `cache_positions [B, S]` (decoding only) says where in the cache each token's key and value go. `tap` is called
+    with a name and an activation: "attention_in", "ffn_in" `[B, S, D]`, "attention_out" `[B, S, H, h]` (what o reads)
+    and "ffn_hidden" `[B, S, F]` (what down reads); for layers run one at a time, as a scan would leak its tracers.
     """
 
     rope: dict[str, tuple[jax.Array, jax.Array]]
     segment_ids: jax.Array | None
     cache_positions: jax.Array | None = None
+    tap: Callable[[str, jax.Array], None] | None = None
+
+    def tell(self, name: str, x: jax.Array) -> None:
+        """Shows `x` to the tap, if there is one."""
+        if self.tap is not None:
+            self.tap(name, x)
 
 
 class Block(nnx.Module):
@@ -54,7 +63,7 @@ class Block(nnx.Module):
         out, cache = self.attend(self._norm("attn_norm", x, compute), layer, ctx, compute, cache)
         out = checkpoint_name(self._norm("attn_post_norm", out, compute), "attention")
         x = constrain(x + _scaled(out, scale).astype(x.dtype), "batch", "sequence", None)
-        out = self.feed_forward(self._norm("mlp_norm", x, compute), compute)
+        out = self.feed_forward(self._norm("mlp_norm", x, compute), compute, ctx)
         out = checkpoint_name(self._norm("mlp_post_norm", out, compute), "ffn")
         return constrain(x + _scaled(out, scale).astype(x.dtype), "batch", "sequence", None), cache
 
@@ -63,6 +72,7 @@ class Block(nnx.Module):
     ) -> tuple[jax.Array, Any]:
         """Self-attention of `x [B, S, D]` with grouped kv heads (Ainslie et al. 2023); with a cache, over the cache."""
         c = self.config
+        ctx.tell("attention_in", x)
         q, k, v = (self._project(name, x, compute) for name in ("q", "k", "v"))
         if c.qk_norm != "none":
             eps = c.norm_eps if c.qk_norm_eps is None else c.qk_norm_eps
@@ -88,15 +98,18 @@ class Block(nnx.Module):
             precision=compute.precision,
             **index,
         )
+        ctx.tell("attention_out", out)
         o = self.o.value.astype(compute.jnp_dtype)
         y = jnp.einsum("bsnh,nhd->bsd", out, o, precision=compute.precision)
         return (y + self.o_bias.value.astype(y.dtype) if c.o_bias else y), cache
 
-    def feed_forward(self, x: jax.Array, compute: Compute) -> jax.Array:
+    def feed_forward(self, x: jax.Array, compute: Compute, ctx: Context) -> jax.Array:
         """Gated feed-forward network, `down(act(gate x) * up x)` (Shazeer 2020, eq. 6), of `x [B, S, D]`."""
         gate, up, down = (getattr(self, n).value.astype(compute.jnp_dtype) for n in ("gate", "up", "down"))
         act = ACTIVATIONS[self.config.activation]
+        ctx.tell("ffn_in", x)
         hidden = act(jnp.dot(x, gate, precision=compute.precision)) * jnp.dot(x, up, precision=compute.precision)
+        ctx.tell("ffn_hidden", hidden)
         return jnp.dot(constrain(hidden, "batch", "sequence", "mlp"), down, precision=compute.precision)
 
     def _project(self, name: str, x: jax.Array, compute: Compute) -> jax.Array:

@@ -63,29 +63,35 @@ class Decoder(nnx.Module):
     ) -> tuple[jax.Array, Any]:
         """Returns the normalised last stream `[B, S, D]` in the compute dtype, and the cache."""
         c = self.config
-        x = self.embed.table.value.astype(compute.jnp_dtype)[tokens]
-        if c.embed_scale != 1.0:
-            x = x * jnp.asarray(c.embed_scale, compute.jnp_dtype)
-        x = constrain(x.astype(compute.jnp_residual_dtype), "batch", "sequence", None)
-        rope = {"global": cos_sin(c.rope, c.head_dim, positions)}
-        if c.rope_local is not None:
-            rope["local"] = cos_sin(c.rope_local, c.head_dim, positions)
-        ctx = Context(rope, segment_ids, positions if cache is not None else None)
+        x = self.embedded(tokens, compute)
+        ctx = Context(rope_tables(c, positions), segment_ids, positions if cache is not None else None)
         done: list[Any] = []
         for span in spans(c):
             x, part = self._run(span, x, ctx, compute, cache)
             done.append(part)
         if cache is not None:
             cache = jax.tree.map(lambda *parts: jnp.concatenate(parts), *done)
+        return self.normalised(x, compute), cache
+
+    def embedded(self, tokens: jax.Array, compute: Compute) -> jax.Array:
+        """Returns the first stream `[B, S, D]` in the residual dtype."""
+        c = self.config
+        x = self.embed.table.value.astype(compute.jnp_dtype)[tokens]
+        if c.embed_scale != 1.0:
+            x = x * jnp.asarray(c.embed_scale, compute.jnp_dtype)
+        return constrain(x.astype(compute.jnp_residual_dtype), "batch", "sequence", None)
+
+    def normalised(self, x: jax.Array, compute: Compute) -> jax.Array:
+        """Returns the last stream `[B, S, D]` after the final norm, in the compute dtype."""
+        c = self.config
         cast_first = c.norm_cast_order == "gain_after_cast"
-        x = rms_norm(
+        return rms_norm(
             x.astype(compute.jnp_dtype),
             self.final_norm.value,
             c.norm_eps,
             offset=c.norm_gain_offset,
             cast_first=cast_first,
         )
-        return x, cache
 
     def _run(self, span: Span, x: jax.Array, ctx: Context, compute: Compute, cache: Any) -> tuple[jax.Array, Any]:
         """Scans one span: `repeats` times its period of layers, each with static specs."""
@@ -130,6 +136,14 @@ class Decoder(nnx.Module):
         if out.shape[-1] > c.vocab_size:  # a vocabulary padded in memory
             out = jnp.where(jnp.arange(out.shape[-1]) < c.vocab_size, out, -jnp.inf)
         return out
+
+
+def rope_tables(c: ModelConfig, positions: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """Returns (cos, sin) of every rope the model has, by name, for `positions [B, S]`."""
+    rope = {"global": cos_sin(c.rope, c.head_dim, positions)}
+    if c.rope_local is not None:
+        rope["local"] = cos_sin(c.rope_local, c.head_dim, positions)
+    return rope
 
 
 def _wrap(state: Any, leaves: Mapping[str, Any]) -> dict[str, Any]:

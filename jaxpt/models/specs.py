@@ -1,5 +1,6 @@
 """The axis table: every parameter declared once, with the meaning of each of its dimensions."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ class ParamSpec:
     `residual` says whether the parameter reads from or writes to the residual stream along `embed`. `gain_offset` is
     added to a norm gain before it multiplies (1 for Gemma). `init` is "normal" with deviation `init_std`, "zeros" or
     "ones" (the value at which a gain does nothing, offset included). `decay` says whether weight decay applies.
+    `gain` marks a norm's gain; `rotary` that RoPE rotates its `head_dim` in pairs (q, k, their biases and gains).
     """
 
     shape: tuple[int, ...]
@@ -29,6 +31,8 @@ class ParamSpec:
     init: Literal["normal", "zeros", "ones"] = "normal"
     init_std: float = 0.02
     decay: bool = True
+    gain: bool = False
+    rotary: bool = False
 
     @property
     def size(self) -> int:
@@ -83,10 +87,13 @@ def block_specs(config: ModelConfig, structure: str) -> dict[str, ParamSpec]:
         specs |= {"attn_post_norm": post, "mlp_post_norm": post}
     heads = {"q": (h, "heads"), "k": (k, "kv_heads"), "v": (k, "kv_heads")}
     for name, (n, axis) in heads.items():
-        specs[name] = ParamSpec((d, n, hd), ("embed", axis, "head_dim"), ("embed",), (axis, "head_dim"), "reads")
+        rotary = name != "v"
+        specs[name] = ParamSpec(
+            (d, n, hd), ("embed", axis, "head_dim"), ("embed",), (axis, "head_dim"), "reads", rotary=rotary
+        )
         if config.qkv_bias:
             specs[f"{name}_bias"] = ParamSpec(
-                (n, hd), (axis, "head_dim"), (), (axis, "head_dim"), init="zeros", decay=False
+                (n, hd), (axis, "head_dim"), (), (axis, "head_dim"), init="zeros", decay=False, rotary=rotary
             )
     specs["o"] = ParamSpec(
         (h, hd, d), ("heads", "head_dim", "embed"), ("heads", "head_dim"), ("embed",), "writes", init_std=out_std
@@ -96,9 +103,8 @@ def block_specs(config: ModelConfig, structure: str) -> dict[str, ParamSpec]:
     if config.qk_norm != "none":
         full = config.qk_norm == "full"
         for name, (n, axis) in (("q_norm", heads["q"]), ("k_norm", heads["k"])):
-            specs[name] = _gain(
-                config, (n, hd) if full else (hd,), (axis, "head_dim") if full else ("head_dim",), "none"
-            )
+            shape, axes = ((n, hd), (axis, "head_dim")) if full else ((hd,), ("head_dim",))
+            specs[name] = dataclasses.replace(_gain(config, shape, axes, "none"), rotary=True)
     for name in ("gate", "up"):
         specs[name] = ParamSpec((d, f), ("embed", "mlp"), ("embed",), ("mlp",), "reads")
     specs["down"] = ParamSpec((f, d), ("mlp", "embed"), ("mlp",), ("embed",), "writes", init_std=out_std)
@@ -107,9 +113,7 @@ def block_specs(config: ModelConfig, structure: str) -> dict[str, ParamSpec]:
 
 def _gain(config: ModelConfig, shape: tuple[int, ...], axes: tuple[str, ...], residual: Any) -> ParamSpec:
     offset = config.norm_gain_offset
-    return ParamSpec(
-        shape, axes, (), axes, residual, gain_offset=offset, init="zeros" if offset else "ones", decay=False
-    )
+    return ParamSpec(shape, axes, (), axes, residual, offset, "zeros" if offset else "ones", decay=False, gain=True)
 
 
 def _stack(spec: ParamSpec, count: int) -> ParamSpec:

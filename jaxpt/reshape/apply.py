@@ -1,0 +1,218 @@
+"""Carries out a plan on arrays in memory: on the host, under `jit` with output shardings, on optimizer moments."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxpt.models import Model, ParamSpec, flatten, unflatten
+from jaxpt.reshape.ops import Op
+from jaxpt.reshape.plan import Plan, Rule, Term, draw
+
+CHUNK_BYTES = 256 << 20  # host arrays are worked on in pieces of this size where arithmetic is needed
+
+
+def transform(model: Model, plan: Plan, shardings: Mapping[str, Any] | None = None) -> Model:
+    """Returns the model that `plan` makes of `model`, with the plan's entry added to its lineage.
+
+    Args:
+        model: its config must be the plan's source.
+        plan: the transform.
+        shardings: as in `apply`.
+    """
+    if model.config != plan.source:
+        raise ValueError("the plan was made for another config")
+    params = apply(plan, model.params, shardings)
+    return Model(plan.target, params, model.tokenizer, (*model.lineage, plan.entry))
+
+
+def apply(plan: Plan, params: Mapping[str, Any], shardings: Mapping[str, Any] | None = None, *, moment: int = 0) -> Any:
+    """Returns the parameters that `plan` makes of `params`; each keeps the dtype of what it comes from.
+
+    Args:
+        plan: the transform.
+        params: nested dict of arrays as `param_specs(plan.source)` declares it; numpy arrays stay on the host.
+        shardings: tree of `NamedSharding` for the result. Each parameter is then made under `jit`, layer by layer,
+            and no device holds a full copy of what is split.
+        moment: 0 for parameters; 1 or 2 where `params` holds Adam's first or second moments, which follow the inverse
+            of the scale (Adam's m' = m / a and v' = v / a^2 for W' = a W); fresh values start with zero.
+    """
+    old = flatten(params)
+    where = flatten(shardings) if shardings is not None else {}
+    out = {}
+    for path, rule in plan.rules.items():
+        spec = plan.specs[path]
+        rule = _moments(rule, moment) if moment else rule
+        leaves = {t.source: old[t.source] for t in rule if t.source is not None}
+        dtype = _dtype(leaves, moment)
+        if where or any(isinstance(a, jax.Array) for a in leaves.values()):
+            out[path] = _device(path, spec, rule, leaves, dtype, where.get(path))
+        else:
+            out[path] = _host(path, spec, rule, leaves, dtype)
+    return unflatten(out)
+
+
+def _dtype(leaves: Mapping[str, Any], moment: int) -> Any:
+    return next(iter(leaves.values())).dtype if leaves else np.dtype(np.float32)
+
+
+def _moments(rule: Rule, power: int) -> Rule:
+    """The rule for moments: inverse scales, and no fresh terms (their moments are zero)."""
+    kept = tuple(
+        Term(t.source, tuple(op.moment(power) for op in t.ops), t.layers) for t in rule if t.source is not None
+    )
+    return kept or (Term(None, (), None, seed=-1),)
+
+
+def build_slice(path: str, spec: ParamSpec, rule: Rule, slices: list[Any], layer: int | None, dtype: Any) -> np.ndarray:
+    """Returns one output slice on the host.
+
+    Args:
+        path: the output parameter.
+        spec: its entry in the axis table.
+        rule: how it is made.
+        slices: the input slice of each term, None for fresh values.
+        layer: the output layer's place in its stack, None without layers.
+        dtype: of the result.
+    """
+    total = None
+    for term, x in zip(rule, slices):
+        if x is None:
+            x = np.asarray(_fresh(spec, term, path, layer))
+        y = _run_chunked(term.ops, x, layer, np.dtype(dtype), len(rule) > 1)
+        total = y if total is None else total + y
+    assert total is not None
+    return total if total.dtype == dtype else total.astype(dtype)
+
+
+def _run_chunked(ops: tuple[Op, ...], x: np.ndarray, layer: int | None, dtype: np.dtype, wide: bool) -> np.ndarray:
+    """Runs ops on a host slice; where they do arithmetic on a large slice, in pieces of a dimension none touches."""
+    tables = [op.table(layer) for op in ops]
+    exact = all(op.exact for op in ops)
+
+    def run(piece: np.ndarray) -> np.ndarray:
+        if not exact:
+            piece = piece.astype(np.float32)
+        for op, table in zip(ops, tables):
+            piece = op.on(piece, table)
+        return piece if wide else piece.astype(dtype, copy=False)
+
+    shape = x.shape
+    for op in ops:
+        shape = op.shape(shape)
+    touched = {d for op in ops for d in ((*op.dims, op.dim) if getattr(op, "dim", None) is not None else op.dims)}
+    free = [d for d in range(x.ndim) if d not in touched]
+    if x.nbytes <= CHUNK_BYTES or len(shape) != x.ndim or not free or exact:
+        return run(x)
+    dim = max(free, key=lambda d: x.shape[d])
+    step = max(1, x.shape[dim] * CHUNK_BYTES // x.nbytes)
+    out = np.empty(shape, np.float32 if wide else dtype)
+    for start in range(0, x.shape[dim], step):
+        at = tuple(slice(start, start + step) if d == dim else slice(None) for d in range(x.ndim))
+        out[at] = run(x[at])
+    return out
+
+
+def _host(path: str, spec: ParamSpec, rule: Rule, leaves: Mapping[str, np.ndarray], dtype: Any) -> np.ndarray:
+    if not spec.stacked:
+        slices = [None if t.source is None else leaves[t.source] for t in rule]
+        return build_slice(path, spec, rule, slices, None, dtype)
+    out = np.empty(spec.shape, dtype)
+    for layer in range(spec.shape[0]):
+        slices = [None if t.source is None else leaves[t.source][int(t.layers[layer])] for t in rule]  # type: ignore[index]
+        out[layer] = build_slice(path, spec, rule, slices, layer, dtype)
+    return out
+
+
+def _device(
+    path: str, spec: ParamSpec, rule: Rule, leaves: Mapping[str, Any], dtype: Any, sharding: NamedSharding | None
+) -> jax.Array:
+    return jax.jit(make_leaf(path, spec, rule, dtype, sharding), out_shardings=sharding)(
+        leaves, leaf_tables(spec, rule)
+    )
+
+
+def leaf_tables(spec: ParamSpec, rule: Rule) -> Any:
+    """Returns the numbers a rule's ops need, as arrays: stacked along layers where they differ by layer."""
+    tables = []
+    for term in rule:
+        values = []
+        for op in term.ops:
+            if op.tables is None:
+                values.append(None)
+            elif op.per_layer:
+                values.append(np.stack([op.table(l) for l in range(spec.shape[0])]))
+            else:
+                values.append(np.asarray(op.tables))
+        tables.append(values)
+    return tables
+
+
+def make_leaf(path: str, spec: ParamSpec, rule: Rule, dtype: Any, sharding: NamedSharding | None) -> Any:
+    """Returns the function `(leaves, tables) -> leaf` that makes one parameter, to be compiled with `sharding`.
+
+    A stacked parameter is made layer by layer in `lax.map`. Where a sharding is given, each op sees its own dimensions
+    whole and another dimension split instead, so that no device holds a whole slice.
+    """
+    place = _Placement(sharding, spec)
+
+    def one(leaves: Mapping[str, Any], tables: Any, layer: Any) -> jax.Array:
+        total = None
+        for term, values in zip(rule, tables):
+            if term.source is None:
+                x = _fresh(spec, term, path, layer).astype(jnp.float32)
+            else:
+                x = leaves[term.source]
+                x = x if term.layers is None else x[jnp.asarray(term.layers)[layer]]
+            if not all(op.exact for op in term.ops) or len(rule) > 1:
+                x = x.astype(jnp.float32)
+            for op, value in zip(term.ops, values):
+                table = value[layer] if op.per_layer else value
+                x = op.on(place.beside(x, op.dims), None if table is None else jnp.asarray(table))
+            total = x if total is None else total + x
+        return place.final(total.astype(dtype))
+
+    def make(leaves: Mapping[str, Any], tables: Any) -> jax.Array:
+        if not spec.stacked:
+            return one(leaves, tables, None)
+        return jax.lax.map(lambda l: one(leaves, tables, l), jnp.arange(spec.shape[0]))
+
+    return make
+
+
+def _fresh(spec: ParamSpec, term: Term, path: str, layer: Any) -> jax.Array:
+    if term.seed < 0:
+        return jnp.zeros(spec.shape[1:] if spec.stacked else spec.shape, jnp.float32)
+    return draw(spec, term.seed, path, layer)
+
+
+class _Placement:
+    """Where a slice lies between ops: the mesh axes of the result's dimensions, moved off those an op needs whole."""
+
+    def __init__(self, sharding: NamedSharding | None, spec: ParamSpec):
+        self.mesh = sharding.mesh if sharding is not None else None
+        parts = list(sharding.spec) if sharding is not None else []
+        parts += [None] * (len(spec.shape) - len(parts))
+        self.parts = parts[1:] if spec.stacked else parts
+        self.axes = tuple(a for p in self.parts if p is not None for a in (p if isinstance(p, tuple) else (p,)))
+
+    def beside(self, x: jax.Array, dims: tuple[int, ...]) -> jax.Array:
+        """Splits x over all of the result's mesh axes along the longest dimension outside `dims` they divide."""
+        if self.mesh is None or not self.axes or not dims:
+            return x
+        ways = int(np.prod([self.mesh.shape[a] for a in self.axes]))
+        free = [d for d in range(x.ndim) if d not in dims and x.shape[d] % ways == 0]
+        if not free:
+            return x
+        dim = max(free, key=lambda d: x.shape[d])
+        spec = PartitionSpec(*[self.axes if d == dim else None for d in range(x.ndim)])
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
+
+    def final(self, x: jax.Array) -> jax.Array:
+        """Lays the finished slice as the result is to lie."""
+        if self.mesh is None:
+            return x
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(*self.parts)))

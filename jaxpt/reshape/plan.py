@@ -1,0 +1,146 @@
+"""A transform as data: for every parameter of the new model, how each layer's slice comes from slices of the old.
+
+A `Plan` holds the old and the new config, one rule per new parameter and the lineage entry. A rule is a sum of terms;
+a term reads one input slice (or draws fresh values) and passes it through ops. The same plan is applied to arrays in
+memory, to sharded arrays under `jit`, to optimizer moments (`jaxpt.reshape.apply`) and slice by slice to a model too
+large for memory (`jaxpt.reshape.stream`); plans compose by applying one after the other.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxpt.errors import JaxptError
+from jaxpt.models import ModelConfig, ParamSpec, flatten, param_specs
+from jaxpt.models.init import leaf_key
+from jaxpt.reshape.ops import Op
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One summand of a rule: input slices of `source` through `ops`.
+
+    `layers [L']` says, per output layer (place in its stack), which entry of the source's stack is read; None for
+    parameters without layers. `source` None draws fresh values as `init_params` would, from `seed`.
+    """
+
+    source: str | None
+    ops: tuple[Op, ...] = ()
+    layers: np.ndarray | None = None
+    seed: int = 0
+
+
+Rule = tuple[Term, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What turns a model of config `source` into one of config `target`.
+
+    `rules` maps every parameter path of the target to its rule. `entry` is the lineage entry: `op`, `options`, `seed`,
+    `tokens`, `flops` and what else identifies the step.
+
+    Raises:
+        ValueError: a parameter without rule, or a rule whose result has another shape than the axis table says.
+    """
+
+    source: ModelConfig
+    target: ModelConfig
+    rules: Mapping[str, Rule] = field(repr=False)
+    entry: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        old, new = flatten(param_specs(self.source)), flatten(param_specs(self.target))
+        if set(self.rules) != set(new):
+            raise ValueError(f"rules are for {sorted(self.rules)}, the target has {sorted(new)}")
+        for path, rule in self.rules.items():
+            for term in rule:
+                _check_term(path, term, old, new[path])
+
+    @property
+    def specs(self) -> dict[str, ParamSpec]:
+        """The target's axis table, flat."""
+        return flatten(param_specs(self.target))
+
+    def with_entry(self, **changes: Any) -> "Plan":
+        """Returns the plan with keys of its lineage entry added or replaced."""
+        return dataclasses.replace(self, entry={**self.entry, **changes})
+
+
+def _check_term(path: str, term: Term, old: Mapping[str, ParamSpec], spec: ParamSpec) -> None:
+    want = spec.shape[1:] if spec.stacked else spec.shape
+    if spec.stacked and (term.layers is None or len(term.layers) != spec.shape[0]) and term.source is not None:
+        raise ValueError(f"{path}: the rule does not name an input layer for each of {spec.shape[0]} layers")
+    if term.source is None:
+        shape = want
+    else:
+        source = old[term.source]
+        shape = source.shape[1:] if source.stacked else source.shape
+        if source.stacked != (term.layers is not None):
+            raise ValueError(f"{path}: {term.source} {'has' if source.stacked else 'has no'} layers, the rule differs")
+        if (
+            source.stacked
+            and term.layers is not None
+            and not np.all((term.layers >= 0) & (term.layers < source.shape[0]))
+        ):
+            raise ValueError(
+                f"{path}: input layers {term.layers} are outside {term.source} of {source.shape[0]} layers"
+            )
+    for op in term.ops:
+        _check_index(path, op, shape)
+        shape = op.shape(shape)
+    if shape != want:
+        raise ValueError(f"{path}: the rule makes slices of shape {shape}, the axis table says {want}")
+
+
+def _check_index(path: str, op: Op, shape: tuple[int, ...]) -> None:
+    index = getattr(op, "index", None)
+    if index is not None and index.size and (index.max() >= shape[op.dim] or index.min() < -1):
+        raise ValueError(f"{path}: an index is outside dimension {op.dim} of length {shape[op.dim]}")
+
+
+def identity_rules(source: ModelConfig) -> dict[str, Rule]:
+    """Returns rules that copy every parameter: what transforms change some of."""
+    return {path: (copy(path, spec),) for path, spec in flatten(param_specs(source)).items()}
+
+
+def copy(path: str, spec: ParamSpec, ops: Sequence[Op] = (), layers: np.ndarray | None = None) -> Term:
+    """Returns the term that reads `path`, all its layers in order unless `layers` says otherwise."""
+    if spec.stacked and layers is None:
+        layers = np.arange(spec.shape[0])
+    return Term(path, tuple(ops), layers)
+
+
+def draw(spec: ParamSpec, seed: int, path: str, layer: int | None) -> jax.Array:
+    """Returns fresh float32 values of one slice, equal bit for bit to what `init_params` draws there."""
+    shape = spec.shape[1:] if spec.stacked else spec.shape
+    if spec.init != "normal":
+        return jax.numpy.full(shape, 1.0 if spec.init == "ones" else 0.0, jax.numpy.float32)
+    key = leaf_key(seed, path)
+    return spec.init_std * jax.random.normal(key if layer is None else jax.random.fold_in(key, layer), shape)
+
+
+def index_digest(*arrays: Any) -> str:
+    """Returns a short hash of index sets, for lineage entries."""
+    h = hashlib.sha256()
+    for a in arrays:
+        a = np.ascontiguousarray(a)
+        h.update(str((a.shape, a.dtype.str)).encode())
+        h.update(a.tobytes())
+    return h.hexdigest()[:16]
+
+
+def refuse_unlike(source: ModelConfig, target: ModelConfig, free: Sequence[str]) -> None:
+    """Raises a JaxptError naming the first field, other than `free`, in which two configs differ."""
+    for f in dataclasses.fields(ModelConfig):
+        a, b = getattr(source, f.name), getattr(target, f.name)
+        if f.name not in free and a != b:
+            raise JaxptError(
+                f"target.{f.name} is {b!r}, the source has {a!r}: weights cannot be carried over to another kind of "
+                f"module; leave {f.name} as it is and change it in a training stage, or initialise at random"
+            )
