@@ -1,6 +1,7 @@
 """`jaxpt train`: joins config, data, model and loop, and runs them in a directory that can be resumed."""
 
 import argparse
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import jax
 from jaxpt import tokenizers
 from jaxpt.config import RunConfig
 from jaxpt.config_file import load
+from jaxpt.data import PackedSource
 from jaxpt.errors import JaxptError
 from jaxpt.training import loop, run_directory
 from jaxpt.training.feed import make_feed
@@ -50,15 +52,21 @@ def main(argv: Sequence[str]) -> int:
     return train(config, Path(args.workdir))
 
 
-def train(config: RunConfig, workdir: Path) -> int:
+def train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None = None) -> int:
     """Trains `config` in `workdir`; returns the exit code.
+
+    Args:
+        config: a checked config.
+        workdir: new, or that of a run to go on with.
+        hooks: evaluations of a stage's model; None: what `config.evaluation` names.
 
     Raises:
         JaxptError: a mistake in the config, the data or the directory; before step one where it can be known by then.
     """
     start = open_start(config.init_from, config.stages[0].load) if config.init_from else None
     tokenizer = _tokenizer(config, start.tokenizer_path if start else None)
-    plan = make_plan(config, start.model if start else None, tokenizer)
+    sources = {name: PackedSource.open(source.path) for name, source in config.sources.items()}
+    plan = make_plan(config, sources, start.model if start else None, tokenizer)
     first = jax.process_index() == 0
     if first:
         for line in run_directory.prepare(workdir, config, plan.model, tokenizer, start.lineage if start else []):
@@ -68,7 +76,8 @@ def train(config: RunConfig, workdir: Path) -> int:
     tell(f"{plan.model.param_count():,} parameters, {plan.steps:,} steps, {config.tokens_at(plan.steps):,} tokens")
     if start:
         tell(f"starting from {start.found}")
-    return loop.train(plan, workdir, make_feed, start.state if start else None, _hooks(config, tokenizer), tell)
+    feed = functools.partial(make_feed, used=start.ledger if start else [])
+    return loop.train(plan, workdir, feed, start.state if start else None, hooks or _hooks(config, tokenizer), tell)
 
 
 def _tokenizer(config: RunConfig, of_start: Path | None) -> Any:

@@ -17,7 +17,8 @@ from jaxpt.bundles import digest
 from jaxpt.errors import JaxptError
 from jaxpt.models.specs import flatten, unflatten
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells every save in a dozen lines
+for _name in ("absl", "asyncio"):  # Orbax tells every save in a dozen lines and every failure in hundreds: we tell it
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 Run = dict[str, Any]  # what is saved as `run` beside the arrays: step, tokens, schedule log, ledger, digests
 
@@ -77,7 +78,7 @@ class Checkpoints:
             self._tidy()
             self._manager.save(step, args=args, force=True)
         except (OSError, ValueError) as error:
-            raise _storage_error(self.folder, step, error) from error
+            raise _storage_error(self.folder, error) from error
 
     def wait(self) -> None:
         """Blocks until the last save is finished and superfluous checkpoints are gone.
@@ -88,7 +89,7 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
         except (OSError, ValueError) as error:
-            raise _storage_error(self.folder, None, error) from error
+            raise _storage_error(self.folder, error) from error
         self._tidy()
 
     def close(self) -> None:
@@ -225,14 +226,14 @@ def _save_args(tree: Any) -> Any:
     return unflatten({path: one(path, leaf) for path, leaf in flatten(tree).items()})
 
 
-def _storage_error(folder: Path, step: int | None, error: Exception) -> JaxptError:
-    what = "the last checkpoint" if step is None else f"checkpoint {step}"
-    text = " ".join(str(error).split())[:300]
-    full = isinstance(error, OSError) and error.errno == 28
-    if full or "No space left" in text or "RESOURCE_EXHAUSTED" in text:
-        free = shutil.disk_usage(folder).free
+def _storage_error(folder: Path, error: Exception) -> JaxptError:
+    text = " ".join(str(error).split())
+    whole = max(finished_steps(folder.parent), default=None)
+    newest = "there is no whole checkpoint yet" if whole is None else f"the newest whole checkpoint is {whole}"
+    if getattr(error, "errno", 0) == 28 or "No space left" in text:
+        free = shutil.disk_usage(folder).free / 2**20
         return JaxptError(
-            f"{folder}: the disk is full ({free / 2**20:.0f} MiB free), {what} was not written; earlier ones are "
-            f"whole. Free space or lower checkpoint.keep, then start again in the same workdir"
+            f"{folder}: the disk is full ({free:.0f} MiB free), {newest}; free space or lower config.checkpoint.keep, "
+            f"and start again in the same workdir"
         )
-    return JaxptError(f"{folder}: {what} could not be written: {text}")
+    return JaxptError(f"{folder}: a checkpoint could not be written ({text[:300]}); {newest}")

@@ -47,8 +47,8 @@ class Run:
     state: State
     step: int  # finished steps
     peak: float  # FLOP/s of all devices
+    steps: Mapping[StepSpec, Callable]
     clock: Clock = field(default_factory=Clock)
-    steps: dict[StepSpec, Callable] = field(default_factory=dict)
 
     @property
     def config(self) -> Any:
@@ -92,6 +92,10 @@ def train(
     peak, source = peak_flops(config.metrics.peak_flops_per_device, layout.mesh.devices.flatten().tolist())
     with jax.set_mesh(layout.mesh), Interrupt() as interrupt:
         optimizer = make_optimizer(config.optimizer, param_specs(plan.model))
+        steps: dict[StepSpec, Callable] = {}
+        for i, stage in enumerate(plan.stages):  # all of them now, so that a mistake in the last is told first
+            if stage.step not in steps:
+                steps[stage.step] = make_step(stage.step, optimizer, layout, f"config.stages[{i}]")
         checkpoints = Checkpoints(workdir, _retention(plan), asynchronous=config.checkpoint.asynchronous)
         restored = checkpoints.restore(abstract_state(plan.model, optimizer, layout), tell)
         saved = restored[1] if restored else None
@@ -104,7 +108,7 @@ def train(
         if saved:
             tell(f"resumed at step {step} of {plan.steps}")
         feed = make_feed(plan, saved)
-        run = Run(plan, layout, optimizer, feed, checkpoints, metrics, hooks, tell, state, step, peak)
+        run = Run(plan, layout, optimizer, feed, checkpoints, metrics, hooks, tell, state, step, peak, steps)
         try:
             code = _stages(run, interrupt)
             checkpoints.close()
@@ -149,11 +153,9 @@ def _stage(run: Run, stage: StagePlan, batches: Iterator, interrupt: Interrupt, 
         shardings = state_shardings(run.layout, run.optimizer, run.state["params"])
         run.state = {**run.state, "opt_state": new_opt_state(run.optimizer, run.state["params"], shardings)}
     run.metrics.event("stage", run.step, stage=stage.config.name)
-    known = stage.step in run.steps
-    if not known:
-        run.steps[stage.step] = make_step(stage.step, run.optimizer, run.layout)
-        run.clock.cold()
     step = run.steps[stage.step]
+    if not step._cache_size():
+        run.clock.cold()
     sharding = batch_sharding(run.layout.mesh)
     before: Any = None
     while run.step < stage.stop:

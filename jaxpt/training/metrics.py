@@ -120,8 +120,11 @@ def _whole(path: Path) -> bool:
 
 
 def _append(path: Path, record: Mapping[str, Any]) -> None:
-    with open(path, "a", encoding="utf-8") as f:
-        f.write(json.dumps(record) + "\n")
+    try:
+        with open(path, "a", encoding="utf-8") as f:
+            f.write(json.dumps(record) + "\n")
+    except OSError as error:  # a half-written line is cut when the run starts again
+        raise JaxptError(f"{path} cannot be written: {error.strerror}; free space and start again") from error
 
 
 def _replace(path: Path, text: str) -> None:

@@ -23,6 +23,7 @@ class Source(Protocol):
     sequence_length: int
     vocab_size: int
     tokenizer_fingerprint: str
+    fingerprint: str
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from jaxpt.bundles import open_bundle
 from jaxpt.errors import JaxptError
 from jaxpt.models.config import ModelConfig
 from jaxpt.optim.optimizers import Optimizer
@@ -25,6 +24,7 @@ class StartingPoint:
     lineage: list[dict[str, Any]]
     state: Callable[[Layout, Optimizer], State]
     found: str  # one line for the person watching
+    ledger: list[dict[str, Any]] = field(default_factory=list)  # rows that the run it comes from has used
 
 
 def open_start(path: str, load: str) -> StartingPoint:
@@ -57,6 +57,8 @@ def _fresh(layout: Layout, optimizer: Optimizer, params: Any) -> State:
 
 
 def _from_bundle(path: Path) -> StartingPoint:
+    from jaxpt.bundles import open_bundle
+
     bundle = open_bundle(path)
 
     def state(layout: Layout, optimizer: Optimizer) -> State:
@@ -88,7 +90,8 @@ def _from_run(run: Path, step: int | None, load: str) -> StartingPoint:
     tokenizer = run / "tokenizer"
     what = "parameters and moments" if with_moments else "parameters"
     found = f"checkpoint {chosen} of run {run} ({what})"
-    return StartingPoint(model, tokenizer if tokenizer.exists() else None, [*before, entry], state, found)
+    path = tokenizer if tokenizer.exists() else None
+    return StartingPoint(model, path, [*before, entry], state, found, facts.get("ledger", []))
 
 
 def _from_hugging_face(path: Path) -> StartingPoint:

@@ -44,28 +44,30 @@ def step_spec(
     return StepSpec(model, stage.objective, compute, *sizes, stage.freeze, clip_norm, sources)
 
 
-def make_step(spec: StepSpec, optimizer: Optimizer, layout: Layout) -> Callable[..., tuple[State, Metrics]]:
+def make_step(
+    spec: StepSpec, optimizer: Optimizer, layout: Layout, where: str = "stage"
+) -> Callable[..., tuple[State, Metrics]]:
     """Returns the jitted step: `step(state, batch, learning_rate) -> (state, metrics)`.
 
     The state is donated. The loss is Σ w·nll / Σ w over the global batch: microbatches add shares of that one mean, so
     their masks may differ. The batch is a dict of `[B, S]` arrays (see `jaxpt.objectives`), sharded by rows; the
     learning rate a float32 scalar, so that schedules never recompile. Metrics are replicated scalars, and per source
-    `[sources]`.
+    `[sources]`. `where` is the stage's config key in error messages.
 
     Raises:
         JaxptError: an unknown objective, or rows that do not divide over microbatches and devices.
     """
     if spec.objective.name not in OBJECTIVES:
         hint = nearest(spec.objective.name, OBJECTIVES) or f"; known: {', '.join(OBJECTIVES)}"
-        raise JaxptError(f"objective.name is {spec.objective.name!r}, which is no objective{hint}")
+        raise JaxptError(f"{where}.objective.name is {spec.objective.name!r}, which is no objective{hint}")
     rows = spec.batch_size // spec.microbatches
     if rows % layout.rows:
         raise JaxptError(
-            f"batch_size {spec.batch_size} in {spec.microbatches} microbatches gives {rows} rows, which the "
+            f"{where}.batch_size {spec.batch_size} in {spec.microbatches} microbatches gives {rows} rows, which the "
             f"{layout.rows} devices on the mesh axes data and fsdp do not divide"
         )
     objective = OBJECTIVES[spec.objective.name]
-    masks = trainable(spec.model, param_specs(spec.model), spec.freeze)
+    masks = trainable(spec.model, param_specs(spec.model), spec.freeze, f"{where}.freeze")
     loss_args = (spec.objective, spec.compute, spec.sources, rows // layout.rows)
 
     def loss_of(params: Any, batch: Mapping[str, jax.Array], weight_sum: jax.Array) -> tuple[jax.Array, Metrics]:

@@ -1,0 +1,147 @@
+"""A run killed (SIGKILL) again and again at random moments ends bit for bit like one left alone.
+
+`python -m benchmarks.kills` trains once without interruption and once with 20 kills, the moments drawn before the run
+starts and kept by this process's own clock. It goes on killing until at least 3 fell inside an asynchronous save (seen
+by the temporary folder left behind) and 1 inside an evaluation, then lets the run finish and compares every record and
+the digests of the final parameters and moments. A third run on another mesh must agree within rounding.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from jaxpt.terminal import progress, table
+from jaxpt.training.checkpoints import finished_steps, read_run
+from jaxpt.training.metrics import read
+
+STEPS, SAVE, EVALUATE = 3000, 20, 100
+
+
+def child(workdir: Path, steps: int, mesh: dict[str, int]) -> int:
+    """The run itself: a small model, saved and evaluated often; an evaluation takes a third of a second."""
+    import jax
+
+    from benchmarks.made_sources import make_sources
+    from jaxpt.commands.train import train
+    from jaxpt.config import RunConfig
+    from jaxpt.schema import build
+
+    sources = make_sources(workdir.parent / "sources")
+    model = {"vocab_size": 512, "embed": 64, "heads": 4, "kv_heads": 2, "head_dim": 16, "mlp": 176, "layers": 4}
+    schedule = {"name": "wsd", "warmup": "100 steps", "end": 0.0}
+    stage = {"duration": f"{STEPS} steps", "batch_size": 8, "sequence_length": 64, "schedule": schedule}
+    config = {
+        "model": {**model, "tie_embeddings": True},
+        "sources": {name: {"path": str(path), "repeat": 1000} for name, path in sources.items()},
+        "stages": [{**stage, "mixture": {"a": 0.5, "b": 0.3, "c": 0.2}, "microbatches": 2}],
+        "optimizer": {"learning_rate": 3e-3},
+        "checkpoint": {"every": f"{SAVE} steps", "keep": 3, "keep_every": f"{2 * EVALUATE} steps"},
+        "evaluation": {"every": f"{EVALUATE} steps"},
+        "metrics": {"every": 1, "tensorboard": False},
+        "sharding": {"mesh": mesh},
+    }
+
+    def hook(step: int, params: Any) -> dict[str, float]:
+        if step >= steps:
+            raise SystemExit(0)  # the other mesh is compared over its first steps only
+        time.sleep(0.3)
+        return {"eval/norm": float(jax.numpy.linalg.norm(params["final_norm"]))}
+
+    return train(build(RunConfig, config), workdir, lambda model: [hook])
+
+
+def start(workdir: Path, devices: int = 1, steps: int = STEPS + 1, **mesh: int) -> subprocess.Popen:
+    """Starts the child process."""
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+    args = [sys.executable, "-m", "benchmarks.kills", "--child", str(workdir), str(steps), json.dumps(mesh)]
+    with open(workdir.parent / f"{workdir.name}.log", "a") as log:
+        return subprocess.Popen(args, env=env, stdout=log, stderr=log)
+
+
+def records(workdir: Path) -> list[dict[str, Any]]:
+    """Records without what depends on the clock."""
+    return [{k: v for k, v in r.items() if "perf/" not in k} for r in read(workdir / "metrics.jsonl")]
+
+
+def where(workdir: Path) -> tuple[str, int]:
+    """What a kill interrupted, and the newest finished checkpoint."""
+    folder, events = workdir / "checkpoints", workdir / "events.jsonl"
+    saving = folder.is_dir() and any("tmp" in p.name for p in folder.iterdir())
+    last = json.loads(events.read_text().splitlines()[-1])["event"] if events.exists() else ""
+    newest = max(finished_steps(workdir), default=0)
+    if last == "evaluation begins":
+        return "evaluation", newest
+    return ("save" if saving else "step" if last not in ("", "start", "resume") else "start-up"), newest
+
+
+def kill_often(workdir: Path, kills: int, rng: random.Random) -> list[list[Any]]:
+    """Kills the run at random moments until there were enough, then lets it finish; returns a row per kill."""
+    rows: list[list[Any]] = []
+    short = True
+    with progress(kills, "kills") as bar:
+        while short:
+            moment = rng.uniform(2, 14)
+            process = start(workdir)
+            try:
+                process.wait(moment)
+                raise SystemExit(
+                    f"the run ended (exit {process.returncode}) after {len(rows)} kills; see {workdir}.log"
+                )
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            what, newest = where(workdir)
+            rows.append([len(rows) + 1, moment, what, newest])
+            bar.update()
+            inside = [r[2] for r in rows]
+            short = len(rows) < kills or inside.count("save") < 3 or inside.count("evaluation") < 1
+    if start(workdir).wait():
+        raise SystemExit(f"the last start failed; see {workdir}.log")
+    return rows
+
+
+def compare(whole: Path, killed: Path, other: Path, steps: int) -> None:
+    """Prints what is equal; exits with an error where it is not."""
+    a, b = records(whole), records(killed)
+    same_records = a == b
+    same_values = read_run(whole, STEPS)["digests"] == read_run(killed, STEPS)["digests"]
+    print(f"{len(a)} records bit for bit equal: {same_records}; parameters and moments at step {STEPS}: {same_values}")
+    losses = [{r["step"]: r["train/loss"] for r in x if "train/loss" in r} for x in (a, records(other))]
+    worst = max(abs(losses[0][s] / losses[1][s] - 1) for s in range(1, steps + 1))
+    same_rows = read_run(whole, steps)["ledger"] == read_run(other, steps)["ledger"]
+    print(
+        f"mesh fsdp=2 tensor=2, {steps} steps: same rows: {same_rows}, largest relative difference of loss {worst:.2e}"
+    )
+    if not (same_records and same_values and same_rows and worst < 1e-3):
+        raise SystemExit("NOT the same run")
+
+
+def main() -> None:
+    """Runs the three runs and compares them."""
+    if sys.argv[1:2] == ["--child"]:
+        sys.exit(child(Path(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4]) or {"fsdp": 1}))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        whole, killed, other = (Path(folder) / name for name in ("whole", "killed", "other"))
+        begun = time.time()
+        if start(whole).wait():
+            raise SystemExit((Path(folder) / "whole.log").read_text())
+        print(f"uninterrupted: {time.time() - begun:.0f} s")
+        rows = kill_often(killed, args.kills, random.Random(args.seed))
+        print(table(["kill", "after s", "inside", "newest checkpoint"], rows))
+        start(other, 4, EVALUATE * 2, fsdp=2, tensor=2).wait()
+        compare(whole, killed, other, EVALUATE * 2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""One parameter on disk: a zarr3 array whose chunks are single layers, each with a checksum."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+
+from jaxpt.models.specs import ParamSpec
+
+CHUNK_BYTES = 128 * 2**20  # a larger slice is split along the dimension that FSDP splits
+
+
+def _spec(folder: Path) -> dict[str, Any]:
+    return {
+        "driver": "zarr3",
+        "kvstore": {"driver": "file", "path": str(folder)},
+        "store_data_equal_to_fill_value": True,  # zeros are data: else a lost chunk would read as zeros
+        "fill_missing_data_reads": False,
+    }
+
+
+def chunk_shape(spec: ParamSpec, itemsize: int) -> tuple[int, ...]:
+    """Returns the chunk of a parameter: one layer, split along `embed` into parts of at most `CHUNK_BYTES`."""
+    shape = [1 if axis == "layers" else n for n, axis in zip(spec.shape, spec.axes)]
+    if "embed" in spec.axes:
+        dim = spec.axes.index("embed")
+        parts = math.ceil(math.prod(shape) * itemsize / CHUNK_BYTES)
+        shape[dim] = math.ceil(shape[dim] / parts)
+    return tuple(shape)
+
+
+def create(folder: Path, spec: ParamSpec, dtype: str) -> Any:
+    """Makes an empty array for a parameter; every chunk carries a CRC32C, so that a flipped bit fails the read."""
+    metadata = {
+        "shape": list(spec.shape),
+        "data_type": dtype,
+        "chunk_grid": {
+            "name": "regular",
+            "configuration": {"chunk_shape": list(chunk_shape(spec, 2 if dtype != "float32" else 4))},
+        },
+        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+        "dimension_names": list(spec.axes),
+    }
+    return ts.open({**_spec(folder), "metadata": metadata}, create=True, delete_existing=True).result()
+
+
+def open_array(folder: Path) -> Any:
+    """Opens a parameter for reading. Raises ValueError where there is none."""
+    return ts.open(_spec(folder), open=True, read=True).result()
+
+
+def read(array: Any, index: Any = ...) -> np.ndarray:
+    """Reads part of a parameter. Raises ValueError where a chunk is damaged or missing."""
+    part = array[index]
+    if part.rank and not all(part.shape):
+        return np.empty(part.shape, part.dtype.numpy_dtype)
+    return np.asarray(part.read().result())

@@ -1,0 +1,139 @@
+"""Writing a bundle slice by slice; it has its name only when it is whole."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxpt.bundles import store
+from jaxpt.bundles.digest import digest
+from jaxpt.errors import JaxptError
+from jaxpt.models.config import ModelConfig
+from jaxpt.models.model import Model
+from jaxpt.models.specs import flatten, param_specs
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+class BundleWriter:
+    """Writes a model into a temporary sibling of `path`; `finish` checks that nothing is missing and renames it.
+
+    Use as a context manager: leaving it without `finish` removes what was written.
+    """
+
+    def __init__(self, path: str | Path, config: ModelConfig, dtypes: str | Mapping[str, str] = "float32"):
+        """Starts a bundle.
+
+        Args:
+            path: the bundle's directory; must not exist.
+            config: the model.
+            dtypes: stored dtype of every leaf, or of each by its path.
+
+        Raises:
+            JaxptError: `path` exists, its parent cannot be written, or a dtype is unknown.
+        """
+        self.path, self.config = Path(path), config
+        if self.path.exists():
+            raise JaxptError(f"{self.path} exists; remove it or choose another target")
+        self._specs = flatten(param_specs(config))
+        self.dtypes = {p: dtypes if isinstance(dtypes, str) else dtypes[p] for p in self._specs}
+        for leaf, dtype in self.dtypes.items():
+            if dtype not in DTYPES:
+                raise JaxptError(f"{leaf}: dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+        self._partial = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(self._partial, ignore_errors=True)
+            self._partial.mkdir()
+        except OSError as e:
+            raise JaxptError(f"{self.path.parent} cannot be written ({e.strerror}); choose another target") from e
+        self._arrays = {
+            p: store.create(self._partial / "params" / p, s, self.dtypes[p]) for p, s in self._specs.items()
+        }
+        self._digests: dict[str, list[str | None]] = {
+            p: [None] * (s.shape[0] if s.stacked else 1) for p, s in self._specs.items()
+        }
+
+    def __enter__(self) -> "BundleWriter":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        shutil.rmtree(self._partial, ignore_errors=True)
+
+    def write(self, leaf: str, layer: int | None, value: Any) -> None:
+        """Stores one layer of a stacked leaf (`layer` counts within its stack), or a whole leaf (`layer` None).
+
+        Raises:
+            JaxptError: an unknown leaf, another shape or dtype than declared.
+        """
+        if leaf not in self._specs:
+            raise JaxptError(f"{self.path}: {leaf} is no parameter of this model")
+        spec, value = self._specs[leaf], np.asarray(value)
+        want = spec.shape[1:] if layer is not None else spec.shape
+        if (layer is not None) != spec.stacked:
+            raise JaxptError(f"{leaf}: a stacked leaf is written layer by layer, another one whole")
+        if value.shape != want:
+            raise JaxptError(f"{leaf}: shape {value.shape}, the model's is {want}")
+        if str(value.dtype) != self.dtypes[leaf]:
+            raise JaxptError(
+                f"{leaf}: dtype {value.dtype}, declared as {self.dtypes[leaf]}; cast it where that is meant"
+            )
+        target = self._arrays[leaf] if layer is None else self._arrays[leaf][layer]
+        target.write(value).result()
+        self._digests[leaf][layer or 0] = slice_digest(value)
+
+    def finish(self, tokenizer: Any = None, lineage: Sequence[Mapping[str, Any]] = ()) -> Path:
+        """Writes model.json, the tokenizer and, last, lineage.json; gives the bundle its name.
+
+        Raises:
+            JaxptError: a slice was never written.
+        """
+        missing = [f"{p}[{i}]" for p, d in self._digests.items() for i, x in enumerate(d) if x is None]
+        if missing:
+            raise JaxptError(f"{self.path}: not written: {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}")
+        model = {
+            "config": self.config.to_dict(),
+            "tokenizer_fingerprint": None if tokenizer is None else tokenizer.fingerprint,
+            "dtypes": self.dtypes,
+            "digests": self._digests,
+        }
+        _write_json(self._partial / "model.json", model)
+        if tokenizer is not None:
+            tokenizer.save(self._partial / "tokenizer")
+        _write_json(self._partial / "lineage.json", list(lineage))
+        self._partial.rename(self.path)
+        return self.path
+
+
+def slice_digest(value: np.ndarray) -> str:
+    """Returns the digest of one layer's slice (or of a whole unstacked leaf), as `jaxpt.bundles.digest` defines it."""
+    return digest({"leaf": value})["leaf"][0]
+
+
+def save_bundle(model: Model, path: str | Path) -> Path:
+    """Writes a model in memory (host or sharded arrays) as a bundle; each leaf keeps its dtype.
+
+    Raises:
+        JaxptError: as `BundleWriter`; parameters that are not those of the config.
+    """
+    flat, specs = flatten(model.params), flatten(param_specs(model.config))
+    if flat.keys() != specs.keys():
+        odd = sorted(flat.keys() ^ specs.keys())
+        raise JaxptError(f"{path}: the parameters are not those of the config; they differ in {', '.join(odd[:5])}")
+    with BundleWriter(path, model.config, {p: str(leaf.dtype) for p, leaf in flat.items()}) as writer:
+        for leaf, value in flat.items():
+            if specs[leaf].stacked:
+                for i in range(value.shape[0]):
+                    writer.write(leaf, i, jax.device_get(value[i]))
+            else:
+                writer.write(leaf, None, jax.device_get(value))
+        return writer.finish(model.tokenizer, model.lineage)
+
+
+def _write_json(file: Path, values: Any) -> None:
+    file.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

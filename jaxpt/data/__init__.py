@@ -1,0 +1,7 @@
+"""Packed sources, exact mixtures, the ledger of what was used, and the loader."""
+
+from jaxpt.data.loader import Loader
+from jaxpt.data.packed import PackedSource, PackedWriter
+from jaxpt.data.plan import StageData
+
+__all__ = ["Loader", "PackedSource", "PackedWriter", "StageData"]

@@ -1,0 +1,147 @@
+"""The loader: global batches as a pure function of the step, on any number of hosts, read ahead through Grain."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from jaxpt.data import records
+from jaxpt.data.ledger import Ledger
+from jaxpt.data.log import ScheduleLog
+from jaxpt.data.mixture import Mixture, plan_log
+from jaxpt.data.order import SourceOrder
+from jaxpt.data.packed import PackedSource
+from jaxpt.data.plan import StageData
+from jaxpt.errors import JaxptError
+
+
+class Loader:
+    """Batches of packed rows under an exact mixture; its whole state is the step and the schedule log."""
+
+    def __init__(
+        self,
+        sources: Mapping[str, PackedSource],
+        stages: Sequence[StageData],
+        *,
+        log: ScheduleLog | None = None,
+        used: Ledger | None = None,
+        order_seed: Mapping[str, int] | None = None,
+        repeat: Mapping[str, int] | None = None,
+        seen_documents: Mapping[str, set[bytes]] | None = None,
+    ):
+        """Prepares the order of every source.
+
+        Args:
+            sources: opened sources by name; `source_id` is the position in this mapping.
+            stages: the plan; its anchors start the schedule log.
+            log: a restored schedule log, which then holds instead of the plan's.
+            used: rows used by the runs this one continues (not by this run itself).
+            order_seed: per source, default 0.
+            repeat: whole epochs per source, default 1.
+            seen_documents: per source, documents to leave out.
+
+        Raises:
+            JaxptError: a mistake in the plan; a log of other sources.
+        """
+        self.sources = dict(sources)
+        names = tuple(self.sources)
+        if log is not None and log.names != names:
+            raise JaxptError(f"the checkpoint's sources are {', '.join(log.names)}, the run's are {', '.join(names)}")
+        self.log = plan_log(names, stages) if log is None else log
+        self.prior = used or Ledger()
+        self.mixture = Mixture(self.log)  # walks ahead with the reader
+        self._told = Mixture(self.log)  # walks behind it, with the training loop
+        self.steps = stages[-1].first_step + stages[-1].steps
+        self.orders = [
+            SourceOrder(
+                source,
+                order_seed=(order_seed or {}).get(name, 0),
+                repeat=(repeat or {}).get(name, 1),
+                used=self.prior,
+                seen_documents=(seen_documents or {}).get(name, ()),
+                name=name,
+            )
+            for name, source in self.sources.items()
+        ]
+
+    def rows(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns `source_id [B]` and `row_id [B]` of the global batch at `step`."""
+        chosen, ordinal = self.mixture.sources(step)
+        row = np.empty(len(chosen), np.int64)
+        for i in np.unique(chosen):
+            here = chosen == i
+            row[here] = self.orders[i].take(ordinal[here])
+        return chosen, row
+
+    def batch(self, step: int, rows: slice | None = None) -> dict[str, np.ndarray]:
+        """Returns the batch at `step`, or the part of it that `rows` cuts out (a host's share).
+
+        `tokens, targets, segment_ids, positions [B, S]` int32, `loss_weights [B, S]` float32, `source_id [B]` int32,
+        `row_id [B]` int64.
+        """
+        source_id, row_id = self.rows(step)
+        if rows is not None:
+            source_id, row_id = source_id[rows], row_id[rows]
+        return {**self._read(source_id, row_id), "source_id": source_id, "row_id": row_id}
+
+    def _read(self, source_id: np.ndarray, row_id: np.ndarray) -> dict[str, np.ndarray]:
+        sources = list(self.sources.values())
+        raw: list[Any] = [None] * len(row_id)
+        kinds: dict[str, list[int]] = {}
+        for i in np.unique(source_id):
+            here = np.flatnonzero(source_id == i)
+            for at, record in zip(here, sources[i].records(row_id[here])):
+                raw[at] = record
+            kinds.setdefault(sources[i].facts["dtype"], []).extend(here)
+        length = sources[int(source_id[0])].sequence_length
+        if len(kinds) == 1:
+            return records.decode(raw, length, next(iter(kinds)))
+        parts = {kind: records.decode([raw[i] for i in at], length, kind) for kind, at in kinds.items()}
+        order = np.argsort(np.concatenate([np.array(at) for at in kinds.values()]))
+        return {k: np.concatenate([p[k] for p in parts.values()])[order] for k in next(iter(parts.values()))}
+
+    def iterate(
+        self, start_step: int, rows: slice | None = None, *, prefetch: int = 2, threads: int = 1
+    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """Yields `(step, batch)` from `start_step` to the plan's end; batches are read ahead in `threads` threads.
+
+        One thread keeps the mixture's walk in order; more pay only for remote paths. Weights that change while this
+        runs hold for batches not yet read ahead: after `change`, iterate anew from that step.
+        """
+        steps = grain.MapDataset.range(start_step, self.steps).map(
+            lambda step: (int(step), self.batch(int(step), rows))
+        )
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+        yield from steps.to_iter_dataset(options)
+
+    def change(self, step: int, weights: Mapping[str, float]) -> None:
+        """Lets other weights hold from `step` on (a policy's decision); see `iterate`."""
+        self.mixture.change(step, weights)
+        self._told = Mixture(self.log)
+
+    def shares(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
+        """Returns wanted and realised shares, as `Mixture.shares`."""
+        return self._told.shares(step)
+
+    def ledger(self, step: int) -> Ledger:
+        """Returns all rows used by earlier runs and by this one before `step`."""
+        out = Ledger(self.prior.entries)
+        for order, count in zip(self.orders, self._told.consumed(step)):
+            for entry in order.used(count):
+                out.add(entry)
+        return out
+
+    def to_save(self, step: int) -> dict[str, Any]:
+        """Returns what a checkpoint at `step` keeps of the data: the log with an anchor at `step`, and the ledger."""
+        log = ScheduleLog(self.log.names, [a for a in self.log.anchors if a.step < step])
+        log.insert(self._told.anchor(step) if step else self.log.anchors[0])
+        for a in self.log.anchors:
+            if a.step >= step and step:
+                log.insert(a)
+        return {
+            "schedule_log": log.to_json(),
+            "ledger": self.ledger(step).to_json(),
+            "prior_ledger": self.prior.to_json(),
+            "fingerprints": {n: s.fingerprint for n, s in self.sources.items()},
+        }

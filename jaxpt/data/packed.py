@@ -1,0 +1,238 @@
+"""A packed source: a directory of fixed-length token rows in which row k is always the same tokens."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from jaxpt.data import records
+from jaxpt.data.packing import Packed
+from jaxpt.errors import JaxptError
+
+FORMAT = 1
+COLUMNS = ("row_fill", "row_segments", "segment_document", "document_id", "document_tokens")
+
+
+class PackedWriter:
+    """Writes a packed source into a temporary sibling; `finish` gives it its name.
+
+    Use as a context manager: leaving it on an error removes what was written.
+    """
+
+    def __init__(self, path: str | Path, sequence_length: int, vocab_size: int, *, rows_per_shard: int = 65_536):
+        """Starts a source of rows of `sequence_length` tokens.
+
+        Raises:
+            JaxptError: `path` exists.
+        """
+        self.path = Path(path)
+        if self.path.exists():
+            raise JaxptError(f"{self.path} exists; remove it or choose another --output")
+        self.sequence_length, self.vocab_size = sequence_length, vocab_size
+        self.dtype = records.token_dtype(vocab_size)
+        self._rows_per_shard = rows_per_shard
+        self._partial = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
+        shutil.rmtree(self._partial, ignore_errors=True)
+        self._partial.mkdir(parents=True)
+        self._writer: ArrayRecordWriter | None = None
+        self._in_shard: list[int] = []
+        self._fill: list[int] = []
+        self._segments: list[int] = [0]
+        self._segment_document: list[np.ndarray] = []
+
+    def __enter__(self) -> "PackedWriter":
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        shutil.rmtree(self._partial, ignore_errors=True)
+
+    def write(self, packed: Packed) -> None:
+        """Appends one row.
+
+        Raises:
+            JaxptError: the row has another length, or an id outside the vocabulary.
+        """
+        row, documents = packed
+        if len(row.tokens) != self.sequence_length:
+            raise JaxptError(
+                f"{self.path}: a row has {len(row.tokens)} tokens, the source's are {self.sequence_length}"
+            )
+        if row.tokens.max() >= self.vocab_size or row.tokens.min() < 0:
+            raise JaxptError(f"{self.path}: token id {row.tokens.max()} is outside the vocabulary of {self.vocab_size}")
+        if self._writer is None or self._in_shard[-1] == self._rows_per_shard:
+            self._next_shard()
+        self._writer.write(records.encode(row, self.dtype))
+        self._in_shard[-1] += 1
+        self._fill.append(int(row.starts[-1]))
+        self._segments.append(self._segments[-1] + len(documents))
+        self._segment_document.append(np.asarray(documents, np.uint32))
+
+    def _next_shard(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        name = f"rows-{len(self._in_shard):05d}.array_record"
+        self._writer = ArrayRecordWriter(str(self._partial / name), "group_size:1,uncompressed")
+        self._in_shard.append(0)
+
+    def finish(
+        self,
+        document_ids: Sequence[bytes],
+        document_tokens: Sequence[int],
+        tokenizer_fingerprint: str,
+        options: dict[str, Any],
+    ) -> "PackedSource":
+        """Writes the columns and, last, `source.json`; renames the directory to its final name.
+
+        Args:
+            document_ids: 16 bytes per document, by document number.
+            document_tokens: tokens of each document.
+            tokenizer_fingerprint: of the tokenizer that made the ids.
+            options: packer and its options, BOS/EOS policy, text field, …: what decided the rows.
+
+        Raises:
+            JaxptError: no rows were written.
+        """
+        if self._writer is None:
+            raise JaxptError(f"{self.path}: nothing to pack, the input holds no text")
+        self._writer.close()
+        self._writer = None
+        columns = {
+            "row_fill": np.asarray(self._fill, np.uint32),
+            "row_segments": np.asarray(self._segments, np.uint64),
+            "segment_document": np.concatenate(self._segment_document),
+            "document_id": np.frombuffer(b"".join(document_ids), "<u8").reshape(-1, 2),
+            "document_tokens": np.asarray(document_tokens, np.uint32),
+        }
+        for name, column in columns.items():
+            np.save(self._partial / f"{name}.npy", column)
+        files = [self._partial / f"rows-{i:05d}.array_record" for i in range(len(self._in_shard))]
+        files += [self._partial / f"{name}.npy" for name in COLUMNS]
+        counts = [*self._in_shard, *(len(columns[n]) for n in COLUMNS)]
+        facts = {
+            "format": FORMAT,
+            "sequence_length": self.sequence_length,
+            "dtype": self.dtype,
+            "rows": len(self._fill),
+            "tokens": int(columns["row_fill"].sum()),
+            "documents": len(document_ids),
+            "vocab_size": self.vocab_size,
+            "tokenizer_fingerprint": tokenizer_fingerprint,
+            "options": options,
+            "files": [
+                {"name": f.name, "bytes": f.stat().st_size, "sha256": sha256(f), "records": n}
+                for f, n in zip(files, counts)
+            ],
+        }
+        (self._partial / "source.json").write_text(json.dumps(facts, indent=1))
+        self._partial.rename(self.path)
+        return PackedSource.open(self.path)
+
+
+def sha256(file: Path) -> str:
+    """Returns the SHA-256 of a file, hex, read in blocks."""
+    with file.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+class PackedSource:
+    """A packed source opened for reading; columns are memory-mapped, rows are read on demand."""
+
+    def __init__(self, path: Path, facts: dict[str, Any]):
+        """Use `open`."""
+        self.path, self.facts = path, facts
+        self.name = path.name
+        self.rows: int = facts["rows"]
+        self.sequence_length: int = facts["sequence_length"]
+        self.vocab_size: int = facts["vocab_size"]
+        self.tokens: int = facts["tokens"]
+        self.documents: int = facts["documents"]
+        self.tokenizer_fingerprint: str = facts["tokenizer_fingerprint"]
+        self.fingerprint = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        shards = [str(path / f["name"]) for f in facts["files"] if f["name"].endswith(".array_record")]
+        self._data = ArrayRecordDataSource(shards)
+        self._columns: dict[str, np.ndarray] = {}
+
+    @classmethod
+    def open(cls, path: str | Path) -> "PackedSource":
+        """Opens a source, checking that every file is there, whole, and counts as `source.json` says.
+
+        Raises:
+            JaxptError: no packed source, an unknown format, a file missing, truncated or of another count.
+        """
+        path = Path(path)
+        file = path / "source.json"
+        if not file.is_file():
+            hint = "it was not packed to the end" if path.is_dir() else "it does not exist"
+            raise JaxptError(f"{path} is no packed source ({hint}: no source.json); make it with jaxpt-data pack")
+        try:
+            facts = json.loads(file.read_text())
+            if facts["format"] != FORMAT:
+                raise JaxptError(
+                    f"{file}: format {facts['format']} is not read by this jaxpt (format {FORMAT}); pack again"
+                )
+            for entry in facts["files"]:
+                part = path / entry["name"]
+                size = part.stat().st_size if part.is_file() else 0
+                if size != entry["bytes"]:
+                    raise JaxptError(
+                        f"{part} has {size:,} bytes, source.json says {entry['bytes']:,}; pack the source again"
+                    )
+            source = cls(path, facts)
+        except (json.JSONDecodeError, KeyError, TypeError) as e:
+            raise JaxptError(f"{file} is broken ({type(e).__name__}: {e}); pack the source again") from e
+        except (RuntimeError, ValueError) as e:
+            raise (
+                e if isinstance(e, JaxptError) else JaxptError(f"{path}: rows cannot be read ({e}); pack again")
+            ) from e
+        if len(source._data) != source.rows or len(source.column("row_fill")) != source.rows:
+            raise JaxptError(f"{path} holds {len(source._data):,} rows, source.json says {source.rows:,}; pack again")
+        return source
+
+    def column(self, name: str) -> np.ndarray:
+        """Returns one of `COLUMNS`, memory-mapped.
+
+        `row_fill [rows]` real tokens; `row_segments [rows + 1]` offsets into `segment_document`, the document number of
+        each segment; `document_id [documents, 2]` uint64, `document_tokens [documents]`.
+        """
+        if name not in self._columns:
+            self._columns[name] = np.load(self.path / f"{name}.npy", mmap_mode="r")
+        return self._columns[name]
+
+    @property
+    def mean_fill(self) -> float:
+        """Real tokens per row slot, 0 … 1."""
+        return self.tokens / (self.rows * self.sequence_length)
+
+    def records(self, rows: Sequence[int]) -> list[bytes]:
+        """Returns the stored bytes of the given rows, in their order."""
+        return self._data.__getitems__([int(r) for r in rows])
+
+    def read(self, rows: Sequence[int]) -> dict[str, np.ndarray]:
+        """Returns the batch arrays of the given rows, as `jaxpt.data.records.decode` describes them."""
+        return records.decode(self.records(rows), self.sequence_length, self.facts["dtype"])
+
+    def row_documents(self, row: int) -> list[bytes]:
+        """Returns the 16-byte ids of the documents with a segment in `row`, in order."""
+        first, last = (int(x) for x in self.column("row_segments")[row : row + 2])
+        numbers = self.column("segment_document")[first:last]
+        return [self.column("document_id")[n].tobytes() for n in numbers]
+
+    def verify(self) -> None:
+        """Rehashes every file.
+
+        Raises:
+            JaxptError: a file's content is not what was packed.
+        """
+        for entry in self.facts["files"]:
+            if sha256(self.path / entry["name"]) != entry["sha256"]:
+                raise JaxptError(f"{self.path / entry['name']} was changed since it was packed; pack the source again")

@@ -1,0 +1,88 @@
+"""Documents from text files: JSONL (plain, gz, zst) and Parquet, on any file system fsspec knows."""
+
+import gzip
+import io
+import json
+from collections.abc import Iterator
+from typing import IO, Any
+
+import fsspec
+import pyarrow.parquet as pq
+import zstandard
+
+from jaxpt.errors import JaxptError
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+
+
+def list_files(pattern: str) -> list[str]:
+    """Returns the files a glob, a directory or a file name stands for, sorted.
+
+    Raises:
+        JaxptError: there are none, or a file of an unknown kind was named.
+    """
+    fs, path = fsspec.core.url_to_fs(pattern)
+    if fs.isdir(path):
+        found = [f for f in fs.find(path) if f.endswith(SUFFIXES)]
+    else:
+        found = [f for f in fs.glob(path) if not fs.isdir(f)]
+    if not found:
+        raise JaxptError(
+            f"--input={pattern}: no such file; give a file, a directory or a glob of {', '.join(SUFFIXES)}"
+        )
+    for f in found:
+        if not f.endswith(SUFFIXES):
+            raise JaxptError(f"{f} is of an unknown kind; known are {', '.join(SUFFIXES)}")
+    return sorted(fs.unstrip_protocol(f) if not _local(fs) else f for f in found)
+
+
+def _local(fs: Any) -> bool:
+    return "file" in (fs.protocol if isinstance(fs.protocol, (tuple, list)) else (fs.protocol,))
+
+
+def read_documents(file: str, fields: tuple[str, ...] = ("text",)) -> Iterator[dict[str, Any]]:
+    """Yields the documents of one file as dicts holding at least `fields`.
+
+    Raises:
+        JaxptError: a line that is no JSON object, a field that is missing, with file and line; a truncated file.
+    """
+    try:
+        with fsspec.open(file, "rb") as raw:
+            documents = _parquet(raw, file, fields) if file.endswith(".parquet") else _json_lines(raw, file)
+            for number, document in enumerate(documents, 1):
+                for field in fields:
+                    if field not in document:
+                        raise JaxptError(f"{file}:{number} lacks the field {field!r}; it has {', '.join(document)}")
+                yield document
+    except (EOFError, gzip.BadGzipFile, zstandard.ZstdError) as e:
+        raise JaxptError(f"{file} is truncated or not compressed as its name says ({e})") from e
+
+
+def _json_lines(raw: IO[bytes], file: str) -> Iterator[dict[str, Any]]:
+    stream: Any = raw
+    if file.endswith(".gz"):
+        stream = gzip.GzipFile(fileobj=raw)
+    elif file.endswith(".zst"):
+        stream = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+    for number, line in enumerate(io.BufferedReader(stream), 1):
+        if not line.strip():
+            continue
+        try:
+            document = json.loads(line)
+        except (json.JSONDecodeError, UnicodeDecodeError) as e:
+            raise JaxptError(f"{file}:{number} is not JSON ({e}); clean it first with jaxpt-data clean") from e
+        if not isinstance(document, dict):
+            raise JaxptError(f"{file}:{number} is a {type(document).__name__}, not an object with a text field")
+        yield document
+
+
+def _parquet(raw: IO[bytes], file: str, fields: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    try:
+        table = pq.ParquetFile(raw)
+    except Exception as e:  # pyarrow's errors share no base class
+        raise JaxptError(f"{file} is not a Parquet file ({str(e)[:80]})") from e
+    for field in fields:
+        if field not in table.schema_arrow.names:
+            raise JaxptError(f"{file} lacks the column {field!r}; it has {', '.join(table.schema_arrow.names)}")
+    for batch in table.iter_batches(batch_size=1024):
+        yield from batch.to_pylist()

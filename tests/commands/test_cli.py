@@ -1,0 +1,35 @@
+"""The command finds its sub-commands and tells mistakes in one line."""
+
+import pytest
+
+from jaxpt import cli
+from jaxpt.errors import JaxptError
+
+
+def run(capsys, *argv):
+    code = cli.main(argv)
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def test_help_lists_every_sub_command(capsys):
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    assert "train" in cli.names()
+    assert all(name in out for name in cli.names())
+
+
+def test_an_unknown_command_names_its_neighbour_and_is_a_usage_error(capsys):
+    assert run(capsys, "trian")[0] == 2
+    assert "did you mean 'train'?" in run(capsys, "trian")[2]
+
+
+def test_a_mistake_is_one_line_and_exit_1(capsys):
+    code, _, err = run(capsys, "train", "--config=nowhere.py", "--workdir=runs/x")
+    assert code == 1
+    assert err == "jaxpt train: --config=nowhere.py: there is no file nowhere.py\n"
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(JaxptError):
+        cli.main(["train", "--config=nowhere.py", "--workdir=runs/x", "--debug"])

@@ -1,0 +1,101 @@
+"""Mistakes that can be known before step one are told there, with the way out."""
+
+import dataclasses
+
+import pytest
+
+from jaxpt.config import RunConfig
+from jaxpt.errors import JaxptError
+from jaxpt.schema import build
+from jaxpt.training.plan import check_disk, make_plan
+from tests.training.feed import MadeSource
+from tests.training.run_made import CONFIG, STAGE
+
+
+@dataclasses.dataclass
+class MadeTokenizer:
+    """Stands for a tokenizer."""
+
+    fingerprint: str
+
+
+def plan(source=MadeSource(), tokenizer=None, start=None, **changes):  # noqa: B008
+    return make_plan(build(RunConfig, {**CONFIG, **changes}), {"a": source, "b": MadeSource()}, start, tokenizer)
+
+
+def refused(*args, **kinds):
+    with pytest.raises(JaxptError) as error:
+        plan(*args, **kinds)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_run_that_fits_is_resolved_into_stages():
+    got = plan()
+    assert [(s.first, s.stop) for s in got.stages] == [(0, 20), (20, 30)]
+    assert [s.peak for s in got.stages] == [1e-2, 1e-3]
+    assert got.steps == 30
+    assert got.source_names == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        (MadeSource(sequence_length=32), "config.stages[0].sequence_length is 16, the rows of source a (made) have 32"),
+        (MadeSource(vocab_size=49), "config.sources.a: made has token ids up to 48, the model's vocabulary has 48"),
+        (MadeSource(rows=0), "config.sources.a: made has no rows"),
+        (
+            MadeSource(tokenizer_fingerprint="0" * 64),
+            "was packed with tokenizer 000000000000, this run's is ffffffffffff",
+        ),
+    ],
+)
+def test_a_source_that_does_not_fit_is_told_with_both_values(source, told):
+    assert told in refused(source, tokenizer=MadeTokenizer("f" * 64))
+
+
+def test_a_source_of_weight_zero_may_have_other_rows():
+    stage = {**STAGE, "duration": "3 steps", "mixture": {"a": 0.0, "b": 1.0}}
+    assert plan(MadeSource(sequence_length=32), stages=[stage]).steps == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"model": {"preset": "tiny-1n"}}, "tiny-1m"),
+        ({"model": {**CONFIG["model"], "kv_heads": 3}}, "model.heads is 2, not a multiple of model.kv_heads (3)"),
+        ({"compute": {"dtype": "bfloat32"}}, "did you mean 'float32'?"),
+        ({"stages": [{**STAGE, "duration": "9 steps", "rope": {"teta": 1}}]}, "model.rope.teta"),
+        ({"stages": [{**STAGE, "duration": "9 steps", "schedule": {"name": "wds"}}]}, "did you mean 'wsd'?"),
+    ],
+)
+def test_a_value_the_rooms_refuse_is_told_before_step_one(changes, told):
+    assert told in refused(**changes)
+
+
+def test_a_model_of_another_shape_than_init_from_is_refused():
+    start = plan().model
+    assert plan(start=start).model == start
+    told = refused(start=start, model={**CONFIG["model"], "mlp": 64})
+    assert "config.model.mlp is 64, the model of init_from has 32" in told
+
+
+def test_a_stage_may_change_the_rope_from_there_on():
+    changed = {"theta": 1e6, "max_positions": 4096}
+    stages = [{**STAGE, "duration": "3 steps"}, {**STAGE, "duration": "2 steps", "rope": changed}]
+    got = plan(stages=stages)
+    assert [s.model.rope.theta for s in got.stages] == [10_000.0, 1e6]
+    assert got.stages[1].model.max_positions == 4096
+    assert got.stages[0].step != got.stages[1].step
+
+
+def test_equal_stages_share_one_compiled_step():
+    stages = [{**STAGE, "duration": "3 steps"}, {**STAGE, "duration": "2 steps", "learning_rate": 1e-5}]
+    got = plan(stages=stages)
+    assert got.stages[0].step == got.stages[1].step
+
+
+def test_a_disk_too_small_for_the_checkpoints_is_refused(tmp_path):
+    model = plan(model={"preset": "llama3.1-405b"}).model
+    with pytest.raises(JaxptError, match="checkpoints take"):
+        check_disk(tmp_path, model, 2, 3)
