@@ -64,7 +64,7 @@ def make_step(
     if rows % layout.rows:
         raise JaxptError(
             f"{where}.batch_size {spec.batch_size} in {spec.microbatches} microbatches gives {rows} rows, which the "
-            f"{layout.rows} devices on the mesh axes data and fsdp do not divide"
+            f"{layout.rows} devices on the mesh axes data, fsdp and expert do not divide"
         )
     objective = OBJECTIVES[spec.objective.name]
     masks = trainable(spec.model, param_specs(spec.model), spec.freeze, f"{where}.freeze")
