@@ -34,6 +34,28 @@ def digest(params: Mapping[str, Any]) -> dict[str, list[str]]:
     return {path: [f"{a:08x}{b:08x}" for a, b in sums[path].tolist()] for path in flat}
 
 
+PIECE = 1 << 22  # entries of a host array that are digested at a time
+
+
+def slice_digest(value: np.ndarray) -> str:
+    """Returns the digest of one layer's slice (or of a whole leaf without layers) on the host, as `digest` defines it.
+
+    The sums are taken over pieces, so that a large slice needs little memory besides itself.
+    """
+    flat = np.ascontiguousarray(value).reshape(-1).view(f"u{value.dtype.itemsize}")
+    total = np.zeros(2, np.uint32)
+    for start in range(0, max(1, flat.size), PIECE):
+        total += np.asarray(_piece(flat[start : start + PIECE], np.uint32(start)))
+    return f"{total[0]:08x}{total[1]:08x}"
+
+
+@jax.jit
+def _piece(bits: jax.Array, start: jax.Array) -> jax.Array:
+    position = jax.lax.iota(jnp.uint32, bits.size) + start
+    mixed = [_mix(bits.astype(jnp.uint32) ^ _mix(position + jnp.uint32(seed))) for seed in _SEEDS]
+    return jnp.stack([jnp.sum(m, dtype=jnp.uint32) for m in mixed])
+
+
 @jax.jit
 def _sums(flat: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return {path: _leaf(leaf, path.startswith("blocks/")) for path, leaf in flat.items()}

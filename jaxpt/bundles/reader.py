@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxpt.bundles import store
-from jaxpt.bundles.writer import slice_digest
+from jaxpt.bundles.digest import slice_digest
 from jaxpt.errors import JaxptError
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.model import Model

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxpt.bundles import store
-from jaxpt.bundles.digest import digest
+from jaxpt.bundles.digest import slice_digest
 from jaxpt.errors import JaxptError
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.model import Model
@@ -108,11 +108,6 @@ class BundleWriter:
         _write_json(self._partial / "lineage.json", list(lineage))
         self._partial.rename(self.path)
         return self.path
-
-
-def slice_digest(value: np.ndarray) -> str:
-    """Returns the digest of one layer's slice (or of a whole unstacked leaf), as `jaxpt.bundles.digest` defines it."""
-    return digest({"leaf": value})["leaf"][0]
 
 
 def save_bundle(model: Model, path: str | Path) -> Path:

@@ -155,7 +155,7 @@ def make_leaf(path: str, spec: ParamSpec, rule: Rule, dtype: Any, sharding: Name
     """Returns the function `(leaves, tables) -> leaf` that makes one parameter, to be compiled with `sharding`.
 
     A stacked parameter is made layer by layer in `lax.map`. Where a sharding is given, each op sees its own dimensions
-    whole and another dimension split instead, so that no device holds a whole slice.
+    whole and another dimension split instead (an all-to-all), so that no device holds a whole slice.
     """
     place = _Placement(sharding, spec)
 
@@ -197,22 +197,35 @@ class _Placement:
         parts = list(sharding.spec) if sharding is not None else []
         parts += [None] * (len(spec.shape) - len(parts))
         self.parts = parts[1:] if spec.stacked else parts
-        self.axes = tuple(a for p in self.parts if p is not None for a in (p if isinstance(p, tuple) else (p,)))
 
     def beside(self, x: jax.Array, dims: tuple[int, ...]) -> jax.Array:
-        """Splits x over all of the result's mesh axes along the longest dimension outside `dims` they divide."""
-        if self.mesh is None or not self.axes or not dims:
+        """Moves the mesh axes that split `dims` to the longest other dimension they divide; the rest stays put."""
+        if self.mesh is None or not dims:
             return x
-        ways = int(np.prod([self.mesh.shape[a] for a in self.axes]))
-        free = [d for d in range(x.ndim) if d not in dims and x.shape[d] % ways == 0]
-        if not free:
+        parts = [_names(p) for p in self.parts] if len(self.parts) == x.ndim else [()] * x.ndim
+        moved = tuple(a for d in dims for a in parts[d]) if len(self.parts) == x.ndim else self._all()
+        parts = [() if d in dims else p for d, p in enumerate(parts)]
+        free = [d for d in range(x.ndim) if d not in dims and x.shape[d] % self._ways((*parts[d], *moved)) == 0]
+        if not moved or not free:
             return x
-        dim = max(free, key=lambda d: x.shape[d])
-        spec = PartitionSpec(*[self.axes if d == dim else None for d in range(x.ndim)])
+        dim = max(free, key=lambda d: x.shape[d] // self._ways(parts[d]))
+        parts[dim] = (*parts[dim], *moved)
+        spec = PartitionSpec(*[p or None for p in parts])
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
+
+    def _all(self) -> tuple[str, ...]:
+        return tuple(a for p in self.parts for a in _names(p))
+
+    def _ways(self, axes: tuple[str, ...]) -> int:
+        assert self.mesh is not None
+        return int(np.prod([self.mesh.shape[a] for a in axes], dtype=np.int64))
 
     def final(self, x: jax.Array) -> jax.Array:
         """Lays the finished slice as the result is to lie."""
         if self.mesh is None:
             return x
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(*self.parts)))
+
+
+def _names(part: Any) -> tuple[str, ...]:
+    return () if part is None else part if isinstance(part, tuple) else (part,)

@@ -7,6 +7,7 @@ large for memory (`jaxpt.reshape.stream`); plans compose by applying one after t
 """
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxpt.errors import JaxptError
 from jaxpt.models import ModelConfig, ParamSpec, flatten, param_specs
 from jaxpt.models.init import leaf_key
 from jaxpt.reshape.ops import Op
@@ -122,7 +122,12 @@ def draw(spec: ParamSpec, seed: int, path: str, layer: int | None) -> jax.Array:
     if spec.init != "normal":
         return jax.numpy.full(shape, 1.0 if spec.init == "ones" else 0.0, jax.numpy.float32)
     key = leaf_key(seed, path)
-    return spec.init_std * jax.random.normal(key if layer is None else jax.random.fold_in(key, layer), shape)
+    return _normal(key if layer is None else jax.random.fold_in(key, layer), shape, spec.init_std)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))  # compiled, as init_params is: the compiler folds the constants
+def _normal(key: jax.Array, shape: tuple[int, ...], std: float) -> jax.Array:
+    return std * jax.random.normal(key, shape)
 
 
 def index_digest(*arrays: Any) -> str:
@@ -133,14 +138,3 @@ def index_digest(*arrays: Any) -> str:
         h.update(str((a.shape, a.dtype.str)).encode())
         h.update(a.tobytes())
     return h.hexdigest()[:16]
-
-
-def refuse_unlike(source: ModelConfig, target: ModelConfig, free: Sequence[str]) -> None:
-    """Raises a JaxptError naming the first field, other than `free`, in which two configs differ."""
-    for f in dataclasses.fields(ModelConfig):
-        a, b = getattr(source, f.name), getattr(target, f.name)
-        if f.name not in free and a != b:
-            raise JaxptError(
-                f"target.{f.name} is {b!r}, the source has {a!r}: weights cannot be carried over to another kind of "
-                f"module; leave {f.name} as it is and change it in a training stage, or initialise at random"
-            )

@@ -35,3 +35,26 @@ def reshaped(plan, params):
 def close(a, b, tol=3e-5):
     """Equal up to rounding, relative to the largest logit."""
     np.testing.assert_allclose(a, b, rtol=tol, atol=tol * np.abs(b).max())
+
+
+def batches(config, count=2, seed=0, rows=2, length=12):
+    """Batches of random tokens, the last token of a row being padding."""
+    rng = np.random.default_rng(seed)
+    out = []
+    for _ in range(count):
+        tokens = rng.integers(0, config.vocab_size, (rows, length)).astype(np.int32)
+        segments = np.ones((rows, length), np.int32)
+        segments[:, -1] = 0
+        weights = np.ones((rows, length), np.float32)
+        weights[:, -2:] = 0
+        positions = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
+        out.append(
+            {
+                "tokens": tokens,
+                "targets": np.roll(tokens, -1, 1),
+                "segment_ids": segments,
+                "positions": positions,
+                "loss_weights": weights,
+            }
+        )
+    return out

@@ -1,0 +1,90 @@
+"""Importance scores of a model's channels, neurons, heads and layers: what they are, and how they are kept on disk."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxpt.errors import JaxptError
+from jaxpt.models import ModelConfig
+
+# score -> axes of its array; "layers" is the Block Influence, "layers_loss" the loss change on removal
+AXES: dict[str, tuple[str, ...]] = {
+    "embed": ("embed",),
+    "mlp": ("layers", "mlp"),
+    "heads": ("layers", "heads"),
+    "kv_heads": ("layers", "kv_heads"),
+    "head_dim": ("layers", "kv_heads", "head_dim"),
+    "layers": ("layers",),
+    "layers_loss": ("layers",),
+    "layers_gain": ("layers",),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Importance by axis, larger meaning more important.
+
+    `values`: float32 arrays by name, see `AXES`: `embed [D]`, `mlp [L, F]`, `heads [L, H]`, `kv_heads [L, K]`,
+    `head_dim [L, K, h]` (dimensions of v and o), `layers [L]` (Block Influence), `layers_loss [L]` (loss change on
+    removal, nats per token), `layers_gain [L]` (mean growth of the stream's norm through the layer; no importance).
+    `meta`: `method`, `data` (fingerprints, None for data-free), `tokens`, `flops`, aggregation.
+    """
+
+    values: Mapping[str, np.ndarray] = field(repr=False)
+    meta: Mapping[str, Any]
+
+    @property
+    def data_free(self) -> bool:
+        """Whether the scores come from the weights alone."""
+        return self.meta.get("data") is None
+
+    def get(self, name: str) -> np.ndarray:
+        """Returns one score.
+
+        Raises:
+            JaxptError: it is not among these scores.
+        """
+        if name not in self.values:
+            raise JaxptError(f"scores hold no {name!r} (they have {', '.join(self.values)}); score the model again")
+        return self.values[name]
+
+    def check(self, config: ModelConfig) -> None:
+        """Raises a JaxptError if the arrays' shapes do not fit `config`."""
+        size = {"layers": len(config.layers), "embed": config.embed, "mlp": config.mlp, "heads": config.heads}
+        size |= {"kv_heads": config.kv_heads, "head_dim": config.head_dim}
+        for name, array in self.values.items():
+            want = tuple(size[a] for a in AXES[name])
+            if array.shape != want:
+                raise JaxptError(
+                    f"scores.{name} has shape {array.shape}, the model needs {want}: made for another model"
+                )
+
+    def save(self, path: str | Path) -> None:
+        """Writes one `.npz` file; it appears under its name only when complete."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + f".{os.getpid()}.partial")
+        with open(partial, "wb") as file:
+            np.savez(file, meta=np.array(json.dumps(dict(self.meta))), **self.values)
+        os.replace(partial, path)
+
+    @staticmethod
+    def load(path: str | Path) -> "Scores":
+        """Reads what `save` wrote.
+
+        Raises:
+            JaxptError: no such file, or not a file of scores.
+        """
+        if not Path(path).is_file():
+            raise JaxptError(f"{path}: there is no file of scores")
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                meta = json.loads(str(file["meta"]))
+                return Scores({k: file[k] for k in file.files if k != "meta"}, meta)
+        except (ValueError, KeyError, OSError) as error:
+            raise JaxptError(f"{path} is not a file of scores: {error}") from error

@@ -1,0 +1,131 @@
+"""A list of transforms carried out one after the other: each scored on the model that the ones before it made."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxpt.errors import JaxptError
+from jaxpt.models import Compute
+from jaxpt.reshape.calibrate import activation_scores
+from jaxpt.reshape.compensate import compensated, gather_compensation
+from jaxpt.reshape.config import CalibrationConfig, TransformConfig
+from jaxpt.reshape.datafree import weight_scores
+from jaxpt.reshape.depth import drop_layers
+from jaxpt.reshape.merge import merge_kv
+from jaxpt.reshape.plan import Plan
+from jaxpt.reshape.prune_depth import prune_depth
+from jaxpt.reshape.scores import Scores
+from jaxpt.reshape.stream import Reshaped, Source
+from jaxpt.reshape.subclone import choose, cut, random_init, subclone
+from jaxpt.reshape.target import Target, lengths
+
+
+@dataclasses.dataclass
+class Setting:
+    """What the transforms may use.
+
+    `batches` is the calibration data (empty: none), `data` what identifies it, `scores` those of the first source
+    where they are stored, `folder` a place for matrices larger than memory, `tell` prints a line.
+    """
+
+    target: Target
+    batches: Sequence[Mapping[str, Any]] = ()
+    data: Any = None
+    calibration: CalibrationConfig = dataclasses.field(default_factory=CalibrationConfig)
+    scores: Scores | None = None
+    folder: Path | None = None
+    seed: int = 0
+    tell: Callable[[str], None] = print
+
+    @property
+    def compute(self) -> Compute:
+        """How forward passes are computed."""
+        return Compute(dtype=self.calibration.dtype)
+
+    def score(self, source: Source) -> Scores:
+        """Returns stored scores that fit, else scores from the data, else data-free ones, and says which."""
+        if self.scores is not None:
+            scores, self.scores = self.scores, None  # they are of the first model only
+            scores.check(source.config)
+            return scores
+        if self.batches:
+            c = self.calibration
+            self.tell(f"scoring on {len(self.batches)} batches")
+            return activation_scores(
+                source,
+                self.batches,
+                data=self.data,
+                over_sequence=c.over_sequence,
+                over_batch=c.over_batch,
+                removal=c.removal,
+                compute=self.compute,
+            )
+        self.tell("no calibration data: data-free scores (norms of the weights) are used")
+        return weight_scores(source)
+
+    def need_data(self, what: str) -> None:
+        """Raises a JaxptError if there is no calibration data."""
+        if not self.batches:
+            raise JaxptError(f"{what} needs calibration data; set config.calibration.sources")
+
+
+def plans(source: Source, transforms: Sequence[TransformConfig], setting: Setting) -> list[Plan]:
+    """Returns the plans of all transforms, to be applied in order to `source`.
+
+    Raises:
+        JaxptError: an impossible target, missing data, an unknown option.
+    """
+    out: list[Plan] = []
+    for t in transforms:
+        for plan in RUN[t.name](source, t, setting):
+            out.append(plan)
+            source = Reshaped(source, plan)
+    return out
+
+
+def _subclone(source: Source, t: TransformConfig, s: Setting) -> list[Plan]:
+    target, config = lengths(source.config, s.target), source.config
+    scores = s.score(source) if t.selection == "importance" else None
+    plan = subclone(config, target, scores, selection=t.selection, scaling=t.scaling, depth=t.depth)
+    if not t.compensate:
+        return [plan]
+    s.need_data("compensate=True")
+    kept = choose(config, target, scores, depth=t.depth)
+    plan = dataclasses.replace(cut(config, target, kept, scores), entry=plan.entry)
+    index = {a: getattr(kept, a) for a in ("mlp", "heads") if getattr(kept, a) is not None}
+    matrices = gather_compensation(source, s.batches, index, ridge=t.ridge, folder=s.folder, compute=s.compute)
+    tokens = sum(int(b["tokens"].size) for b in s.batches)
+    flops = tokens * config.flops_per_token(s.batches[0]["tokens"].shape[1], backward=False)
+    return [compensated(plan, matrices, tokens=tokens, flops=flops)]
+
+
+def _prune_depth(source: Source, t: TransformConfig, s: Setting) -> list[Plan]:
+    s.need_data("prune_depth")
+    if s.target.layers is None:
+        raise JaxptError("prune_depth needs target.layers")
+    return prune_depth(source, s.target.layers, s.batches, by=t.by, rescale=t.rescale, compute=s.compute)
+
+
+def _merge_kv(source: Source, t: TransformConfig, s: Setting) -> list[Plan]:
+    if s.target.kv_heads is None:
+        raise JaxptError("merge_kv needs target.kv_heads")
+    scores = s.score(source) if t.how == "select" else None
+    return [merge_kv(source.config, s.target.kv_heads, how=t.how, scores=scores)]
+
+
+RUN: dict[str, Callable[[Source, TransformConfig, Setting], list[Plan]]] = {
+    "subclone": _subclone,
+    "random_init": lambda source, t, s: [random_init(source.config, s.target, s.seed)],
+    "prune_depth": _prune_depth,
+    "drop_layers": lambda source, t, s: [drop_layers(source.config, t.drop)],
+    "merge_kv": _merge_kv,
+}
+
+
+def dtypes_after(plan: Plan, dtypes: Mapping[str, str]) -> dict[str, str]:
+    """Returns each new parameter's dtype: that of what it comes from, float32 where it is drawn."""
+    return {
+        path: next((dtypes[t.source] for t in rule if t.source is not None), "float32")
+        for path, rule in plan.rules.items()
+    }

@@ -1,0 +1,106 @@
+"""A model read slice by slice: in memory, from a bundle, or as the result of a plan that is computed while it is read.
+
+`Reshaped(source, plan)` is itself a source, so plans chain without anything in between being stored; `write` copies a
+source into a bundle one slice at a time. A `Bundle` satisfies `Source` as it is.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from jaxpt.models import Model, ModelConfig, flatten, param_specs
+from jaxpt.reshape.apply import build_slice
+from jaxpt.reshape.plan import Plan
+
+
+class Source(Protocol):
+    """Anything that gives a model's parameters slice by slice."""
+
+    config: ModelConfig
+
+    def read(self, path: str, layer: int | None = None) -> Any:
+        """Returns one slice of parameter `path` (`layer`: place in its stack), or the whole of one without layers."""
+        ...
+
+
+class InMemory:
+    """A model in memory as a `Source`; slices of device arrays stay on the devices."""
+
+    def __init__(self, config: ModelConfig, params: Mapping[str, Any]):
+        """Wraps `params`, a nested dict as `param_specs(config)` declares it."""
+        self.config = config
+        self.leaves = flatten(params)
+
+    def read(self, path: str, layer: int | None = None) -> Any:
+        """Returns a slice, see `Source`."""
+        return self.leaves[path] if layer is None else self.leaves[path][layer]
+
+
+class Reshaped:
+    """What `plan` makes of `source`, computed slice by slice on the host as it is read."""
+
+    def __init__(self, source: Source, plan: Plan):
+        """Wraps `source`, whose config must be the plan's."""
+        if source.config != plan.source:
+            raise ValueError("the plan was made for another config")
+        self.source, self.plan, self.config, self.specs = source, plan, plan.target, plan.specs
+
+    def read(self, path: str, layer: int | None = None) -> np.ndarray:
+        """Returns a slice, see `Source`; reads just the input slices it is made of."""
+        rule = self.plan.rules[path]
+        slices: list[Any] = []
+        for t in rule:
+            if t.source is None:
+                slices.append(None)
+            else:
+                at = None if t.layers is None or layer is None else int(t.layers[layer])
+                slices.append(np.asarray(self.source.read(t.source, at)))
+        dtype = next((s.dtype for s in slices if s is not None), np.dtype(np.float32))
+        return build_slice(path, self.specs[path], rule, slices, layer, dtype)
+
+
+def chain(source: Source, plans: Sequence[Plan]) -> Source:
+    """Returns the source that results from the plans one after the other."""
+    for plan in plans:
+        source = Reshaped(source, plan)
+    return source
+
+
+def slices(config: ModelConfig) -> Iterator[tuple[str, int | None, tuple[int, ...]]]:
+    """Yields (path, layer or None, shape) of every slice of a model."""
+    for path, spec in flatten(param_specs(config)).items():
+        if spec.stacked:
+            yield from ((path, layer, spec.shape[1:]) for layer in range(spec.shape[0]))
+        else:
+            yield path, None, spec.shape
+
+
+def write(
+    source: Source,
+    put: Callable[[str, int | None, np.ndarray], Any],
+    done: Callable[[int], Any] = lambda nbytes: None,
+) -> None:
+    """Hands every slice of `source` to `put(path, layer, array)`; `done(nbytes)` is called after each."""
+    for path, layer, _ in slices(source.config):
+        array = np.asarray(source.read(path, layer))
+        put(path, layer, array)
+        done(array.nbytes)
+
+
+def gather(source: Source) -> dict[str, Any]:
+    """Returns all parameters of a source as host arrays in a nested dict."""
+    from jaxpt.models import unflatten
+
+    out: dict[str, Any] = {}
+    for path, spec in flatten(param_specs(source.config)).items():
+        if spec.stacked:
+            out[path] = np.stack([np.asarray(source.read(path, l)) for l in range(spec.shape[0])])
+        else:
+            out[path] = np.asarray(source.read(path))
+    return unflatten(out)
+
+
+def as_source(model: "Model | Source") -> Source:
+    """Returns a `Model` as an in-memory source; a source as it is."""
+    return InMemory(model.config, model.params) if isinstance(model, Model) else model
