@@ -4,6 +4,7 @@ Zero-padding with random readers, the default for width, is `jaxpt.reshape.axes.
 `duplicate` there.
 """
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -128,7 +129,7 @@ def llama_pro(config: ModelConfig, new: int) -> Plan:
             (term,) = rules[path]
             rules[path] = (Term(term.source, (*term.ops, Scale(None, keep, per_layer=True)), term.layers),)
     edges = [-1, *fresh, len(layers)]
-    old = [f"layers[{a + 1}:{b}]" for a, b in zip(edges, edges[1:]) if b > a + 1]
+    old = [f"layers[{a + 1}:{b}]" for a, b in itertools.pairwise(edges) if b > a + 1]
     options = {"new": new, "blocks": fresh}
     entry: dict[str, Any] = {"op": "llama_pro", "options": options, "exact": True, "tokens": 0, "flops": 0.0}
     entry["freeze"] = ["vocab", "final_norm", *old]

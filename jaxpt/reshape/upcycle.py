@@ -12,7 +12,7 @@ import numpy as np
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models import ModelConfig, MoeConfig, flatten, param_specs
 from jaxpt.reshape.ops import Mix, Op, Scale, Split, Take
-from jaxpt.reshape.plan import Plan, Rule, Term, index_digest, refuse_unlike
+from jaxpt.reshape.plan import Plan, Rule, Term, index_digest
 
 ScaleRule = Literal["none", "sqrt", "down", "route", "cube_root"]
 
@@ -206,21 +206,18 @@ def _redraw(o: Upcycling, matrix: str, dim: int, layers: np.ndarray, width: int,
     return Redraw(dim, mask, salt, per_layer=True)
 
 
-def average_experts(config: ModelConfig, target: ModelConfig) -> Plan:
-    """Returns the plan that replaces each mixture by one dense network, the mean of its experts.
+def average_experts(config: ModelConfig) -> Plan:
+    """Returns the plan that replaces each mixture by one dense network of an expert's width, the mean of its experts.
 
     Undoes upcycling by unpermuted copies.
 
-    Args:
-        config: a model whose experts are as wide as `target.mlp`, without shared experts.
-        target: the same model with all layers dense.
-
     Raises:
-        JaxptError: experts of another width, or shared experts.
+        JaxptError: shared experts, or a layer that is no mixture.
     """
-    refuse_unlike(config, target, ("layers", "moe", "mlp"))
-    if config.moe is None or config.moe.mlp != target.mlp or config.moe.shared_mlp:
-        raise JaxptError(f"average_experts: experts must be {target.mlp} wide, without shared ones; got {config.moe}")
+    if config.moe is None or config.moe.shared_mlp or {s.ffn for s in config.layers} != {"moe"}:
+        raise JaxptError("average_experts: every layer must be a mixture of experts without shared ones")
+    dense = tuple(dataclasses.replace(s, ffn="dense") for s in config.layers)
+    target = config.replace(layers=dense, mlp=config.moe.mlp, moe=None)
     mean = Mix(0, 1, np.full((1, config.moe.experts), 1 / config.moe.experts, np.float32), ())
     rules: dict[str, Rule] = {}
     for path, spec in flatten(param_specs(target)).items():
@@ -228,8 +225,6 @@ def average_experts(config: ModelConfig, target: ModelConfig) -> Plan:
             rules[path] = (Term(path),)
             continue
         name = path.split("/")[-1]
-        if {s.ffn for s in config.layers} != {"moe"}:
-            raise JaxptError("average_experts: every layer must be a mixture of experts")
         ffn = name in ("gate", "up", "down")
         at = np.arange(spec.shape[0])
         rules[path] = (Term(f"blocks/moe/{'expert_' * ffn}{name}", (mean,) if ffn else (), at),)

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxpt.reshape.depth import drop_layers
 
 from jaxpt.models import flatten, forward, param_specs
 from jaxpt.optim.freezing import trainable
 from jaxpt.reshape.apply import apply
 from jaxpt.reshape.axes import AxisMap, pad, plan_axes, select
+from jaxpt.reshape.depth import drop_layers
 from jaxpt.reshape.grow import aki, depth_up_scale, fpi, interpolate, llama_pro, stack
 from tests.models.tiny import VARIANTS, config
 from tests.reshape.proofs import TOKENS, close, logits, random_params, reshaped

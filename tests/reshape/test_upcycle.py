@@ -64,7 +64,7 @@ def test_some_layers_can_stay_dense():
 
 def test_the_average_of_copies_is_the_dense_model():
     plan = upcycle(C, dataclasses.replace(COPIES, permute=False))
-    back = apply(average_experts(plan.target, C), apply(plan, P))
+    back = apply(average_experts(plan.target), apply(plan, P))
     for path, leaf in flatten(back).items():
         np.testing.assert_allclose(leaf, flatten(P)[path], rtol=1e-6, atol=1e-7, err_msg=path)
 
