@@ -1,6 +1,7 @@
 """`jaxpt train`: joins config, data, model and loop, and runs them in a directory that can be resumed."""
 
 import argparse
+import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +10,14 @@ from typing import Any
 import jax
 
 from jaxpt import tokenizers
-from jaxpt.config import RunConfig
+from jaxpt.config import RunConfig, StageConfig
 from jaxpt.config_file import load
 from jaxpt.data import PackedSource
+from jaxpt.data.text_files import read_documents
 from jaxpt.errors import JaxptError
+from jaxpt.evaluation.bits_per_byte import bits_per_byte, first, held_out
+from jaxpt.models.compute import Compute
+from jaxpt.models.config import ModelConfig
 from jaxpt.training import loop, run_directory
 from jaxpt.training.feed import make_feed
 from jaxpt.training.interrupt import EXIT_PREEMPTED
@@ -90,4 +95,18 @@ def _tokenizer(config: RunConfig, of_start: Path | None) -> Any:
 
 
 def _hooks(config: RunConfig, tokenizer: Any) -> loop.Hooks:
-    return lambda model: ()
+    """Bits per byte of the files that `config.evaluation` names, in rows as long as the stage's."""
+    named = config.evaluation.bits_per_byte
+    if not named:
+        return lambda model, stage, mesh: ()
+    if tokenizer is None:
+        raise JaxptError("config.evaluation.bits_per_byte needs a tokenizer; set config.tokenizer")
+    limit = config.evaluation.max_documents
+    texts = {name: first(read_documents(file), limit) for name, file in named.items()}
+
+    def hooks(model: ModelConfig, stage: StageConfig, mesh: Any) -> list[loop.Hook]:
+        size, length = config.evaluation.batch_size, stage.sequence_length
+        sets = {name: held_out(t, tokenizer, length, size, name) for name, t in texts.items()}
+        return [bits_per_byte(model, sets, Compute(**dataclasses.asdict(config.compute)), mesh)]
+
+    return hooks

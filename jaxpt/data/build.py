@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxpt.data.packed import PackedSource, PackedWriter
-from jaxpt.data.packing import PACKERS
+from jaxpt.data.packing import PACKERS, Document
 from jaxpt.data.text_files import list_files, read_documents
 from jaxpt.data.tokenize import Selection, Tokenized, tokenize
 from jaxpt.errors import JaxptError, nearest
@@ -55,27 +55,22 @@ def build(
     fields = (text_field, selection.group_field) if selection.group_field else (text_field,)
     files = [f for pattern in ([inputs] if isinstance(inputs, str) else inputs) for f in list_files(pattern)]
     book = Tokenized([], [])
-
-    def documents() -> Iterator[dict[str, Any]]:
-        for file in files:
-            yield from read_documents(file, fields)
-
-    def counted() -> Iterator[Any]:
-        options = {"text_field": text_field, "bos": bos, "eos": eos, "selection": selection}
-        for document in tokenize(documents(), tokenizer, book, **options):
-            report(1, len(document.tokens))
-            yield document
-
+    options = {"text_field": text_field, "bos": bos, "eos": eos, "selection": selection}
+    documents = _counted(tokenize(_read(files, fields), tokenizer, book, **options), report)
     pad = tokenizer.pad_id if tokenizer.pad_id is not None else 0
     with PackedWriter(output, sequence_length, tokenizer.vocab_size, rows_per_shard=rows_per_shard) as writer:
-        for packed in PACKERS[packer](counted(), sequence_length, pad):
+        for packed in PACKERS[packer](documents, sequence_length, pad):
             writer.write(packed)
-        options = {
-            "packer": packer,
-            "text_field": text_field,
-            "bos": bos,
-            "eos": eos,
-            "selection": asdict(selection),
-            "text_bytes": book.bytes,
-        }
-        return writer.finish(book.ids, book.lengths, tokenizer.fingerprint, options)
+        facts = {"packer": packer, **options, "selection": asdict(selection), "text_bytes": book.bytes}
+        return writer.finish(book.ids, book.lengths, tokenizer.fingerprint, facts)
+
+
+def _read(files: Sequence[str], fields: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    for file in files:
+        yield from read_documents(file, fields)
+
+
+def _counted(documents: Iterator[Document], report: Report) -> Iterator[Document]:
+    for document in documents:
+        report(1, len(document.tokens))
+        yield document

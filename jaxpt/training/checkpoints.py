@@ -12,10 +12,12 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jax.sharding import SingleDeviceSharding
 
 from jaxpt.bundles import digest
 from jaxpt.errors import JaxptError
-from jaxpt.models.specs import flatten, unflatten
+from jaxpt.models.config import ModelConfig
+from jaxpt.models.specs import ParamSpec, flatten, map_specs, param_specs, unflatten
 
 for _name in ("absl", "asyncio"):  # Orbax tells every save in a dozen lines and every failure in hundreds: we tell it
     logging.getLogger(_name).setLevel(logging.CRITICAL)
@@ -237,3 +239,21 @@ def _storage_error(folder: Path, error: Exception) -> JaxptError:
             f"and start again in the same workdir"
         )
     return JaxptError(f"{folder}: a checkpoint could not be written ({text[:300]}); {newest}")
+
+
+def read_params(workdir: Path, step: int, config: ModelConfig, shardings: Mapping[str, Any] | None = None) -> Any:
+    """Returns the parameters of a finished checkpoint, without knowing its optimizer, verified.
+
+    Args:
+        workdir: the run directory.
+        step: of the checkpoint.
+        config: the run's model.
+        shardings: tree of `NamedSharding`; None: all on this process's first device.
+    """
+    one = SingleDeviceSharding(jax.local_devices()[0])
+    where = flatten(shardings) if shardings is not None else {}
+
+    def abstract(path: str, spec: ParamSpec) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(spec.shape, "float32", sharding=where.get(path, one))
+
+    return read_state(workdir, step, {"params": map_specs(abstract, param_specs(config))})["params"]

@@ -32,9 +32,8 @@ class PackedFeed:
     """The batches of a plan's packed sources."""
 
     def __init__(self, loader: Loader):
-        """Reads from `loader`; shares are followed by a walk of their own, apart from the one that reads ahead."""
+        """Reads from `loader`."""
         self.loader = loader
-        self._shares = Mixture(loader.log)
 
     def iterate(self, start_step: int, rows: slice | None = None) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """As `Feed.iterate`."""
@@ -42,7 +41,7 @@ class PackedFeed:
 
     def shares(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
         """As `Feed.shares`."""
-        return self._shares.shares(step)
+        return self.loader.shares(step)
 
     def to_save(self, step: int) -> dict[str, Any]:
         """As `Feed.to_save`."""

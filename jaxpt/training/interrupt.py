@@ -1,20 +1,26 @@
 """SIGTERM as a request: the loop saves at the next step's end and exits with its own code."""
 
 import signal
+import threading
 from types import TracebackType
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: start again in the same workdir
 
 
 class Interrupt:
-    """A context in which SIGTERM only sets `requested`; a second one ends the process as usual."""
+    """A context in which SIGTERM only sets `requested`; a second one ends the process as usual.
+
+    Outside the main thread, which alone can handle signals, it changes nothing.
+    """
 
     def __init__(self) -> None:
         """Nothing is requested yet."""
         self.requested = False
 
     def __enter__(self) -> "Interrupt":
-        self._before = signal.signal(signal.SIGTERM, self._on_signal)
+        self._handles = threading.current_thread() is threading.main_thread()
+        if self._handles:
+            self._before = signal.signal(signal.SIGTERM, self._on_signal)
         return self
 
     def _on_signal(self, number: int, frame: object) -> None:
@@ -24,7 +30,8 @@ class Interrupt:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        signal.signal(signal.SIGTERM, self._before)
+        if self._handles:
+            signal.signal(signal.SIGTERM, self._before)
 
     def agreed(self) -> bool:
         """Whether any host was asked to stop; all hosts must call it at the same step."""

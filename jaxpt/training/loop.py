@@ -7,8 +7,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from jaxpt.config import interval
+from jaxpt.config import StageConfig, interval
 from jaxpt.errors import JaxptError
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.init import init_params
@@ -28,7 +29,7 @@ from jaxpt.training.state import Layout, State, abstract_state, make_layout, new
 from jaxpt.training.step import StepSpec, make_step
 
 Hook = Callable[[int, Any], Mapping[str, float]]  # (finished steps, params) -> {"eval/bpb/code": …}
-Hooks = Callable[[ModelConfig], Sequence[Hook]]  # the stage's model -> what to measure
+Hooks = Callable[[ModelConfig, StageConfig, Mesh], Sequence[Hook]]  # of a stage -> what to measure in it
 Tell = Callable[[str], None]
 
 
@@ -49,6 +50,7 @@ class Run:
     peak: float  # FLOP/s of all devices
     steps: Mapping[StepSpec, Callable]
     clock: Clock = field(default_factory=Clock)
+    measures: dict[str, Sequence[Hook]] = field(default_factory=dict)
 
     @property
     def config(self) -> Any:
@@ -66,7 +68,7 @@ def train(
     workdir: Path,
     make_feed: Callable[[Plan, dict[str, Any] | None], Feed],
     start: Callable[[Layout, Optimizer], State] | None = None,
-    hooks: Hooks = lambda model: (),
+    hooks: Hooks = lambda model, stage, mesh: (),
     tell: Tell = print,
     devices: Sequence[Any] | None = None,
 ) -> int:
@@ -77,7 +79,7 @@ def train(
         workdir: the run directory, prepared by `run_directory.prepare`.
         make_feed: builds the feed from the plan and the `run` item of the restored checkpoint (None: a new run).
         start: makes the first state where parameters come from elsewhere; None: drawn from the seed.
-        hooks: evaluations of a stage's model.
+        hooks: evaluations of a stage; asked once per stage.
         tell: receives lines for the person watching.
         devices: default all devices of all hosts.
 
@@ -238,7 +240,9 @@ def _save(run: Run, *, wait: bool) -> None:
 
 def _evaluate(run: Run, stage: StagePlan) -> None:
     """Runs the hooks and logs what they return, unless the record of an earlier attempt stands."""
-    hooks = run.hooks(stage.model)
+    if stage.config.name not in run.measures:
+        run.measures[stage.config.name] = run.hooks(stage.model, stage.config, run.layout.mesh)
+    hooks = run.measures[stage.config.name]
     if not hooks or run.metrics.has(run.step, "eval/"):
         return
     with run.clock.pause(run.state):

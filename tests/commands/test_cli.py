@@ -1,8 +1,10 @@
 """The command finds its sub-commands and tells mistakes in one line."""
 
+import pkgutil
+
 import pytest
 
-from jaxpt import cli
+from jaxpt import cli, commands
 from jaxpt.errors import JaxptError
 
 
@@ -15,8 +17,9 @@ def run(capsys, *argv):
 def test_help_lists_every_sub_command(capsys):
     code, out, _ = run(capsys, "--help")
     assert code == 0
-    assert "train" in cli.names()
-    assert all(name in out for name in cli.names())
+    names = [m.name.rstrip("_").replace("_", "-") for m in pkgutil.iter_modules(commands.__path__)]
+    assert "train" in names
+    assert all(f"  {name} " in out for name in names)
 
 
 def test_an_unknown_command_names_its_neighbour_and_is_a_usage_error(capsys):

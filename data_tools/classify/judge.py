@@ -1,0 +1,168 @@
+"""How good a classifier is: held-out precision and recall, calibration, and thresholds by quantile."""
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xxhash
+
+from jaxpt.errors import JaxptError
+
+
+def held_out(text: str, share: float, seed: int = 0) -> bool:
+    """Whether a text belongs to the held-out part: decided by its content, so that copies never straddle the split."""
+    folded = " ".join(text.lower().split()).encode("utf-8", "replace")
+    return xxhash.xxh3_64_intdigest(folded, seed=seed) < share * 2.0**64
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """Counts and rates of one label."""
+
+    label: str
+    examples: int
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Stated probability against what happened, in bins of equal width."""
+
+    stated: np.ndarray  # [bins] mean probability of the predicted label; nan where empty
+    happened: np.ndarray  # [bins] share of correct predictions; nan where empty
+    count: np.ndarray  # [bins]
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: the mean gap, weighted by count (Naeini et al. 2015)."""
+        filled = self.count > 0
+        gap = np.abs(self.stated[filled] - self.happened[filled])
+        return float((gap * self.count[filled]).sum() / max(self.count.sum(), 1))
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Everything measured on the held-out examples."""
+
+    accuracy: float
+    labels: tuple[LabelScore, ...]
+    confusion: np.ndarray  # [true, predicted]
+    calibration: Calibration
+
+    def to_dict(self) -> dict:
+        """Returns plain JSON types."""
+        nan = lambda values: [None if np.isnan(v) else float(v) for v in values]  # noqa: E731
+        return {
+            "accuracy": self.accuracy,
+            "labels": [vars(s) for s in self.labels],
+            "confusion": self.confusion.tolist(),
+            "calibration": {
+                "error": self.calibration.error,
+                "stated": nan(self.calibration.stated),
+                "happened": nan(self.calibration.happened),
+                "count": self.calibration.count.tolist(),
+            },
+        }
+
+
+def judge(probabilities: np.ndarray, truth: Sequence[str], labels: Sequence[str], bins: int = 10) -> Judgement:
+    """Compares predictions with the truth.
+
+    Args:
+        probabilities: `[n, labels]`.
+        truth: n true labels.
+        labels: names of the columns.
+        bins: of the calibration.
+
+    Raises:
+        JaxptError: nothing to judge by, or a true label that the classifier does not know.
+    """
+    if not len(truth):
+        raise JaxptError("classify: no held-out examples to judge by; raise held_out or give more examples")
+    unknown = sorted(set(truth) - set(labels))
+    if unknown:
+        raise JaxptError(
+            f"classify: held-out label {unknown[0]!r} never occurs in training; known: {', '.join(labels)}"
+        )
+    true = np.array([list(labels).index(t) for t in truth])
+    best = probabilities.argmax(axis=1)
+    confusion = np.zeros((len(labels), len(labels)), dtype=np.int64)
+    np.add.at(confusion, (true, best), 1)
+    scores = []
+    for i, label in enumerate(labels):
+        hit, said, real = confusion[i, i], confusion[:, i].sum(), confusion[i].sum()
+        precision, recall = float(hit / max(said, 1)), float(hit / max(real, 1))
+        scores.append(
+            LabelScore(label, int(real), precision, recall, 2 * precision * recall / max(precision + recall, 1e-12))
+        )
+    stated, right = probabilities.max(axis=1), best == true
+    where = np.minimum((stated * bins).astype(int), bins - 1)
+    count = np.bincount(where, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        calibration = Calibration(
+            np.bincount(where, stated, bins) / count, np.bincount(where, right, bins) / count, count
+        )
+    return Judgement(float(right.mean()), tuple(scores), confusion, calibration)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A cut found on one's own corpus: both the share asked for and the value are kept."""
+
+    keep: float  # share asked for
+    value: float  # keep a text when its score is at least this
+    kept: float  # share really kept, larger where scores tie at the cut
+
+
+def quantile_threshold(scores: np.ndarray, keep: float, weights: np.ndarray | None = None) -> Threshold:
+    """Returns the score that keeps the best `keep` of a corpus.
+
+    Args:
+        scores: `[n]`.
+        keep: share of the total weight, in (0, 1].
+        weights: `[n]`, e.g. tokens per document; every document counts the same by default.
+
+    Raises:
+        JaxptError: no scores, or a share outside (0, 1].
+    """
+    if not len(scores) or not 0 < keep <= 1:
+        raise JaxptError(f"threshold: keep={keep} must be in (0, 1] and {len(scores)} scores more than none")
+    weights = np.ones(len(scores)) if weights is None else np.asarray(weights, dtype=np.float64)
+    order = np.argsort(-scores, kind="stable")
+    total = np.cumsum(weights[order])
+    cut = scores[order[min(np.searchsorted(total, keep * total[-1] * (1 - 1e-12)), len(scores) - 1)]]
+    return Threshold(keep, float(cut), float(weights[scores >= cut].sum() / total[-1]))
+
+
+def picture(judgement: Judgement, title: str) -> str:
+    """Returns an HTML page: the reliability diagram as SVG, bars of counts, and the table per label."""
+    calibration, size = judgement.calibration, 320
+    top = max(calibration.count.max(), 1)
+    bars, dots = [], []
+    for i, count in enumerate(calibration.count):
+        width = size / len(calibration.count)
+        high = 80 * count / top
+        bars.append(
+            f'<rect x="{i * width:.1f}" y="{size - high:.1f}" width="{width - 1:.1f}" height="{high:.1f}" fill="#ccd"/>'
+        )
+        if count:
+            x, y = calibration.stated[i] * size, size - calibration.happened[i] * size
+            dots.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#b33"><title>{count} texts</title></circle>')
+    rows = "".join(
+        f"<tr><td>{html.escape(s.label)}</td><td>{s.examples:,}</td><td>{s.precision:.3f}</td><td>{s.recall:.3f}</td>"
+        f"<td>{s.f1:.3f}</td></tr>"
+        for s in judgement.labels
+    )
+    return f"""<!doctype html><meta charset="utf-8"><title>{html.escape(title)}</title>
+<style>body{{font:14px sans-serif;margin:2em}}td,th{{padding:2px 10px;text-align:right}}</style>
+<h1>{html.escape(title)}</h1>
+<p>Held-out accuracy {judgement.accuracy:.3f}, expected calibration error {calibration.error:.3f}.</p>
+<svg width="{size + 40}" height="{size + 40}" viewBox="-20 -20 {size + 40} {size + 40}">
+<rect width="{size}" height="{size}" fill="none" stroke="#888"/>{"".join(bars)}
+<line x1="0" y1="{size}" x2="{size}" y2="0" stroke="#888" stroke-dasharray="4"/>{"".join(dots)}</svg>
+<p>Across: stated probability. Up: share that was right. Grey: number of texts.</p>
+<table><tr><th>label</th><th>texts</th><th>precision</th><th>recall</th><th>F1</th></tr>{rows}</table>
+"""

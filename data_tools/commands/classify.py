@@ -1,0 +1,173 @@
+"""`jaxpt-data classify`: train a classifier on labelled text, apply it, or mine a pool for text like a seed."""
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from data_tools.classify.judge import held_out, judge, picture, quantile_threshold
+from data_tools.classify.model import Classifier
+from data_tools.classify.recall import Document, Plan, recall
+from data_tools.classify.recipes import RECIPES, Recipe, recipe
+from data_tools.dedup.store import write_json
+from data_tools.records import FileShard, Removed, open_shards, run_shards
+from jaxpt.errors import JaxptError
+from jaxpt.terminal import table
+
+HELP = "train and apply text classifiers; mine text like a seed"
+
+EXAMPLE = """examples:
+  jaxpt-data classify --train='labelled/*.jsonl.gz' --recipe=topic --model=topics.bin
+  jaxpt-data classify --input='web/*.jsonl.gz' --model=quality.bin --keep=0.1 --output=good
+  jaxpt-data classify --seed='math/*.jsonl.gz' --input='web/*.jsonl.gz' --recipe=math --top_tokens=4000000 --output=m"""
+BATCH = 256
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the command's flags."""
+    out = argparse.ArgumentParser(
+        "jaxpt-data classify",
+        description=HELP,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    out.add_argument("--train", help="globs of labelled records: trains --model")
+    out.add_argument("--input", help="globs of records to classify or to mine")
+    out.add_argument("--seed", help="globs of records that are what is wanted: mines --input")
+    out.add_argument("--output", help="folder of the outputs")
+    out.add_argument("--model", help="the classifier's file")
+    out.add_argument("--recipe", default="quality", help=", ".join(RECIPES))
+    out.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the recipe")
+    out.add_argument("--label_field", default="label")
+    out.add_argument("--text_field", default="text")
+    out.add_argument("--keep", type=float, help="share of --input to keep, best scores first (default: only label)")
+    out.add_argument("--rounds", type=int, default=4, help="of mining")
+    out.add_argument("--top_tokens", type=int, default=0, help="budget of mining")
+    out.add_argument("--domain_rate", type=float, default=0.1, help="share of recalled pages that makes a domain good")
+    return out
+
+
+def _settings(args: argparse.Namespace) -> Recipe:
+    values = {}
+    for pair in args.set:
+        key, separator, value = pair.partition("=")
+        if not separator:
+            raise JaxptError(f"--set={pair}: write KEY=VALUE")
+        try:
+            values[key] = json.loads(value)
+        except ValueError:
+            values[key] = value
+    return recipe(args.recipe, **values)
+
+
+def _train(args: argparse.Namespace) -> int:
+    if not args.model:
+        raise JaxptError("classify --train needs --model, the file to write")
+    settings = _settings(args)
+    rows = []
+    for shard in open_shards(args.train, args.text_field):
+        for i, row in enumerate(shard.rows()):
+            label = "_".join(str(row.get(args.label_field) or "").split())
+            if not label:
+                raise JaxptError(f"{shard.path}: record {i} has no {args.label_field!r}; name it by --label_field")
+            rows.append((row["text"], label))
+    test = [r for r in rows if held_out(r[0], settings.held_out, settings.seed)]
+    classifier = Classifier.train((r for r in rows if not held_out(r[0], settings.held_out, settings.seed)), settings)
+    seen = judge(classifier.probabilities([t for t, _ in test]), [l for _, l in test], classifier.labels)
+    classifier.save(args.model)
+    write_json(Path(args.model + ".heldout.json"), seen.to_dict())
+    Path(args.model + ".heldout.html").write_text(
+        picture(seen, f"{Path(args.model).name}: {len(test):,} held-out texts")
+    )
+    rows = [(s.label, s.examples, s.precision, s.recall, s.f1) for s in seen.labels]
+    print(table(["label", "held out", "precision", "recall", "F1"], rows))
+    print(f"accuracy {seen.accuracy:.3f}, calibration error {seen.calibration.error:.3f}; {args.model}.heldout.html")
+    return 0
+
+
+def _apply(args: argparse.Namespace) -> int:
+    if not (args.model and args.output):
+        raise JaxptError("classify --input needs --model and --output")
+    classifier = Classifier.load(args.model)
+    shards = open_shards(args.input, args.text_field)
+    cut = None
+    if args.keep is not None:
+        parts = []
+        for shard in shards:
+            rows = shard.rows()
+            while batch := list(islice(rows, BATCH)):
+                parts.append(classifier.scores([r["text"] for r in batch]))
+        cut = quantile_threshold(np.concatenate(parts) if parts else np.zeros(0), args.keep)
+
+    def step(shard: FileShard, rows: Iterator[dict]) -> Iterable[dict | Removed]:
+        while batch := list(islice(rows, BATCH)):
+            chances = classifier.probabilities([r["text"] for r in batch])
+            for row, chance in zip(batch, chances):
+                if cut is None:
+                    best = int(chance.argmax())
+                    yield {**row, "class": classifier.labels[best], "class_probability": float(chance[best])}
+                    continue
+                score = float(chance[classifier.labels.index(classifier.recipe.positive)])
+                if np.float32(score) >= np.float32(cut.value):
+                    yield {**row, "class_score": score}
+                else:
+                    yield Removed(row, "classify", score, {"threshold": cut.value})
+
+    digest = sha256(Path(args.model).read_bytes()).hexdigest()
+    settings = {"model": digest, "keep": args.keep, "inputs": [s.fingerprint for s in shards]}
+    manifests = run_shards(shards, args.output, settings, step, "classify")
+    print(table(["shard", "documents", "kept"], [(m["name"], m["rows"], m["kept"]) for m in manifests]))
+    if cut:
+        print(f"threshold {cut.value:.6g} keeps {cut.kept:.2%} of the documents (asked for {cut.keep:.2%})")
+    write_json(Path(args.output) / "classify.json", {"threshold": cut and asdict(cut), "shards": manifests})
+    return 0
+
+
+def _mine(args: argparse.Namespace) -> int:
+    if not (args.input and args.output and args.top_tokens > 0):
+        raise JaxptError("classify --seed needs --input (the pool), --output and --top_tokens (the budget)")
+    seed = [row["text"] for shard in open_shards(args.seed, args.text_field) for row in shard.rows()]
+    shards = open_shards(args.input, args.text_field)
+
+    def pool() -> Iterator[Document]:
+        for shard in shards:
+            for i, row in enumerate(shard.rows()):
+                yield Document(f"{shard.name}#{i}", row["text"], str(row.get("url") or ""))
+
+    plan = Plan(args.top_tokens, args.rounds, args.domain_rate)
+    settings = _settings(args)
+    found, rounds, classifier = recall(seed, pool, settings, plan)
+
+    def step(shard: FileShard, rows: Iterator[dict]) -> Iterable[dict | Removed]:
+        for i, row in enumerate(rows):
+            score = found.get(f"{shard.name}#{i}")
+            if score is not None:
+                yield {**row, "class_score": score}
+            else:
+                yield Removed(row, "not-recalled", None, {"excerpt": ""})
+
+    prints = [s.fingerprint for s in [*open_shards(args.seed, args.text_field), *shards]]
+    key = {"plan": asdict(plan), "recipe": asdict(settings), "inputs": prints}
+    manifests = run_shards(shards, args.output, key, step, "write")
+    classifier.save(Path(args.output) / "model.bin")
+    write_json(Path(args.output) / "recall.json", {"rounds": [asdict(r) for r in rounds], "shards": manifests})
+    head = ["round", "positives", "negatives", "threshold", "documents", "tokens", "new tokens", "good domains"]
+    print(table(head, [(*list(asdict(r).values())[:-1], len(r.domains)) for r in rounds]))
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; returns 0 when the job is done."""
+    args = parser().parse_args(argv)
+    if args.train:
+        return _train(args)
+    if args.seed:
+        return _mine(args)
+    if args.input:
+        return _apply(args)
+    raise JaxptError("classify: give --train (labelled text), --input (to classify), or --seed and --input (to mine)")

@@ -1,0 +1,92 @@
+"""`jaxpt-data decontaminate`: drop documents that contain evaluation items, and report what matched."""
+
+import argparse
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+
+from data_tools.decontaminate.index import Index, Item, Rules, excerpt
+from data_tools.dedup.store import write_json
+from data_tools.records import FileShard, Removed, open_shards, run_shards
+from jaxpt.errors import JaxptError
+from jaxpt.terminal import table
+
+HELP = "drop documents that contain items of evaluation sets"
+
+EXAMPLE = """example:
+  jaxpt-data decontaminate --input='dedup/*.jsonl.gz' --output=decontaminated --eval='eval/*.jsonl.gz'"""
+BATCH = 256
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the command's flags."""
+    rules = Rules()
+    out = argparse.ArgumentParser(
+        "jaxpt-data decontaminate",
+        description=HELP,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    out.add_argument("--input", required=True, help="globs of JSONL (.gz, .zst) or Parquet files, comma-separated")
+    out.add_argument("--output", required=True)
+    out.add_argument("--eval", required=True, help="globs of the evaluation sets, same formats")
+    out.add_argument("--eval_fields", default="text", help="fields of an item that are joined, comma-separated")
+    out.add_argument("--long", type=int, default=rules.long, help="tokens in common that are enough")
+    out.add_argument("--short", type=int, default=rules.short, help="n-grams for the ratio rule")
+    out.add_argument("--ratio", type=float, default=rules.ratio, help="share of an item's n-grams that is enough")
+    out.add_argument("--shortest", type=int, default=rules.shortest, help="items with fewer tokens are not checked")
+    out.add_argument("--template", type=int, default=rules.template, help="wording of so many items is ignored")
+    out.add_argument("--text_field", default="text")
+    return out
+
+
+def _text(row: dict, fields: list[str]) -> str:
+    parts = []
+    for name in fields:
+        value = row.get(name)
+        parts += [str(v) for v in value] if isinstance(value, list) else [str(value)] if value is not None else []
+    return "\n".join(parts)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; returns 0 when the job is done."""
+    args = parser().parse_args(argv)
+    fields = [f.strip() for f in args.eval_fields.split(",")]
+    exams = open_shards(args.eval, fields[0])
+    items = [
+        Item(str(row.get("task") or shard.name.split(".")[0]), str(row.get("id", i)), _text(row, fields))
+        for shard in exams
+        for i, row in enumerate(shard.rows())
+    ]
+    if not items:
+        raise JaxptError(f"--eval={args.eval} holds no records with field {fields[0]!r}")
+    index = Index(items, Rules(args.long, args.short, args.ratio, args.shortest, args.template))
+    shards = open_shards(args.input, args.text_field)
+    hits: Counter = Counter()
+
+    def step(shard: FileShard, rows: Iterator[dict]) -> Iterable[dict | Removed]:
+        while batch := list(islice(rows, BATCH)):
+            for row, matches in zip(batch, index.match([r["text"] for r in batch])):
+                if not matches:
+                    yield row
+                    continue
+                hits.update({m.item.task for m in matches})
+                first = matches[0]
+                piece = excerpt(row["text"], first.token, max(args.long, 20))
+                seen = [(m.rule, m.item.task, m.item.id, m.value) for m in matches[:20]]
+                detail = {"excerpt": piece, "item_excerpt": first.item.text[:300], "matches": seen}
+                yield Removed(row, f"decontaminate-{first.rule}", first.value, detail)
+
+    settings = {"rules": asdict(index.rules), "eval": [s.fingerprint for s in exams], "fields": fields}
+    manifests = run_shards(shards, args.output, settings, step, "decontaminate")
+    rows = [(m["name"], m["rows"], m["kept"], sum(m["removed"].values())) for m in manifests]
+    print(table(["shard", "documents", "kept", "contaminated"], rows))
+    if hits:
+        print(table(["evaluation set", "documents (this call)"], hits.most_common()))
+    print(f"{len(index.items):,} items, {len(index.unchecked):,} too short or only template wording: not checked")
+    unchecked = Counter(i.task for i in index.unchecked)
+    report = {"items": len(index.items), "unchecked": dict(unchecked), "matched_sets": dict(hits), "shards": manifests}
+    write_json(Path(args.output) / "decontaminate.json", report)
+    return 0

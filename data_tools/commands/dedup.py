@@ -1,0 +1,143 @@
+"""`jaxpt-data dedup`: drop what was said before, exactly or nearly, and tell what each drop repeats."""
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from data_tools.dedup import bands, minhash, pipeline, units, verify
+from data_tools.dedup.engine import ENGINES, open_engine
+from data_tools.dedup.store import Layout, write_json
+from data_tools.records import FileShard, Removed, open_shards, run_shards
+from jaxpt.errors import JaxptError
+from jaxpt.terminal import table
+
+HELP = "drop exact and near duplicates: documents, paragraphs or lines"
+
+EXAMPLE = """example:
+  jaxpt-data dedup --input='clean/*.jsonl.gz' --output=dedup --strictness=balanced
+  jaxpt-data dedup --input='old/*.jsonl.gz,new/*.jsonl.gz' --output=dedup-new --store=dedup/signatures"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the command's flags."""
+    out = argparse.ArgumentParser(
+        "jaxpt-data dedup",
+        description=HELP,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    out.add_argument("--input", required=True, help="globs of JSONL (.gz, .zst) or Parquet files, comma-separated")
+    out.add_argument("--output", required=True, help="folder: shards of the same names, removals, clusters.parquet")
+    out.add_argument("--store", help="folder of signatures, kept for later dumps (OUTPUT/signatures)")
+    out.add_argument("--unit", default="document", help=", ".join(units.UNITS))
+    out.add_argument("--strictness", default="balanced", help=f"from certain to harsh: {', '.join(verify.LEVELS)}")
+    out.add_argument("--survivor", default="longest", help="longest, newest, best or first")
+    out.add_argument("--survivor_field", default="", help="field with the date (newest) or the score (best)")
+    out.add_argument("--least_tokens", type=int, default=0, help="units with fewer are never compared")
+    out.add_argument("--exact_only", action="store_true", help="no signatures, only equal texts")
+    out.add_argument("--bands", type=int, default=14)
+    out.add_argument("--rows", type=int, default=8)
+    out.add_argument("--threshold", type=float, help="let datasketch choose bands and rows for this Jaccard")
+    out.add_argument("--engine", default="native", help=", ".join(ENGINES))
+    out.add_argument("--ray_address", help="cluster for --engine=ray")
+    out.add_argument("--splits", type=int, default=1, help="passes over each band; more passes, less memory")
+    out.add_argument("--workers", type=int, default=1, help="processes")
+    out.add_argument("--alarm", type=float, default=0.5, help="warn when a source loses more than this share")
+    out.add_argument("--text_field", default="text")
+    return out
+
+
+def _layout(args: argparse.Namespace) -> Layout:
+    layout = bands.Bands(args.bands, args.rows)
+    scheme = minhash.Scheme(permutations=max(args.bands * args.rows, 1))
+    if args.threshold is not None:
+        scheme = minhash.Scheme()
+        layout = bands.choose(args.threshold, scheme.permutations)
+    choice = units.Choice(args.survivor, args.survivor_field)
+    return Layout(args.unit, args.least_tokens, not args.exact_only, scheme, layout, choice)
+
+
+def _names(result: pipeline.Result, shards: list[FileShard], wanted: set[int]) -> dict[int, dict]:
+    """Reads id, source and beginning of the units that others are said to repeat."""
+    out: dict[int, dict] = {}
+    for shard, number in zip(shards, result.numbers):
+        mine = {u for u in wanted if u >> units.ROW_BITS == number}
+        if not mine:
+            continue
+        places = result.store.places(number)
+        by_row: dict[int, list[tuple[int, int, int]]] = {}
+        for unit, row, start, stop in zip(*(places[k].tolist() for k in ("unit", "row", "start", "stop"))):
+            if unit in mine:
+                by_row.setdefault(row, []).append((unit, start, stop))
+        for row, fields in enumerate(shard.rows()):
+            for unit, start, stop in by_row.get(row, ()):
+                excerpt = fields["text"][start : min(stop, start + 300)]
+                out[unit] = {"of_id": fields.get("id"), "of_source": fields.get("source"), "of_excerpt": excerpt}
+    return out
+
+
+def _step(result: pipeline.Result, names: dict[int, dict], numbers: dict[str, int]):
+    def step(shard: FileShard, rows: Iterator[dict]) -> Iterable[dict | Removed]:
+        number = numbers[shard.name]
+        dropped = result.dropped(number)
+        places = result.store.places(number)
+        by_row: dict[int, list[tuple[int, int, dict]]] = {}
+        for unit, row, start, stop in zip(*(places[k].tolist() for k in ("unit", "row", "start", "stop"))):
+            if unit in dropped:
+                by_row.setdefault(row, []).append((start, stop, dropped[unit]))
+        for i, row in enumerate(rows):
+            text = row["text"]
+            for start, stop, why in by_row.get(i, ()):
+                seen = {name: why[name] for name in ("cluster", "anchor", "jaccard", "covered", "new_run")}
+                detail = {**seen, **names.get(why["anchor"], {}), "excerpt": text[start : min(stop, start + 300)]}
+                yield Removed(row, f"dedup-{why['rule']}", why["jaccard"], detail)
+            if i not in by_row:
+                yield row
+                continue
+            left = units.without(text, [(start, stop) for start, stop, _ in by_row[i]])
+            if left.strip():
+                yield {**row, "text": left, **({shard.field: left} if shard.field != "text" else {})}
+
+    return step
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; returns 0 when the job is done."""
+    args = parser().parse_args(argv)
+    shards = open_shards(args.input, args.text_field)
+    layout = _layout(args)
+    options = pipeline.Options(args.strictness, True, not args.exact_only, args.splits, args.workers)
+    engine = open_engine(args.engine, args.ray_address)
+    if not 0 < args.alarm <= 1:
+        raise JaxptError(f"--alarm={args.alarm} must be a share in (0, 1]")
+    store_path = args.store or str(Path(args.output) / "signatures")
+    result = pipeline.run(shards, store_path, layout, engine, options)
+    run_number = max(s["run"] for s in result.store.shards)
+    new = [s for s, n in zip(shards, result.numbers) if result.store.shards[n]["run"] == run_number]
+    numbers = {s.name: n for s, n in zip(shards, result.numbers)}
+    names = _names(result, shards, {r["anchor"] for r in result.clusters.to_pylist() if r["rule"] != "kept"})
+    settings = {"layout": asdict(layout), "strictness": args.strictness, "inputs": [s.fingerprint for s in shards]}
+    manifests = run_shards(
+        new, args.output, {**settings, "store": result.store.shards}, _step(result, names, numbers), "write"
+    )
+    pq.write_table(result.clusters, Path(args.output) / "clusters.parquet")
+    _report(args, manifests, result.counts)
+    return 0
+
+
+def _report(args: argparse.Namespace, manifests: list[dict], counts: dict) -> None:
+    rows, alarms = [], []
+    for m in manifests:
+        lost = 1 - m["kept"] / max(m["rows"], 1)
+        removed = m["removed"]
+        rows.append((m["name"], m["rows"], m["kept"], removed.get("dedup-exact", 0), removed.get("dedup-near", 0)))
+        if lost > args.alarm:
+            alarms.append(f"warning: {m['name']} lost {lost:.0%} of its documents (alarm at {args.alarm:.0%})")
+    print(table(["shard", "documents", "kept", "exact", "near"], rows))
+    print(*alarms, sep="\n", end="\n" if alarms else "")
+    write_json(Path(args.output) / "dedup.json", {"counts": counts, "shards": manifests, "alarms": alarms})
+    print(json.dumps(counts))

@@ -1,0 +1,73 @@
+"""`jaxpt-data inspect`: what a packed source holds, rows decoded, files rehashed."""
+
+import argparse
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxpt import tokenizers
+from jaxpt.data.packed import PackedSource
+from jaxpt.errors import JaxptError
+from jaxpt.terminal import table
+
+HELP = "show a packed source: counts, options, rows decoded; --verify rehashes it"
+
+EPILOG = """\
+example:
+  jaxpt-data inspect packed/web --tokenizer=TOKENIZER --rows=2
+  jaxpt-data inspect packed/web --verify
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses arguments and prints."""
+    parser = argparse.ArgumentParser(
+        "jaxpt-data inspect",
+        description=HELP,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("path", help="a packed source")
+    parser.add_argument("--tokenizer", help="shows the rows as text")
+    parser.add_argument("--rows", type=int, default=0, help="how many rows to show, evenly spaced")
+    parser.add_argument("--verify", action="store_true", help="rehash every file")
+    args = parser.parse_args(list(argv))
+    source = PackedSource.open(args.path)
+    print(describe(source))
+    if args.verify:
+        source.verify()
+        print("every file is as it was packed")
+    if args.rows:
+        print(show_rows(source, args.rows, args.tokenizer))
+    return 0
+
+
+def describe(source: PackedSource) -> str:
+    """Returns a packed source's counts and options as a table."""
+    facts = [[k, source.facts[k]] for k in ("rows", "sequence_length", "tokens", "documents", "vocab_size", "dtype")]
+    facts += [["mean fill", source.mean_fill], ["fingerprint", source.fingerprint[:16]]]
+    facts += [["tokenizer", source.tokenizer_fingerprint[:16]]]
+    facts += [[k, str(v)] for k, v in source.facts["options"].items()]
+    return table([str(source.path), ""], facts)
+
+
+def show_rows(source: PackedSource, count: int, tokenizer: str | None) -> str:
+    """Returns `count` rows, their segments as text (as ids without a tokenizer).
+
+    Raises:
+        JaxptError: the tokenizer is not the one the source was packed with.
+    """
+    words = tokenizers.load(tokenizer) if tokenizer else None
+    if words is not None and words.fingerprint != source.tokenizer_fingerprint:
+        raise JaxptError(f"--tokenizer={tokenizer} is not the tokenizer {source.path} was packed with")
+    lines = []
+    for row in np.unique(np.linspace(0, source.rows - 1, min(count, source.rows)).astype(int)):
+        batch = source.read([row])
+        documents = source.row_documents(row)
+        lines.append(f"\nrow {row}: {int(batch['segment_ids'].max())} segments")
+        for segment, document in enumerate(documents, 1):
+            ids = batch["tokens"][0][batch["segment_ids"][0] == segment]
+            text = repr(words.decode(ids[:60]))[1:-1] if words else " ".join(map(str, ids[:24]))
+            lines.append(f"  {document.hex()[:12]}  {len(ids):>6,} tokens  {text[:150]}")
+    return "\n".join(lines)

@@ -1,0 +1,121 @@
+"""`jaxpt-data perplexity`: score documents and cut both tails by quantiles per language and source."""
+
+import argparse
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from data_tools.dedup.store import write_json
+from data_tools.perplexity.ngram import NgramModel
+from data_tools.perplexity.scorers import KenlmScorer, Scorer
+from data_tools.perplexity.tails import CURVE, Tails, cuts
+from data_tools.records import FileShard, Removed, open_shards, run_shards
+from jaxpt.errors import JaxptError
+from jaxpt.terminal import table
+
+HELP = "cut the most and the least surprising documents, per language and source"
+
+EXAMPLE = """example:
+  jaxpt-data perplexity --input='dedup/*.jsonl.gz' --output=scored --train='wiki/*.jsonl.gz' --low=0.05 --high=0.9"""
+BATCH = 256
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the command's flags."""
+    out = argparse.ArgumentParser(
+        "jaxpt-data perplexity",
+        description=HELP,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    tails = Tails()
+    out.add_argument("--input", required=True, help="globs of records")
+    out.add_argument("--output", required=True)
+    out.add_argument("--train", help="globs of good text: an n-gram model is counted on it, one per language")
+    out.add_argument("--kenlm", help="a KenLM model file instead (all languages)")
+    out.add_argument("--model", help="a jaxpt bundle instead (all languages), on all devices")
+    out.add_argument("--batch_size", type=int, default=8, help="of --model, a multiple of the number of devices")
+    out.add_argument("--sequence_length", type=int, default=1024, help="of --model")
+    out.add_argument("--order", type=int, default=3, help="of the n-gram model")
+    out.add_argument("--max_tokens", type=int, default=20_000_000, help="tokens counted per language")
+    out.add_argument("--low", type=float, default=tails.low)
+    out.add_argument("--high", type=float, default=tails.high)
+    out.add_argument("--least", type=int, default=tails.least, help="smaller groups use their language's quantiles")
+    out.add_argument("--language_field", default="lang")
+    out.add_argument("--source_field", default="source")
+    out.add_argument("--text_field", default="text")
+    return out
+
+
+def _models(args: argparse.Namespace) -> dict[str, Scorer]:
+    if sum(map(bool, (args.train, args.kenlm, args.model))) != 1:
+        raise JaxptError("perplexity: give one of --train (text for an n-gram model), --kenlm and --model")
+    if args.model:
+        from data_tools.perplexity.jaxpt_model import open_scorer  # JAX starts only where it is used
+
+        return {"": open_scorer(args.model, batch_size=args.batch_size, sequence_length=args.sequence_length)}
+    if args.kenlm:
+        return {"": KenlmScorer(args.kenlm)}
+    shards = open_shards(args.train, args.text_field)
+    languages = sorted({str(row.get(args.language_field, "")) for s in shards for row in s.rows()})
+    texts = lambda lang: (  # noqa: E731
+        row["text"] for s in shards for row in s.rows() if str(row.get(args.language_field, "")) == lang
+    )
+    return {lang: NgramModel.train(texts(lang), args.order, args.max_tokens) for lang in languages}
+
+
+def _scores(rows: list[dict], models: dict[str, Scorer], field: str) -> np.ndarray:
+    out = np.full(len(rows), np.nan)
+    languages = [str(row.get(field, "")) for row in rows]
+    for name in set(languages):
+        mine = [i for i, l in enumerate(languages) if l == name]
+        model = models.get(name) or models.get("")
+        if model is not None:
+            out[mine] = model.perplexities([rows[i]["text"] for i in mine])
+    return out
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; returns 0 when the job is done."""
+    args = parser().parse_args(argv)
+    tails = Tails(args.low, args.high, args.least)
+    tails.check()
+    shards = open_shards(args.input, args.text_field)
+    models = _models(args)
+    scores: dict[str, np.ndarray] = {}
+    languages: list[str] = []
+    sources: list[str] = []
+    for shard in shards:
+        rows, parts = shard.rows(), []
+        while batch := list(islice(rows, BATCH)):
+            parts.append(_scores(batch, models, args.language_field))
+            languages += [str(r.get(args.language_field, "")) for r in batch]
+            sources += [str(r.get(args.source_field, "")) for r in batch]
+        scores[shard.name] = np.concatenate(parts) if parts else np.zeros(0)
+    table_of_cuts = cuts(np.concatenate(list(scores.values())), languages, sources, tails)
+
+    def step(shard: FileShard, rows: Iterator[dict]) -> Iterable[dict | Removed]:
+        for row, score in zip(rows, scores[shard.name], strict=True):
+            cut = table_of_cuts[str(row.get(args.language_field, "")), str(row.get(args.source_field, ""))]
+            verdict = cut.verdict(float(score))
+            if verdict in ("low", "high"):
+                limits = {"low": cut.low, "high": cut.high, "basis": cut.basis}
+                yield Removed(row, f"perplexity-{verdict}", float(score), limits)
+            else:  # without a model for its language, or without words, a document cannot be judged: it stays
+                yield {**row, "perplexity": None if np.isnan(score) else float(score)}
+
+    settings = {**vars(args), "inputs": [s.fingerprint for s in shards]}
+    settings["train"] = [s.fingerprint for s in open_shards(args.train)] if args.train else None
+    settings.pop("output")
+    manifests = run_shards(shards, args.output, settings, step, "write")
+    rows = [(c.language, c.source, c.texts, c.basis, c.low, c.high) for c in table_of_cuts.values()]
+    print(table(["language", "source", "texts", "quantiles of", "low", "high"], rows))
+    unjudged = int(sum(np.isnan(s).sum() for s in scores.values()))
+    if unjudged:
+        print(f"{unjudged:,} documents have no words or no model for their language: kept unjudged")
+    report = {"quantiles": CURVE, "cuts": [asdict(c) for c in table_of_cuts.values()], "shards": manifests}
+    write_json(Path(args.output) / "perplexity.json", report)
+    return 0

@@ -1,0 +1,1 @@
+"""Keep the exam out of the textbook: find evaluation items inside training documents."""

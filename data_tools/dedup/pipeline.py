@@ -1,0 +1,264 @@
+"""Deduplicate shards: sign, find candidates, verify, decide. Writing what is kept is left to the caller."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_tools.dedup import verify
+from data_tools.dedup.store import Layout, Store, candidate_tokens, write_table
+from data_tools.dedup.units import ROW_BITS, Shard
+from jaxpt.errors import JaxptError
+from jaxpt.terminal import progress
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run goes about it."""
+
+    strictness: str = "balanced"
+    exact: bool = True
+    near: bool = True
+    splits: int = 1  # passes over each band; more passes, less memory
+    workers: int = 1
+    signature_path: str = "auto"
+
+    def check(self) -> None:
+        """Raises JaxptError for settings that cannot work."""
+        verify.level(self.strictness)
+        if self.splits < 1 or self.workers < 1 or not (self.exact or self.near):
+            raise JaxptError(f"dedup: splits={self.splits}, workers={self.workers} must be >= 1, and exact or near on")
+
+
+def memory_bound(units: int, candidates: int, largest_shard: int, permutations: int = 112, splits: int = 1) -> int:
+    """Returns an upper estimate of the working memory in bytes, beyond 400 MB for Python and the engine.
+
+    The largest of: signing one shard (the signatures twice and 700 bytes per unit, per worker); one band of all units
+    in one split (16 bytes a row, six copies while grouping); verification (150 bytes per candidate).
+    """
+    sign = largest_shard * (8 * permutations + 700)
+    band = units * 96 // splits
+    return max(sign, band, candidates * 150)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was decided.
+
+    `clusters`: a row per unit that had a candidate or an equal: `unit, cluster, anchor, rule` ("exact", "near" or
+    "kept"), `jaccard, covered, new_run` (null where nothing was compared), sorted by unit. `anchor` is always a kept
+    unit, the unit itself where it is kept.
+    """
+
+    store: Store
+    numbers: list[int]  # of the input shards, in input order
+    clusters: pa.Table
+    counts: dict[str, int]
+
+    def dropped(self, number: int) -> dict[int, dict]:
+        """Returns the rows of `clusters` that drop a unit of this shard, by unit."""
+        units = self.clusters["unit"].to_numpy()
+        low, high = np.searchsorted(units, [number << ROW_BITS, (number + 1) << ROW_BITS])
+        return {r["unit"]: r for r in self.clusters.slice(low, high - low).to_pylist() if r["rule"] != "kept"}
+
+
+def _each(jobs: Sequence[tuple], function: Callable, workers: int, what: str) -> list:
+    """Calls `function(*job)` for every job, in order of results, with a progress bar."""
+    with progress(len(jobs), what, "shard") as bar:
+        if workers == 1 or len(jobs) < 2:
+            out = []
+            for job in jobs:
+                out.append(function(*job))
+                bar.update()
+            return out
+        with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
+            futures = [pool.submit(function, *job) for job in jobs]
+            for future in futures:
+                future.add_done_callback(lambda _: bar.update())
+            return [future.result() for future in futures]
+
+
+def _sign(path: str, layout: Layout, shard: Shard, number: int, signature_path: str) -> dict:
+    return Store(path, layout).sign(shard, number, signature_path)
+
+
+def _tokens(path: str, layout: Layout, shard: Shard, number: int, units: np.ndarray, signature_path: str, out: str):
+    tokens = candidate_tokens(shard, Store(path, layout), number, units, signature_path)
+    np.save(out, tokens.values)
+    return units, tokens.offsets
+
+
+def run(shards: Sequence[Shard], store_path: str | Path, layout: Layout, engine, options: Options) -> Result:
+    """Decides which units of `shards` are dropped.
+
+    Args:
+        shards: the inputs. Shards that the store already holds are not read again, unless a unit of theirs has to be
+            compared with a new one; those from earlier runs keep what those runs kept.
+        store_path: folder of the signature store, made if absent.
+        layout: what is compared.
+        engine: from `engine.open_engine`.
+        options: strictness and resources; neither workers nor splits nor the engine changes the result.
+
+    Raises:
+        JaxptError: settings that cannot work, or a unit to compare with whose shard was not given.
+    """
+    options.check()
+    store = Store(store_path, layout)
+    numbers = store.enrol(shards)
+    run_number = max((s["run"] for s in store.shards), default=0)
+    jobs = [
+        (str(store.path), layout, s, n, options.signature_path) for s, n in zip(shards, numbers) if not store.done(n)
+    ]
+    _each(jobs, _sign, options.workers, "sign")
+    before = store.dropped_before(run_number)
+    exact = _exact(store, engine, options, run_number, before)
+    near = _near(store, engine, options, exact, before, dict(zip(numbers, shards)), run_number)
+    clusters = _resolve(exact, near, before)
+    drops = clusters.filter(np.array([r != "kept" for r in clusters["rule"].to_pylist()], dtype=bool))
+    write_table(
+        store.path / "dropped" / f"{run_number}.parquet",
+        drops.select(["unit", "anchor"]).rename_columns(["unit", "first"]),
+    )
+    rules = drops["rule"].to_pylist()
+    counts = {
+        "exact": rules.count("exact"),
+        "near": rules.count("near"),
+        "candidates": len(near),
+        "clusters": len(set(near["cluster"].to_pylist())),
+    }
+    return Result(store, numbers, clusters, counts)
+
+
+def _exact(store: Store, engine, options: Options, run_number: int, before: pa.Table) -> pa.Table:
+    """New units equal to a preferred one: `(unit, first)`."""
+    paths = store.paths("units")
+    if not options.exact or not paths:
+        return before.slice(0, 0)
+    parts = [engine.repeats(paths, split, options.splits) for split in range(options.splits)]
+    found = pa.concat_tables(parts).sort_by("unit")
+    return found.filter(store.run_of(found["unit"].to_numpy()) == run_number)
+
+
+def _candidates(store: Store, engine, options: Options, gone: np.ndarray, run_number: int) -> pa.Table:
+    """Clusters `(unit, label)` of two or more units of which at least one is new, without the units in `gone`."""
+    paths = store.paths("bands")
+    edges: list[pa.Table] = []
+    with progress(store.layout.bands.bands * options.splits, "bands", "pass") as bar:
+        for band in range(store.layout.bands.bands):
+            for split in range(options.splits):
+                edges = [engine.union([*edges, engine.star_edges(paths, f"b{band}", split, options.splits)])]
+                bar.update()
+    found = engine.components(edges[0])
+    units, labels = found["unit"].to_numpy(), found["label"].to_numpy()
+    alive = ~np.isin(units, gone)
+    units, labels = units[alive], labels[alive]
+    names, inverse, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    fresh = np.bincount(inverse, store.run_of(units) == run_number, minlength=len(names)) > 0
+    keep = ((sizes > 1) & fresh)[inverse]
+    return pa.table({"unit": units[keep], "label": labels[keep]})
+
+
+def _near(store, engine, options, exact, before, shards: dict[int, Shard], run_number: int) -> pa.Table:
+    """Judges every cluster of candidates: a row per candidate."""
+    empty = {name: [] for name in ("unit", "cluster", "anchor", "jaccard", "covered", "new_run")}
+    gone = np.concatenate([exact["unit"].to_numpy(), before["unit"].to_numpy()])
+    ready = options.near and store.layout.near and store.paths("bands")
+    found = (
+        _candidates(store, engine, options, gone, run_number) if ready else pa.table({"unit": pa.array([], pa.int64())})
+    )
+    if not len(found):
+        return _verdict_table(empty)
+    units = found["unit"].to_numpy()
+    by_shard = {int(n): np.sort(units[units >> ROW_BITS == n]) for n in np.unique(units >> ROW_BITS)}
+    absent = [n for n in by_shard if n not in shards]
+    if absent:
+        name = store.shards[absent[0]]["name"]
+        raise JaxptError(f"shard {name!r} of an earlier run holds texts to compare with; add it to --input")
+    folder = store.path / "candidates"
+    folder.mkdir(exist_ok=True)
+    jobs = [
+        (str(store.path), store.layout, shards[n], n, mine, options.signature_path, str(folder / f"{n}.npy"))
+        for n, mine in by_shard.items()
+    ]
+    read = _each(jobs, _tokens, options.workers, "read")
+    offsets = dict(zip(by_shard, read))
+    verdicts = _judge_all(store, found, offsets, options, run_number)
+    for n in by_shard:
+        (folder / f"{n}.npy").unlink()
+    return _verdict_table(verdicts)
+
+
+def _verdict_table(columns: dict[str, list]) -> pa.Table:
+    whole, real = pa.int64(), pa.float64()
+    kinds = {"unit": whole, "cluster": whole, "anchor": whole, "jaccard": real, "covered": real, "new_run": whole}
+    return pa.table({name: pa.array(columns[name], kind) for name, kind in kinds.items()})
+
+
+def _judge_all(store: Store, found: pa.Table, offsets: dict, options: Options, run_number: int) -> dict[str, list]:
+    """Runs `verify.judge` over all clusters, reading tokens and signatures through memory maps."""
+    units, labels = found["unit"].to_numpy(), found["label"].to_numpy()
+    order = _orders(store, units)
+    sort = np.lexsort((units, order, labels))
+    units, labels = units[sort], labels[sort]
+    tokens = {n: np.load(store.path / "candidates" / f"{n}.npy", mmap_mode="r") for n in offsets}
+    signatures = {n: store.signatures(n) for n in offsets}
+    level = verify.level(options.strictness)
+
+    def profile(unit: int) -> verify.Profile:
+        mine, cuts = offsets[unit >> ROW_BITS]
+        i = int(np.searchsorted(mine, unit))
+        return verify.Profile(np.asarray(tokens[unit >> ROW_BITS][cuts[i] : cuts[i + 1]]))
+
+    out: dict[str, list] = {name: [] for name in ("unit", "cluster", "anchor", "jaccard", "covered", "new_run")}
+    cuts = np.concatenate([[0], np.flatnonzero(np.diff(labels)) + 1, [len(labels)]])
+    with progress(len(units), "verify", "text", scale=True) as bar:
+        for start, stop in pairwise(cuts):
+            group = units[start:stop].tolist()
+            table = np.stack([signatures[u >> ROW_BITS][u & (1 << ROW_BITS) - 1] for u in group])
+            settled = int((store.run_of(units[start:stop]) < run_number).sum())
+            for verdict in verify.judge(group, table, lambda i, g=group: profile(g[i]), level, settled=settled):
+                seen = verdict.evidence
+                shown = (seen.jaccard, seen.covered, seen.new_run) if seen else (None, None, None)
+                row = (verdict.unit, group[0], verdict.anchor, *shown)
+                for name, value in zip(out, row):
+                    out[name].append(value)
+            bar.update(int(stop - start))
+    return out
+
+
+def _orders(store: Store, units: np.ndarray) -> np.ndarray:
+    """Returns the stored order of preference `[n]` of units."""
+    out = np.empty(len(units), dtype=np.int64)
+    for number in np.unique(units >> ROW_BITS):
+        table = pq.read_table(store.path / "units" / f"{number}.parquet", columns=["unit", "order"])
+        mine = units >> ROW_BITS == number
+        out[mine] = table["order"].to_numpy()[np.searchsorted(table["unit"].to_numpy(), units[mine])]
+    return out
+
+
+def _resolve(exact: pa.Table, near: pa.Table, before: pa.Table) -> pa.Table:
+    """Joins both kinds of drops; an exact copy of a text that was dropped in turn gets that text's anchor."""
+    cluster = dict(zip(near["unit"].to_pylist(), near["cluster"].to_pylist()))
+    stands_for = dict(zip(before["unit"].to_pylist(), before["first"].to_pylist()))
+    stands_for.update(zip(near["unit"].to_pylist(), near["anchor"].to_pylist()))
+    rows = []
+    firsts = set()
+    for unit, first in zip(exact["unit"].to_pylist(), exact["first"].to_pylist()):
+        firsts.add(first)
+        rows.append((unit, cluster.get(first, first), stands_for.get(first, first), "exact", 1.0, 1.0, 0))
+    for row in near.to_pylist():
+        rule = "kept" if row["anchor"] == row["unit"] else "near"
+        rows.append((row["unit"], row["cluster"], row["anchor"], rule, row["jaccard"], row["covered"], row["new_run"]))
+    for unit in firsts - set(cluster) - set(stands_for):
+        rows.append((unit, unit, unit, "kept", None, None, None))
+    rows.sort()
+    columns = list(zip(*rows)) if rows else [[]] * 7
+    kinds = [pa.int64()] * 3 + [pa.string(), pa.float64(), pa.float64(), pa.int64()]
+    names = ["unit", "cluster", "anchor", "rule", "jaccard", "covered", "new_run"]
+    return pa.table({n: pa.array(c, k) for n, c, k in zip(names, columns, kinds)})

@@ -1,0 +1,1 @@
+"""Long documents that need their length: whole repositories, linked texts, and a score of what distance adds."""

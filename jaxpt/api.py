@@ -1,0 +1,96 @@
+"""What a notebook imports: load, save, forward; joins the rooms."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxpt import tokenizers
+from jaxpt.bundles import open_bundle, save_bundle
+from jaxpt.errors import JaxptError
+from jaxpt.models.config import ModelConfig
+from jaxpt.models.forward import forward
+from jaxpt.models.model import Model
+from jaxpt.training.checkpoints import finished_steps, read_params, read_run
+
+__all__ = ["Model", "ModelConfig", "forward", "kind_of", "load", "save"]
+
+
+def kind_of(path: str | Path) -> str:
+    """Returns what `path` holds: "run" (its newest checkpoint), "checkpoint", "bundle" or "hugging_face".
+
+    Raises:
+        JaxptError: nothing that a model can be loaded from.
+    """
+    path = Path(path)
+    if path.parent.name == "checkpoints" and path.name.isdigit():
+        return "checkpoint"
+    if (path / "checkpoints").is_dir():
+        return "run"
+    if (path / "model.json").is_file():
+        return "bundle"
+    if (path / "config.json").is_file():
+        return "hugging_face"
+    found = "it does not exist" if not path.exists() else "it has no model.json, checkpoints/ or config.json"
+    raise JaxptError(f"{path} is no bundle, run directory or Hugging Face directory: {found}")
+
+
+def load(path: str | Path, *, dtype: str | None = None, shardings: Mapping[str, Any] | None = None) -> Model:
+    """Loads a model with its tokenizer and lineage.
+
+    Args:
+        path: a bundle, a run directory (its newest checkpoint), `RUN/checkpoints/STEP`, or a Hugging Face directory.
+        dtype: cast every parameter; None keeps each one's own.
+        shardings: tree of `NamedSharding`, same structure as the parameters; None: on this process's first device.
+
+    Returns:
+        `Model` with `config, params, axes, tokenizer, lineage`.
+
+    Raises:
+        JaxptError: nothing there that can be read, or damaged data.
+    """
+    path, kind = Path(path), kind_of(path)
+    if kind == "bundle":
+        model = open_bundle(path).model(dtype, shardings)
+        return model if shardings is not None else _on_device(model)
+    if kind == "hugging_face":
+        from jaxpt import interop
+
+        model = interop.load_hf(path, dtype=dtype, shardings=shardings)
+        return model if shardings is not None else _on_device(model)
+    run = path if kind == "run" else path.parents[1]
+    return _from_run(run, int(path.name) if kind == "checkpoint" else None, dtype, shardings)
+
+
+def _on_device(model: Model) -> Model:
+    return Model(model.config, jax.tree.map(jax.numpy.asarray, model.params), model.tokenizer, model.lineage)
+
+
+def _from_run(run: Path, step: int | None, dtype: str | None, shardings: Mapping[str, Any] | None) -> Model:
+    steps = finished_steps(run)
+    if not steps or step not in (None, *steps):
+        raise JaxptError(
+            f"{run} has no finished checkpoint{'' if step is None else f' {step}'}; it has {steps or 'none'}"
+        )
+    step = steps[-1] if step is None else step
+    config = ModelConfig.from_dict(json.loads((run / "model.json").read_text(encoding="utf-8"))["config"])
+    params = read_params(run, step, config, shardings)
+    if dtype is not None:
+        params = jax.tree.map(lambda x: x.astype(dtype), params)
+    facts = read_run(run, step)
+    entry = {"op": "train", "options": {"run": run.name}, "steps": step, "tokens": facts["tokens"]}
+    entry |= {"ledger": facts.get("ledger", [])}
+    lineage = (*json.loads((run / "lineage.json").read_text(encoding="utf-8")), entry)
+    tokenizer = tokenizers.load(run / "tokenizer") if (run / "tokenizer").is_dir() else None
+    return Model(config, params, tokenizer, lineage)
+
+
+def save(model: Model, path: str | Path) -> Path:
+    """Writes a model as a bundle; `path` must not exist.
+
+    Raises:
+        JaxptError: the target exists or cannot be written.
+    """
+    return save_bundle(model, path)

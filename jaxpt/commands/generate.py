@@ -1,0 +1,65 @@
+"""`jaxpt generate`: text from a bundle, a run, or a Hugging Face directory."""
+
+import argparse
+from collections.abc import Sequence
+
+from jaxpt import api
+from jaxpt.errors import JaxptError
+from jaxpt.evaluation.generation import Sampling, generate
+from jaxpt.models.compute import Compute
+
+HELP = "continue a prompt (KV cache; greedy, temperature, top-k, top-p)"
+
+EPILOG = """\
+example:
+  jaxpt generate --model=runs/quickstart/run --prompt="def main(" --temperature=0 --max_new_tokens=64
+  jaxpt generate --model=BUNDLE --prompt="Once" --prompt="The" --temperature=0.8 --top_p=0.95 --seed=1
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses arguments and prints each prompt with its continuation."""
+    parser = argparse.ArgumentParser(
+        "jaxpt generate",
+        description=HELP,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--model", required=True, metavar="PATH", help="bundle, run directory or Hugging Face directory"
+    )
+    parser.add_argument("--prompt", action="append", required=True, help="text to continue; may be given again")
+    parser.add_argument("--max_new_tokens", type=int, default=64)
+    parser.add_argument("--temperature", type=float, default=1.0, help="0: always the likeliest token")
+    parser.add_argument("--top_k", type=int, default=0, help="keep the k likeliest tokens; 0: all")
+    parser.add_argument("--top_p", type=float, default=1.0, help="keep the likeliest tokens of this probability")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no_bos", action="store_true", help="do not begin the prompt with BOS")
+    parser.add_argument("--dtype", default="float32", help="compute dtype: float32 or bfloat16")
+    args = parser.parse_args(list(argv))
+    sampling = Sampling(args.temperature, args.top_k, args.top_p)
+    model = api.load(args.model)
+    words = model.tokenizer
+    if words is None:
+        raise JaxptError(f"--model={args.model} has no tokenizer; write the bundle with one")
+    bos = not args.no_bos and words.bos_id is not None
+    prompts = [words.encode(text, bos=bos) for text in args.prompt]
+    stop = [] if words.eos_id is None else [words.eos_id]
+    made = generate(
+        model.config,
+        model.params,
+        prompts,
+        args.max_new_tokens,
+        sampling=sampling,
+        seed=args.seed,
+        stop_ids=stop,
+        compute=Compute(dtype=args.dtype),
+    )
+    for text, prompt, ids in zip(args.prompt, prompts, made):
+        kept = [i for i in ids if i not in stop]
+        whole = words.decode([*(prompt[1:] if bos else prompt), *kept])
+        print(whole if whole.startswith(text) else text + words.decode(kept))
+        if len(made) > 1:
+            print("---")
+    return 0

@@ -1,0 +1,144 @@
+"""`jaxpt inspect`: says what a path is and shows what it holds."""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import AbstractMesh
+
+from data_tools.commands.inspect import describe, show_rows
+from jaxpt import api
+from jaxpt.bundles import open_bundle
+from jaxpt.data.packed import PackedSource
+from jaxpt.errors import JaxptError
+from jaxpt.models.config import ModelConfig
+from jaxpt.models.specs import flatten, param_specs
+from jaxpt.sharding import MESH_AXES, partition_specs
+from jaxpt.terminal import table
+from jaxpt.training.checkpoints import finished_steps, read_run
+
+HELP = "show a bundle, run, checkpoint, Hugging Face directory or packed source"
+
+EPILOG = """\
+example:
+  jaxpt inspect runs/quickstart/run
+  jaxpt inspect BUNDLE --mesh=fsdp=8,tensor=4        the parameter table with each leaf's sharding
+  jaxpt inspect packed/code --rows=2 --tokenizer=TOKENIZER
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses arguments and prints."""
+    parser = argparse.ArgumentParser(
+        "jaxpt inspect",
+        description=HELP,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("path")
+    parser.add_argument("--mesh", help="for instance fsdp=8,tensor=4: show how parameters would lie on it")
+    parser.add_argument("--rows", type=int, default=0, help="packed source: how many rows to show")
+    parser.add_argument("--tokenizer", help="packed source: show rows as text")
+    args = parser.parse_args(list(argv))
+    path = Path(args.path)
+    if (path / "source.json").is_file():
+        source = PackedSource.open(path)
+        print(describe(source))
+        if args.rows:
+            print(show_rows(source, args.rows, args.tokenizer))
+        return 0
+    kind = api.kind_of(path)
+    print(f"{path}: {kind.replace('_', ' ')}\n")
+    config, dtypes, lineage = _facts(path, kind)
+    print(_config(config), "\n")
+    print(parameters(config, dtypes, args.mesh), "\n")
+    print(_lineage(lineage))
+    if kind in ("run", "checkpoint"):
+        run = path if kind == "run" else path.parents[1]
+        print(_run(run, int(path.name) if kind == "checkpoint" else None))
+    return 0
+
+
+def _facts(path: Path, kind: str) -> tuple[ModelConfig, Mapping[str, str], Sequence[Mapping[str, Any]]]:
+    """Config, stored dtype of each leaf, lineage; reads no parameter."""
+    if kind == "bundle":
+        bundle = open_bundle(path)
+        return bundle.config, bundle.dtypes, bundle.lineage
+    if kind == "hugging_face":
+        from jaxpt import interop
+
+        return interop.read_config(path), {}, []
+    run = path if kind == "run" else path.parents[1]
+    config = ModelConfig.from_dict(json.loads((run / "model.json").read_text(encoding="utf-8"))["config"])
+    return config, {}, json.loads((run / "lineage.json").read_text(encoding="utf-8"))
+
+
+def _config(config: ModelConfig) -> str:
+    values = {k: v for k, v in config.to_dict().items() if k != "layers"}
+    rows = [[k, str(v)] for k, v in values.items() if v is not None]
+    kinds = [
+        f"{run['count']} × {', '.join(f'{k}={v}' for k, v in run.items() if k != 'count' and v is not None)}"
+        for run in config.to_dict()["layers"]
+    ]
+    rows.append(["layers", "; ".join(kinds)])
+    flops = config.flops_per_token(config.max_positions)
+    rows += [
+        ["parameters", f"{config.param_count():,}"],
+        [f"FLOPs per token at {config.max_positions:,}", f"{flops:.4g}"],
+    ]
+    return table(["config", ""], rows)
+
+
+def parameters(config: ModelConfig, dtypes: Mapping[str, str], mesh: str | None) -> str:
+    """Returns the parameter table: path, shape, axes, and sharding on `mesh` ("fsdp=8,tensor=4").
+
+    Raises:
+        JaxptError: a mesh that is not of this form, or does not divide the parameters.
+    """
+    specs = param_specs(config)
+    where = flatten(partition_specs(specs, _mesh(mesh))) if mesh else {}
+    rows = []
+    for path, spec in flatten(specs).items():
+        row = [path, " × ".join(map(str, spec.shape)), " ".join(spec.axes), spec.size]
+        row += [dtypes[path]] if dtypes else []
+        row += [" ".join(str(a or "-") for a in where[path]) or "whole"] if mesh else []
+        rows.append(row)
+    head = ["parameter", "shape", "axes", "entries", *(["dtype"] if dtypes else []), *(["sharding"] if mesh else [])]
+    return table(head, rows)
+
+
+def _mesh(text: str) -> AbstractMesh:
+    try:
+        lengths = {name: int(n) for name, n in (part.split("=") for part in text.split(","))}
+    except ValueError:
+        raise JaxptError(f"--mesh={text} is not of the form fsdp=8,tensor=4") from None
+    for name in lengths:
+        if name not in MESH_AXES:
+            raise JaxptError(f"--mesh: {name} is no mesh axis; they are {', '.join(MESH_AXES)}")
+    return AbstractMesh(tuple(lengths.get(n, 1) for n in MESH_AXES), MESH_AXES)
+
+
+def _lineage(lineage: Sequence[Mapping[str, Any]]) -> str:
+    if not lineage:
+        return "lineage: none, parameters drawn at random"
+    rows = []
+    for i, entry in enumerate(lineage):
+        rest = {k: v for k, v in entry.items() if k not in ("op", "tokens", "ledger", "files") and v is not None}
+        rows.append([str(i), str(entry.get("op")), entry.get("tokens") or 0, json.dumps(rest, default=str)[:110]])
+    return table(["lineage", "what", "tokens", ""], rows)
+
+
+def _run(run: Path, step: int | None) -> str:
+    steps = finished_steps(run)
+    if not steps or step not in (None, *steps):
+        raise JaxptError(
+            f"{run} has no finished checkpoint{'' if step is None else f' {step}'}; it has {steps or 'none'}"
+        )
+    facts = read_run(run, step or steps[-1])
+    lines = [f"\ncheckpoints: {', '.join(map(str, steps))}; shown: {step or steps[-1]}, {facts['tokens']:,} tokens\n"]
+    used = [[e["name"], e["fingerprint"][:12], e["epoch"], e["start"], e["stop"]] for e in facts.get("ledger", [])]
+    lines.append(table(["ledger", "source", "epoch", "from", "to"], used) if used else "ledger: empty")
+    return "\n".join(lines)

@@ -1,0 +1,46 @@
+"""`jaxpt plan`: would this run fit that pod? Compiles its step without a TPU."""
+
+import argparse
+import time
+from collections.abc import Sequence
+
+from jaxpt.config import RunConfig
+from jaxpt.config_file import load
+from jaxpt.data import PackedSource
+from jaxpt.planning import compile_step, topology_devices
+from jaxpt.terminal import table
+from jaxpt.training.plan import make_plan
+
+HELP = "compile a run's step for a TPU pod that is not there: memory per device, collectives"
+
+EPILOG = """\
+example:
+  jaxpt plan --config=configs/tiny.py:PACKED_SOURCE --topology=v5e:4x4 --config.sharding.mesh.fsdp=16
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parses arguments, compiles each stage's step and prints what it takes."""
+    parser = argparse.ArgumentParser(
+        "jaxpt plan",
+        description=HELP,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE[:ARG]")
+    parser.add_argument("--topology", required=True, help="for instance v5e:4x4, v5p:2x2x4, v6e:16x16")
+    args, overrides = parser.parse_known_args(list(argv))
+    config = load(RunConfig, args.config, overrides)
+    devices = topology_devices(args.topology)
+    plan = make_plan(config, {name: PackedSource.open(s.path) for name, s in config.sources.items()})
+    print(f"{plan.model.param_count():,} parameters on {len(devices)} x {devices[0].device_kind}")
+    rows = []
+    for i, stage in enumerate(plan.stages):
+        began = time.monotonic()
+        got = compile_step(plan, devices, i)
+        sizes = [round(n / 2**20, 1) for n in (got.arguments, got.temporary, got.peak)]
+        collectives = ", ".join(f"{n} {kind}" for kind, n in sorted(got.collectives.items()))
+        rows.append([stage.config.name, *sizes, round(time.monotonic() - began, 1), collectives])
+    print(table(["stage", "state MiB", "temporary MiB", "peak MiB", "compiled in s", "collectives"], rows))
+    return 0

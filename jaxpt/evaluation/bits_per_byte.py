@@ -1,0 +1,113 @@
+"""Bits per byte of held-out documents: how well a model compresses text, whatever its tokenizer."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpt.data import records
+from jaxpt.data.packing import Document, best_fit
+from jaxpt.errors import JaxptError
+from jaxpt.kernels.cross_entropy import from_logits
+from jaxpt.models.compute import Compute
+from jaxpt.models.config import ModelConfig
+from jaxpt.models.forward import forward
+from jaxpt.sharding import batch_sharding
+
+Hook = Callable[[int, Any], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A set of documents as batches `[N, B, S]` of tokens, targets, segment ids, positions and loss weights."""
+
+    batches: Mapping[str, np.ndarray]
+    bytes: int
+    documents: int
+
+
+def held_out(texts: Iterable[str], tokenizer: Any, sequence_length: int, batch_size: int, name: str = "") -> HeldOut:
+    """Tokenizes and packs documents for measuring.
+
+    A document begins with BOS (EOS where there is none), so that its first token is predicted too; one longer than a
+    row is cut into windows, each beginning with the last token of the one before. EOS is not predicted.
+
+    Args:
+        texts: the documents.
+        tokenizer: a `jaxpt.tokenizers.Tokenizer`.
+        sequence_length: S, of at least 2.
+        batch_size: B; the last batch is filled up with rows that weigh nothing.
+        name: of the set, for the error message.
+
+    Raises:
+        JaxptError: no text at all.
+    """
+    texts = [t for t in texts if t]
+    if not texts:
+        raise JaxptError(f"evaluation.bits_per_byte.{name}: there is no text to measure")
+    start = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
+    if start is None:
+        raise JaxptError("bits per byte: the tokenizer has neither BOS nor EOS to begin a document with")
+    windows = []
+    for ids in tokenizer.encode_batch(texts):
+        whole = np.concatenate([[start], ids])
+        for i in range(0, len(whole) - 1, sequence_length - 1):
+            piece = whole[i : i + sequence_length]
+            windows.append(Document(piece, np.ones(len(piece), bool), len(windows)))
+    rows = [records.encode(row, "uint32") for row, _ in best_fit(windows, sequence_length, 0)]
+    arrays = records.decode(rows, sequence_length, "uint32")
+    short = -len(rows) % batch_size
+    batches = {
+        k: np.concatenate([a, np.zeros((short, *a.shape[1:]), a.dtype)]).reshape(-1, batch_size, sequence_length)
+        for k, a in arrays.items()
+    }
+    return HeldOut(batches, sum(len(t.encode("utf-8", "surrogatepass")) for t in texts), len(texts))
+
+
+def bits_per_byte(config: ModelConfig, sets: Mapping[str, HeldOut], compute: Compute, mesh: Any = None) -> Hook:
+    """Returns `measure(step, params) -> {"eval/bpb/<name>": bits}`, compiled at its first call.
+
+    Bits per byte are Σ -log2 p(token | its document so far, within the window) over the UTF-8 bytes of the texts.
+
+    Args:
+        config: the model.
+        sets: documents by name.
+        compute: dtypes and attention.
+        mesh: where the parameters lie; None: on one device.
+    """
+
+    @jax.jit
+    def total(params: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
+        logits = forward(config, params, batch["tokens"], batch["segment_ids"], batch["positions"], compute)
+        nll, _ = from_logits(logits, batch["targets"])
+        return jnp.sum(nll * batch["loss_weights"])
+
+    def put(a: np.ndarray) -> jax.Array:
+        if mesh is None:
+            return jnp.asarray(a)
+        return jax.make_array_from_callback(a.shape, batch_sharding(mesh), lambda index: a[index])
+
+    def measure(step: int, params: Any) -> dict[str, float]:
+        out = {}
+        for name, held in sets.items():
+            count = len(held.batches["tokens"])
+            sums = [total(params, {k: put(v[i]) for k, v in held.batches.items()}) for i in range(count)]
+            nats = sum(float(s) for s in sums)
+            out[f"eval/bpb/{name}"] = nats / math.log(2) / held.bytes
+        return out
+
+    return measure
+
+
+def first(texts: Iterable[Mapping[str, Any]], count: int | None, field: str = "text") -> Sequence[str]:
+    """Returns the text of the first `count` documents (None: all)."""
+    out: list[str] = []
+    for document in texts:
+        if count is not None and len(out) >= count:
+            break
+        out.append(document[field])
+    return out

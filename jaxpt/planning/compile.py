@@ -1,0 +1,110 @@
+"""The real train step, compiled by the TPU compiler for devices that are not there."""
+
+import importlib.util
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+
+from jaxpt.errors import JaxptError
+from jaxpt.models.specs import param_specs
+from jaxpt.optim.optimizers import make_optimizer
+from jaxpt.sharding import batch_sharding
+from jaxpt.training.plan import Plan
+from jaxpt.training.state import Layout, State, abstract_state, make_layout
+from jaxpt.training.step import make_step
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+
+
+@dataclass(frozen=True)
+class CompiledStep:
+    """A compiled step. Bytes are per device: `arguments` (state and batch), `aliased` (of them, updated in place),
+    `temporary`, `peak`. `collectives` counts operations in the program, a loop's body once."""
+
+    arguments: int
+    aliased: int
+    temporary: int
+    peak: int
+    collectives: dict[str, int]
+    state_shardings: State
+    custom_kernels: int
+
+
+def topology_devices(name: str) -> Sequence[Any]:
+    """Returns the devices of a TPU topology such as "v5e:4x4", without a TPU.
+
+    Raises:
+        JaxptError: libtpu is not installed, or it knows no such topology.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise JaxptError("compiling for a TPU needs libtpu; install jaxpt[tpu]")
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # do not look for a cloud machine's metadata server
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # two compilations may run side by side
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-16")  # quiets the library; the name below decides
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+    except Exception as e:  # the plugin raises its own kinds
+        reason = str(e).strip().split("\n")[0][:120]
+        raise JaxptError(f"--topology={name} is not one this libtpu knows (form: v5e:4x4, v5p:2x2x4): {reason}") from e
+
+
+def compile_step(plan: Plan, devices: Sequence[Any], stage: int = 0) -> CompiledStep:
+    """Compiles the train step of one stage for `devices`.
+
+    Args:
+        plan: a checked run; its mesh must fit the devices.
+        devices: of a topology, or present ones.
+        stage: which stage's step.
+
+    Raises:
+        JaxptError: the program does not fit the devices' memory (the compiler's own figures are in the message).
+    """
+    config, chosen = plan.config, plan.stages[stage]
+    layout = make_layout(plan.model, config.sharding, devices)
+    optimizer = make_optimizer(config.optimizer, param_specs(plan.model))
+    state = abstract_state(plan.model, optimizer, layout)
+    batch = _abstract_batch(layout, chosen.config.batch_size, chosen.config.sequence_length)
+    with jax.set_mesh(layout.mesh):
+        step = make_step(chosen.step, optimizer, layout)
+        try:
+            compiled = step.lower(state, batch, jax.ShapeDtypeStruct((), jnp.float32)).compile()
+        except jax.errors.JaxRuntimeError as e:
+            if "RESOURCE_EXHAUSTED" not in str(e):
+                raise
+            told = re.search(r"memory on HBM.*?\([\d.]+\w\) exceeds.*?\([\d.]+\w\)", str(e), re.DOTALL)
+            figures = " ".join((told.group(0) if told else str(e)[:160]).split())
+            way_out = "use more devices, compute.remat or microbatches"
+            raise JaxptError(
+                f"stage {chosen.config.name} does not fit the memory of a device ({figures}); {way_out}"
+            ) from e
+    memory = compiled.memory_analysis()
+    text = compiled.as_text()
+    counts = Counter(re.findall(rf"\b({'|'.join(COLLECTIVES)})(?:-start)?\(", text))
+    return CompiledStep(
+        arguments=memory.argument_size_in_bytes,
+        aliased=memory.alias_size_in_bytes,
+        temporary=memory.temp_size_in_bytes,
+        peak=getattr(memory, "peak_memory_in_bytes", 0),
+        collectives=dict(counts),
+        state_shardings=compiled.input_shardings[0][0],
+        custom_kernels=text.count('custom_call_target="tpu_custom_call"'),
+    )
+
+
+def _abstract_batch(layout: Layout, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+    where = batch_sharding(layout.mesh)
+    kinds = dict.fromkeys(("tokens", "targets", "segment_ids", "positions", "loss_weights"), (rows, length))
+    kinds["source_id"] = (rows,)
+    return {
+        name: jax.ShapeDtypeStruct(shape, np.float32 if name == "loss_weights" else np.int32, sharding=where)
+        for name, shape in kinds.items()
+    }

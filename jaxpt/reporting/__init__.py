@@ -1,0 +1,5 @@
+"""The run report a person looks at."""
+
+from jaxpt.reporting.report import write_report
+
+__all__ = ["write_report"]

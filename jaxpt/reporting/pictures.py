@@ -1,0 +1,129 @@
+"""The pictures of a run report, each a function from the run's records to a figure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from jaxpt.reporting.series import series, smooth
+
+Records = Sequence[Mapping[str, Any]]
+
+
+def _figure(title: str, y: str) -> tuple[Figure, Axes]:
+    figure, axes = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
+    axes.set(title=title, xlabel="step", ylabel=y)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _stages(axes: Axes, records: Records) -> None:
+    """A thin line wherever the stage changes."""
+    before = None
+    for record in records:
+        stage = record.get("stage", before)
+        if before is not None and stage != before:
+            axes.axvline(record["step"], color="0.6", lw=0.8, ls=":")
+        before = stage
+
+
+def loss(records: Records) -> Figure | None:
+    """Training loss per source: each record faint, the running mean over it."""
+    found = series(records, "train/loss/")
+    if not found:
+        return None
+    figure, axes = _figure("training loss per source", "nats per token")
+    for name, (steps, values) in found.items():
+        (line,) = axes.plot(steps, smooth(values, max(len(values) // 20, 1)), lw=1.6, label=name)
+        axes.plot(steps, values, lw=0.7, alpha=0.25, color=line.get_color())
+    _stages(axes, records)
+    axes.legend(frameon=False)
+    return figure
+
+
+def bits_per_byte(records: Records) -> Figure | None:
+    """Held-out bits per byte."""
+    found = series(records, "eval/bpb/")
+    if not found:
+        return None
+    figure, axes = _figure("held-out documents", "bits per byte")
+    for name, (steps, values) in found.items():
+        axes.plot(steps, values, marker="o", ms=4, label=name)
+        axes.annotate(f"{values[-1]:.2f}", (steps[-1], values[-1]), xytext=(6, -3), textcoords="offset points")
+    axes.set_ylim(bottom=0)
+    axes.margins(x=0.08)
+    _stages(axes, records)
+    axes.legend(frameon=False)
+    return figure
+
+
+def learning_rate(records: Records) -> Figure | None:
+    """The learning rate of each step."""
+    found = series(records, "optim/learning_rate")
+    if not found:
+        return None
+    figure, axes = _figure("learning rate", "")
+    axes.plot(*found[""], lw=1.6)
+    axes.set_ylim(bottom=0)
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    _stages(axes, records)
+    return figure
+
+
+def mixture(records: Records) -> Figure | None:
+    """Realised share of each source, and dashed what was wanted."""
+    wanted, found = series(records, "data/wanted/"), series(records, "data/share/")
+    if not found:
+        return None
+    figure, axes = _figure("mixture: realised (line), wanted (dashed)", "share of rows")
+    for name, (steps, values) in found.items():
+        (line,) = axes.plot(steps, values, lw=1.6, label=name)
+        if name in wanted:
+            axes.plot(*wanted[name], lw=1.0, ls="--", color=line.get_color())
+    axes.set_ylim(0, 1)
+    _stages(axes, records)
+    axes.legend(frameon=False, ncols=3)
+    return figure
+
+
+def throughput(records: Records) -> Figure | None:
+    """Tokens per second of finished work; laps that hold a compilation as crosses."""
+    warm = [r for r in records if "perf/tokens_per_s" in r and not r.get("perf/warmup")]
+    cold = [r for r in records if r.get("perf/warmup")]
+    if not warm and not cold:
+        return None
+    figure, axes = _figure("throughput", "tokens per second")
+    axes.plot([r["step"] for r in warm], [r["perf/tokens_per_s"] for r in warm], lw=1.2)
+    rates = [r["perf/tokens_per_s"] for r in cold]
+    axes.plot([r["step"] for r in cold], rates, "x", color="0.5", label="with compilation")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    return figure
+
+
+def gradient_norm(records: Records) -> Figure | None:
+    """Norm of the gradient before clipping."""
+    found = series(records, "train/grad_norm")
+    if "" not in found:
+        return None
+    figure, axes = _figure("gradient norm before clipping", "")
+    axes.plot(*found[""], lw=1.0)
+    axes.set_yscale("log")
+    _stages(axes, records)
+    return figure
+
+
+PICTURES = {
+    "loss": loss,
+    "bits_per_byte": bits_per_byte,
+    "learning_rate": learning_rate,
+    "mixture": mixture,
+    "throughput": throughput,
+    "gradient_norm": gradient_norm,
+}

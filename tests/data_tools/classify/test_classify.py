@@ -1,0 +1,158 @@
+"""Classifiers: trained twice the same, judged on texts they never saw, cut by quantile, and used to mine more."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+from data_tools.classify import judge
+from data_tools.classify.recall import Document, Plan, recall
+from data_tools.classify.recipes import RECIPES, recipe
+from jaxpt.errors import JaxptError
+
+pytest.importorskip("fasttext")
+from data_tools.classify.model import Classifier, prepare
+
+MATH = ["theorem", "lemma", "proof", "integral", "equation", "polynomial", "matrix", "prime", "algebra", "vector"]
+SHOP = ["cheap", "buy", "discount", "shipping", "order", "price", "shoes", "cart", "offer", "deal"]
+
+
+def texts(rng, words, count, length=30):
+    shared = ["the", "of", "and", "to", "in", "a", "is", "that", "for", "it"]
+    return [" ".join(rng.choice(words + shared, length)) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def trained():
+    rng = np.random.default_rng(0)
+    examples = [(t, "math") for t in texts(rng, MATH, 200)] + [(t, "other") for t in texts(rng, SHOP, 200)]
+    return Classifier.train(examples, recipe("math", dim=16, bucket=20_000)), examples
+
+
+def test_the_same_examples_give_the_same_model(trained):
+    classifier, examples = trained
+    probe = [t for t, _ in examples[::40]]
+    for order in (examples, examples[::-1]):
+        again = Classifier.train(order, classifier.recipe)
+        np.testing.assert_array_equal(classifier.probabilities(probe), again.probabilities(probe))
+    other = Classifier.train(examples[:-1], classifier.recipe)
+    assert (classifier.probabilities(probe) != other.probabilities(probe)).any()
+
+
+def test_a_saved_model_scores_as_before_and_a_lost_recipe_is_asked_for(trained, tmp_path):
+    classifier, examples = trained
+    classifier.save(tmp_path / "m.bin")
+    probe = [t for t, _ in examples[::40]]
+    np.testing.assert_array_equal(Classifier.load(tmp_path / "m.bin").scores(probe), classifier.scores(probe))
+    (tmp_path / "m.bin.json").unlink()
+    with pytest.raises(JaxptError, match="give --recipe"):
+        Classifier.load(tmp_path / "m.bin")
+
+
+def test_texts_that_break_fasttext_s_line_format_are_scored(trained):
+    classifier, _ = trained
+    odd = ["", "\n", "a\nb\r\nc\x00d\u2028e", "__label__other theorem", "\ud800", "中文"]
+    found = classifier.probabilities(odd)
+    assert found.shape == (6, 2)
+    np.testing.assert_allclose(found.sum(axis=1), 1.0, atol=1e-4)
+    assert classifier.scores([]).shape == (0,)
+
+
+def test_chinese_is_fed_as_characters():
+    assert prepare("深度 learning", RECIPES["topic"]) == "深 度 learning"
+
+
+def test_copies_never_straddle_the_split_and_its_share_is_right():
+    sides = [judge.held_out(f"text number {i}", 0.2) for i in range(4000)]
+    assert np.mean(sides) == pytest.approx(0.2, abs=0.02)
+    assert all(judge.held_out(f"Text  number {i}\n", 0.2) == s for i, s in enumerate(sides))
+
+
+def test_precision_recall_and_calibration_are_what_counting_gives():
+    chances = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]])
+    seen = judge.judge(chances, ["a", "b", "b", "b"], ["a", "b"])
+    assert seen.accuracy == 0.75
+    assert (seen.labels[0].precision, seen.labels[0].recall) == (0.5, 1.0)
+    assert (seen.labels[1].precision, seen.labels[1].recall) == (1.0, 2 / 3)
+    assert seen.calibration.error == pytest.approx((0.1 + 0.8 + 0.3 + 0.4) / 4)
+    assert "<svg" in judge.picture(seen, "a < b") and "a &lt; b" in judge.picture(seen, "a < b")  # noqa: PT018
+    with pytest.raises(JaxptError, match="never occurs"):
+        judge.judge(chances, ["a", "b", "c", "b"], ["a", "b"])
+
+
+def test_a_quantile_threshold_keeps_the_share_asked_for_by_documents_or_tokens():
+    scores = np.random.default_rng(0).random(1000)
+    cut = judge.quantile_threshold(scores, 0.1)
+    assert (scores >= cut.value).sum() == 100 == round(cut.kept * 1000)
+    weights = np.where(scores > 0.5, 9, 1)
+    heavy = judge.quantile_threshold(scores, 0.5, weights)
+    assert weights[scores >= heavy.value].sum() / weights.sum() == pytest.approx(0.5, abs=0.01)
+    tied = judge.quantile_threshold(np.ones(10), 0.1)
+    assert (tied.keep, tied.kept) == (0.1, 1.0)  # told, not hidden
+    with pytest.raises(JaxptError, match="keep=0"):
+        judge.quantile_threshold(scores, 0)
+
+
+def mining_pool(rng):
+    documents = []
+    for i, text in enumerate(texts(rng, MATH, 120)):
+        documents.append(Document(f"m{i}", text, f"https://www.maths.example/{i}"))
+    for i, text in enumerate(texts(rng, SHOP, 880)):
+        documents.append(Document(f"s{i}", text, f"https://shop{i % 9}.example/{i}"))
+    return documents
+
+
+def test_recall_finds_what_looks_like_the_seed_and_tells_the_domains():
+    rng = np.random.default_rng(1)
+    pool = mining_pool(rng)
+    tokens = lambda text: len(text.split())  # noqa: E731
+    plan = Plan(top_tokens=100 * 30, rounds=2, domain_pages=3)
+    found, rounds, _ = recall(
+        texts(rng, MATH, 40), lambda: pool, recipe("math", dim=16, min_count=1, bucket=20_000), plan, tokens
+    )
+    assert len(found) == 100
+    assert all(id.startswith("m") for id in found)
+    assert [r.domains[0][0] for r in rounds] == ["maths.example"] * 2
+    assert rounds[1].positives > rounds[0].positives == 40
+    assert rounds[1].new_tokens < rounds[0].new_tokens == 3000
+
+
+def test_recall_does_not_depend_on_the_order_of_the_pool():
+    pool, seed = mining_pool(np.random.default_rng(1)), texts(np.random.default_rng(2), MATH, 40)
+    settings = recipe("math", dim=8, min_count=1, bucket=20_000)
+    found, rounds, _ = recall(seed, lambda: pool, settings, Plan(3000, 2))
+    again, same, _ = recall(seed[::-1], lambda: pool[::-1], settings, Plan(3000, 2))
+    assert found == again
+    assert rounds == same
+    other, _, _ = recall(seed, lambda: pool, recipe("math", dim=8, min_count=1, seed=1, bucket=20_000), Plan(3000, 2))
+    assert found != other
+
+
+def test_mistakes_are_told_in_one_line(trained):
+    with pytest.raises(JaxptError, match="did you mean 'quality'"):
+        recipe("qualty")
+    with pytest.raises(JaxptError, match="did you mean 'epoch'"):
+        recipe("math", epochs=3)
+    with pytest.raises(JaxptError, match="at least two labels"):
+        Classifier.train([("a", "x")], recipe("topic"))
+    with pytest.raises(JaxptError, match="without spaces"):
+        Classifier.train([("a", "x y"), ("b", "z")], recipe("topic"))
+    with pytest.raises(JaxptError, match="word_ngrams must be 2"):
+        Classifier.train([("a", "x"), ("b", "z")], recipe("topic", word_ngrams=1))
+    with pytest.raises(JaxptError, match="0 seed texts"):
+        recall([], lambda: [], recipe("math"), Plan(10))
+
+
+@pytest.mark.parametrize(("name", "least"), [("sms_spam", 0.96), ("ag_news_test", 0.82), ("thucnews_titles", 0.80)])
+def test_hand_labelled_text_is_classified(shared, name, least):
+    with gzip.open(shared / f"data/labelled/{name}.jsonl.gz", "rt") as lines:
+        rows = [json.loads(line) for line in lines]
+    settings = recipe("topic", dim=32, epoch=10, bucket=100_000)
+    rows = [(r["text"], str(r["label"]).strip().replace(" ", "_").replace("/", "_")) for r in rows]
+    test = [r for r in rows if judge.held_out(r[0], 0.1)]
+    classifier = Classifier.train([r for r in rows if not judge.held_out(r[0], 0.1)], settings)
+    seen = judge.judge(classifier.probabilities([t for t, _ in test]), [l for _, l in test], classifier.labels)
+    assert seen.accuracy >= least
+    assert min(s.recall for s in seen.labels) > 0.5
+    print(name, seen.accuracy, seen.calibration.error)

@@ -1,0 +1,125 @@
+"""The commands on real text: each does its job, says what it did, and fails in one line."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+from data_tools.commands import classify, decontaminate, dedup, longdoc, perplexity
+from jaxpt.errors import JaxptError
+
+
+def read(path):
+    with gzip.open(path, "rt") if path.name.endswith(".gz") else path.open() as lines:
+        return [json.loads(line) for line in lines]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+def words(rng, count):
+    return " ".join(f"w{i}" for i in rng.integers(0, 9999, count))
+
+
+def test_dedup_writes_the_kept_and_shows_each_removal_next_to_what_it_repeats(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    texts = [words(rng, 120) for _ in range(20)]
+    write(tmp_path / "a.jsonl", [{"id": f"a{i}", "text": t} for i, t in enumerate(texts)])
+    write(tmp_path / "b.jsonl", [{"id": "copy", "text": texts[3]}, {"id": "near", "text": texts[5] + " end"}])
+    args = [f"--input={tmp_path}/*.jsonl", f"--output={tmp_path}/out", "--engine=numpy", "--alarm=0.4"]
+    assert dedup.main(args) == 0
+    kept = [r["id"] for n in "ab" for r in read(tmp_path / f"out/{n}.jsonl")]
+    assert len(kept) == 20
+    removed = [r for n in "ab" for r in read(tmp_path / f"out/removals/{n}.jsonl.jsonl")]
+    assert {(r["id"], r["rule"], r["of_id"]) for r in removed} == {
+        ("copy", "dedup-exact", "a3"),
+        ("a5", "dedup-near", "near"),  # the longer one survives
+    }
+    assert all(r["excerpt"][:100] == r["of_excerpt"][:100] for r in removed)
+    assert "warning: b.jsonl lost 50%" in capsys.readouterr().out
+
+
+def test_dedup_of_paragraphs_edits_documents_and_keeps_their_other_fields(tmp_path):
+    rng = np.random.default_rng(1)
+    notice = words(rng, 40)
+    rows = [{"id": i, "text": f"{words(rng, 40)}\n\n{notice}\n\n{words(rng, 5)}", "score": i} for i in range(3)]
+    write(tmp_path / "a.jsonl", rows)
+    base = [f"--input={tmp_path}/a.jsonl", f"--output={tmp_path}/out", "--engine=numpy", "--unit=paragraph"]
+    assert dedup.main([*base, "--least_tokens=10"]) == 0
+    found = read(tmp_path / "out/a.jsonl")
+    assert [r["score"] for r in found] == [0, 1, 2]
+    assert found[0] == rows[0]
+    assert [notice in r["text"] for r in found] == [True, False, False]
+    assert found[1]["text"].split("\n\n") == [p for p in rows[1]["text"].split("\n\n") if p != notice]
+
+
+def test_decontaminate_drops_planted_items_and_reports_them(tmp_path, shared, capsys):
+    web = read(shared / "data/noisy_web/c4_demo.jsonl.gz")[:50]
+    exam = read(shared / "data/eval/gsm8k_test.jsonl.gz")[:20]
+    web[7]["text"] = f"{web[7]['text']} {exam[3]['text']}"
+    write(tmp_path / "web.jsonl", web)
+    write(tmp_path / "gsm8k.jsonl", exam)
+    args = [f"--input={tmp_path}/web.jsonl", f"--output={tmp_path}/out", f"--eval={tmp_path}/gsm8k.jsonl"]
+    assert decontaminate.main(args) == 0
+    removed = read(tmp_path / "out/removals/web.jsonl.jsonl")
+    assert [r["id"] for r in removed] == [web[7]["id"]]
+    assert removed[0]["matches"][0][2] == exam[3]["id"]
+    assert "20 items" in capsys.readouterr().out
+    assert len(read(tmp_path / "out/web.jsonl")) == 49
+
+
+def test_classify_trains_judges_and_keeps_the_best_quantile(tmp_path, shared, capsys):
+    pytest.importorskip("fasttext")
+    spam = shared / "data/labelled/sms_spam.jsonl.gz"
+    model = tmp_path / "spam.bin"
+    train = [f"--train={spam}", f"--model={model}", "--recipe=quality"]
+    assert classify.main([*train, "--set=positive=ham", "--set=dim=16", "--set=bucket=50000"]) == 0
+    assert "accuracy 0.9" in capsys.readouterr().out
+    assert "<svg" in (tmp_path / "spam.bin.heldout.html").read_text()
+    out = tmp_path / "kept"
+    assert classify.main([f"--input={spam}", f"--model={model}", f"--output={out}", "--keep=0.5"]) == 0
+    kept = read(out / "sms_spam.jsonl.gz")
+    assert len(kept) == pytest.approx(5574 / 2, rel=0.05)
+    assert sum(r["label"].strip() == "ham" for r in kept) / len(kept) > 0.98
+    with pytest.raises(JaxptError, match="top_tokens"):
+        classify.main([f"--seed={spam}", f"--input={spam}", f"--output={out}"])
+    with pytest.raises(JaxptError, match="'topic'"):
+        classify.main([f"--train={spam}", f"--model={model}", "--recipe=topics"])
+
+
+def test_perplexity_cuts_both_tails_and_keeps_what_it_cannot_judge(tmp_path, shared):
+    web = shared / "data/noisy_web/redpajama_c4-rp_1.jsonl.gz"
+    rows = read(web)[:400]
+    rows[0] = {**rows[0], "lang": "xx"}
+    write(tmp_path / "web.jsonl", rows)
+    args = [f"--input={tmp_path}/web.jsonl", f"--output={tmp_path}/out", "--low=0.1", "--high=0.8"]
+    assert perplexity.main([*args, f"--train={shared}/data/noisy_web/c4_demo.jsonl.gz"]) == 0
+    kept = read(tmp_path / "out/web.jsonl")
+    removed = read(tmp_path / "out/removals/web.jsonl.jsonl")
+    counts = [sum(r["rule"] == f"perplexity-{side}" for r in removed) for side in ("low", "high")]
+    assert counts == [40, 80]
+    assert [r["perplexity"] for r in kept if r["lang"] == "xx"] == [None]
+    with pytest.raises(JaxptError, match="--train"):
+        perplexity.main(args)
+
+
+def test_longdoc_joins_repositories_links_and_picks_books(tmp_path, shared):
+    write(tmp_path / "r.jsonl", [
+        {"repo": "x", "path": "b.py", "text": "import a", "source": "code"},
+        {"repo": "x", "path": "a.py", "text": "A = 1", "source": "code"},
+    ])  # fmt: skip
+    assert longdoc.main([f"--input={tmp_path}/r.jsonl", f"--output={tmp_path}/repos", "--how=repositories"]) == 0
+    assert read(tmp_path / "repos/long.jsonl")[0]["text"] == "# a.py\nA = 1\n\n# b.py\nimport a\n\n"
+    write(tmp_path / "l.jsonl", [
+        {"url": "https://s.org/1", "text": "one [next](/2)"},
+        {"url": "https://s.org/2", "text": "two"},
+        {"url": "https://s.org/3", "text": "three"},
+    ])  # fmt: skip
+    assert longdoc.main([f"--input={tmp_path}/l.jsonl", f"--output={tmp_path}/links", "--how=links"]) == 0
+    assert sorted(len(r["urls"]) for r in read(tmp_path / "links/long.jsonl")) == [1, 2]
+    with pytest.raises(JaxptError, match="did you mean 'links'"):
+        longdoc.main([f"--input={tmp_path}/l.jsonl", f"--output={tmp_path}/x", "--how=link"])
+    with pytest.raises(JaxptError, match="no string field 'repo'"):
+        longdoc.main([f"--input={tmp_path}/l.jsonl", f"--output={tmp_path}/x", "--how=repositories"])

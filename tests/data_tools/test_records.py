@@ -1,0 +1,106 @@
+"""Reading and writing shards: nothing is lost silently, nothing is done twice, nothing is half-written."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from data_tools import records
+from data_tools.records import Problem, Removed, open_shards, run_shards
+from jaxpt.errors import JaxptError
+
+GOOD = [{"id": str(i), "text": f"text {i} 中文\ud83d\ude00"} for i in range(5)]
+BAD = [b"{broken", b'"a string"', b'{"id": 1}', b'{"text": 7}', b'{"text": "\xff\xfe"}', b"[" * 100_000]
+
+
+def lines(rows):
+    return b"".join(json.dumps(r).encode() + b"\n" for r in rows)
+
+
+def drop_even(shard, rows):
+    for row in rows:
+        if int(row["id"]) % 2:
+            yield row
+        else:
+            yield Removed(row, "even", int(row["id"]), {"why": "test"})
+
+
+def outputs(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
+def test_every_format_comes_back_as_it_went_in(tmp_path, name):
+    raw = lines(GOOD)
+    path = tmp_path / name
+    if name.endswith("parquet"):
+        clean = [{"id": r["id"], "text": r["text"].encode("utf-16", "surrogatepass").decode("utf-16")} for r in GOOD]
+        pq.write_table(pa.Table.from_pylist(clean), path)
+    else:
+        pack = {"gz": gzip.compress, "zst": zstandard.ZstdCompressor().compress}.get(name.split(".")[-1], bytes)
+        path.write_bytes(pack(raw))
+    manifest = run_shards(open_shards(str(path)), tmp_path / "out", {}, drop_even, "test")[0]
+    assert (manifest["rows"], manifest["kept"], manifest["removed"]) == (5, 2, {"even": 3})
+    assert [r["id"] for r in open_shards(str(tmp_path / "out" / name))[0].rows()] == ["1", "3"]
+
+
+def test_broken_lines_are_counted_and_quarantined_with_their_place(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(lines(GOOD[:2]) + b"\n".join(BAD) + b"\n" + lines(GOOD[2:]))
+    manifest = run_shards(open_shards(str(path)), tmp_path / "out", {}, drop_even, "test")[0]
+    assert (manifest["rows"], manifest["quarantined"]) == (5, len(BAD))
+    found = [json.loads(l) for l in (tmp_path / "out/quarantine/a.jsonl.jsonl").read_text().splitlines()]
+    assert [f["place"] for f in found] == list(range(2, 2 + len(BAD)))
+    assert "invalid UTF-8" in found[4]["reason"]
+    assert "'text' is a int" in found[3]["reason"]
+
+
+def test_an_overlong_line_is_quarantined_and_the_next_one_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "LONGEST", 1000)
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(lines([{"id": "1", "text": "x" * 5000}, {"id": "2", "text": "y"}]))
+    seen = list(open_shards(str(path))[0].records())
+    assert isinstance(seen[0], Problem)
+    assert seen[1]["id"] == "2"
+
+
+def test_a_second_call_does_nothing_and_a_lost_shard_comes_back_byte_identical(tmp_path):
+    for name in ("a.jsonl.gz", "b.jsonl.gz"):
+        (tmp_path / name).write_bytes(gzip.compress(lines(GOOD)))
+    shards, out = open_shards(str(tmp_path / "*.gz")), tmp_path / "out"
+    calls = []
+
+    def step(shard, rows):
+        calls.append(shard.name)
+        return drop_even(shard, rows)
+
+    run_shards(shards, out, {"a": 1}, step, "test")
+    first = outputs(out)
+    run_shards(shards, out, {"a": 1}, step, "test")
+    assert calls == ["a.jsonl.gz", "b.jsonl.gz"]
+    (out / "manifests/b.jsonl.gz.json").unlink()
+    (out / "b.jsonl.gz").write_bytes(b"half")
+    run_shards(shards, out, {"a": 1}, step, "test")
+    assert outputs(out) == first
+    assert calls[2:] == ["b.jsonl.gz"]
+    run_shards(shards, out, {"a": 2}, step, "test")
+    assert calls[3:] == ["a.jsonl.gz", "b.jsonl.gz"]
+
+
+def test_mistakes_name_the_file(tmp_path):
+    with pytest.raises(JaxptError, match="no such file"):
+        open_shards(str(tmp_path / "*.jsonl"))
+    (tmp_path / "a.doc").write_text("x")
+    with pytest.raises(JaxptError, match=r"a\.doc is of an unknown kind"):
+        open_shards(str(tmp_path / "a.doc"))
+    (tmp_path / "t.jsonl.gz").write_bytes(gzip.compress(lines(GOOD))[:-12])
+    with pytest.raises(JaxptError, match="damaged archive"):
+        list(open_shards(str(tmp_path / "t.jsonl.gz"))[0].rows())
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/a.jsonl").write_text("")
+    (tmp_path / "a.jsonl").write_text("")
+    with pytest.raises(JaxptError, match="two files are called"):
+        open_shards(f"{tmp_path}/a.jsonl,{tmp_path}/x/a.jsonl")
