@@ -38,7 +38,7 @@ def layers(args: argparse.Namespace) -> dict:
 
     def dense(p, x):
         gate, up, down = (a.astype(dtype) for a in p)
-        h = x.astype(dtype)
+        h = x.astype(dtype).reshape(-1, d)
         mm = lambda a, b: jnp.dot(a, b, precision=compute.precision)  # noqa: E731
         return jnp.sum(jnp.square(mm(jax.nn.silu(mm(h, gate)) * mm(h, up), down)))
 
