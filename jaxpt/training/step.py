@@ -71,28 +71,20 @@ def make_step(
     masks = trainable(spec.model, param_specs(spec.model), spec.freeze, f"{where}.freeze")
     loss_args = (spec.objective, spec.compute, spec.sources, rows // layout.rows)
 
-    def loss_of(params: Any, batch: Mapping[str, jax.Array], weight_sum: jax.Array) -> tuple[jax.Array, Metrics]:
-        return objective(spec.model, stop_frozen(params, masks), batch, weight_sum, *loss_args)
-
-    def loss_with(totals: Any) -> Callable[..., tuple[jax.Array, Metrics]]:
-        if totals is None:
-            return loss_of
-        return lambda params, batch, total: objective(
-            spec.model, stop_frozen(params, masks), batch, total, *loss_args, totals=totals
-        )
-
     def step(state: State, batch: Mapping[str, jax.Array], learning_rate: jax.Array) -> tuple[State, Metrics]:
         weight_sum = jnp.sum(batch["loss_weights"])
         weight_sum = jnp.where(weight_sum > 0, weight_sum, 1.0)
         totals = _routing_totals(spec, state["params"], batch)
-        grads, sums = _gradient(loss_with(totals), state["params"], batch, weight_sum, spec.microbatches, layout)
+
+        def loss_of(params: Any, batch: Mapping[str, jax.Array], total: jax.Array) -> tuple[jax.Array, Metrics]:
+            return objective(spec.model, stop_frozen(params, masks), batch, total, *loss_args, totals)
+
+        grads, sums = _gradient(loss_of, state["params"], batch, weight_sum, spec.microbatches, layout)
         grads = mask_gradients(grads, masks)
         norm = global_norm(grads)
         grads = clip_by_global_norm(grads, norm, spec.clip_norm)
         params, opt_state = optimizer.update(grads, state["opt_state"], state["params"], learning_rate)
-        if "routing" in sums:
-            counts = sums["routing"]["counts"]
-            params = balance.update_selection_bias(spec.model, params, counts, spec.objective.bias_rate)
+        params = _moved_bias(spec, params, sums)
         params = keep_frozen(params, state["params"], masks)
         metrics = {
             "train/loss": sums["nll"],
@@ -101,9 +93,8 @@ def make_step(
             "train/param_norm": global_norm(params),
             "source_nll": sums["source_nll"],
             "source_weight": sums["source_weight"],
+            **_balance_metrics(sums),
         }
-        if "routing" in sums:
-            metrics |= {"train/balance_loss": sums["balance"], **balance.metrics(sums["routing"])}
         return {"params": params, "opt_state": opt_state}, metrics
 
     shardings = state_shardings(layout, optimizer, abstract_params(spec.model))
@@ -113,6 +104,16 @@ def make_step(
         in_shardings=(shardings, batch_sharding(layout.mesh), layout.replicated),
         out_shardings=(shardings, layout.replicated),
     )
+
+
+def _balance_metrics(sums: Metrics) -> Metrics:
+    return {"train/balance_loss": sums["balance"], **balance.metrics(sums["routing"])} if "routing" in sums else {}
+
+
+def _moved_bias(spec: StepSpec, params: Any, sums: Metrics) -> Any:
+    if "routing" not in sums:
+        return params
+    return balance.update_selection_bias(spec.model, params, sums["routing"]["counts"], spec.objective.bias_rate)
 
 
 def _routing_totals(spec: StepSpec, params: Any, batch: Mapping[str, jax.Array]) -> Any:
