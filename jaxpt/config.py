@@ -58,11 +58,20 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What is minimised. `chunk`: positions of a row whose logits exist at once (None: chosen from the size)."""
+    """What is minimised. `chunk`: positions of a row whose logits exist at once (None: chosen from the size).
+
+    For mixture-of-experts layers: weights of the load-balancing loss over the global batch (`balance`), of the one per
+    sequence (`sequence_balance`) and of the router's z-loss (`router_z`); `bias_rate` is the step of the selection bias
+    (0 freezes it).
+    """
 
     name: str = "next_token"
     z_loss: float = 0.0
     chunk: int | None = None
+    balance: float = 0.0
+    sequence_balance: float = 0.0
+    router_z: float = 0.0
+    bias_rate: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import LayerSpec, ModelConfig, RopeConfig, uniform_layers
-from jaxpt.models.forward import forward, hidden, unembed
+from jaxpt.models.forward import forward, hidden, hidden_and_routing, unembed
 from jaxpt.models.init import init_params
 from jaxpt.models.model import Model
+from jaxpt.models.moe_config import MoeConfig
 from jaxpt.models.specs import ParamSpec, flatten, map_specs, param_specs, unflatten
 
 __all__ = [
@@ -12,11 +13,13 @@ __all__ = [
     "LayerSpec",
     "Model",
     "ModelConfig",
+    "MoeConfig",
     "ParamSpec",
     "RopeConfig",
     "flatten",
     "forward",
     "hidden",
+    "hidden_and_routing",
     "init_params",
     "map_specs",
     "param_specs",

@@ -1,5 +1,6 @@
 """One decoder layer as a Flax NNX module: attention, then the feed-forward network, around the residual stream."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,11 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxpt.kernels.attention import attention
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import LayerSpec, ModelConfig
+from jaxpt.models.experts import Network, mix
 from jaxpt.models.init import init_leaf, leaf_key
 from jaxpt.models.norms import rms_norm
 from jaxpt.models.rope import rotate
+from jaxpt.models.routing import Routing, route
 from jaxpt.models.specs import ParamSpec
 from jaxpt.sharding.activations import constrain
 
@@ -58,14 +61,19 @@ class Block(nnx.Module):
     def __call__(
         self, x: jax.Array, layer: LayerSpec, ctx: Context, compute: Compute, cache: Any = None
     ) -> tuple[jax.Array, Any]:
-        """Returns the stream `[B, S, D]` after this layer, and the layer's cache (None in, None out)."""
+        """Returns the stream `[B, S, D]` after this layer, and (cache, routing statistics) or None for each."""
         scale = self.config.residual_scale
         out, cache = self.attend(self._norm("attn_norm", x, compute), layer, ctx, compute, cache)
         out = checkpoint_name(self._norm("attn_post_norm", out, compute), "attention")
         x = constrain(x + _scaled(out, scale).astype(x.dtype), "batch", "sequence", None)
-        out = self.feed_forward(self._norm("mlp_norm", x, compute), compute, ctx)
+        ffn_in = self._norm("mlp_norm", x, compute)
+        routing = None
+        if layer.ffn == "moe":
+            out, routing = self.mixture(ffn_in, compute, ctx)
+        else:
+            out = self.feed_forward(ffn_in, compute, ctx)
         out = checkpoint_name(self._norm("mlp_post_norm", out, compute), "ffn")
-        return constrain(x + _scaled(out, scale).astype(x.dtype), "batch", "sequence", None), cache
+        return constrain(x + _scaled(out, scale).astype(x.dtype), "batch", "sequence", None), (cache, routing)
 
     def attend(
         self, x: jax.Array, layer: LayerSpec, ctx: Context, compute: Compute, cache: Any
@@ -103,9 +111,29 @@ class Block(nnx.Module):
         y = jnp.einsum("bsnh,nhd->bsd", out, o, precision=compute.precision)
         return (y + self.o_bias.value.astype(y.dtype) if c.o_bias else y), cache
 
-    def feed_forward(self, x: jax.Array, compute: Compute, ctx: Context) -> jax.Array:
+    def mixture(self, x: jax.Array, compute: Compute, ctx: Context) -> tuple[jax.Array, Routing]:
+        """Routed experts, plus the shared ones, of `x [B, S, D]`; and the routing statistics."""
+        moe = self.config.moe
+        assert moe is not None
+        ctx.tell("ffn_in", x)
+        valid = jnp.ones(x.shape[:2], bool) if ctx.segment_ids is None else ctx.segment_ids != 0
+        bias = self.router_bias.value if moe.selection_bias else None
+        experts, shares, routing = route(moe, self.router.value, bias, x, valid, compute.jnp_router_dtype)
+        w = tuple(getattr(self, f"expert_{n}").value.astype(compute.jnp_dtype) for n in ("gate", "up", "down"))
+        ctx.tell("router_shares", shares)
+        out = mix(moe, x, experts, shares, w, Network(ACTIVATIONS[self.config.activation], compute))
+        if moe.shared_mlp:
+            shared = self.feed_forward(x, compute, dataclasses.replace(ctx, tap=None), "shared_")
+            if moe.shared_score:
+                score = jnp.einsum("bsd,d->bs", x, self.shared_score.value.astype(x.dtype), precision=compute.precision)
+                shared = shared * jax.nn.sigmoid(score)[..., None]
+            out = out + shared
+        return out, routing
+
+    def feed_forward(self, x: jax.Array, compute: Compute, ctx: Context, prefix: str = "") -> jax.Array:
         """Gated feed-forward network, `down(act(gate x) * up x)` (Shazeer 2020, eq. 6), of `x [B, S, D]`."""
-        gate, up, down = (getattr(self, n).value.astype(compute.jnp_dtype) for n in ("gate", "up", "down"))
+        names = (f"{prefix}gate", f"{prefix}up", f"{prefix}down")
+        gate, up, down = (getattr(self, n).value.astype(compute.jnp_dtype) for n in names)
         act = ACTIVATIONS[self.config.activation]
         ctx.tell("ffn_in", x)
         hidden = act(jnp.dot(x, gate, precision=compute.precision)) * jnp.dot(x, up, precision=compute.precision)

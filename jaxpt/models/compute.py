@@ -32,7 +32,8 @@ class Compute:
 
     `dtype` is what matrix products run in; norms, softmax, logits and loss are always float32. `residual_dtype` is
     the residual stream's (None: `dtype`). `remat` is a name from `REMAT_POLICIES`. `attention` is a name from
-    `jaxpt.kernels.attention.IMPLEMENTATIONS`, or "auto" for that module's stated rule.
+    `jaxpt.kernels.attention.IMPLEMENTATIONS`, or "auto" for that module's stated rule; `grouped_matmul` likewise, for
+    experts. `router_dtype` is the dtype of router logits and their softmax; below float32 it is for comparisons only.
 
     Raises:
         JaxptError: an unknown name, with its nearest neighbour.
@@ -42,8 +43,11 @@ class Compute:
     residual_dtype: str | None = None
     remat: str = "none"
     attention: str = "auto"
+    router_dtype: str = "float32"
+    grouped_matmul: str = "auto"
 
     def __post_init__(self) -> None:
+        from jaxpt.kernels import grouped_matmul
         from jaxpt.kernels.attention import IMPLEMENTATIONS
 
         known = {
@@ -51,6 +55,8 @@ class Compute:
             "residual_dtype": {None: None, **_DTYPES},
             "remat": REMAT_POLICIES,
             "attention": {"auto": None, **IMPLEMENTATIONS},
+            "router_dtype": _DTYPES,
+            "grouped_matmul": {"auto": None, **grouped_matmul.IMPLEMENTATIONS},
         }
         for name, names in known.items():
             value = getattr(self, name)
@@ -66,6 +72,11 @@ class Compute:
     def jnp_residual_dtype(self) -> Any:
         """The residual stream's dtype."""
         return _DTYPES[self.residual_dtype or self.dtype]
+
+    @property
+    def jnp_router_dtype(self) -> Any:
+        """Dtype of router logits and softmax."""
+        return _DTYPES[self.router_dtype]
 
     @property
     def precision(self) -> jax.lax.Precision | None:

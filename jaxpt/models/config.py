@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from jaxpt.errors import JaxptError, nearest
+from jaxpt.models.moe_config import MoeConfig
 
 RopeKind = Literal["default", "linear", "llama3", "yarn"]
 Activation = Literal["silu", "gelu", "gelu_tanh"]
@@ -47,7 +48,7 @@ class LayerSpec:
     attention: Literal["full", "window"] = "full"
     window: int | None = None
     rope: Literal["global", "local", "none"] = "global"
-    ffn: Literal["dense"] = "dense"
+    ffn: Literal["dense", "moe"] = "dense"
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class ModelConfig:
     rope: RopeConfig = field(default_factory=RopeConfig)
     rope_local: RopeConfig | None = None
     max_positions: int = 2048
+    moe: MoeConfig | None = None
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "embed", "heads", "kv_heads", "head_dim", "mlp", "max_positions"):
@@ -122,7 +124,9 @@ class ModelConfig:
     def _check_layer(self, i: int, layer: LayerSpec) -> None:
         _choice(f"model.layers[{i}].attention", layer.attention, ("full", "window"))
         _choice(f"model.layers[{i}].rope", layer.rope, ("global", "local", "none"))
-        _choice(f"model.layers[{i}].ffn", layer.ffn, ("dense",))
+        _choice(f"model.layers[{i}].ffn", layer.ffn, ("dense", "moe"))
+        if layer.ffn == "moe" and self.moe is None:
+            raise JaxptError(f"model.layers[{i}].ffn is 'moe' but model.moe is not set")
         if (layer.attention == "window") != (layer.window is not None):
             raise JaxptError(f"model.layers[{i}]: attention={layer.attention!r} does not go with window={layer.window}")
         if layer.window is not None and layer.window < 1:
@@ -150,6 +154,16 @@ class ModelConfig:
 
         return sum(spec.size for spec in flatten(param_specs(self)).values())
 
+    def active_param_count(self) -> int:
+        """Number of parameters that one token passes through: of the routed experts only `experts_per_token`."""
+        from jaxpt.models.specs import flatten, param_specs
+
+        total = 0
+        for spec in flatten(param_specs(self)).values():
+            routed = self.moe is not None and "expert_mlp" in spec.axes
+            total += spec.size * self.moe.experts_per_token // self.moe.experts if routed else spec.size
+        return total
+
     def flops_per_token(self, sequence_length: int, *, backward: bool = True) -> float:
         """Floating-point operations per position of a training step (or of a forward pass alone).
 
@@ -158,11 +172,15 @@ class ModelConfig:
         counts twice the forward; recomputation by remat is not counted (the MFU convention of PaLM, appendix B).
         """
         d, f, hd = self.embed, self.mlp, self.head_dim
-        projections = 2 * d * hd * (2 * self.heads + 2 * self.kv_heads) + 6 * d * f
+        projections = 2 * d * hd * (2 * self.heads + 2 * self.kv_heads)
+        ffn = {"dense": 6 * d * f, "moe": 0}
+        if (m := self.moe) is not None:
+            width = m.experts_per_token * m.mlp + m.shared_mlp
+            ffn["moe"] = 6 * d * width + 2 * d * (m.experts + m.shared_score)
         total = 0.0
         for layer in self.layers:
             seen = _mean_keys(sequence_length, layer.window)
-            total += projections + 4 * self.heads * hd * seen
+            total += projections + ffn[layer.ffn] + 4 * self.heads * hd * seen
         total += 2 * d * self.vocab_size
         return total * (3 if backward else 1)
 
@@ -207,6 +225,8 @@ class ModelConfig:
                 if rope.get("inv_freq") is not None:
                     rope["inv_freq"] = tuple(rope["inv_freq"])
                 values[name] = _build(RopeConfig, rope, f"model.{name}")
+        if values.get("moe") is not None:
+            values["moe"] = _build(MoeConfig, dict(values["moe"]), "model.moe")
         return _build(cls, values, "model")
 
 

@@ -45,5 +45,5 @@ def extend(
         Float32 logits `[B, S, V]` and the cache with these tokens in it.
     """
     module = bind(config, params)
-    x, cache = module.hidden(tokens, None, positions, compute, cache)
+    x, cache, _ = module.hidden(tokens, None, positions, compute, cache)
     return module.logits(x, compute)[..., : config.vocab_size], cache

@@ -60,18 +60,24 @@ class Decoder(nnx.Module):
         positions: jax.Array,
         compute: Compute,
         cache: Any = None,
-    ) -> tuple[jax.Array, Any]:
-        """Returns the normalised last stream `[B, S, D]` in the compute dtype, and the cache."""
+    ) -> tuple[jax.Array, Any, Any]:
+        """Returns the normalised last stream `[B, S, D]` in the compute dtype, the cache, and the routing statistics.
+
+        The statistics (None without mixture-of-experts layers) are stacked over those layers, in order.
+        """
         c = self.config
         x = self.embedded(tokens, compute)
         ctx = Context(rope_tables(c, positions), segment_ids, positions if cache is not None else None)
         done: list[Any] = []
+        told: list[Any] = []
         for span in spans(c):
-            x, part = self._run(span, x, ctx, compute, cache)
+            x, part, routing = self._run(span, x, ctx, compute, cache)
             done.append(part)
+            told += [] if routing is None else [routing]
         if cache is not None:
             cache = jax.tree.map(lambda *parts: jnp.concatenate(parts), *done)
-        return self.normalised(x, compute), cache
+        routing = jax.tree.map(lambda *parts: jnp.concatenate(parts), *told) if told else None
+        return self.normalised(x, compute), cache, routing
 
     def embedded(self, tokens: jax.Array, compute: Compute) -> jax.Array:
         """Returns the first stream `[B, S, D]` in the residual dtype."""
@@ -93,7 +99,7 @@ class Decoder(nnx.Module):
             cast_first=cast_first,
         )
 
-    def _run(self, span: Span, x: jax.Array, ctx: Context, compute: Compute, cache: Any) -> tuple[jax.Array, Any]:
+    def _run(self, span: Span, x: jax.Array, ctx: Context, compute: Compute, cache: Any) -> tuple[jax.Array, Any, Any]:
         """Scans one span: `repeats` times its period of layers, each with static specs."""
         stacks = {s: nnx.split(getattr(self.blocks, s)) for s in span.structures}
         take = span.take({s: nnx.to_pure_dict(state) for s, (_, state) in stacks.items()})
@@ -106,19 +112,21 @@ class Decoder(nnx.Module):
 
         def body(x: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
             leaves, kv = inputs
-            new = []
+            new, told = [], []
             for i, (layer, (structure, j)) in enumerate(zip(span.period, span.slots)):
                 graph, state = stacks[structure]
                 one = jax.tree.map(lambda a, j=j: a[j], leaves[structure])
                 block = nnx.merge(graph, nnx.State(_wrap(state, one)))
-                x, new_kv = block(x, layer, ctx, compute, None if kv is None else jax.tree.map(lambda a, i=i: a[i], kv))
+                one_kv = None if kv is None else jax.tree.map(lambda a, i=i: a[i], kv)
+                x, (new_kv, routing) = block(x, layer, ctx, compute, one_kv)
                 new.append(new_kv)
-            return x, None if kv is None else jax.tree.map(lambda *a: jnp.stack(a), *new)
+                told += [] if routing is None else [routing]
+            return x, (None if kv is None else _stacked(new), _stacked(told) if told else None)
 
         if compute.remat != "none" and cache is None:
             body = jax.checkpoint(body, policy=REMAT_POLICIES[compute.remat], prevent_cse=False)
         x, out = jax.lax.scan(body, x, (take, kv))
-        return x, None if cache is None else jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), out)
+        return (x, *(jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), part) for part in out))
 
     def logits(self, x: jax.Array, compute: Compute) -> jax.Array:
         """Returns float32 logits `[..., V]` of normalised streams `[..., D]`; columns past the vocabulary are -inf."""
@@ -144,6 +152,10 @@ def rope_tables(c: ModelConfig, positions: jax.Array) -> dict[str, tuple[jax.Arr
     if c.rope_local is not None:
         rope["local"] = cos_sin(c.rope_local, c.head_dim, positions)
     return rope
+
+
+def _stacked(parts: list[Any]) -> Any:
+    return jax.tree.map(lambda *a: jnp.stack(a), *parts)
 
 
 def _wrap(state: Any, leaves: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,9 +43,23 @@ def hidden(
     compute: Compute = Compute(),  # noqa: B008
 ) -> jax.Array:
     """Returns the normalised last stream `[B, S, D]` in the compute dtype: what `unembed` turns into logits."""
+    return hidden_and_routing(config, params, tokens, segment_ids, positions, compute)[0]
+
+
+def hidden_and_routing(
+    config: ModelConfig,
+    params: Mapping[str, Any],
+    tokens: jax.Array,
+    segment_ids: jax.Array | None = None,
+    positions: jax.Array | None = None,
+    compute: Compute = Compute(),  # noqa: B008
+) -> tuple[jax.Array, Any]:
+    """Returns `hidden`, and what the routers did: `jaxpt.models.routing.Routing` stacked over the
+    mixture-of-experts layers (`counts [L, E]`, …), None without such layers. Tokens of segment 0 do not count."""
     if positions is None:
         positions = segment_positions(tokens, segment_ids)
-    return bind(config, params).hidden(tokens, segment_ids, positions, compute)[0]
+    x, _, routing = bind(config, params).hidden(tokens, segment_ids, positions, compute)
+    return x, routing
 
 
 def unembed(config: ModelConfig, params: Mapping[str, Any], x: jax.Array, compute: Compute = Compute()) -> jax.Array:  # noqa: B008

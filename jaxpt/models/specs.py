@@ -19,6 +19,7 @@ class ParamSpec:
     `residual` says whether the parameter reads from or writes to the residual stream along `embed`. `gain_offset` is
     added to a norm gain before it multiplies (1 for Gemma). `init` is "normal" with deviation `init_std`, "zeros" or
     "ones" (the value at which a gain does nothing, offset included). `decay` says whether weight decay applies.
+    `state` marks what is moved by a rule of its own and never by a gradient (a router's selection bias).
     `gain` marks a norm's gain; `rotary` that RoPE rotates its `head_dim` in pairs (q, k, their biases and gains).
     """
 
@@ -33,6 +34,7 @@ class ParamSpec:
     decay: bool = True
     gain: bool = False
     rotary: bool = False
+    state: bool = False
 
     @property
     def size(self) -> int:
@@ -65,7 +67,7 @@ def param_specs(config: ModelConfig) -> dict[str, Any]:
         "blocks": {},
         "final_norm": _gain(config, (d,), ("embed",), "reads"),
     }
-    for structure in ("dense",):
+    for structure in ("dense", "moe"):
         count = len(config.layers_of(structure))
         if count:
             specs["blocks"][structure] = {n: _stack(s, count) for n, s in block_specs(config, structure).items()}
@@ -105,9 +107,31 @@ def block_specs(config: ModelConfig, structure: str) -> dict[str, ParamSpec]:
         for name, (n, axis) in (("q_norm", heads["q"]), ("k_norm", heads["k"])):
             shape, axes = ((n, hd), (axis, "head_dim")) if full else ((hd,), ("head_dim",))
             specs[name] = dataclasses.replace(_gain(config, shape, axes, "none"), rotary=True)
-    for name in ("gate", "up"):
-        specs[name] = ParamSpec((d, f), ("embed", "mlp"), ("embed",), ("mlp",), "reads")
-    specs["down"] = ParamSpec((f, d), ("mlp", "embed"), ("mlp",), ("embed",), "writes", init_std=out_std)
+    return specs | (_moe_specs(config, out_std) if structure == "moe" else _ffn("", d, f, "mlp", out_std))
+
+
+def _ffn(prefix: str, d: int, f: int, axis: str, out_std: float) -> dict[str, ParamSpec]:
+    reader = ParamSpec((d, f), ("embed", axis), ("embed",), (axis,), "reads")
+    down = ParamSpec((f, d), (axis, "embed"), (axis,), ("embed",), "writes", init_std=out_std)
+    return {f"{prefix}gate": reader, f"{prefix}up": reader, f"{prefix}down": down}
+
+
+def _moe_specs(config: ModelConfig, out_std: float) -> dict[str, ParamSpec]:
+    """Router, routed experts, shared experts; `router_bias` is state: only the load moves it, no gradient does."""
+    moe, d = config.moe, config.embed
+    assert moe is not None
+    specs = {"router": ParamSpec((d, moe.experts), ("embed", "experts"), ("embed",), ("experts",), "reads")}
+    if moe.selection_bias:
+        specs["router_bias"] = ParamSpec(
+            (moe.experts,), ("experts",), (), ("experts",), init="zeros", decay=False, state=True
+        )
+    for name, spec in _ffn("expert_", d, moe.mlp, "expert_mlp", out_std).items():
+        shape, axes = (moe.experts, *spec.shape), ("experts", *spec.axes)
+        specs[name] = dataclasses.replace(spec, shape=shape, axes=axes)
+    if moe.shared_mlp:
+        specs |= _ffn("shared_", d, moe.shared_mlp, "shared_mlp", out_std)
+    if moe.shared_score:
+        specs["shared_score"] = ParamSpec((d,), ("embed",), ("embed",), (), "reads")
     return specs
 
 

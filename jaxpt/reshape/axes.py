@@ -17,6 +17,7 @@ Function-preserving growth along `embed` changes the norms' statistic, so gains 
 positions of mean square d/D, gain' = gain sqrt(d/D) and eps' = eps d/D.
 """
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -37,10 +38,13 @@ SIZES = {
     "rotary_dim": "head_dim",
     "head_dim": "head_dim",
     "mlp": "mlp",
+    "experts": "moe.experts",
+    "expert_mlp": "moe.mlp",
+    "shared_mlp": "moe.shared_mlp",
 }  # axis -> the field of ModelConfig that holds its length
 
 # head_dim before heads: index sets by head are numbered in the source's heads
-ORDER = ("vocab", "embed", "rotary_dim", "head_dim", "kv_heads", "heads", "experts", "mlp")
+ORDER = ("vocab", "embed", "rotary_dim", "head_dim", "kv_heads", "heads", "experts", "mlp", "expert_mlp", "shared_mlp")
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +98,11 @@ def plan_axes(
     kept = np.arange(len(source.layers)) if layers is None else np.asarray(layers, np.int64)
     sizes = {SIZES[a]: int(m.index.shape[-1]) for a, m in maps.items() if a in SIZES and m.index is not None}
     stack = tuple(source.layers[i] for i in kept)
-    target = source.replace(**{**sizes, "layers": stack, **(changes or {})})
+    changes = dict(changes or {})
+    if source.moe is not None:
+        inner = {n.removeprefix("moe."): sizes.pop(n) for n in list(sizes) if n.startswith("moe.")}
+        changes.setdefault("moe", replace(source.moe, **inner))
+    target = source.replace(**{**sizes, "layers": stack, **changes})
     old = flatten(param_specs(source))
     rules: dict[str, Rule] = {}
     for path, spec in flatten(param_specs(target)).items():
@@ -180,7 +188,9 @@ def axis_size(config: ModelConfig, axis: str) -> int:
     """
     if axis not in SIZES:
         raise JaxptError(f"there is no axis {axis!r}{nearest(axis, SIZES)}; the axes are {', '.join(SIZES)}")
-    return int(getattr(config, SIZES[axis]))
+    if SIZES[axis].startswith("moe.") and config.moe is None:
+        raise JaxptError(f"this model has no mixture-of-experts layers, so no axis {axis!r}")
+    return int(operator.attrgetter(SIZES[axis])(config))
 
 
 def checked_index(config: ModelConfig, axis: str, index: Any, *, new: bool = False) -> np.ndarray:

@@ -7,11 +7,12 @@ from jax.sharding import PartitionSpec
 
 # meaning of an activation's dimension -> mesh axes it is split over
 ACTIVATION_RULES: dict[str, tuple[str, ...]] = {
-    "batch": ("data", "fsdp"),
+    "batch": ("data", "fsdp", "expert"),
     "sequence": ("context",),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "mlp": ("tensor",),
+    "shared_mlp": ("tensor",),
     "vocab": ("tensor",),
     "experts": ("expert",),
 }

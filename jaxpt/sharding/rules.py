@@ -17,9 +17,12 @@ RULES: dict[str, str] = {
     "kv_heads": "tensor",
     "mlp": "tensor",
     "experts": "expert",
+    "expert_mlp": "tensor",
+    "shared_mlp": "tensor",
 }
 
-BATCH = ("data", "fsdp")  # a batch's rows are split over both: FSDP is data parallelism with split parameters
+# a batch's rows are split over all three: FSDP and expert parallelism are data parallelism with split parameters
+BATCH = ("data", "fsdp", "expert")
 
 
 def partition_specs(
@@ -96,5 +99,5 @@ def param_shardings(
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of a batch: rows over `data` and `fsdp`, everything else whole."""
+    """Returns the sharding of a batch: rows over `data`, `fsdp` and `expert`, everything else whole."""
     return NamedSharding(mesh, PartitionSpec(BATCH))

@@ -39,7 +39,7 @@ def make_layout(model: ModelConfig, sharding: ShardingConfig, devices: Any = Non
     mesh = make_mesh(sharding.mesh, devices)
     rules = {**RULES, **(sharding.rules or {})}
     params = param_shardings(param_specs(model), mesh, rules, sharding.allow_replicated)
-    return Layout(mesh, params, mesh.shape["data"] * mesh.shape["fsdp"])
+    return Layout(mesh, params, mesh.shape["data"] * mesh.shape["fsdp"] * mesh.shape["expert"])
 
 
 def state_shardings(layout: Layout, optimizer: Optimizer, params: Any) -> State:

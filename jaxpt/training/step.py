@@ -11,8 +11,9 @@ from jaxpt.config import ObjectiveConfig, StageConfig
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
+from jaxpt.models.forward import hidden_and_routing
 from jaxpt.models.specs import param_specs
-from jaxpt.objectives import OBJECTIVES
+from jaxpt.objectives import OBJECTIVES, balance
 from jaxpt.optim.freezing import keep_frozen, mask_gradients, stop_frozen, trainable
 from jaxpt.optim.optimizers import Optimizer, clip_by_global_norm, global_norm
 from jaxpt.sharding import batch_sharding, constrain
@@ -64,23 +65,26 @@ def make_step(
     if rows % layout.rows:
         raise JaxptError(
             f"{where}.batch_size {spec.batch_size} in {spec.microbatches} microbatches gives {rows} rows, which the "
-            f"{layout.rows} devices on the mesh axes data and fsdp do not divide"
+            f"{layout.rows} devices on the mesh axes data, fsdp and expert do not divide"
         )
     objective = OBJECTIVES[spec.objective.name]
     masks = trainable(spec.model, param_specs(spec.model), spec.freeze, f"{where}.freeze")
     loss_args = (spec.objective, spec.compute, spec.sources, rows // layout.rows)
 
-    def loss_of(params: Any, batch: Mapping[str, jax.Array], weight_sum: jax.Array) -> tuple[jax.Array, Metrics]:
-        return objective(spec.model, stop_frozen(params, masks), batch, weight_sum, *loss_args)
-
     def step(state: State, batch: Mapping[str, jax.Array], learning_rate: jax.Array) -> tuple[State, Metrics]:
         weight_sum = jnp.sum(batch["loss_weights"])
         weight_sum = jnp.where(weight_sum > 0, weight_sum, 1.0)
+        totals = _routing_totals(spec, state["params"], batch)
+
+        def loss_of(params: Any, batch: Mapping[str, jax.Array], total: jax.Array) -> tuple[jax.Array, Metrics]:
+            return objective(spec.model, stop_frozen(params, masks), batch, total, *loss_args, totals)
+
         grads, sums = _gradient(loss_of, state["params"], batch, weight_sum, spec.microbatches, layout)
         grads = mask_gradients(grads, masks)
         norm = global_norm(grads)
         grads = clip_by_global_norm(grads, norm, spec.clip_norm)
         params, opt_state = optimizer.update(grads, state["opt_state"], state["params"], learning_rate)
+        params = _moved_bias(spec, params, sums)
         params = keep_frozen(params, state["params"], masks)
         metrics = {
             "train/loss": sums["nll"],
@@ -89,6 +93,7 @@ def make_step(
             "train/param_norm": global_norm(params),
             "source_nll": sums["source_nll"],
             "source_weight": sums["source_weight"],
+            **_balance_metrics(sums),
         }
         return {"params": params, "opt_state": opt_state}, metrics
 
@@ -99,6 +104,33 @@ def make_step(
         in_shardings=(shardings, batch_sharding(layout.mesh), layout.replicated),
         out_shardings=(shardings, layout.replicated),
     )
+
+
+def _balance_metrics(sums: Metrics) -> Metrics:
+    return {"train/balance_loss": sums["balance"], **balance.metrics(sums["routing"])} if "routing" in sums else {}
+
+
+def _moved_bias(spec: StepSpec, params: Any, sums: Metrics) -> Any:
+    if "routing" not in sums:
+        return params
+    return balance.update_selection_bias(spec.model, params, sums["routing"]["counts"], spec.objective.bias_rate)
+
+
+def _routing_totals(spec: StepSpec, params: Any, batch: Mapping[str, jax.Array]) -> Any:
+    """Routing statistics of the global batch, by a forward pass of its own (None where one microbatch is the batch, or
+    no loss needs them): the balance loss's gradient needs every microbatch's counts before the first of them."""
+    o = spec.objective
+    if spec.microbatches == 1 or spec.model.moe is None or not (o.balance or o.sequence_balance or o.router_z):
+        return None
+    names = ("tokens", "segment_ids", "positions")
+    pieces = {k: jnp.swapaxes(batch[k].reshape(-1, spec.microbatches, *batch[k].shape[1:]), 0, 1) for k in names}
+
+    def one(piece: Mapping[str, jax.Array]) -> Any:
+        args = (constrain(piece[k], "batch", None) for k in names)
+        return hidden_and_routing(spec.model, params, *args, spec.compute)[1]
+
+    totals = jax.tree.map(lambda a: jnp.sum(a, axis=0), jax.lax.map(one, pieces))
+    return jax.lax.stop_gradient(totals)
 
 
 def _gradient(

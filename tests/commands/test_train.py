@@ -106,7 +106,10 @@ def refused(capsys, *args, **kinds):
         ("--config.stages[0].sequence_length=128", "sequence_length is 128, the rows of source a"),
         ("--config.model.vocab_size=500", "has token ids up to 511, the model's vocabulary has 500"),
         ("--config.stages[0].duration=10000 steps", "rows for this run, the plan needs"),
-        ("--config.stages[0].batch_size=12", "which the 8 devices on the mesh axes data and fsdp do not divide"),
+        (
+            "--config.stages[0].batch_size=12",
+            "which the 8 devices on the mesh axes data, fsdp and expert do not divide",
+        ),
         ("--config.sharding.mesh.fsdp=3", "needs 3 devices, there are 8"),
         ("--config.stages[0].freeze=('vocabulary',)", "did you mean 'vocab'?"),
         ("--config.init_from=nowhere", "config.init_from: nowhere is no bundle"),

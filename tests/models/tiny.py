@@ -2,7 +2,7 @@
 
 import jax
 
-from jaxpt.models import LayerSpec, ModelConfig, RopeConfig, param_specs, unflatten, uniform_layers
+from jaxpt.models import LayerSpec, ModelConfig, MoeConfig, RopeConfig, param_specs, unflatten, uniform_layers
 from jaxpt.models.specs import flatten
 
 
@@ -44,6 +44,12 @@ VARIANTS: dict[str, ModelConfig] = {
         rope_local=RopeConfig(theta=100.0),
     ),
     "o_bias": config(qkv_bias=True, o_bias=True),
+    "moe": config(layers=uniform_layers(3, ffn="moe"), moe=MoeConfig(6, 2, 16), qk_norm="head"),
+    "moe_mixed": config(
+        layers=(LayerSpec(), *uniform_layers(2, ffn="moe")),
+        moe=MoeConfig(4, 2, 12, 20, True, "softmax", 1.5, selection_bias=True),
+        tie_embeddings=True,
+    ),
 }
 
 

@@ -1,0 +1,181 @@
+"""Sends tokens to their experts and back: sorted for grouped matmuls, or by all-to-all over the mesh axis `expert`."""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from jaxpt.kernels.grouped_matmul import grouped_matmul
+from jaxpt.models.compute import Compute
+from jaxpt.models.moe_config import MoeConfig
+from jaxpt.sharding.activations import ACTIVATION_RULES
+from jaxpt.sharding.platform import platform
+
+Weights = tuple[jax.Array, jax.Array, jax.Array]  # gate, up [E, D, F], down [E, F, D]
+
+
+@jax.custom_vjp
+def reorder(x: jax.Array, order: jax.Array, inverse: jax.Array) -> jax.Array:
+    """Returns `x[order]` for a permutation; its gradient gathers by `inverse` (a scatter would be slow)."""
+    return x[order]
+
+
+reorder.defvjp(lambda x, order, inverse: (x[order], inverse), lambda inverse, dy: (dy[inverse], None, None))
+
+
+@dataclass(frozen=True)
+class Network:
+    """The gated network of every expert: activation, products, and the mesh axis its width is split over."""
+
+    activation: Callable[[jax.Array], jax.Array]
+    compute: Compute
+    width_axis: str | None = None
+
+    def grouped(self, x: jax.Array, w: Weights, sizes: jax.Array) -> jax.Array:
+        """Of rows `[M, D]` sorted by expert."""
+        kind, precision = self.compute.grouped_matmul, self.compute.precision
+        mm = functools.partial(grouped_matmul, implementation=kind, precision=precision)
+        y = mm(self.activation(mm(x, w[0], sizes)) * mm(x, w[1], sizes), w[2], sizes)
+        return y if self.width_axis is None else jax.lax.psum(y, self.width_axis)
+
+    def batched(self, x: jax.Array, w: Weights) -> jax.Array:
+        """Of equally many rows per expert, `[E, C, D]`."""
+        mm = functools.partial(jnp.einsum, "ecd,edf->ecf", precision=self.compute.precision)
+        y = mm(self.activation(mm(x, w[0])) * mm(x, w[1]), w[2])
+        return y if self.width_axis is None else jax.lax.psum(y, self.width_axis)
+
+
+def mix(config: MoeConfig, x: jax.Array, experts: jax.Array, shares: jax.Array, w: Weights, net: Network) -> jax.Array:
+    """Returns Σ_k shares_k · expert_k(x), `[B, S, D]`, summed in float32.
+
+    With a mesh in force whose axis `expert` is longer than 1, tokens travel to the devices that hold their experts.
+
+    Args:
+        config: the layers' facts.
+        x: `[B, S, D]` in the compute dtype.
+        experts: `[B, S, k]`.
+        shares: `[B, S, k]` float32.
+        w: the experts' matrices, in the compute dtype.
+        net: what an expert computes.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or math.prod(mesh.shape.values()) == 1:
+        return _local(config, x, experts, shares, w, net, 1)
+    rows = tuple(a for a in ACTIVATION_RULES["batch"] if mesh.shape.get(a, 1) > 1)
+    if rows and x.shape[0] % math.prod(mesh.shape[a] for a in rows):
+        rows = ()  # too few rows to split: every device does them all
+    ways = mesh.shape.get("expert", 1) if config.experts % mesh.shape.get("expert", 1) == 0 else 1
+    tensor = "tensor" if mesh.shape.get("tensor", 1) > 1 and config.mlp % mesh.shape["tensor"] == 0 else None
+    owner = "expert" if ways > 1 else None
+    tokens = P(rows or None, None, None)
+    run = jax.shard_map(
+        lambda *args: _local(config, *args, Network(net.activation, net.compute, tensor), ways),
+        mesh=mesh,
+        in_specs=(tokens, tokens, tokens, (P(owner, None, tensor),) * 2 + (P(owner, tensor, None),)),
+        out_specs=tokens,
+        check_vma=False,
+    )
+    return run(x, experts, shares, w)
+
+
+def _local(
+    config: MoeConfig, x: jax.Array, experts: jax.Array, shares: jax.Array, w: Weights, net: Network, ways: int
+) -> jax.Array:
+    """On one device: its tokens `[b, S, D]`, its experts `[E / ways, …]`."""
+    k, d = experts.shape[-1], x.shape[-1]
+    flat = experts.reshape(-1)
+    order = jnp.argsort(flat, stable=True)
+    inverse = jnp.argsort(order)
+    sizes = jnp.bincount(flat, length=config.experts)
+    rows = reorder(jnp.repeat(x.reshape(-1, d), k, axis=0), order, inverse)
+    if config.capacity_factor is not None:
+        out = _capacity(config, rows, flat[order], sizes, w, net, ways)
+    elif ways > 1:
+        out = _exchange(rows, sizes, w, net, ways)
+    else:
+        out = net.grouped(rows, w, sizes)
+    out = reorder(out, inverse, order).reshape(*experts.shape, d)
+    return jnp.sum(out.astype(jnp.float32) * shares[..., None], axis=2).astype(x.dtype)
+
+
+def _capacity(
+    config: MoeConfig, rows: jax.Array, expert: jax.Array, sizes: jax.Array, w: Weights, net: Network, ways: int
+) -> jax.Array:
+    """At most C rows of each expert; those beyond give zero."""
+    assert config.capacity_factor is not None
+    capacity = max(1, math.ceil(config.capacity_factor * rows.shape[0] / config.experts))
+    place = jnp.arange(rows.shape[0]) - (jnp.cumsum(sizes) - sizes)[expert]
+    kept = place < capacity
+    at = jnp.where(kept, expert * capacity + place, config.experts * capacity)  # the last is dropped
+    box = jnp.zeros((config.experts * capacity, rows.shape[1]), rows.dtype).at[at].set(rows, mode="drop")
+    box = box.reshape(config.experts, capacity, -1)
+    if ways > 1:
+        box = jax.lax.all_to_all(box, "expert", 0, 1, tiled=True)
+    box = net.batched(box, w)
+    if ways > 1:
+        box = jax.lax.all_to_all(box, "expert", 1, 0, tiled=True)
+    box = box.reshape(config.experts * capacity, -1)
+    return jnp.where(kept[:, None], box[jnp.where(kept, at, 0)], 0)
+
+
+def _exchange(rows: jax.Array, sizes: jax.Array, w: Weights, net: Network, ways: int) -> jax.Array:
+    """Dropless over devices: rows go to their experts' owners, are computed there and come back."""
+    mine = len(sizes) // ways
+    to = sizes.reshape(ways, mine)
+    send = jnp.sum(to, axis=1)
+    came = jax.lax.all_to_all(to, "expert", 0, 0, tiled=True)  # [ways, mine]: rows from each device for each expert
+    there, back = (_ragged if platform() == "tpu" else _padded)(rows, send, jnp.sum(came, axis=1), ways)
+    ends = jnp.cumsum(came.reshape(-1))
+    length = there.shape[0]
+    if platform() == "tpu":  # packed: source-major, then by expert
+        block = jnp.searchsorted(ends, jnp.arange(length), side="right")
+        expert = jnp.where(block < ways * mine, block % mine, mine)
+    else:  # a box of equal length per source
+        inside = jnp.cumsum(came, axis=1)
+        slot = jnp.arange(length // ways)
+        expert = jax.vmap(lambda e: jnp.searchsorted(e, slot, side="right"))(inside).reshape(-1)
+    order = jnp.argsort(expert, stable=True)
+    inverse = jnp.argsort(order)
+    out = net.grouped(reorder(there, order, inverse), w, jnp.sum(came, axis=0))
+    return back(reorder(out, inverse, order))
+
+
+Back = Callable[[jax.Array], jax.Array]
+
+
+def _padded(rows: jax.Array, send: jax.Array, receive: jax.Array, ways: int) -> tuple[jax.Array, Back]:
+    """All-to-all with room for every row in each direction; runs on every backend, `ways` times the traffic."""
+    n = rows.shape[0]
+    start = jnp.cumsum(send) - send
+    index = start[:, None] + jnp.arange(n)
+    real = jnp.arange(n) < send[:, None]
+    box = jnp.where(real[..., None], rows[jnp.minimum(index, n - 1)], 0)
+    there = jax.lax.all_to_all(box, "expert", 0, 0, tiled=True)
+
+    def back(out: jax.Array) -> jax.Array:
+        box = jax.lax.all_to_all(out.reshape(ways, n, -1), "expert", 0, 0, tiled=True)
+        owner = jnp.searchsorted(jnp.cumsum(send), jnp.arange(n), side="right")
+        return box[owner, jnp.arange(n) - start[owner]]
+
+    return there.reshape(ways * n, -1), back
+
+
+def _ragged(rows: jax.Array, send: jax.Array, receive: jax.Array, ways: int) -> tuple[jax.Array, Back]:
+    """All-to-all of exactly the rows that move (`jax.lax.ragged_all_to_all`, TPU)."""
+    n, me = rows.shape[0], jax.lax.axis_index("expert")
+    table = jax.lax.all_gather(send, "expert")  # [from, to]
+    before = jnp.cumsum(table, axis=0) - table  # where a sender's rows start at each receiver
+    start = jnp.cumsum(send) - send
+    room = jnp.zeros((ways * n, rows.shape[1]), rows.dtype)
+    there = jax.lax.ragged_all_to_all(rows, room, start, send, before[me], receive, axis_name="expert")
+
+    def back(out: jax.Array) -> jax.Array:
+        first = jnp.cumsum(receive) - receive
+        home = (jnp.cumsum(table, axis=1) - table)[:, me]  # where my rows stood at each sender
+        return jax.lax.ragged_all_to_all(out, jnp.zeros_like(rows), first, receive, home, send, axis_name="expert")
+
+    return there, back

@@ -1,0 +1,148 @@
+"""Mixture-of-experts layers: the definition, dropless and with capacity, on one device and on eight."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpt.errors import JaxptError
+from jaxpt.models import Compute, LayerSpec, ModelConfig, MoeConfig, flatten, forward, hidden_and_routing, param_specs
+from jaxpt.models.decode import empty_cache, extend
+from jaxpt.models.experts import Network, mix
+from jaxpt.models.routing import route
+from jaxpt.sharding import make_mesh, param_shardings
+from tests.models.tiny import VARIANTS, config, random_params
+
+TOKENS = jax.random.randint(jax.random.key(7), (8, 12), 0, 61)
+MOE = VARIANTS["moe"]
+
+
+def silu_ffn(x, gate, up, down):
+    return (jax.nn.silu(x @ gate) * (x @ up)) @ down
+
+
+def layer(moe, seed=0, d=8, bias=None):
+    keys = jax.random.split(jax.random.key(seed), 5)
+    shapes = [
+        (2, 9, d),
+        (d, moe.experts),
+        (moe.experts, d, moe.mlp),
+        (moe.experts, d, moe.mlp),
+        (moe.experts, moe.mlp, d),
+    ]
+    x, router, *w = (jax.random.normal(k, s) for k, s in zip(keys, shapes))
+    experts, shares, stats = route(moe, router, bias, x, jnp.ones((2, 9), bool), jnp.float32)
+    return x, router, tuple(w), experts, shares, stats
+
+
+@pytest.mark.parametrize("weights", ["softmax", "renormalised"])
+def test_the_layer_is_the_weighted_sum_of_its_chosen_experts(weights):
+    moe = MoeConfig(5, 2, 6, weights=weights, route_scale=1.7)
+    x, router, w, experts, shares, _ = layer(moe)
+    got = mix(moe, x, experts, shares, w, Network(jax.nn.silu, Compute()))
+    probs = jax.nn.softmax(jnp.einsum("bsd,de->bse", x, router, precision="highest"))
+    want = np.zeros(x.shape)
+    for b, s in np.ndindex(2, 9):
+        p = np.asarray(probs[b, s])
+        best = np.argsort(-p, kind="stable")[:2]
+        scale = 1.7 / (p[best].sum() if weights == "renormalised" else 1.0)
+        want[b, s] = sum(p[e] * scale * silu_ffn(x[b, s], *(m[e] for m in w)) for e in best)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_equal_scores_choose_the_lower_index():
+    x = jnp.ones((1, 1, 4))
+    experts, shares, _ = route(MoeConfig(6, 3, 4), jnp.zeros((4, 6)), None, x, jnp.ones((1, 1), bool), jnp.float32)
+    assert experts.tolist() == [[[0, 1, 2]]]
+    np.testing.assert_allclose(shares, 1 / 3, rtol=1e-6)
+
+
+def test_the_selection_bias_changes_the_choice_and_not_the_weight():
+    moe = MoeConfig(4, 1, 4, weights="softmax", selection_bias=True)
+    x, router, _, before, _, _ = layer(moe, bias=jnp.zeros(4))
+    bias = jnp.array([0.0, 0.0, 5.0, 0.0])
+    experts, shares, _ = route(moe, router, bias, x, jnp.ones((2, 9), bool), jnp.float32)
+    assert np.all(experts == 2)
+    assert not np.all(before == 2)
+    probs = jax.nn.softmax(jnp.einsum("bsd,de->bse", x, router, precision="highest"))
+    np.testing.assert_allclose(shares[..., 0], probs[..., 2], rtol=1e-5)
+
+
+def test_the_selection_bias_has_no_gradient_and_the_router_has():
+    c = VARIANTS["moe_mixed"]
+    grads = jax.grad(lambda p: jnp.sum(forward(c, p, TOKENS[:2]) ** 2))(random_params(c))["blocks"]["moe"]
+    assert np.all(grads["router_bias"] == 0)
+    for name in ("router", "expert_gate", "shared_down", "shared_score"):
+        assert float(jnp.abs(grads[name]).max()) > 0, name
+
+
+def test_ample_capacity_is_dropless_and_scarce_capacity_drops():
+    moe = MoeConfig(5, 2, 6)
+    x, _, w, experts, shares, _ = layer(moe)
+    net = Network(jax.nn.silu, Compute())
+    whole = mix(moe, x, experts, shares, w, net)
+    ample = mix(dataclasses.replace(moe, capacity_factor=5.0), x, experts, shares, w, net)
+    np.testing.assert_allclose(ample, whole, rtol=1e-5, atol=1e-5)
+    scarce = mix(dataclasses.replace(moe, capacity_factor=0.5), x, experts, shares, w, net)
+    assert not np.allclose(scarce, whole, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "mesh", [{"expert": 2, "fsdp": 4}, {"expert": 2, "tensor": 2, "data": 2}, {"fsdp": 8}, {"expert": 6}]
+)
+def test_eight_devices_compute_the_logits_and_gradients_of_one(mesh):
+    params = random_params(MOE)
+
+    def loss(p):
+        x, routing = hidden_and_routing(MOE, p, TOKENS)
+        return jnp.sum(x**2), routing
+
+    want = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    m = make_mesh(mesh, jax.devices()[: int(np.prod(list(mesh.values())))])
+    placed = jax.device_put(
+        params, param_shardings(param_specs(MOE), m, allow_replicated=tuple(flatten(param_specs(MOE))))
+    )
+    with jax.set_mesh(m):
+        got = jax.jit(jax.value_and_grad(loss, has_aux=True))(placed)
+    for (path, a), b in zip(jax.tree.leaves_with_path(got), jax.tree.leaves(want)):
+        scale = float(jnp.abs(b).max())
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * scale, err_msg=str(path))
+
+
+@pytest.mark.parametrize("name", ["moe", "moe_mixed"])
+def test_a_cache_gives_the_logits_of_the_whole_sequence(name):
+    c = VARIANTS[name]
+    params = random_params(c)
+    whole = forward(c, params, TOKENS[:2])
+    cache = empty_cache(c, 2, 12)
+    at = jnp.broadcast_to(jnp.arange(12), (2, 12))
+    a, cache = extend(c, params, cache, TOKENS[:2, :7], at[:, :7])
+    b, _ = extend(c, params, cache, TOKENS[:2, 7:], at[:, 7:])
+    np.testing.assert_allclose(jnp.concatenate([a, b], 1), whole, rtol=1e-4, atol=1e-3)
+
+
+def test_statistics_count_every_choice_of_tokens_that_are_not_padding():
+    segments = jnp.where(jnp.arange(12) < 9, 1, 0) * jnp.ones((8, 1), jnp.int32)
+    _, routing = hidden_and_routing(MOE, random_params(MOE), TOKENS, segments)
+    assert routing["counts"].shape == (3, 6)
+    np.testing.assert_array_equal(routing["counts"].sum(1), 8 * 9 * 2)
+    np.testing.assert_allclose(routing["probs"].sum(1), 8 * 9, rtol=1e-5)
+
+
+def test_parameters_and_active_parameters_are_the_closed_form():
+    d, e, f = 24, 6, 16
+    attention = d * 8 * (2 * 6 + 2 * 2) + 2 * d + 2 * 8
+    outer = 2 * 61 * d + d
+    assert MOE.param_count() == 3 * (attention + d * e + 3 * e * d * f) + outer
+    assert MOE.active_param_count() == 3 * (attention + d * e + 3 * 2 * d * f) + outer
+
+
+def test_config_survives_json_and_contradictions_are_named():
+    c = VARIANTS["moe_mixed"]
+    assert ModelConfig.from_dict(c.to_dict()) == c
+    with pytest.raises(JaxptError, match="experts_per_token is 9, there are only 4"):
+        MoeConfig(4, 9, 8)
+    with pytest.raises(JaxptError, match=r"layers\[0\].ffn is 'moe' but model.moe is not set"):
+        config(layers=(LayerSpec(ffn="moe"),))
