@@ -12,6 +12,7 @@ import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from jaxpt.bundles.files import sha256
 from jaxpt.data import records
 from jaxpt.data.packing import Packed
 from jaxpt.errors import JaxptError
@@ -136,12 +137,6 @@ class PackedWriter:
         (self._partial / "source.json").write_text(json.dumps(facts, indent=1))
         self._partial.rename(self.path)
         return PackedSource.open(self.path)
-
-
-def sha256(file: Path) -> str:
-    """Returns the SHA-256 of a file, hex, read in blocks."""
-    with file.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 class PackedSource:

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxpt import tokenizers
 from jaxpt.bundles import BundleWriter
+from jaxpt.bundles.files import sha256
 from jaxpt.interop.checkpoint import HuggingFaceCheckpoint
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.model import Model
@@ -39,8 +40,6 @@ def import_bundle(source: str | Path, target: str | Path, report: Report = lambd
 
 def lineage_entry(checkpoint: HuggingFaceCheckpoint) -> dict[str, Any]:
     """Returns what the lineage says of an import: files with their SHA-256, family, dtypes, the foreign config."""
-    from jaxpt.data.packed import sha256
-
     files = {name: sha256(checkpoint.path / name) for name in ["config.json", *checkpoint.files]}
     return {
         "op": "import",

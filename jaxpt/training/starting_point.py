@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax
-
+from jaxpt.bundles import open_bundle
 from jaxpt.errors import JaxptError
+from jaxpt.interop.checkpoint import HuggingFaceCheckpoint
+from jaxpt.interop.importing import has_tokenizer, lineage_entry, load_hf
 from jaxpt.models.config import ModelConfig
 from jaxpt.optim.optimizers import Optimizer
 from jaxpt.training.checkpoints import finished_steps, read_run, read_state
@@ -57,9 +58,6 @@ def _fresh(layout: Layout, optimizer: Optimizer, params: Any) -> State:
 
 
 def _from_bundle(path: Path) -> StartingPoint:
-    from jaxpt.bundles import open_bundle
-from jaxpt.interop.checkpoint import HuggingFaceCheckpoint
-from jaxpt.interop.importing import has_tokenizer, lineage_entry, load_hf
 
     bundle = open_bundle(path)
 
