@@ -135,10 +135,11 @@ class Loader:
     def to_save(self, step: int) -> dict[str, Any]:
         """Returns what a checkpoint at `step` keeps of the data: the log with an anchor at `step`, and the ledger."""
         log = ScheduleLog(self.log.names, [a for a in self.log.anchors if a.step < step])
-        log.insert(self._told.anchor(step) if step else self.log.anchors[0])
-        for a in self.log.anchors:
-            if a.step >= step and step:
-                log.insert(a)
+        if step:
+            log.insert(self._told.anchor(step))
+        for planned in self.log.anchors:  # one that begins just here replaces the checkpoint's
+            if planned.step >= step:
+                log.insert(planned)
         return {
             "schedule_log": log.to_json(),
             "ledger": self.ledger(step).to_json(),

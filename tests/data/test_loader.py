@@ -229,3 +229,9 @@ def test_mistakes_in_a_plan_are_named(sources):
     saved = Loader(sources, plan([(5, 4, (1, 1, 1))])).log
     with pytest.raises(JaxptError, match="the checkpoint's sources are a, b, c, the run's are a, b"):
         Loader({n: sources[n] for n in ("a", "b")}, [StageData(0, 5, 4, 8, {"a": 1})], log=saved)
+
+
+def test_a_log_saved_before_the_first_step_keeps_the_later_stages(sources):
+    stages = plan([(1, 1, (1, 1, 1)), (3, 4, (1, 1, 5))])
+    saved = Loader(sources, stages).to_save(0)
+    assert [a["step"] for a in saved["schedule_log"]["anchors"]] == [0, 1]

@@ -120,7 +120,8 @@ def test_a_dimension_its_mesh_axis_does_not_divide_is_an_error_naming_both():
         JaxptError, match=r"embed/table: its axis 'vocab' of length 61 is not divided by the mesh axis 'tensor'"
     ):
         partition_specs(param_specs(c), mesh)
-    allowed = ["embed/table", *(f"blocks/dense/{n}" for n in ("q", "k", "v", "o"))]
+    split = ("q", "k", "v", "o", "q_bias", "k_bias", "v_bias")
+    allowed = ["embed/table", *(f"blocks/dense/{n}" for n in split)]
     specs = flatten(partition_specs(param_specs(c), mesh, allow_replicated=allowed))
     assert specs["blocks/dense/k"] == P(None, "fsdp")
     assert specs["embed/table"] == P(None, "fsdp")
