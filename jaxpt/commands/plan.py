@@ -4,6 +4,8 @@ import argparse
 import time
 from collections.abc import Sequence
 
+import jax
+
 from jaxpt.config import RunConfig
 from jaxpt.config_file import load
 from jaxpt.data import PackedSource
@@ -31,6 +33,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]")
     parser.add_argument("--topology", required=True, help="for instance v5e:4x4, v5p:2x2x4, v6e:16x16")
     args, overrides = parser.parse_known_args(list(argv))
+    jax.config.update("jax_platforms", "cpu")  # compiling needs no device, and looking for one is slow and noisy
     config = load(RunConfig, args.config, overrides)
     devices = topology_devices(args.topology)
     plan = make_plan(config, {name: PackedSource.open(s.path) for name, s in config.sources.items()})

@@ -56,6 +56,8 @@ def hidden_and_routing(
 ) -> tuple[jax.Array, Any]:
     """Returns `hidden`, and what the routers did: `jaxpt.models.routing.Routing` stacked over the
     mixture-of-experts layers (`counts [L, E]`, …), None without such layers. Tokens of segment 0 do not count."""
+    tokens = jnp.asarray(tokens)
+    segment_ids = None if segment_ids is None else jnp.asarray(segment_ids)
     if positions is None:
         positions = segment_positions(tokens, segment_ids)
     x, _, routing = bind(config, params).hidden(tokens, segment_ids, positions, compute)
