@@ -1,5 +1,6 @@
 """Eight simulated devices for every test, set before JAX starts; where the shared test data lies."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -7,6 +8,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import jax
 import pytest
 
 SHARED = Path(os.environ.get("JAXPT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
@@ -18,3 +20,15 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip(f"{SHARED} is absent: real test data is needed (set JAXPT_SHARED)")
     return SHARED
+
+
+@pytest.fixture(scope="module", autouse=True)
+def release_compiled_programs():
+    """Drop compiled programs after each file of tests.
+
+    Each XLA CPU program holds several memory maps; a process is allowed 65,530 of them (vm.max_map_count), and
+    the whole suite in one process compiles enough to exhaust them, which ends as a segmentation fault in XLA.
+    """
+    yield
+    jax.clear_caches()
+    gc.collect()
