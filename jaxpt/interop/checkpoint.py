@@ -114,6 +114,8 @@ def _files(path: Path) -> list[str]:
             raise JaxptError(f"{path} lacks the shard {', '.join(missing)} that {index.name} names; fetch it")
         return names
     names = sorted(p.name for p in path.glob("*.safetensors"))
+    if "model.safetensors" in names:
+        return ["model.safetensors"]  # others beside it (consolidated, adapters) are other forms or models
     if names:
         return names
     pickles = sorted(p.name for p in path.glob("*.bin"))

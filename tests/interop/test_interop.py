@@ -51,6 +51,12 @@ def test_the_real_tiny_model_continues_as_its_golden_outputs(shared, tmp_path):
         assert model.tokenizer.encode(case["prompt"], bos=True) == prompt
 
 
+def test_other_weights_beside_model_safetensors_are_not_read(tmp_path):
+    hf = hf_directory(tmp_path)
+    save_file({"consolidated.weight": np.zeros(3, np.float32)}, hf / "consolidated.safetensors")
+    assert list(HuggingFaceCheckpoint(hf).files) == ["model.safetensors"]
+
+
 def test_generate_and_export_the_real_tiny_model_by_command(shared, tmp_path, capsys):
     hf = shared / "data/stories260K/hf"
     assert cli.main(["import", f"--from={hf}", f"--to={tmp_path / 'b'}"]) == 0

@@ -120,13 +120,34 @@ def test_half_precision_keeps_its_bits(tmp_path, dtype):
     assert all(before[n].equal(after[n]) and before[n].dtype == after[n].dtype for n in before)
 
 
-def test_the_older_config_dialect_is_read(tmp_path):
-    model = made("llama3")
+@pytest.mark.parametrize("name", ["llama3", "gemma2", "qwen2_windows", "qwen2_moe_mixed", "qwen3_moe_mixed"])
+def test_the_older_config_dialect_is_read(tmp_path, name):
+    model = made(name)
     model.save_pretrained(tmp_path / "hf")
     values = json.loads((tmp_path / "hf/config.json").read_text())
     rope = values.pop("rope_parameters")
     values["rope_theta"] = rope.pop("rope_theta")
-    values["rope_scaling"] = rope
+    values["rope_scaling"] = rope if rope["rope_type"] != "default" else None
+    values.pop("layer_types", None)
+    if name.startswith("qwen3_moe"):
+        values["num_experts"] = values.pop("num_local_experts")
+        values["max_window_layers"] = 4
     (tmp_path / "hf/config.json").write_text(json.dumps(values))
     ours = load_hf(tmp_path / "hf")
     close(forward(ours.config, ours.params, jnp.array(TOKENS)), logits(model, TOKENS))
+
+
+def test_the_real_tiny_model_exported_continues_as_its_golden_outputs(shared, tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    import_bundle(shared / "data/stories260K/hf", tmp_path / "b")
+    model = AutoModelForCausalLM.from_pretrained(export_bundle(tmp_path / "b", tmp_path / "hf"))
+    golden = json.loads((shared / "data/stories260K/golden_greedy.json").read_text())
+    for case in golden["cases"]:
+        prompt, want = torch.tensor([case["prompt_ids"]]), case["token_ids"]
+        new = len(want) - prompt.shape[1]
+        got = model.generate(
+            prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=new, min_new_tokens=new
+        )
+        assert got[0].tolist() == want
