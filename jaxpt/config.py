@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from jaxpt.data.build import Packing
 from jaxpt.duration import Duration, parse
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models.config import ModelConfig
@@ -23,9 +24,15 @@ ModelSection = dataclasses.make_dataclass(
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """A packed source. `repeat` is how often its rows may be used in the run; `order_seed` fixes their order."""
+    """A packed source, or text that is packed on first use.
+
+    `path` is a packed source's directory, or JSONL and Parquet: a file, a directory or a glob, packed as `pack` says in
+    rows as long as those of the stages that use it. `repeat` is how often its rows may be used in the run; `order_seed`
+    fixes their order.
+    """
 
     path: str
+    pack: Packing = field(default_factory=Packing)
     order_seed: int = 0
     repeat: int = 1
     when_exhausted: str = "error"
@@ -172,7 +179,10 @@ class MetricsConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """All of a run. `init_from` is a bundle, a run directory or a Hugging Face directory to start from."""
+    """All of a run. `init_from` is a bundle, a run directory or a Hugging Face directory to start from.
+
+    `cache` is where sources given as text are packed (None: `~/.cache/jaxpt`).
+    """
 
     sources: dict[str, SourceConfig]
     stages: tuple[StageConfig, ...]
@@ -180,6 +190,7 @@ class RunConfig:
     model: ModelSection = field(default_factory=ModelSection)  # type: ignore[valid-type]
     init_from: str | None = None
     tokenizer: str | None = None
+    cache: str | None = None
     optimizer: OptimizerConfig = OptimizerConfig()
     compute: ComputeConfig = ComputeConfig()
     sharding: ShardingConfig = ShardingConfig()

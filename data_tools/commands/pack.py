@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from jaxpt import tokenizers
-from jaxpt.data.build import build
+from jaxpt.data.build import Packing, build
 from jaxpt.data.packing import PACKERS
 from jaxpt.data.tokenize import Selection
 from jaxpt.terminal import progress, table
@@ -43,6 +43,13 @@ def main(argv: Sequence[str]) -> int:
     if args.sequence_length < 2:
         parser.error(f"--sequence-length={args.sequence_length} must be at least 2")
     tokenizer = tokenizers.load(args.tokenizer)
+    packing = Packing(
+        field=args.text_field,
+        packer=args.packer,
+        bos=args.bos,
+        eos=not args.no_eos,
+        selection=Selection(args.part, args.held_out, args.group_field),
+    )
     with progress(0, "pack", "tok", scale=True) as bar:
         bar.total = None
         source = build(
@@ -50,11 +57,7 @@ def main(argv: Sequence[str]) -> int:
             args.output,
             tokenizer,
             args.sequence_length,
-            packer=args.packer,
-            text_field=args.text_field,
-            bos=args.bos,
-            eos=not args.no_eos,
-            selection=Selection(args.part, args.held_out, args.group_field),
+            packing,
             report=lambda documents, tokens: bar.update(tokens) and None,
         )
     facts = [["rows", source.rows], ["tokens", source.tokens], ["documents", source.documents]]

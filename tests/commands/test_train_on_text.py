@@ -97,3 +97,34 @@ def test_a_tokenizer_the_data_was_not_packed_with_is_refused(setting, tmp_path, 
 def test_an_evaluation_without_a_tokenizer_is_refused(setting, tmp_path, capsys):
     assert train(setting, tmp_path / "run", "--config.tokenizer=None") == 1
     assert "bits_per_byte needs a tokenizer; set config.tokenizer" in capsys.readouterr().err
+
+
+def test_text_named_as_a_source_is_packed_on_first_use_and_trains_the_same(setting, run, tmp_path, capsys):
+    cache = tmp_path / "cache"
+    given = [f"--config.sources.sums.path={setting / 'train.jsonl'}", f"--config.cache={cache}"]
+    assert train(setting, tmp_path / "run", *given) == 0
+    assert bits(tmp_path / "run") == bits(run)
+    capsys.readouterr()
+    again = [*given, "--config.stages[0].duration=1 steps", "--config.evaluation.after=False"]
+    assert train(setting, tmp_path / "again", *again) == 0
+    assert "pack sums" not in capsys.readouterr().err  # it was there
+    assert len([p for p in cache.iterdir() if p.is_dir()]) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["--config.sources.sums.path={text}", "--config.tokenizer=None"], "is text, which needs a tokenizer"),
+        (["--config.sources.sums.pack.bos=True"], "packed is packed already; remove pack or name the text"),
+        (["--config.sources.sums.path={text}", "--config.sources.sums.pack.field=txt"], "lacks the field 'txt'"),
+        (["--config.sources.sums.path={text}", "--config.sources.sums.pack.packer=best"], "did you mean 'best_fit'?"),
+        (["--config.sources.sums.path=nowhere.jsonl"], "config.sources.sums: nowhere.jsonl: no such file"),
+        (["--config.sources.sums.path=nowhere"], "nowhere is no packed source"),
+    ],
+)
+def test_a_mistake_in_a_source_of_text_is_one_line(setting, tmp_path, capsys, overrides, told):
+    given = [o.format(text=setting / "train.jsonl") for o in overrides]
+    assert train(setting, tmp_path / "run", f"--config.cache={tmp_path / 'cache'}", *given) == 1
+    err = capsys.readouterr().err
+    assert told in err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
