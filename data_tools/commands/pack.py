@@ -33,7 +33,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--tokenizer", required=True, help="directory, .model or tokenizer.json")
     parser.add_argument("--sequence-length", type=int, required=True, help="tokens in a row")
     parser.add_argument("--packer", default="best_fit", help=f"one of {', '.join(PACKERS)}")
-    parser.add_argument("--text-field", default="text")
+    parser.add_argument("--kind", default="text", choices=("text", "chat"), help="chat: loss on the assistant's turns")
+    parser.add_argument("--template", help="of a chat: plain, chatml or a .jinja file (default: the tokenizer's)")
+    parser.add_argument("--text-field", help="where the text or the messages are (default: text, messages)")
     parser.add_argument("--bos", action="store_true", help="begin each document with BOS")
     parser.add_argument("--no-eos", action="store_true", help="do not end each document with EOS")
     parser.add_argument("--part", default="all", help="all, train or held_out")
@@ -44,10 +46,12 @@ def main(argv: Sequence[str]) -> int:
         parser.error(f"--sequence-length={args.sequence_length} must be at least 2")
     tokenizer = tokenizers.load(args.tokenizer)
     packing = Packing(
+        kind=args.kind,
         field=args.text_field,
         packer=args.packer,
-        bos=args.bos,
-        eos=not args.no_eos,
+        bos=args.bos or None,
+        eos=False if args.no_eos else None,
+        template=args.template,
         selection=Selection(args.part, args.held_out, args.group_field),
     )
     with progress(0, "pack", "tok", scale=True) as bar:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from jaxpt.data.chat import template_of, tokenize_chats
 from jaxpt.data.origins import Origin, open_origin
 from jaxpt.data.packed import PackedSource, PackedWriter
 from jaxpt.data.packing import PACKERS, Document
@@ -18,27 +19,47 @@ Report = Callable[[int, int], None]  # (documents, tokens) done since the last c
 class Packing:
     """How documents become rows: all that decides a packed source besides its text, its tokenizer and its length.
 
-    `field` is where a document's text is. `packer` is "best_fit" (documents are cut only where longer than a row) or
-    "concat" (no padding). `bos` and `eos` begin and end each document. `selection` says which documents are taken.
+    `kind` is "text", or "chat" for conversations of which only the assistant's turns are targets. `field` is where a
+    document's text or messages are (None: `text`, `messages`). `packer` is "best_fit" (documents are cut only where
+    longer than a row) or "concat" (no padding). `bos` and `eos` begin and end each text (None: only `eos`). `template`
+    writes a chat: one that comes with jaxpt, a `.jinja` file, or None for the tokenizer's; it alone writes a chat's
+    special tokens. `selection` says which documents are taken.
     """
 
-    kind: Literal["text"] = "text"
-    field: str = "text"
+    kind: Literal["text", "chat"] = "text"
+    field: str | None = None
     packer: str = "best_fit"
-    bos: bool = False
-    eos: bool = True
+    bos: bool | None = None
+    eos: bool | None = None
+    template: str | None = None
     selection: Selection = ALL
 
     def __post_init__(self) -> None:
+        if self.kind == "chat" and (self.bos is not None or self.eos is not None):
+            raise JaxptError("bos and eos are of kind=text; a chat's special tokens are written by its template")
+        if self.kind == "text" and self.template is not None:
+            raise JaxptError(f"template={self.template} is of kind=chat; set kind=chat")
         if self.packer not in PACKERS:
             known = ", ".join(PACKERS)
             raise JaxptError(f"packer={self.packer} is unknown{nearest(self.packer, PACKERS)}; there are {known}")
 
     @property
+    def content_field(self) -> str:
+        """Where a document's text or messages are."""
+        return self.field or {"text": "text", "chat": "messages"}[self.kind]
+
+    @property
     def fields(self) -> tuple[str, ...]:
         """What every document must have."""
         group = self.selection.group_field
-        return (self.field, group) if group else (self.field,)
+        return (self.content_field, group) if group else (self.content_field,)
+
+    def facts(self, tokenizer: Any) -> dict[str, Any]:
+        """Returns the options as plain values with everything decided, the template as its text."""
+        ends = {"bos": bool(self.bos), "eos": self.eos is not False} if self.kind == "text" else {}
+        template = {"template": template_of(tokenizer, self.template)} if self.kind == "chat" else {}
+        chosen = {"kind": self.kind, "field": self.content_field, "packer": self.packer, **ends, **template}
+        return {**chosen, "selection": asdict(self.selection)}
 
 
 def build(
@@ -71,15 +92,25 @@ def build(
     packing = packing or Packing()
     origin = open_origin(inputs) if isinstance(inputs, str | Sequence) else inputs
     book = Tokenized([], [])
-    options = {"text_field": packing.field, "bos": packing.bos, "eos": packing.eos, "selection": packing.selection}
-    documents = _counted(tokenize(origin.documents(packing.fields), tokenizer, book, **options), report)
+    facts = packing.facts(tokenizer)
+    documents = _counted(_tokenized(origin.documents(packing.fields), packing, facts, tokenizer, book), report)
     pad = tokenizer.pad_id if tokenizer.pad_id is not None else 0
     with PackedWriter(output, sequence_length, tokenizer.vocab_size, rows_per_shard=rows_per_shard) as writer:
         for packed in PACKERS[packing.packer](documents, sequence_length, pad):
             writer.write(packed)
-        return writer.finish(
-            book.ids, book.lengths, tokenizer.fingerprint, {**asdict(packing), "text_bytes": book.bytes}
-        )
+        facts |= {"text_bytes": book.bytes, **({"left_out": book.left_out} if packing.kind == "chat" else {})}
+        return writer.finish(book.ids, book.lengths, tokenizer.fingerprint, facts)
+
+
+def _tokenized(
+    documents: Iterator[dict[str, Any]], packing: Packing, facts: dict[str, Any], tokenizer: Any, book: Tokenized
+) -> Iterator[Document]:
+    where: dict[str, Any] = {"selection": packing.selection}
+    if packing.kind == "chat":
+        where |= {"field": facts["field"], "template": facts["template"]}
+        return tokenize_chats(documents, tokenizer, book, **where)
+    where |= {"text_field": facts["field"], "bos": facts["bos"], "eos": facts["eos"]}
+    return tokenize(documents, tokenizer, book, **where)
 
 
 def _counted(documents: Iterator[Document], report: Report) -> Iterator[Document]:

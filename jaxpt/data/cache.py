@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,13 @@ def packed_on_first_use(
     """
     origin = open_origin(path)
     cache.mkdir(parents=True, exist_ok=True)
-    facts = [FORMAT, origin.fingerprint(cache / "files.json"), tokenizer.fingerprint, sequence_length, asdict(packing)]
+    facts = [
+        FORMAT,
+        origin.fingerprint(cache / "files.json"),
+        tokenizer.fingerprint,
+        sequence_length,
+        packing.facts(tokenizer),
+    ]
     place = cache / hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
     if not place.exists():
         with _locked(cache / f".{place.name}.lock"):

@@ -44,11 +44,15 @@ ALL = Selection()
 
 @dataclass
 class Tokenized:
-    """What tokenizing leaves behind beside the documents: ids and lengths by document number."""
+    """What tokenizing leaves behind beside the documents: ids and lengths by document number, bytes of text.
+
+    `left_out` counts conversations in which the assistant says nothing.
+    """
 
     ids: list[bytes]
     lengths: list[int]
     bytes: int = 0
+    left_out: int = 0
 
 
 def tokenize(
