@@ -26,9 +26,9 @@ ModelSection = dataclasses.make_dataclass(
 class SourceConfig:
     """A packed source, or text that is packed on first use.
 
-    `path` is a packed source's directory, or JSONL and Parquet: a file, a directory or a glob, packed as `pack` says in
-    rows as long as those of the stages that use it. `repeat` is how often its rows may be used in the run; `order_seed`
-    fixes their order.
+    `path` is a packed source's directory; or JSONL and Parquet (a file, a directory or a glob) or a prepared dataset of
+    TFDS (`tfds:NAME/config:version?split=train`), packed as `pack` says in rows as long as those of the stages that use
+    it. `repeat` is how often its rows may be used in the run; `order_seed` fixes their order.
     """
 
     path: str

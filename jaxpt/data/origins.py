@@ -8,6 +8,7 @@ import fsspec
 
 from jaxpt.data.fingerprints import content_fingerprint
 from jaxpt.data.text_files import SUFFIXES, list_files, read_documents
+from jaxpt.data.tfds_split import PREFIX, TfdsSplit
 
 
 class Origin(Protocol):
@@ -66,6 +67,8 @@ def _size(file: str) -> int:
 
 def is_text(path: str) -> bool:
     """Whether `path` names text to be packed; else it is (or should be) a packed source's directory."""
+    if path.startswith(PREFIX):
+        return True
     fs, inner = fsspec.core.url_to_fs(path)
     if fs.isdir(inner):
         return not fs.exists(f"{inner}/source.json") and any(f.endswith(SUFFIXES) for f in fs.find(inner))
@@ -73,9 +76,9 @@ def is_text(path: str) -> bool:
 
 
 def open_origin(path: str | Sequence[str]) -> Origin:
-    """Returns the origin that `path` names.
+    """Returns the origin that `path` names: text files, or `tfds:…` for a dataset of TFDS.
 
     Raises:
         JaxptError: there is nothing, or nothing of a known kind.
     """
-    return TextFiles(path)
+    return TfdsSplit(path) if isinstance(path, str) and path.startswith(PREFIX) else TextFiles(path)
