@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from jaxpt.data.build import Packing
+from jaxpt.data.pose import Pose
 from jaxpt.duration import Duration, parse
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models.config import ModelConfig
@@ -87,7 +88,7 @@ class StageConfig:
 
     `load` says what continues from the stage before (or from `init_from`): "params" starts the optimizer afresh.
     `freeze` lists axis names ("vocab"), path patterns ("blocks/*/q") and layers ("layers[0:4]", global numbers).
-    `rope` replaces fields of the model's rope from this stage on.
+    `rope` replaces fields of the model's rope from this stage on. `pose` lets positions skip at random up to a target.
     """
 
     duration: str
@@ -102,6 +103,7 @@ class StageConfig:
     load: Literal["params", "params+optimizer"] = "params+optimizer"
     freeze: tuple[str, ...] = ()
     rope: Any = None
+    pose: Pose | None = None
 
     @property
     def tokens_per_step(self) -> int:

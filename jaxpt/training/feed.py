@@ -60,7 +60,9 @@ def make_feed(plan: Plan, saved: dict[str, Any] | None, used: Sequence[dict[str,
         JaxptError: a source that changed since the checkpoint, or that has too few rows for what is planned.
     """
     stages = [
-        StageData(s.first, s.stop - s.first, s.config.batch_size, s.config.sequence_length, s.config.mixture)
+        StageData(
+            s.first, s.stop - s.first, s.config.batch_size, s.config.sequence_length, s.config.mixture, s.config.pose
+        )
         for s in plan.stages
     ]
     log = None
@@ -75,6 +77,7 @@ def make_feed(plan: Plan, saved: dict[str, Any] | None, used: Sequence[dict[str,
         used=Ledger.from_json(used),
         order_seed={name: s.order_seed for name, s in sources.items()},
         repeat={name: s.repeat for name, s in sources.items()},
+        seed=plan.config.seed,
     )
     _check_budget(loader, plan)
     return PackedFeed(loader)
