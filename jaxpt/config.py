@@ -183,7 +183,8 @@ class MetricsConfig:
 class RunConfig:
     """All of a run. `init_from` is a bundle, a run directory or a Hugging Face directory to start from.
 
-    `cache` is where sources given as text are packed (None: `~/.cache/jaxpt`).
+    `cache` is where sources given as text are packed (None: `~/.cache/jaxpt`). With `leave_out_seen`, rows that hold a
+    document which the run behind `init_from` saw are not taken, however and at whatever length they were packed.
     """
 
     sources: dict[str, SourceConfig]
@@ -193,6 +194,7 @@ class RunConfig:
     init_from: str | None = None
     tokenizer: str | None = None
     cache: str | None = None
+    leave_out_seen: bool = True
     optimizer: OptimizerConfig = OptimizerConfig()
     compute: ComputeConfig = ComputeConfig()
     sharding: ShardingConfig = ShardingConfig()

@@ -29,7 +29,7 @@ class Loader:
         used: Ledger | None = None,
         order_seed: Mapping[str, int] | None = None,
         repeat: Mapping[str, int] | None = None,
-        seen_documents: Mapping[str, set[bytes]] | None = None,
+        seen_documents: Mapping[str, np.ndarray] | None = None,
         seed: int = 0,
     ):
         """Prepares the order of every source.
@@ -41,7 +41,7 @@ class Loader:
             used: rows used by the runs this one continues (not by this run itself).
             order_seed: per source, default 0.
             repeat: whole epochs per source, default 1.
-            seen_documents: per source, documents to leave out.
+            seen_documents: per source, ids of documents to leave out, `[n, 2]`.
             seed: decides the skips of stages with `pose`; nothing else.
 
         Raises:
@@ -63,7 +63,7 @@ class Loader:
                 order_seed=(order_seed or {}).get(name, 0),
                 repeat=(repeat or {}).get(name, 1),
                 used=self.prior,
-                seen_documents=(seen_documents or {}).get(name, ()),
+                seen_documents=(seen_documents or {}).get(name),
                 name=name,
             )
             for name, source in self.sources.items()

@@ -128,7 +128,23 @@ def test_bad_options_are_refused():
 
 
 def test_rows_of_32k_hold_whole_documents(tmp_path):
-    words = np.array("the of and language model position train long short row token document loss".split())
+    words = np.array(
+        [
+            "the",
+            "of",
+            "and",
+            "language",
+            "model",
+            "position",
+            "train",
+            "long",
+            "short",
+            "row",
+            "token",
+            "document",
+            "loss",
+        ]
+    )
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(words, n)) for n in (10_500, 7_000, 3_300, 900, 20, 10_800, 5_000)]
     tokenizer = train_sentencepiece([t[:3000] for t in texts] * 3, tmp_path / "t" / "tokenizer.model", 310)
