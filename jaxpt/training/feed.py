@@ -1,7 +1,7 @@
 """The loop's view of the data: batches from a step on, realised shares, and what a checkpoint must remember."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,7 +10,9 @@ from jaxpt.data import Loader, StageData
 from jaxpt.data.ledger import Ledger
 from jaxpt.data.log import ScheduleLog
 from jaxpt.data.mixture import Mixture
+from jaxpt.data.order import order_key
 from jaxpt.data.quota import ONE, integer_weights
+from jaxpt.data.seen import seen_documents
 from jaxpt.errors import JaxptError
 from jaxpt.training.plan import Plan
 
@@ -48,19 +50,28 @@ class PackedFeed:
         return self.loader.to_save(step)
 
 
-def make_feed(plan: Plan, saved: dict[str, Any] | None, used: Sequence[dict[str, Any]] = ()) -> PackedFeed:
+def make_feed(
+    plan: Plan,
+    saved: dict[str, Any] | None,
+    used: Sequence[dict[str, Any]] = (),
+    tell: Callable[[str], None] = lambda line: None,
+) -> PackedFeed:
     """Builds the feed of a run.
 
     Args:
         plan: the run; stages that begin after the saved step, and changes to the one it stands in, hold from there.
         saved: the `run` item of the restored checkpoint, None for a new run.
-        used: ledger of the run that a new run starts from, whose rows it does not take again.
+        used: ledger of the run that a new run starts from: neither its rows nor (unless `leave_out_seen` is off) the
+            documents that they hold are taken again.
+        tell: receives a line for each source with rows left out.
 
     Raises:
         JaxptError: a source that changed since the checkpoint, or that has too few rows for what is planned.
     """
     stages = [
-        StageData(s.first, s.stop - s.first, s.config.batch_size, s.config.sequence_length, s.config.mixture)
+        StageData(
+            s.first, s.stop - s.first, s.config.batch_size, s.config.sequence_length, s.config.mixture, s.config.pose
+        )
         for s in plan.stages
     ]
     log = None
@@ -68,14 +79,22 @@ def make_feed(plan: Plan, saved: dict[str, Any] | None, used: Sequence[dict[str,
         _check_fingerprints(plan, saved)
         log, used = _resumed_log(saved, stages), saved["prior_ledger"]
     sources = plan.config.sources
+    prior = Ledger.from_json(used)
+    keys = {name: order_key(plan.sources[name], s.order_seed) for name, s in sources.items()}
     loader = Loader(
         plan.sources,
         stages,
         log=log,
-        used=Ledger.from_json(used),
+        used=prior,
         order_seed={name: s.order_seed for name, s in sources.items()},
         repeat={name: s.repeat for name, s in sources.items()},
+        seen_documents=seen_documents(prior, plan.sources, keys) if plan.config.leave_out_seen else None,
+        seed=plan.config.seed,
     )
+    for order in loader.orders:
+        if order.left_out:
+            rows = f"{order.left_out:,} of {order.source.rows:,} rows"
+            tell(f"source {order.name}: {rows} hold documents that were seen before and are left out")
     _check_budget(loader, plan)
     return PackedFeed(loader)
 

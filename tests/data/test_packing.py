@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxpt.data import records
-from jaxpt.data.build import build
+from jaxpt.data.build import Packing, build
 from jaxpt.data.documents import document_id, held_out
 from jaxpt.data.packed import PackedSource, PackedWriter
 from jaxpt.data.packing import Document, best_fit, concat_and_split
@@ -136,7 +136,7 @@ def test_all_kinds_of_text_files_give_the_same_source(tmp_path, tokenizer):
 
 
 def test_text_survives_tokenizing_and_packing(tmp_path, tokenizer):
-    made = build(str(write(tmp_path, "plain")), tmp_path / "p", tokenizer, 256, bos=True)
+    made = build(str(write(tmp_path, "plain")), tmp_path / "p", tokenizer, 256, Packing(bos=True))
     found = {}
     for row in range(made.rows):
         batch = made.read([row])
@@ -153,7 +153,7 @@ def test_held_out_and_train_are_apart_and_groups_stay_together(tmp_path, tokeniz
     ids = {}
     for part in ("train", "held_out"):
         chosen = Selection(part, 0.4, "group")
-        made = build(path, tmp_path / part, tokenizer, 64, selection=chosen)
+        made = build(path, tmp_path / part, tokenizer, 64, Packing(selection=chosen))
         ids[part] = {made.column("document_id")[i].tobytes() for i in range(made.documents)}
     assert not ids["train"] & ids["held_out"]
     assert len(ids["train"]) + len(ids["held_out"]) == len(TEXTS)
@@ -186,7 +186,7 @@ def test_bad_input_is_named_and_leaves_nothing(tmp_path, tokenizer):
     with pytest.raises(JaxptError, match=r"cut.jsonl.gz is truncated"):
         list(read_documents(str(tmp_path / "cut.jsonl.gz")))
     with pytest.raises(JaxptError, match="did you mean 'best_fit'"):
-        build(str(bad), tmp_path / "out", tokenizer, 16, packer="bestfit")
+        build(str(bad), tmp_path / "out", tokenizer, 16, Packing(packer="bestfit"))
 
 
 def test_damaged_or_half_written_sources_are_refused(tmp_path):
@@ -214,3 +214,15 @@ def test_damaged_or_half_written_sources_are_refused(tmp_path):
     with pytest.raises(JaxptError, match="outside the vocabulary of 10"), PackedWriter(tmp_path / "x", 4, 10) as writer:
         writer.write(next(iter(best_fit([Document(np.array([1, 11]), np.ones(2, bool), 0)], 4, 0))))
     assert not (tmp_path / "x").exists()
+
+
+def test_a_shard_that_disagrees_with_its_count_is_named_when_it_is_read(tmp_path):
+    made = source(tmp_path / "s", 50)
+    facts = json.loads((made.path / "source.json").read_text())
+    facts["files"][0]["records"], facts["files"][1]["records"] = 36, 14  # 37 and 13 were written
+    (made.path / "source.json").write_text(json.dumps(facts))
+    moved = PackedSource.open(made.path)
+    with pytest.raises(JaxptError, match=r"rows-00000\.array_record holds 37 records, source\.json says 36"):
+        moved.read([3])
+    with pytest.raises(IndexError, match="of 50"):
+        made.read([50])
