@@ -81,7 +81,7 @@ def train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None = None) -> 
     tell(f"{plan.model.param_count():,} parameters, {plan.steps:,} steps, {config.tokens_at(plan.steps):,} tokens")
     if start:
         tell(f"starting from {start.found}")
-    feed = functools.partial(make_feed, used=start.ledger if start else [])
+    feed = functools.partial(make_feed, used=start.ledger if start else [], tell=tell)
     return loop.train(plan, workdir, feed, start.state if start else None, hooks or _hooks(config, tokenizer), tell)
 
 

@@ -38,7 +38,7 @@ class SourceOrder:
             seen_documents: ids of documents to leave out; a row that holds one is left out whole.
             name: the source's name in the run.
         """
-        self.source, self.name = source, name or source.name
+        self.source, self.name, self.repeat = source, name or source.name, repeat
         self.key = hashlib.sha256(f"{source.fingerprint}:{order_seed}".encode()).hexdigest()[:16]
         self._permutations: dict[int, Permutation] = {}
         free: list[tuple[int, int, int]] = []

@@ -1,25 +1,26 @@
 """The loop's view of the data: batches from a step on, realised shares, and what a checkpoint must remember."""
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from jaxpt.data import Loader, StageData
+from jaxpt.data import Loader, StageData, budget
 from jaxpt.data.ledger import Ledger
 from jaxpt.data.log import ScheduleLog
-from jaxpt.data.mixture import Mixture
-from jaxpt.data.quota import ONE, integer_weights
+from jaxpt.data.mixture import Mixture, plan_log
 from jaxpt.errors import JaxptError
 from jaxpt.training.plan import Plan
+
+Rows = Callable[[int], slice | None]  # batch size -> this host's rows, None: all of them
 
 
 class Feed(Protocol):
     """A pure function from the step to its global batch, with its bookkeeping."""
 
-    def iterate(self, start_step: int, rows: slice | None = None) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """Yields `(step, batch)` from `start_step` to the run's end, only `rows` of each batch where given."""
+    def iterate(self, start_step: int, rows: Rows = lambda size: None) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """Yields `(step, batch)` from `start_step` to the run's end: those rows of a batch that `rows` says."""
 
     def shares(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
         """Wanted and realised share of each source after `step` finished steps."""
@@ -35,7 +36,7 @@ class PackedFeed:
         """Reads from `loader`."""
         self.loader = loader
 
-    def iterate(self, start_step: int, rows: slice | None = None) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    def iterate(self, start_step: int, rows: Rows = lambda size: None) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """As `Feed.iterate`."""
         return self.loader.iterate(start_step, rows)
 
@@ -48,13 +49,19 @@ class PackedFeed:
         return self.loader.to_save(step)
 
 
-def make_feed(plan: Plan, saved: dict[str, Any] | None, used: Sequence[dict[str, Any]] = ()) -> PackedFeed:
+def make_feed(
+    plan: Plan,
+    saved: dict[str, Any] | None,
+    used: Sequence[dict[str, Any]] = (),
+    tell: Callable[[str], None] = lambda text: None,
+) -> PackedFeed:
     """Builds the feed of a run.
 
     Args:
         plan: the run; stages that begin after the saved step, and changes to the one it stands in, hold from there.
         saved: the `run` item of the restored checkpoint, None for a new run.
         used: ledger of the run that a new run starts from, whose rows it does not take again.
+        tell: receives the budget.
 
     Raises:
         JaxptError: a source that changed since the checkpoint, or that has too few rows for what is planned.
@@ -75,8 +82,11 @@ def make_feed(plan: Plan, saved: dict[str, Any] | None, used: Sequence[dict[str,
         used=Ledger.from_json(used),
         order_seed={name: s.order_seed for name, s in sources.items()},
         repeat={name: s.repeat for name, s in sources.items()},
+        when_exhausted={name: s.when_exhausted for name, s in sources.items()},
     )
-    _check_budget(loader, plan)
+    lines = budget.budget(loader.log, loader.orders, loader.limits, plan.steps)
+    tell(budget.show(lines))
+    budget.check(lines)
     return PackedFeed(loader)
 
 
@@ -84,17 +94,12 @@ def _resumed_log(saved: dict[str, Any], stages: Sequence[StageData]) -> Schedule
     """What was logged up to the saved step, and from there on what the plan says now."""
     step = saved["step"]
     before = ScheduleLog.from_json(saved["schedule_log"])
-    log = ScheduleLog(before.names, [a for a in before.anchors if a.step <= step])
-    mixture = Mixture(log)
-    for stage in stages:
-        start = max(stage.first_step, step)
-        if start >= stage.first_step + stage.steps:
-            continue
-        now = log.anchors[log.at(start)]
-        whole = integer_weights({n: stage.weights.get(n, 0) for n in log.names})
-        wanted = (tuple(whole[n] for n in log.names), stage.batch_size, stage.sequence_length)
-        if wanted != (now.weights, now.batch_size, now.sequence_length):
-            mixture.change(start, stage.weights, stage.batch_size, stage.sequence_length)
+    entries = plan_log(before.names, stages).entries
+    log = ScheduleLog(before.names, [a for a in before.anchors if a.step <= step], entries)
+    was, now = before.planned(step), log.planned(step)
+    if replace(was, step=0) != replace(now, step=0):
+        weights = dict(zip(log.names, now.weights))
+        Mixture(log).change(step, weights, now.batch_size, now.sequence_length)
     return log
 
 
@@ -105,21 +110,4 @@ def _check_fingerprints(plan: Plan, saved: dict[str, Any]) -> None:
             raise JaxptError(
                 f"config.sources.{name}: {plan.config.sources[name].path} is not the source this run began with "
                 f"(content {source.fingerprint[:12]}, was {before[:12]}); restore it or begin in another --workdir"
-            )
-
-
-def _check_budget(loader: Loader, plan: Plan) -> None:
-    """Compares the rows every source has with what the plan takes of it."""
-    log = loader.log
-    last = log.anchors[-1]
-    rows = (plan.steps - last.step) * last.batch_size
-    for name, order, weight, taken in zip(log.names, loader.orders, last.weights, last.consumed):
-        needed = taken + math.floor(weight * rows / ONE)
-        if needed > order.rows:
-            epochs = plan.config.sources[name].repeat
-            enough = math.ceil(epochs * needed / max(order.rows, 1))
-            where = ", ".join(f"stages[{i}]" for i, s in enumerate(plan.stages) if s.config.mixture.get(name, 0) > 0)
-            raise JaxptError(
-                f"config.sources.{name} has {order.rows:,} rows for this run, the plan needs {needed:,}; set "
-                f"sources.{name}.repeat={enough} or lower its weight in {where}"
             )

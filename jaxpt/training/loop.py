@@ -1,5 +1,6 @@
 """The run: stages of steps with metrics, checkpoints and evaluations between them; resumed where it stopped."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,8 +142,7 @@ def _stages(run: Run, interrupt: Interrupt) -> int:
         bar.disable = quiet
         if run.done:
             return 0
-        rows = host_rows(run.layout.mesh, [s.config.batch_size for s in plan.stages])
-        batches = run.feed.iterate(run.step, rows)
+        batches = run.feed.iterate(run.step, functools.partial(host_rows, run.layout.mesh))
         for stage in plan.stages[config.stage_of(run.step) :]:
             if _stage(run, stage, batches, interrupt, bar):
                 return EXIT_PREEMPTED

@@ -22,12 +22,13 @@ class MadeFeed:
     def __init__(self, plan, saved=None, delay=0.0):
         self.plan, self.delay = plan, delay
 
-    def iterate(self, start_step, rows=None):
+    def iterate(self, start_step, rows=lambda size: None):
         for step in range(start_step, self.plan.steps):
             stage = self.plan.stages[self.plan.config.stage_of(step)].config
             time.sleep(self.delay)
             whole = self.batch(step, stage.batch_size, stage.sequence_length)
-            yield step, {k: v[rows] if rows else v for k, v in whole.items()}
+            part = rows(stage.batch_size) or slice(None)
+            yield step, {k: v[part] for k, v in whole.items()}
 
     def batch(self, step, count, length):
         rng = np.random.default_rng(step)
