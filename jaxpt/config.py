@@ -1,10 +1,10 @@
 """A run's config as frozen dataclasses: every key stated once, with its default, its type and what it means."""
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from jaxpt.data.plan import flat_weights
 from jaxpt.duration import Duration, parse
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models.config import ModelConfig
@@ -28,7 +28,7 @@ class SourceConfig:
     path: str
     order_seed: int = 0
     repeat: int = 1
-    when_exhausted: str = "error"
+    when_exhausted: Literal["error", "renormalise"] = "error"
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,8 @@ class ObjectiveConfig:
 class StageConfig:
     """One leg of a run.
 
+    `mixture` gives each source a number, `"size"`, or groups `{weight, sources}`: see `jaxpt.data.plan.flat_weights`.
+    Weights count row slots, or with `mixture_unit` "tokens" real tokens without padding.
     `load` says what continues from the stage before (or from `init_from`): "params" starts the optimizer afresh.
     `freeze` lists axis names ("vocab"), path patterns ("blocks/*/q") and layers ("layers[0:4]", global numbers).
     `rope` replaces fields of the model's rope from this stage on.
@@ -86,7 +88,8 @@ class StageConfig:
     duration: str
     batch_size: int
     sequence_length: int
-    mixture: dict[str, float]
+    mixture: dict[str, Any]
+    mixture_unit: Literal["rows", "tokens"] = "rows"
     name: str = ""
     microbatches: int = 1
     learning_rate: float | None = None
@@ -244,13 +247,12 @@ def _check_stage(where: str, stage: StageConfig, sources: dict[str, SourceConfig
     parse(stage.duration, f"{where}.duration")
     if stage.steps < 1:
         raise JaxptError(f"{where}.duration is {stage.duration!r}: not a single step")
-    for name, weight in stage.mixture.items():
+    weights = flat_weights(stage.mixture, None, f"{where}.mixture")
+    for name in weights:
         if name not in sources:
             have = f"; the sources are {', '.join(sources)}" if sources else "; no sources are given"
             raise JaxptError(f"{where}.mixture.{name}: there is no source {name!r}{nearest(name, sources) or have}")
-        if weight < 0 or not math.isfinite(weight):
-            raise JaxptError(f"{where}.mixture.{name} is {weight}, a weight must be at least 0")
-    if sum(stage.mixture.values()) <= 0:
+    if sum(weights.values()) <= 0:
         raise JaxptError(f"{where}.mixture gives no source a weight above 0")
 
 

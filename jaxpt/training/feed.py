@@ -67,7 +67,7 @@ def make_feed(
         JaxptError: a source that changed since the checkpoint, or that has too few rows for what is planned.
     """
     stages = [
-        StageData(s.first, s.stop - s.first, s.config.batch_size, s.config.sequence_length, s.config.mixture)
+        StageData(s.first, s.stop - s.first, s.config.batch_size, s.config.sequence_length, s.weights)
         for s in plan.stages
     ]
     log = None

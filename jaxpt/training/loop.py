@@ -210,6 +210,8 @@ def _log(run: Run, stage: StagePlan, values: Mapping[str, Any], rate: float, bar
     wanted, realised = run.feed.shares(run.step)
     record |= {f"data/wanted/{k}": float(v) for k, v in wanted.items()}
     record |= {f"data/share/{k}": float(v) for k, v in realised.items()}
+    tokens = {k: v * run.plan.sources[k].tokens / run.plan.sources[k].rows for k, v in realised.items()}
+    record |= {f"data/tokens/{k}": v / (sum(tokens.values()) or 1.0) for k, v in tokens.items()}
     record["optim/learning_rate"] = rate
     flops = stage.model.flops_per_token(stage.config.sequence_length)
     record |= run.clock.lap(stage.config.tokens_per_step, flops, run.peak)

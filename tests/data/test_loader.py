@@ -12,7 +12,6 @@ from jaxpt.data import Loader, StageData
 from jaxpt.data.ledger import Ledger, Used
 from jaxpt.data.log import ScheduleLog
 from jaxpt.data.order import SourceOrder, documents_used
-from jaxpt.data.plan import flat_weights, row_weights
 from jaxpt.errors import JaxptError
 from tests.data.made import delivered, source
 
@@ -212,16 +211,6 @@ def test_shares_wanted_and_realised_are_told(sources):
     wanted, real = loader.shares(30)
     assert wanted == pytest.approx({"a": 0.25, "b": 0.5, "c": 0.25})
     assert real == pytest.approx(wanted, abs=1 / 300)
-
-
-def test_groups_are_resolved_and_duplicates_named():
-    mixture = {"math": {"weight": 0.4, "synthetic": 0.7, "web": 0.3}, "code": 0.6}
-    assert flat_weights(mixture) == pytest.approx({"synthetic": 0.28, "web": 0.12, "code": 0.6})
-    with pytest.raises(JaxptError, match="source 'code' is given twice"):
-        flat_weights({"g": {"weight": 1, "code": 1}, "code": 1})
-    with pytest.raises(JaxptError, match="lacks `weight`"):
-        flat_weights({"g": {"code": 1}})
-    assert row_weights({"a": 0.5, "b": 0.5}, {"a": 1.0, "b": 0.5}) == {"a": 0.5, "b": 1.0}
 
 
 def test_mistakes_in_a_plan_are_named(sources):

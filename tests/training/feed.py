@@ -11,6 +11,7 @@ class MadeSource:
     """Stands for a packed source."""
 
     rows: int = 1000
+    tokens: int = 16000
     sequence_length: int = 16
     vocab_size: int = 48
     tokenizer_fingerprint: str = "f" * 64
