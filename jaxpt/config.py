@@ -75,6 +75,21 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True)
+class ReweightConfig:
+    """Weights that follow the losses, `every` so often (None: never); see `jaxpt.data.reweight`.
+
+    The losses are those of `evaluation.bits_per_byte`'s documents, which must name every source in use. `reference` is
+    a JSON file of nats per token by source, or a model (bundle, run, Hugging Face directory) to be measured on them.
+    """
+
+    every: str | None = None
+    reference: str | None = None
+    rate: float = 1.0
+    floor: float = 1e-4
+    clip: bool = False
+
+
+@dataclass(frozen=True)
 class StageConfig:
     """One leg of a run.
 
@@ -90,6 +105,7 @@ class StageConfig:
     sequence_length: int
     mixture: dict[str, Any]
     mixture_unit: Literal["rows", "tokens"] = "rows"
+    reweight: ReweightConfig = ReweightConfig()
     name: str = ""
     microbatches: int = 1
     learning_rate: float | None = None
@@ -247,6 +263,10 @@ def _check_stage(where: str, stage: StageConfig, sources: dict[str, SourceConfig
     parse(stage.duration, f"{where}.duration")
     if stage.steps < 1:
         raise JaxptError(f"{where}.duration is {stage.duration!r}: not a single step")
+    if interval(stage.reweight.every, f"{where}.reweight.every") and stage.reweight.reference is None:
+        raise JaxptError(f"{where}.reweight.reference is missing: give a JSON file of losses by source, or a model")
+    if not 0 <= stage.reweight.floor < 1:
+        raise JaxptError(f"{where}.reweight.floor is {stage.reweight.floor}, it must be at least 0 and below 1")
     weights = flat_weights(stage.mixture, None, f"{where}.mixture")
     for name in weights:
         if name not in sources:

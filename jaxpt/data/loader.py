@@ -13,6 +13,7 @@ from jaxpt.data.mixture import Mixture, plan_log
 from jaxpt.data.order import SourceOrder
 from jaxpt.data.packed import PackedSource
 from jaxpt.data.plan import StageData
+from jaxpt.data.quota import ONE
 from jaxpt.errors import JaxptError
 
 
@@ -143,6 +144,14 @@ class Loader:
         """Lets other weights hold from `step` to the next stage (a policy's decision); see `iterate`."""
         self._told.change(step, weights)
         self.mixture = self._another()
+
+    def weights(self, step: int) -> dict[str, float]:
+        """Returns the weights in force for the batch at `step`."""
+        return {n: w / ONE for n, w in zip(self.log.names, self._told.anchor(step).weights)}
+
+    def deviation(self, step: int) -> dict[str, float]:
+        """Returns rows ahead of the wanted ones since the run began, as `Mixture.deviation`."""
+        return self._told.deviation(step)
 
     def shares(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
         """Returns wanted and realised shares, as `Mixture.shares`."""

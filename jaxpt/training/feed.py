@@ -1,6 +1,6 @@
 """The loop's view of the data: batches from a step on, realised shares, and what a checkpoint must remember."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -22,8 +22,15 @@ class Feed(Protocol):
     def iterate(self, start_step: int, rows: Rows = lambda size: None) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """Yields `(step, batch)` from `start_step` to the run's end: those rows of a batch that `rows` says."""
 
-    def shares(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
-        """Wanted and realised share of each source after `step` finished steps."""
+    def metrics(self, step: int) -> dict[str, float]:
+        """After `step` finished steps, per source: share wanted and realised since the weights last changed, share of
+        real tokens among those, and rows ahead of what was wanted since the run began."""
+
+    def weights(self, step: int) -> dict[str, float]:
+        """The weights in force for the batch at `step`."""
+
+    def change(self, step: int, weights: Mapping[str, float]) -> None:
+        """Lets other weights hold from the batch at `step` to the stage's end; `iterate` anew from there."""
 
     def to_save(self, step: int) -> dict[str, Any]:
         """The schedule log and the ledger after `step` finished steps, JSON-ready."""
@@ -40,9 +47,22 @@ class PackedFeed:
         """As `Feed.iterate`."""
         return self.loader.iterate(start_step, rows)
 
-    def shares(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
-        """As `Feed.shares`."""
-        return self.loader.shares(step)
+    def metrics(self, step: int) -> dict[str, float]:
+        """As `Feed.metrics`."""
+        wanted, share = self.loader.shares(step)
+        tokens = {n: share[n] * s.tokens / s.rows for n, s in self.loader.sources.items()}
+        total = sum(tokens.values()) or 1.0
+        out = {f"data/wanted/{n}": v for n, v in wanted.items()} | {f"data/share/{n}": v for n, v in share.items()}
+        out |= {f"data/tokens/{n}": v / total for n, v in tokens.items()}
+        return out | {f"data/deviation/{n}": v for n, v in self.loader.deviation(step).items()}
+
+    def weights(self, step: int) -> dict[str, float]:
+        """As `Feed.weights`."""
+        return self.loader.weights(step)
+
+    def change(self, step: int, weights: Mapping[str, float]) -> None:
+        """As `Feed.change`."""
+        self.loader.change(step, weights)
 
     def to_save(self, step: int) -> dict[str, Any]:
         """As `Feed.to_save`."""

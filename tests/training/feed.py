@@ -43,8 +43,8 @@ class MadeFeed:
             "source_id": (np.arange(count) % 2).astype(np.int32),
         }
 
-    def shares(self, step):
-        return {"a": 0.5, "b": 0.5}, {"a": 0.5, "b": 0.5}
+    def metrics(self, step):
+        return {f"data/{what}/{name}": 0.5 for what in ("wanted", "share") for name in "ab"}
 
     def to_save(self, step):
         return {"schedule_log": [step], "ledger": {}}
