@@ -4,7 +4,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from jaxpt.data.build import Packing
 from jaxpt.data.plan import flat_weights
+from jaxpt.data.pose import Pose
 from jaxpt.duration import Duration, parse
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models.config import ModelConfig
@@ -23,9 +25,15 @@ ModelSection = dataclasses.make_dataclass(
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """A packed source. `repeat` is how often its rows may be used in the run; `order_seed` fixes their order."""
+    """A packed source, or text that is packed on first use.
+
+    `path` is a packed source's directory; or JSONL and Parquet (a file, a directory or a glob) or a prepared dataset of
+    TFDS (`tfds:NAME/config:version?split=train`), packed as `pack` says in rows as long as those of the stages that use
+    it. `repeat` is how often its rows may be used in the run; `order_seed` fixes their order.
+    """
 
     path: str
+    pack: Packing = field(default_factory=Packing)
     order_seed: int = 0
     repeat: int = 1
     when_exhausted: Literal["error", "renormalise"] = "error"
@@ -97,7 +105,7 @@ class StageConfig:
     Weights count row slots, or with `mixture_unit` "tokens" real tokens without padding.
     `load` says what continues from the stage before (or from `init_from`): "params" starts the optimizer afresh.
     `freeze` lists axis names ("vocab"), path patterns ("blocks/*/q") and layers ("layers[0:4]", global numbers).
-    `rope` replaces fields of the model's rope from this stage on.
+    `rope` replaces fields of the model's rope from this stage on. `pose` lets positions skip at random up to a target.
     """
 
     duration: str
@@ -114,6 +122,7 @@ class StageConfig:
     load: Literal["params", "params+optimizer"] = "params+optimizer"
     freeze: tuple[str, ...] = ()
     rope: Any = None
+    pose: Pose | None = None
 
     @property
     def tokens_per_step(self) -> int:
@@ -191,7 +200,11 @@ class MetricsConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """All of a run. `init_from` is a bundle, a run directory or a Hugging Face directory to start from."""
+    """All of a run. `init_from` is a bundle, a run directory or a Hugging Face directory to start from.
+
+    `cache` is where sources given as text are packed (None: `~/.cache/jaxpt`). With `leave_out_seen`, rows that hold a
+    document which the run behind `init_from` saw are not taken, however and at whatever length they were packed.
+    """
 
     sources: dict[str, SourceConfig]
     stages: tuple[StageConfig, ...]
@@ -199,6 +212,8 @@ class RunConfig:
     model: ModelSection = field(default_factory=ModelSection)  # type: ignore[valid-type]
     init_from: str | None = None
     tokenizer: str | None = None
+    cache: str | None = None
+    leave_out_seen: bool = True
     optimizer: OptimizerConfig = OptimizerConfig()
     compute: ComputeConfig = ComputeConfig()
     sharding: ShardingConfig = ShardingConfig()

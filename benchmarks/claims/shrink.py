@@ -22,7 +22,7 @@ from jaxpt import tokenizers
 from jaxpt.bundles import open_bundle, save_bundle
 from jaxpt.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig, ShardingConfig
 from jaxpt.data import Loader, PackedSource, StageData
-from jaxpt.data.build import build
+from jaxpt.data.build import Packing, build
 from jaxpt.data.text_files import list_files, read_documents
 from jaxpt.models import Compute, Model, ModelConfig, init_params, param_specs, uniform_layers
 from jaxpt.optim.optimizers import make_optimizer
@@ -61,7 +61,7 @@ def sources(a: argparse.Namespace) -> tuple[PackedSource, PackedSource, Any]:
             file = a.folder / f"{name}.jsonl"
             file.write_text("".join(json.dumps({"id": str(i), "text": t}) + "\n" for i, t in enumerate(parts[name])))
             if not (a.folder / name).exists():
-                build(str(file), a.folder / name, tokenizers.load(model), a.length, packer="concat")
+                build(str(file), a.folder / name, tokenizers.load(model), a.length, Packing(packer="concat"))
     return PackedSource.open(train), PackedSource.open(held), tokenizers.load(model)
 
 

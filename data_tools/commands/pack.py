@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from jaxpt import tokenizers
-from jaxpt.data.build import build
+from jaxpt.data.build import Packing, build
 from jaxpt.data.packing import PACKERS
 from jaxpt.data.tokenize import Selection
 from jaxpt.terminal import progress, table
@@ -33,7 +33,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--tokenizer", required=True, help="directory, .model or tokenizer.json")
     parser.add_argument("--sequence-length", type=int, required=True, help="tokens in a row")
     parser.add_argument("--packer", default="best_fit", help=f"one of {', '.join(PACKERS)}")
-    parser.add_argument("--text-field", default="text")
+    parser.add_argument("--kind", default="text", choices=("text", "chat"), help="chat: loss on the assistant's turns")
+    parser.add_argument("--template", help="of a chat: plain, chatml or a .jinja file (default: the tokenizer's)")
+    parser.add_argument("--text-field", help="where the text or the messages are (default: text, messages)")
     parser.add_argument("--bos", action="store_true", help="begin each document with BOS")
     parser.add_argument("--no-eos", action="store_true", help="do not end each document with EOS")
     parser.add_argument("--part", default="all", help="all, train or held_out")
@@ -43,6 +45,15 @@ def main(argv: Sequence[str]) -> int:
     if args.sequence_length < 2:
         parser.error(f"--sequence-length={args.sequence_length} must be at least 2")
     tokenizer = tokenizers.load(args.tokenizer)
+    packing = Packing(
+        kind=args.kind,
+        field=args.text_field,
+        packer=args.packer,
+        bos=args.bos or None,
+        eos=False if args.no_eos else None,
+        template=args.template,
+        selection=Selection(args.part, args.held_out, args.group_field),
+    )
     with progress(0, "pack", "tok", scale=True) as bar:
         bar.total = None
         source = build(
@@ -50,11 +61,7 @@ def main(argv: Sequence[str]) -> int:
             args.output,
             tokenizer,
             args.sequence_length,
-            packer=args.packer,
-            text_field=args.text_field,
-            bos=args.bos,
-            eos=not args.no_eos,
-            selection=Selection(args.part, args.held_out, args.group_field),
+            packing,
             report=lambda documents, tokens: bar.update(tokens) and None,
         )
     facts = [["rows", source.rows], ["tokens", source.tokens], ["documents", source.documents]]

@@ -18,6 +18,7 @@ from jaxpt.models.specs import flatten, param_specs
 from jaxpt.sharding import MESH_AXES, partition_specs
 from jaxpt.terminal import table
 from jaxpt.training.checkpoints import finished_steps, read_run
+from jaxpt.training.starting_point import ledger_of
 
 HELP = "show a bundle, run, checkpoint, Hugging Face directory or packed source"
 
@@ -56,6 +57,8 @@ def main(argv: Sequence[str]) -> int:
     print(_config(config), "\n")
     print(parameters(config, dtypes, args.mesh), "\n")
     print(_lineage(lineage))
+    if kind == "bundle":
+        print(f"\n{_ledger(ledger_of(lineage).to_json())}")
     if kind in ("run", "checkpoint"):
         run = path if kind == "run" else path.parents[1]
         print(_run(run, int(path.name) if kind == "checkpoint" else None))
@@ -139,6 +142,9 @@ def _run(run: Path, step: int | None) -> str:
         )
     facts = read_run(run, step or steps[-1])
     lines = [f"\ncheckpoints: {', '.join(map(str, steps))}; shown: {step or steps[-1]}, {facts['tokens']:,} tokens\n"]
-    used = [[e["name"], e["fingerprint"][:12], e["epoch"], e["start"], e["stop"]] for e in facts.get("ledger", [])]
-    lines.append(table(["ledger", "source", "epoch", "from", "to"], used) if used else "ledger: empty")
-    return "\n".join(lines)
+    return "\n".join([*lines, _ledger(facts.get("ledger", []))])
+
+
+def _ledger(used: Sequence[Mapping[str, Any]]) -> str:
+    rows = [[e["name"], e["fingerprint"][:12], e["epoch"], e["start"], e["stop"], e["path"]] for e in used]
+    return table(["ledger", "source", "epoch", "from", "to", "path"], rows) if rows else "ledger: empty"

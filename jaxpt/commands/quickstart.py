@@ -12,7 +12,7 @@ from jaxpt import tokenizers
 from jaxpt.commands import train as training
 from jaxpt.config import RunConfig
 from jaxpt.config_file import load
-from jaxpt.data.build import build
+from jaxpt.data.build import Packing, build
 from jaxpt.evaluation.generation import Sampling, generate
 from jaxpt.models.config import ModelConfig
 from jaxpt.reporting import write_report
@@ -89,7 +89,7 @@ def prepare(folder: Path, vocab_size: int, sequence_length: int) -> None:
                 folder / "packed" / name,
                 tokenizer,
                 sequence_length,
-                bos=True,
+                Packing(bos=True),
                 report=lambda documents, tokens, bar=bar: bar.update(documents) and None,
             )
 

@@ -11,13 +11,13 @@ import jax
 from jaxpt import tokenizers
 from jaxpt.config import RunConfig
 from jaxpt.config_file import load
-from jaxpt.data import PackedSource
 from jaxpt.errors import JaxptError
 from jaxpt.measures import Measures
 from jaxpt.training import loop, run_directory
 from jaxpt.training.feed import make_feed
 from jaxpt.training.interrupt import EXIT_PREEMPTED
 from jaxpt.training.plan import check_disk, make_plan
+from jaxpt.training.sources import open_sources
 from jaxpt.training.starting_point import open_start
 
 HELP = "train a model: stages of a mixture, checkpoints, metrics; run again to resume"
@@ -66,7 +66,7 @@ def train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None = None) -> 
     """
     start = open_start(config.init_from, config.stages[0].load) if config.init_from else None
     tokenizer = _tokenizer(config, start.tokenizer_path if start else None)
-    sources = {name: PackedSource.open(source.path) for name, source in config.sources.items()}
+    sources = open_sources(config, tokenizer)
     plan = make_plan(config, sources, start.model if start else None, tokenizer)
     first = jax.process_index() == 0
     if first:

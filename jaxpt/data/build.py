@@ -1,45 +1,85 @@
-"""Text files to a packed source: read, tokenize, pack, write, in one pass."""
+"""Documents to a packed source: read, tokenize, pack, write, in one pass."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from jaxpt.data.chat import template_of, tokenize_chats
+from jaxpt.data.origins import Origin, open_origin
 from jaxpt.data.packed import PackedSource, PackedWriter
 from jaxpt.data.packing import PACKERS, Document
-from jaxpt.data.text_files import list_files, read_documents
-from jaxpt.data.tokenize import Selection, Tokenized, tokenize
+from jaxpt.data.tokenize import ALL, Selection, Tokenized, tokenize
 from jaxpt.errors import JaxptError, nearest
 
 Report = Callable[[int, int], None]  # (documents, tokens) done since the last call
 
 
+@dataclass(frozen=True)
+class Packing:
+    """How documents become rows: all that decides a packed source besides its text, its tokenizer and its length.
+
+    `kind` is "text", or "chat" for conversations of which only the assistant's turns are targets. `field` is where a
+    document's text or messages are (None: `text`, `messages`). `packer` is "best_fit" (documents are cut only where
+    longer than a row) or "concat" (no padding). `bos` and `eos` begin and end each text (None: only `eos`). `template`
+    writes a chat: one that comes with jaxpt, a `.jinja` file, or None for the tokenizer's; it alone writes a chat's
+    special tokens. `selection` says which documents are taken.
+    """
+
+    kind: Literal["text", "chat"] = "text"
+    field: str | None = None
+    packer: str = "best_fit"
+    bos: bool | None = None
+    eos: bool | None = None
+    template: str | None = None
+    selection: Selection = ALL
+
+    def __post_init__(self) -> None:
+        if self.kind == "chat" and (self.bos is not None or self.eos is not None):
+            raise JaxptError("bos and eos are of kind=text; a chat's special tokens are written by its template")
+        if self.kind == "text" and self.template is not None:
+            raise JaxptError(f"template={self.template} is of kind=chat; set kind=chat")
+        if self.packer not in PACKERS:
+            known = ", ".join(PACKERS)
+            raise JaxptError(f"packer={self.packer} is unknown{nearest(self.packer, PACKERS)}; there are {known}")
+
+    @property
+    def content_field(self) -> str:
+        """Where a document's text or messages are."""
+        return self.field or {"text": "text", "chat": "messages"}[self.kind]
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What every document must have."""
+        group = self.selection.group_field
+        return (self.content_field, group) if group else (self.content_field,)
+
+    def facts(self, tokenizer: Any) -> dict[str, Any]:
+        """Returns the options as plain values with everything decided, the template as its text."""
+        ends = {"bos": bool(self.bos), "eos": self.eos is not False} if self.kind == "text" else {}
+        template = {"template": template_of(tokenizer, self.template)} if self.kind == "chat" else {}
+        chosen = {"kind": self.kind, "field": self.content_field, "packer": self.packer, **ends, **template}
+        return {**chosen, "selection": asdict(self.selection)}
+
+
 def build(
-    inputs: str | Sequence[str],
+    inputs: str | Sequence[str] | Origin,
     output: str | Path,
     tokenizer: Any,
     sequence_length: int,
+    packing: Packing | None = None,
     *,
-    packer: str = "best_fit",
-    text_field: str = "text",
-    bos: bool = False,
-    eos: bool = True,
-    selection: Selection | None = None,
     rows_per_shard: int = 65_536,
     report: Report = lambda documents, tokens: None,
 ) -> PackedSource:
-    """Packs the documents of text files into rows of `sequence_length` tokens.
+    """Packs documents into rows of `sequence_length` tokens.
 
     Args:
-        inputs: a glob, directory or file, or a list of them.
+        inputs: an origin, or what `open_origin` takes: a glob, directory or file, or a list of them.
         output: the packed source's directory; must not exist.
         tokenizer: a `jaxpt.tokenizers.Tokenizer`.
         sequence_length: tokens in a row.
-        packer: "best_fit" (documents are cut only where longer than a row) or "concat" (no padding).
-        text_field: where a document's text is.
-        bos: begin each document with BOS.
-        eos: end each document with EOS.
-        selection: which documents are taken.
+        packing: how; None: as `Packing()` says.
         rows_per_shard: rows in one file.
         report: called now and then with the documents and tokens done since.
 
@@ -49,25 +89,28 @@ def build(
     Raises:
         JaxptError: bad input, named; nothing is left at `output` then.
     """
-    if packer not in PACKERS:
-        raise JaxptError(f"--packer={packer} is unknown{nearest(packer, PACKERS)}; there are {', '.join(PACKERS)}")
-    selection = selection or Selection()
-    fields = (text_field, selection.group_field) if selection.group_field else (text_field,)
-    files = [f for pattern in ([inputs] if isinstance(inputs, str) else inputs) for f in list_files(pattern)]
+    packing = packing or Packing()
+    origin = open_origin(inputs) if isinstance(inputs, str | Sequence) else inputs
     book = Tokenized([], [])
-    options = {"text_field": text_field, "bos": bos, "eos": eos, "selection": selection}
-    documents = _counted(tokenize(_read(files, fields), tokenizer, book, **options), report)
+    facts = packing.facts(tokenizer)
+    documents = _counted(_tokenized(origin.documents(packing.fields), packing, facts, tokenizer, book), report)
     pad = tokenizer.pad_id if tokenizer.pad_id is not None else 0
     with PackedWriter(output, sequence_length, tokenizer.vocab_size, rows_per_shard=rows_per_shard) as writer:
-        for packed in PACKERS[packer](documents, sequence_length, pad):
+        for packed in PACKERS[packing.packer](documents, sequence_length, pad):
             writer.write(packed)
-        facts = {"packer": packer, **options, "selection": asdict(selection), "text_bytes": book.bytes}
+        facts |= {"text_bytes": book.bytes, **({"left_out": book.left_out} if packing.kind == "chat" else {})}
         return writer.finish(book.ids, book.lengths, tokenizer.fingerprint, facts)
 
 
-def _read(files: Sequence[str], fields: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    for file in files:
-        yield from read_documents(file, fields)
+def _tokenized(
+    documents: Iterator[dict[str, Any]], packing: Packing, facts: dict[str, Any], tokenizer: Any, book: Tokenized
+) -> Iterator[Document]:
+    where: dict[str, Any] = {"selection": packing.selection}
+    if packing.kind == "chat":
+        where |= {"field": facts["field"], "template": facts["template"]}
+        return tokenize_chats(documents, tokenizer, book, **where)
+    where |= {"text_field": facts["field"], "bos": facts["bos"], "eos": facts["eos"]}
+    return tokenize(documents, tokenizer, book, **where)
 
 
 def _counted(documents: Iterator[Document], report: Report) -> Iterator[Document]:

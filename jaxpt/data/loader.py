@@ -13,6 +13,7 @@ from jaxpt.data.mixture import Mixture, plan_log
 from jaxpt.data.order import SourceOrder
 from jaxpt.data.packed import PackedSource
 from jaxpt.data.plan import StageData
+from jaxpt.data.pose import skip
 from jaxpt.data.quota import ONE
 from jaxpt.errors import JaxptError
 
@@ -30,7 +31,8 @@ class Loader:
         order_seed: Mapping[str, int] | None = None,
         repeat: Mapping[str, int] | None = None,
         when_exhausted: Mapping[str, str] | None = None,
-        seen_documents: Mapping[str, set[bytes]] | None = None,
+        seen_documents: Mapping[str, np.ndarray] | None = None,
+        seed: int = 0,
     ):
         """Prepares the order of every source.
 
@@ -42,16 +44,18 @@ class Loader:
             order_seed: per source, default 0.
             repeat: whole epochs per source, default 1.
             when_exhausted: per source, "error" (the default) or "renormalise": its share goes to the others then.
-            seen_documents: per source, documents to leave out.
+            seen_documents: per source, ids of documents to leave out, `[n, 2]`.
+            seed: decides the skips of stages with `pose`; nothing else.
 
         Raises:
             JaxptError: a mistake in the plan; a log of other sources.
         """
-        self.sources = dict(sources)
+        self.sources, self.seed = dict(sources), seed
         names = tuple(self.sources)
         if log is not None and log.names != names:
             raise JaxptError(f"the checkpoint's sources are {', '.join(log.names)}, the run's are {', '.join(names)}")
         self.prior = used or Ledger()
+        self._pose = [(s.first_step, s.pose) for s in stages]
         self.steps = stages[-1].first_step + stages[-1].steps
         self.orders = [
             SourceOrder(
@@ -59,7 +63,7 @@ class Loader:
                 order_seed=(order_seed or {}).get(name, 0),
                 repeat=(repeat or {}).get(name, 1),
                 used=self.prior,
-                seen_documents=(seen_documents or {}).get(name, ()),
+                seen_documents=(seen_documents or {}).get(name),
                 name=name,
             )
             for name, source in self.sources.items()
@@ -99,10 +103,15 @@ class Loader:
         return self._batch(self.mixture, step, lambda size: rows)
 
     def _batch(self, mixture: Mixture, step: int, rows: Callable[[int], slice | None]) -> dict[str, np.ndarray]:
+        first = mixture.row(step)
         source_id, row_id = self._rows(mixture, step)
         part = rows(len(source_id)) or slice(None)
-        source_id, row_id = source_id[part], row_id[part]
-        return {**self._read(source_id, row_id), "source_id": source_id, "row_id": row_id}
+        source_id, row_id, number = source_id[part], row_id[part], (first + np.arange(len(row_id)))[part]
+        out = {**self._read(source_id, row_id), "source_id": source_id, "row_id": row_id}
+        pose = [p for first_step, p in self._pose if first_step <= step][-1]
+        if pose is not None:
+            out["positions"] = skip(out["positions"], out["segment_ids"], pose, self.seed, number)
+        return out
 
     def _read(self, source_id: np.ndarray, row_id: np.ndarray) -> dict[str, np.ndarray]:
         sources = list(self.sources.values())

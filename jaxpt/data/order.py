@@ -1,21 +1,26 @@
 """In which order a run takes the rows of one source: each epoch permuted anew, used rows left out."""
 
 import hashlib
-from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
 from jaxpt.data.ledger import Ledger, Used
 from jaxpt.data.permutation import Permutation
+from jaxpt.data.seen import rows_with
 from jaxpt.errors import JaxptError
+
+
+def order_key(source: Any, order_seed: int = 0) -> str:
+    """Returns the key of a source's order; it stands in the ledger."""
+    return hashlib.sha256(f"{source.fingerprint}:{order_seed}".encode()).hexdigest()[:16]
 
 
 class SourceOrder:
     """Ordinal (0 for the first row this run takes of the source) to row number.
 
     The permutation's key derives from the source's fingerprint, the epoch and `order_seed`, never from the run's seed,
-    so that a later run continues where an earlier one stopped.
+    so that a later run continues where an earlier one stopped. `left_out` counts the rows that hold seen documents.
     """
 
     def __init__(
@@ -25,7 +30,7 @@ class SourceOrder:
         order_seed: int = 0,
         repeat: int = 1,
         used: Ledger | None = None,
-        seen_documents: Collection[bytes] = (),
+        seen_documents: np.ndarray | None = None,
         name: str = "",
     ):
         """Lists the free ranges of `repeat` epochs.
@@ -35,14 +40,15 @@ class SourceOrder:
             order_seed: chooses another order.
             repeat: whole epochs that may be taken.
             used: rows taken by earlier runs.
-            seen_documents: ids of documents to leave out; a row that holds one is left out whole.
+            seen_documents: ids of documents to leave out, uint64 `[n, 2]`; a row that holds one is left out whole.
             name: the source's name in the run.
         """
         self.source, self.name, self.repeat = source, name or source.name, repeat
-        self.key = hashlib.sha256(f"{source.fingerprint}:{order_seed}".encode()).hexdigest()[:16]
+        self.key = order_key(source, order_seed)
         self._permutations: dict[int, Permutation] = {}
         free: list[tuple[int, int, int]] = []
-        blocked = _rows_with(source, seen_documents)
+        blocked = None if seen_documents is None else rows_with(source, seen_documents)
+        self.left_out = 0 if blocked is None else int(blocked.sum())
         for epoch in range(repeat):
             at = 0
             for start, stop in [
@@ -100,33 +106,3 @@ class SourceOrder:
             path = str(self.source.path)
             out.append(Used(self.source.fingerprint, self.key, int(self._epoch[i]), start, start + n, self.name, path))
         return out
-
-
-def _rows_with(source: Any, documents: Collection[bytes]) -> np.ndarray | None:
-    """Returns which rows hold a segment of one of the documents, or None where there are none to look for."""
-    if not documents:
-        return None
-    wanted = np.frombuffer(b"".join(sorted(documents)), "<u8").reshape(-1, 2)
-    ids = np.asarray(source.column("document_id"))
-    pair = np.dtype([("a", "<u8"), ("b", "<u8")])
-    known = np.isin(np.ascontiguousarray(ids).view(pair).ravel(), np.ascontiguousarray(wanted).view(pair).ravel())
-    hit = known[np.asarray(source.column("segment_document"))]
-    offsets = np.asarray(source.column("row_segments")).astype(np.int64)
-    total = np.concatenate([[0], np.cumsum(hit)])
-    return total[offsets[1:]] > total[offsets[:-1]]
-
-
-def documents_used(source: Any, ledger: Ledger, order_seed: int = 0) -> set[bytes]:
-    """Returns the ids of all documents of `source` that a ledger's rows touch; a partly consumed one counts as seen."""
-    order = SourceOrder(source, order_seed=order_seed)
-    seen: set[bytes] = set()
-    ids = source.column("document_id")
-    for entry in ledger.entries:
-        if (entry.fingerprint, entry.key) != (source.fingerprint, order.key):
-            continue
-        rows = order._permute(entry.epoch, np.arange(entry.start, entry.stop))
-        offsets = source.column("row_segments")
-        for row in rows:
-            for n in source.column("segment_document")[int(offsets[row]) : int(offsets[row + 1])]:
-                seen.add(ids[n].tobytes())
-    return seen

@@ -5,18 +5,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jaxpt.data.pose import Pose
 from jaxpt.errors import JaxptError
 
 
 @dataclass(frozen=True)
 class StageData:
-    """Steps [first_step, first_step + steps) of `batch_size` rows of `sequence_length` tokens, mixed by `weights`."""
+    """Steps [first_step, first_step + steps) of `batch_size` rows of `sequence_length` tokens, mixed by `weights`.
+
+    `pose` lets positions skip.
+    """
 
     first_step: int
     steps: int
     batch_size: int
     sequence_length: int
     weights: Mapping[str, float]
+    pose: Pose | None = None
 
 
 SIZE = "size"  # a weight that is the source's own size

@@ -3,7 +3,7 @@
 import gzip
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import fsspec
@@ -27,9 +27,7 @@ def list_files(pattern: str) -> list[str]:
     else:
         found = [f for f in fs.glob(path) if not fs.isdir(f)]
     if not found:
-        raise JaxptError(
-            f"--input={pattern}: no such file; give a file, a directory or a glob of {', '.join(SUFFIXES)}"
-        )
+        raise JaxptError(f"{pattern}: no such file; give a file, a directory or a glob of {', '.join(SUFFIXES)}")
     for f in found:
         if not f.endswith(SUFFIXES):
             raise JaxptError(f"{f} is of an unknown kind; known are {', '.join(SUFFIXES)}")
@@ -40,8 +38,10 @@ def _local(fs: Any) -> bool:
     return "file" in (fs.protocol if isinstance(fs.protocol, (tuple, list)) else (fs.protocol,))
 
 
-def read_documents(file: str, fields: tuple[str, ...] = ("text",)) -> Iterator[dict[str, Any]]:
-    """Yields the documents of one file as dicts holding at least `fields`.
+def read_documents(
+    file: str, fields: tuple[str, ...] = ("text",), at: Callable[[int], None] = lambda position: None
+) -> Iterator[dict[str, Any]]:
+    """Yields the documents of one file as dicts holding at least `fields`; tells `at` how many bytes are read.
 
     Raises:
         JaxptError: a line that is no JSON object, a field that is missing, with file and line; a truncated file.
@@ -53,6 +53,7 @@ def read_documents(file: str, fields: tuple[str, ...] = ("text",)) -> Iterator[d
                 for field in fields:
                     if field not in document:
                         raise JaxptError(f"{file}:{number} lacks the field {field!r}; it has {', '.join(document)}")
+                at(raw.tell())
                 yield document
     except (EOFError, gzip.BadGzipFile, zstandard.ZstdError) as e:
         raise JaxptError(f"{file} is truncated or not compressed as its name says ({e})") from e

@@ -25,27 +25,34 @@ class Selection:
 
     def __post_init__(self) -> None:
         if self.part not in ("all", "train", "held_out"):
-            raise JaxptError(f"--part={self.part} is not one of all, train, held_out")
+            raise JaxptError(f"part={self.part} is not one of all, train, held_out")
         if not 0 <= self.share < 1:
-            raise JaxptError(f"--held-out={self.share} must be at least 0 and below 1")
+            raise JaxptError(f"the held-out share {self.share} must be at least 0 and below 1")
 
     def takes(self, document: dict[str, Any], identity: bytes) -> bool:
         """Whether `document`, whose id is `identity`, is taken."""
         if self.part == "all":
             return True
         if self.group_field is not None and self.group_field not in document:
-            raise JaxptError(f"--group-field={self.group_field}: a document lacks it; it has {', '.join(document)}")
+            raise JaxptError(f"group_field={self.group_field}: a document lacks it; it has {', '.join(document)}")
         key = identity if self.group_field is None else str(document[self.group_field])
         return held_out(key, self.share) == (self.part == "held_out")
 
 
+ALL = Selection()
+
+
 @dataclass
 class Tokenized:
-    """What tokenizing leaves behind beside the documents: ids and lengths by document number."""
+    """What tokenizing leaves behind beside the documents: ids and lengths by document number, bytes of text.
+
+    `left_out` counts conversations in which the assistant says nothing.
+    """
 
     ids: list[bytes]
     lengths: list[int]
     bytes: int = 0
+    left_out: int = 0
 
 
 def tokenize(

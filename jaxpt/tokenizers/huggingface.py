@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
@@ -47,6 +48,11 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         return [e.ids for e in self._inner.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """As `Tokenizer.encode_with_offsets`."""
+        encoded = self._inner.encode_batch(list(texts), add_special_tokens=False)
+        return [(np.asarray(e.ids, np.int32), np.asarray(e.offsets, np.int64).reshape(-1, 2)) for e in encoded]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of token ids."""

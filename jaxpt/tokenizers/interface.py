@@ -60,6 +60,14 @@ class Tokenizer(ABC):
         head, tail = self._special("bos", bos), self._special("eos", eos)
         return [np.asarray([*head, *ids, *tail], np.int32) for ids in self._encode(list(texts))]
 
+    @abstractmethod
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Returns the ids `[n]` int32 of each text and the `[n, 2]` (start, stop) characters of each id.
+
+        Special tokens written in a text are read as such. Of a character that takes several ids, all but one may have
+        an empty range, at its start.
+        """
+
     def _special(self, name: str, wanted: bool) -> list[int]:
         if not wanted:
             return []
@@ -91,7 +99,7 @@ class Tokenizer(ABC):
                 shutil.copyfile(file, directory / file.name)
 
     def apply_chat_template(self, messages: Sequence[dict[str, Any]], **values: Any) -> str:
-        """Returns a conversation as the template writes it (rendered in a sandbox; a template is foreign code).
+        """Returns a conversation as its template writes it (rendered in a sandbox; a template is foreign code).
 
         Args:
             messages: `{"role": …, "content": …}` each, plus what the template knows (`tool_calls`, …).
@@ -104,7 +112,9 @@ class Tokenizer(ABC):
 
         if self.chat_template is None:
             raise JaxptError(f"the tokenizer {self.files[0]} has no chat template; add chat_template.jinja beside it")
-        special = {
-            f"{n}_token": "" if (i := getattr(self, f"{n}_id")) is None else self.piece(i) for n in ("bos", "eos")
-        }
-        return render(self.chat_template, list(messages), {**special, **values})
+        return render(self.chat_template, list(messages), {**self.special_texts, **values})
+
+    @property
+    def special_texts(self) -> dict[str, str]:
+        """`bos_token` and `eos_token` as templates write them; empty where there is none."""
+        return {f"{n}_token": "" if (i := getattr(self, f"{n}_id")) is None else self.piece(i) for n in ("bos", "eos")}

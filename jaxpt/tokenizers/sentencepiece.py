@@ -1,10 +1,12 @@
 """SentencePiece models (`tokenizer.model`)."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from sentencepiece import SentencePieceProcessor
 
 from jaxpt.errors import JaxptError
@@ -38,6 +40,25 @@ class SentencePieceTokenizer(Tokenizer):
         if len(texts) == 1:
             return [self._model.encode(texts[0], out_type=int)]
         return self._model.encode(texts, out_type=int, num_threads=os.cpu_count() or 1)
+
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """As `Tokenizer.encode_with_offsets`; BOS and EOS are the special tokens that a text can hold."""
+        special = {self.piece(i): i for i in (self.bos_id, self.eos_id) if i is not None}
+        split = re.compile("|".join(map(re.escape, special)) or "(?!)")
+        out = []
+        for text in texts:
+            ids, offsets, at = [np.zeros(0, np.int32)], [np.zeros((0, 2), np.int64)], 0
+            for match in [*split.finditer(text), None]:
+                stop = len(text) if match is None else match.start()
+                part = self._model.encode(text[at:stop], return_type="offset_mapping")
+                ids.append(np.asarray(part["ids"], np.int32))
+                offsets.append(np.asarray(part["offsets"], np.int64).reshape(-1, 2) + at)
+                if match is not None:
+                    ids.append(np.asarray([special[match[0]]], np.int32))
+                    offsets.append(np.asarray([match.span()], np.int64))
+                    at = match.end()
+            out.append((np.concatenate(ids), np.concatenate(offsets)))
+        return out
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of token ids."""

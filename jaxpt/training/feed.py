@@ -10,6 +10,8 @@ from jaxpt.data import Loader, StageData, budget
 from jaxpt.data.ledger import Ledger
 from jaxpt.data.log import ScheduleLog
 from jaxpt.data.mixture import Mixture, plan_log
+from jaxpt.data.order import order_key
+from jaxpt.data.seen import seen_documents
 from jaxpt.errors import JaxptError
 from jaxpt.training.plan import Plan
 
@@ -80,14 +82,15 @@ def make_feed(
     Args:
         plan: the run; stages that begin after the saved step, and changes to the one it stands in, hold from there.
         saved: the `run` item of the restored checkpoint, None for a new run.
-        used: ledger of the run that a new run starts from, whose rows it does not take again.
-        tell: receives the budget.
+        used: ledger of the run that a new run starts from: neither its rows nor (unless `leave_out_seen` is off) the
+            documents that they hold are taken again.
+        tell: receives a line for each source with rows left out, and the budget.
 
     Raises:
         JaxptError: a source that changed since the checkpoint, or that has too few rows for what is planned.
     """
     stages = [
-        StageData(s.first, s.stop - s.first, s.config.batch_size, s.config.sequence_length, s.weights)
+        StageData(s.first, s.stop - s.first, s.config.batch_size, s.config.sequence_length, s.weights, s.config.pose)
         for s in plan.stages
     ]
     log = None
@@ -95,15 +98,23 @@ def make_feed(
         _check_fingerprints(plan, saved)
         log, used = _resumed_log(saved, stages), saved["prior_ledger"]
     sources = plan.config.sources
+    prior = Ledger.from_json(used)
+    keys = {name: order_key(plan.sources[name], s.order_seed) for name, s in sources.items()}
     loader = Loader(
         plan.sources,
         stages,
         log=log,
-        used=Ledger.from_json(used),
+        used=prior,
         order_seed={name: s.order_seed for name, s in sources.items()},
         repeat={name: s.repeat for name, s in sources.items()},
         when_exhausted={name: s.when_exhausted for name, s in sources.items()},
+        seen_documents=seen_documents(prior, plan.sources, keys) if plan.config.leave_out_seen else None,
+        seed=plan.config.seed,
     )
+    for order in loader.orders:
+        if order.left_out:
+            rows = f"{order.left_out:,} of {order.source.rows:,} rows"
+            tell(f"source {order.name}: {rows} hold documents that were seen before and are left out")
     lines = budget.budget(loader.log, loader.orders, loader.limits, plan.steps)
     tell(budget.show(lines))
     budget.check(lines)

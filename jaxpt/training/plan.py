@@ -98,6 +98,8 @@ def make_plan(
                 )
         if stage.rope is not None:
             now = with_rope(now, stage.rope)
+        if stage.pose is not None:
+            check_pose(f"{where}.pose.target", stage, now)
         schedule = resolve(stage.schedule, stop - first, stage.tokens_per_step, f"{where}.schedule")
         peak = config.optimizer.learning_rate if stage.learning_rate is None else stage.learning_rate
         step = step_spec(now, stage, compute, config.optimizer.clip_norm, len(sources))
@@ -145,6 +147,16 @@ def with_rope(model: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
     positions = changes.pop("max_positions", model.max_positions)
     values = model.to_dict()
     return ModelConfig.from_dict({**values, "rope": {**values["rope"], **changes}, "max_positions": positions})
+
+
+def check_pose(where: str, stage: StageConfig, model: ModelConfig) -> None:
+    """Raises a JaxptError where positions would not skip, or would skip past what the model is made for."""
+    target = stage.pose.target
+    if target <= stage.sequence_length:
+        raise JaxptError(f"{where} is {target}, it must be above the stage's sequence_length ({stage.sequence_length})")
+    if target > model.max_positions:
+        rope = where.replace("pose.target", "rope.max_positions")
+        raise JaxptError(f"{where} is {target}, the model has {model.max_positions} positions; set {rope}={target}")
 
 
 def check_source(where: str, path: str, source: Source, model: ModelConfig, tokenizer: Any) -> None:

@@ -1,12 +1,13 @@
 """Where a run's first parameters come from: a bundle, another run's checkpoint, or a Hugging Face directory."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jaxpt.bundles import open_bundle
+from jaxpt.data.ledger import Ledger
 from jaxpt.errors import JaxptError
 from jaxpt.interop.checkpoint import HuggingFaceCheckpoint
 from jaxpt.interop.importing import has_tokenizer, lineage_entry, load_hf
@@ -65,9 +66,14 @@ def _from_bundle(path: Path) -> StartingPoint:
         return _fresh(layout, optimizer, bundle.params(dtype="float32", shardings=layout.params))
 
     tokenizer = path / "tokenizer"
-    return StartingPoint(
-        bundle.config, tokenizer if tokenizer.exists() else None, list(bundle.lineage), state, f"bundle {path}"
-    )
+    ledger = ledger_of(bundle.lineage).to_json()
+    kept = tokenizer if tokenizer.exists() else None
+    return StartingPoint(bundle.config, kept, list(bundle.lineage), state, f"bundle {path}", ledger)
+
+
+def ledger_of(lineage: Sequence[Mapping[str, Any]]) -> Ledger:
+    """Returns the rows that all the runs in a lineage have used."""
+    return Ledger.from_json(used for entry in lineage for used in entry.get("ledger", []))
 
 
 def _from_run(run: Path, step: int | None, load: str) -> StartingPoint:

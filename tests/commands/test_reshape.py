@@ -9,7 +9,7 @@ import pytest
 from jaxpt.bundles import open_bundle, save_bundle
 from jaxpt.cli import main
 from jaxpt.data import PackedSource
-from jaxpt.data.build import build
+from jaxpt.data.build import Packing, build
 from jaxpt.reshape import Scores, apply, subclone_plan, weight_scores
 from jaxpt.reshape.stream import InMemory
 from tests.reshape.stories import TEXT, stories
@@ -26,7 +26,7 @@ def bundle(shared, tmp_path_factory):
 def packed(shared, bundle, tmp_path_factory):
     folder = tmp_path_factory.mktemp("packed")
     (folder / "t.jsonl").write_text("".join(json.dumps({"id": i, "text": TEXT * 3}) + "\n" for i in range(40)))
-    build(str(folder / "t.jsonl"), folder / "packed", open_bundle(bundle).tokenizer(), 64, bos=True, eos=False)
+    build(str(folder / "t.jsonl"), folder / "packed", open_bundle(bundle).tokenizer(), 64, Packing(bos=True, eos=False))
     return folder / "packed"
 
 

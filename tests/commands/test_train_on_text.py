@@ -5,12 +5,18 @@ import json
 import pytest
 
 from jaxpt import cli
+from jaxpt.api import load as load_model
+from jaxpt.api import save
 from jaxpt.bundles import save_bundle
+from jaxpt.data import PackedSource
 from jaxpt.data.build import build
+from jaxpt.data.ledger import Used
+from jaxpt.data.seen import documents_used
 from jaxpt.models.config import ModelConfig, uniform_layers
 from jaxpt.models.init import init_params
 from jaxpt.models.model import Model
 from jaxpt.tokenizers import load, train_sentencepiece
+from jaxpt.training.checkpoints import read_run
 from jaxpt.training.metrics import read
 
 MODEL = {"vocab_size": 300, "embed": 32, "heads": 2, "kv_heads": 2, "head_dim": 16, "mlp": 64, "layers": 2}
@@ -97,3 +103,63 @@ def test_a_tokenizer_the_data_was_not_packed_with_is_refused(setting, tmp_path, 
 def test_an_evaluation_without_a_tokenizer_is_refused(setting, tmp_path, capsys):
     assert train(setting, tmp_path / "run", "--config.tokenizer=None") == 1
     assert "bits_per_byte needs a tokenizer; set config.tokenizer" in capsys.readouterr().err
+
+
+def test_text_named_as_a_source_is_packed_on_first_use_and_trains_the_same(setting, run, tmp_path, capsys):
+    cache = tmp_path / "cache"
+    given = [f"--config.sources.sums.path={setting / 'train.jsonl'}", f"--config.cache={cache}"]
+    assert train(setting, tmp_path / "run", *given) == 0
+    assert bits(tmp_path / "run") == bits(run)
+    capsys.readouterr()
+    again = [*given, "--config.stages[0].duration=1 steps", "--config.evaluation.after=False"]
+    assert train(setting, tmp_path / "again", *again) == 0
+    assert "pack sums" not in capsys.readouterr().err  # it was there
+    assert len([p for p in cache.iterdir() if p.is_dir()]) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["--config.sources.sums.path={text}", "--config.tokenizer=None"], "is text, which needs a tokenizer"),
+        (["--config.sources.sums.pack.bos=True"], "packed is packed already; remove pack or name the text"),
+        (["--config.sources.sums.path={text}", "--config.sources.sums.pack.field=txt"], "lacks the field 'txt'"),
+        (["--config.sources.sums.path={text}", "--config.sources.sums.pack.packer=best"], "did you mean 'best_fit'?"),
+        (["--config.sources.sums.path=nowhere.jsonl"], "config.sources.sums: nowhere.jsonl: no such file"),
+        (["--config.sources.sums.path=nowhere"], "nowhere is no packed source"),
+    ],
+)
+def test_a_mistake_in_a_source_of_text_is_one_line(setting, tmp_path, capsys, overrides, told):
+    given = [o.format(text=setting / "train.jsonl") for o in overrides]
+    assert train(setting, tmp_path / "run", f"--config.cache={tmp_path / 'cache'}", *given) == 1
+    err = capsys.readouterr().err
+    assert told in err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_from_another_leaves_out_what_that_saw_at_another_row_length(setting, tmp_path, capsys):
+    text = [f"--config.sources.sums.path={setting / 'train.jsonl'}", f"--config.cache={tmp_path / 'cache'}"]
+    text += [
+        "--config.stages[0].duration=3 steps",
+        "--config.evaluation.before=False",
+        "--config.evaluation.after=False",
+    ]
+    assert train(setting, tmp_path / "a", *text) == 0
+    save(load_model(str(tmp_path / "a")), tmp_path / "bundle")
+    assert cli.main(["inspect", str(tmp_path / "bundle")]) == 0
+    assert "sums" in capsys.readouterr().out
+    for start in ("a", "bundle"):
+        given = [f"--config.init_from={tmp_path / start}", "--config.stages[0].load=params"]
+        given += ["--config.stages[0].sequence_length=32", "--config.tokenizer=None"]
+        assert train(setting, tmp_path / f"b_{start}", *text, *given) == 0
+        assert "hold documents that were seen before and are left out" in capsys.readouterr().out
+    documents = {}
+    for run, step in (("a", 3), ("b_a", 3), ("b_bundle", 3)):
+        for entry in read_run(tmp_path / run, step)["ledger"]:
+            source = PackedSource.open(entry["path"])
+            used = documents_used(source, [Used(**entry)])
+            documents.setdefault((run, source.sequence_length), set()).update(d.tobytes() for d in used)
+    assert documents["a", 64]
+    for run in ("b_a", "b_bundle"):
+        assert documents[run, 64] == documents["a", 64]
+        assert len(documents[run, 32]) > 20
+        assert not documents[run, 32] & documents["a", 64]

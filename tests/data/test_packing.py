@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxpt.data import records
-from jaxpt.data.build import build
+from jaxpt.data.build import Packing, build
 from jaxpt.data.documents import document_id, held_out
 from jaxpt.data.packed import PackedSource, PackedWriter
 from jaxpt.data.packing import Document, best_fit, concat_and_split
@@ -136,7 +136,7 @@ def test_all_kinds_of_text_files_give_the_same_source(tmp_path, tokenizer):
 
 
 def test_text_survives_tokenizing_and_packing(tmp_path, tokenizer):
-    made = build(str(write(tmp_path, "plain")), tmp_path / "p", tokenizer, 256, bos=True)
+    made = build(str(write(tmp_path, "plain")), tmp_path / "p", tokenizer, 256, Packing(bos=True))
     found = {}
     for row in range(made.rows):
         batch = made.read([row])
@@ -153,7 +153,7 @@ def test_held_out_and_train_are_apart_and_groups_stay_together(tmp_path, tokeniz
     ids = {}
     for part in ("train", "held_out"):
         chosen = Selection(part, 0.4, "group")
-        made = build(path, tmp_path / part, tokenizer, 64, selection=chosen)
+        made = build(path, tmp_path / part, tokenizer, 64, Packing(selection=chosen))
         ids[part] = {made.column("document_id")[i].tobytes() for i in range(made.documents)}
     assert not ids["train"] & ids["held_out"]
     assert len(ids["train"]) + len(ids["held_out"]) == len(TEXTS)
@@ -186,7 +186,7 @@ def test_bad_input_is_named_and_leaves_nothing(tmp_path, tokenizer):
     with pytest.raises(JaxptError, match=r"cut.jsonl.gz is truncated"):
         list(read_documents(str(tmp_path / "cut.jsonl.gz")))
     with pytest.raises(JaxptError, match="did you mean 'best_fit'"):
-        build(str(bad), tmp_path / "out", tokenizer, 16, packer="bestfit")
+        build(str(bad), tmp_path / "out", tokenizer, 16, Packing(packer="bestfit"))
 
 
 def test_damaged_or_half_written_sources_are_refused(tmp_path):

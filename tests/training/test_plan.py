@@ -67,6 +67,14 @@ def test_a_source_of_weight_zero_may_have_other_rows():
         ({"compute": {"dtype": "bfloat32"}}, "did you mean 'float32'?"),
         ({"stages": [{**STAGE, "duration": "9 steps", "rope": {"teta": 1}}]}, "model.rope.teta"),
         ({"stages": [{**STAGE, "duration": "9 steps", "schedule": {"name": "wds"}}]}, "did you mean 'wsd'?"),
+        (
+            {"stages": [{**STAGE, "duration": "9 steps", "pose": {"target": 16}}]},
+            "stages[0].pose.target is 16, it must be above the stage's sequence_length (16)",
+        ),
+        (
+            {"stages": [{**STAGE, "duration": "9 steps", "pose": {"target": 10**6}}]},
+            "positions; set config.stages[0].rope.max_positions=1000000",
+        ),
     ],
 )
 def test_a_value_the_rooms_refuse_is_told_before_step_one(changes, told):

@@ -1,0 +1,79 @@
+"""Sources given as text: tokenized and packed on first use, found again by content on every later one."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxpt.data.build import Packing, build
+from jaxpt.data.origins import Origin, open_origin
+from jaxpt.data.packed import FORMAT, PackedSource
+from jaxpt.terminal import progress
+
+
+def default_cache() -> Path:
+    """Where packed text is kept unless the config says so: `$XDG_CACHE_HOME/jaxpt`, else `~/.cache/jaxpt`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxpt"
+
+
+def packed_on_first_use(
+    path: str | Sequence[str], sequence_length: int, packing: Packing, tokenizer: Any, cache: Path, what: str = "text"
+) -> PackedSource:
+    """Returns the packed source of the documents at `path`, packing them into `cache` unless they are there.
+
+    The cache's key is the content of the inputs in their order, the tokenizer's fingerprint, the sequence length and
+    the packing options: text that moved is found again, text that changed is packed anew. Processes that need the same
+    source at once wait for the one that packs; one that is killed leaves nothing that is taken for a source.
+
+    Args:
+        path: what `open_origin` takes.
+        sequence_length: tokens in a row.
+        packing: how documents become rows.
+        tokenizer: a `jaxpt.tokenizers.Tokenizer`.
+        cache: directory, made where absent.
+        what: what the progress bar calls it.
+
+    Raises:
+        JaxptError: bad input, named.
+    """
+    origin = open_origin(path)
+    cache.mkdir(parents=True, exist_ok=True)
+    facts = [
+        FORMAT,
+        origin.fingerprint(cache / "files.json"),
+        tokenizer.fingerprint,
+        sequence_length,
+        packing.facts(tokenizer),
+    ]
+    place = cache / hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+    if not place.exists():
+        with _locked(cache / f".{place.name}.lock"):
+            if not place.exists():
+                _pack(origin, place, sequence_length, packing, tokenizer, what)
+    return PackedSource.open(place)
+
+
+def _pack(origin: Origin, place: Path, length: int, packing: Packing, tokenizer: Any, what: str) -> None:
+    for left in place.parent.glob(f".{place.name}.partial-*"):  # of a process that was killed: we hold its lock
+        shutil.rmtree(left)
+    with progress(origin.size, f"pack {what}", origin.unit, scale=True) as bar:
+
+        def report(documents: int, tokens: int) -> None:
+            bar.update(max(0, origin.position - bar.n))
+
+        source = build(origin, place, tokenizer, length, packing, report=report)
+        bar.update(origin.size - bar.n)
+        bar.set_postfix(tokens=f"{source.tokens:,}", rows=f"{source.rows:,}")
+
+
+@contextlib.contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Holds a lock that the system lets go when the process ends, however it ends."""
+    with file.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,171 @@
+"""Conversations to tokenized documents in which only what the assistant wrote may be a target."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxpt.data.documents import document_id
+from jaxpt.data.packing import Document
+from jaxpt.data.tokenize import ALL, Selection, Tokenized
+from jaxpt.errors import JaxptError
+from jaxpt.tokenizers.chat import NAMED, Span, named_template, render_with_spans
+
+TOOLS = "tools"  # the field with a conversation's function signatures, where it has any
+
+
+def template_of(tokenizer: Any, name: str | None) -> str:
+    """Returns the chat template called `name`, or the tokenizer's own for None.
+
+    Raises:
+        JaxptError: the tokenizer has none, or there is none of that name.
+    """
+    if name is not None:
+        return named_template(name)
+    if tokenizer.chat_template is None:
+        raise JaxptError(
+            f"the tokenizer {tokenizer.files[0]} has no chat template; set template to one of {', '.join(NAMED)} or to "
+            f"a .jinja file"
+        )
+    return tokenizer.chat_template
+
+
+def tokenize_chats(
+    documents: Iterable[dict[str, Any]],
+    tokenizer: Any,
+    book: Tokenized,
+    *,
+    template: str,
+    field: str = "messages",
+    selection: Selection = ALL,
+    batch: int = 256,
+) -> Iterator[Document]:
+    """Yields conversations as tokens whose mask holds on the assistant's turns; fills `book`.
+
+    A conversation's id is that of its messages and tools, not of what a template makes of them. One in which the
+    assistant says nothing teaches nothing: it is left out and counted in `book.left_out`.
+
+    Args:
+        documents: dicts with `field`, a list of messages (`role`, `content`, `tool_calls`), and optionally `tools`.
+        tokenizer: a `jaxpt.tokenizers.Tokenizer`.
+        book: receives id and length of each conversation, and the UTF-8 bytes of the rendered text.
+        template: the chat template's source.
+        field: where the messages are.
+        selection: which conversations are taken.
+        batch: conversations encoded together.
+
+    Raises:
+        JaxptError: messages of another form, or that the template refuses; the conversation's number is told.
+    """
+    waiting: list[tuple[bytes, str, list[Span]]] = []
+
+    def flush() -> Iterator[Document]:
+        encoded = tokenizer.encode_with_offsets([text for _, text, _ in waiting])
+        for (identity, text, spans), (ids, offsets) in zip(waiting, encoded):
+            mask = within(offsets, spans)
+            if not mask.any():
+                book.left_out += 1
+                continue
+            book.ids.append(identity)
+            book.lengths.append(len(ids))
+            book.bytes += len(text.encode("utf-8", "surrogatepass"))
+            yield Document(ids, mask, len(book.ids) - 1)
+        waiting.clear()
+
+    for number, document in enumerate(documents, 1):
+        try:
+            messages, tools = normal_messages(document[field]), _normal_tools(document.get(TOOLS))
+            identity = conversation_id(messages, tools)
+            if selection.takes(document, identity):
+                values = {**tokenizer.special_texts, "tools": tools}
+                waiting.append((identity, *render_with_spans(template, messages, values)))
+        except JaxptError as error:
+            raise JaxptError(f"conversation {number}: {error}") from error
+        if len(waiting) == batch:
+            yield from flush()
+    yield from flush()
+
+
+def within(offsets: np.ndarray, spans: Sequence[Span]) -> np.ndarray:
+    """Returns which tokens lie at least in part within one of the `spans` of characters, bool `[n]`.
+
+    Args:
+        offsets: `[n, 2]` (start, stop) characters of each token.
+        spans: (start, stop), apart.
+    """
+    start, stop = offsets[:, 0], np.maximum(offsets[:, 1], offsets[:, 0] + 1)
+    out = np.zeros(len(offsets), bool)
+    for a, b in spans:
+        out |= (start < b) & (stop > a)
+    return out
+
+
+def conversation_id(messages: Sequence[Mapping[str, Any]], tools: Any) -> bytes:
+    """Returns the document id of a conversation, whichever template writes it."""
+    return document_id(json.dumps([messages, tools], ensure_ascii=False, sort_keys=True, separators=(",", ":")))
+
+
+def normal_messages(value: Any) -> list[dict[str, Any]]:
+    """Returns messages in the one form templates know.
+
+    Keys without a value go (Parquet gives every message every key); content given as parts becomes their text; the
+    arguments of a function call given as JSON text become the object. Messages may be JSON text as a whole, or columns
+    (`{"role": [...], "content": [...]}`) as TFDS has them.
+
+    Raises:
+        JaxptError: anything else.
+    """
+    if isinstance(value, str):
+        value = _from_json(value, "messages")
+    if isinstance(value, Mapping):
+        value = [dict(zip(value, row)) for row in zip(*value.values())]
+    if not isinstance(value, list) or not all(isinstance(m, Mapping) and isinstance(m.get("role"), str) for m in value):
+        raise JaxptError("messages must be a list of objects with a role")
+    return [_normal_message(m) for m in value]
+
+
+def _normal_message(message: Mapping[str, Any]) -> dict[str, Any]:
+    out = {k: v for k, v in message.items() if v is not None}
+    content = out.get("content", "")
+    if isinstance(content, list):
+        content = "".join(_part(p) for p in content)
+    if not isinstance(content, str):
+        raise JaxptError(f"the content of a message is {type(content).__name__}, not text")
+    out["content"] = content
+    if "tool_calls" in out:
+        out["tool_calls"] = [_normal_call(c) for c in out["tool_calls"]]
+    return out
+
+
+def _part(part: Any) -> str:
+    if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
+        return part["text"]
+    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    raise JaxptError(f"the content of a message has a part of kind {kind}; only text is read")
+
+
+def _normal_call(call: Any) -> dict[str, Any]:
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise JaxptError("a tool call must be an object with a function's name and arguments")
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        arguments = _from_json(arguments, f"the arguments of {function['name']}")
+    rest = {k: v for k, v in call.items() if v is not None and k not in ("function", "name", "arguments")}
+    return {"type": "function", **rest, "function": {"name": function["name"], "arguments": arguments or {}}}
+
+
+def _normal_tools(value: Any) -> list[Any] | None:
+    if isinstance(value, str):
+        value = _from_json(value, TOOLS) if value.strip() else None
+    if value is not None and not isinstance(value, list):
+        raise JaxptError(f"{TOOLS} must be a list of function signatures, it is {type(value).__name__}")
+    return value or None
+
+
+def _from_json(text: str, what: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as e:
+        raise JaxptError(f"{what} are text that is not JSON ({e})") from e

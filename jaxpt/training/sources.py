@@ -1,0 +1,56 @@
+"""The sources a config names, opened: packed ones as they are, text packed into the cache on first use."""
+
+from pathlib import Path
+from typing import Any
+
+from jaxpt.config import RunConfig, SourceConfig
+from jaxpt.data import PackedSource
+from jaxpt.data.build import Packing
+from jaxpt.data.cache import default_cache, packed_on_first_use
+from jaxpt.data.origins import is_text
+from jaxpt.data.plan import flat_weights
+from jaxpt.errors import JaxptError
+
+
+def open_sources(config: RunConfig, tokenizer: Any) -> dict[str, PackedSource]:
+    """Returns the opened sources of `config.sources`, in that order.
+
+    Args:
+        config: the run.
+        tokenizer: of `config.tokenizer` or `init_from`; None where neither has one.
+
+    Raises:
+        JaxptError: a source that is neither, text without a tokenizer or with no one row length.
+    """
+    return {name: _open(config, name, source, tokenizer) for name, source in config.sources.items()}
+
+
+def _open(config: RunConfig, name: str, source: SourceConfig, tokenizer: Any) -> PackedSource:
+    where = f"config.sources.{name}"
+    if not is_text(source.path):
+        if source.pack != Packing():
+            raise JaxptError(f"{where}.pack is set, but {source.path} is packed already; remove pack or name the text")
+        return PackedSource.open(source.path)
+    if tokenizer is None:
+        raise JaxptError(f"{where}: {source.path} is text, which needs a tokenizer; set config.tokenizer")
+    cache = Path(config.cache) if config.cache else default_cache()
+    try:
+        length = row_length(config, name)
+        return packed_on_first_use(source.path, length, source.pack, tokenizer, cache, name)
+    except JaxptError as error:
+        raise JaxptError(f"{where}: {error}") from error
+
+
+def row_length(config: RunConfig, name: str) -> int:
+    """Returns the sequence length of the stages that use source `name` (of all stages, where none does).
+
+    Raises:
+        JaxptError: they differ.
+    """
+    using = [s for s in config.stages if flat_weights(s.mixture).get(name, 0) > 0] or config.stages
+    lengths = sorted({stage.sequence_length for stage in using})
+    if len(lengths) > 1:
+        raise JaxptError(
+            f"stages use it at sequence lengths {', '.join(map(str, lengths))}; give a source for each length"
+        )
+    return lengths[0]
