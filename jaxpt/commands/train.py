@@ -16,9 +16,9 @@ from jaxpt.measures import Measures
 from jaxpt.training import loop, run_directory
 from jaxpt.training.feed import make_feed
 from jaxpt.training.interrupt import EXIT_PREEMPTED
-from jaxpt.training.plan import check_disk, make_plan
+from jaxpt.training.plan import Plan, check_disk, make_plan
 from jaxpt.training.sources import open_sources
-from jaxpt.training.starting_point import open_start
+from jaxpt.training.starting_point import StartingPoint, open_start
 
 HELP = "train a model: stages of a mixture, checkpoints, metrics; run again to resume"
 
@@ -64,10 +64,7 @@ def train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None = None) -> 
     Raises:
         JaxptError: a mistake in the config, the data or the directory; before step one where it can be known by then.
     """
-    start = open_start(config.init_from, config.stages[0].load) if config.init_from else None
-    tokenizer = _tokenizer(config, start.tokenizer_path if start else None)
-    sources = open_sources(config, tokenizer)
-    plan = make_plan(config, sources, start.model if start else None, tokenizer)
+    plan, start, tokenizer = open_plan(config)
     first = jax.process_index() == 0
     if first:
         for line in run_directory.prepare(workdir, config, plan.model, tokenizer, start.lineage if start else []):
@@ -81,6 +78,14 @@ def train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None = None) -> 
     measures = Measures(config, tokenizer, workdir)
     state = start.state if start else None
     return loop.train(plan, workdir, feed, state, hooks or measures.hooks, measures.policy, tell)
+
+
+def open_plan(config: RunConfig) -> tuple[Plan, StartingPoint | None, Any]:
+    """Opens what the config names and checks it: the plan, where it starts from if it does, and the tokenizer."""
+    start = open_start(config.init_from, config.stages[0].load) if config.init_from else None
+    tokenizer = _tokenizer(config, start.tokenizer_path if start else None)
+    sources = open_sources(config, tokenizer)
+    return make_plan(config, sources, start.model if start else None, tokenizer), start, tokenizer
 
 
 def _tokenizer(config: RunConfig, of_start: Path | None) -> Any:
