@@ -145,3 +145,22 @@ def test_all_sources_ending_is_an_error(sources):
         lines(loader)
     with pytest.raises(JaxptError, match="no other source is left"):
         loader.batch(19)
+
+
+def test_a_source_ends_under_weights_that_were_changed_on_the_way(sources):
+    stages = plan([(30, 8, (1, 1, 6)), (10, 8, (1, 1, 2))])
+    may_end = {"a": "renormalise", "b": "renormalise"}
+    loader = Loader(sources, stages, when_exhausted=may_end)
+    loader.change(4, {"a": 0.5, "c": 0.5})
+    batches = [delivered(loader.batch(s)) for s in range(40)]
+    documents = [d for b in batches for d in b]
+    assert len(set(documents)) == len(documents)
+    counts = np.array([np.bincount([t for t, _ in b], minlength=3) for b in batches])
+    assert (counts[4:13, 0] == 4).all()  # forty rows of a: four batches of one, nine of four
+    assert (counts[13:30] == (0, 0, 8)).all()
+    assert (counts[30:, 0] == 0).all()
+    assert counts[30:, 1].sum() == 26  # what b has left when the next stage begins
+    again = Loader(
+        sources, stages, when_exhausted=may_end, log=ScheduleLog.from_json(loader.to_save(20)["schedule_log"])
+    )
+    assert [delivered(again.batch(s)) for s in range(20, 40)] == batches[20:]

@@ -230,3 +230,20 @@ def test_a_log_saved_before_the_first_step_keeps_the_later_stages(sources):
     assert [e["step"] for e in saved["schedule_log"]["entries"]] == [0, 1]
     again = Loader(sources, stages, log=ScheduleLog.from_json(json.loads(json.dumps(saved["schedule_log"]))))
     assert delivered(again.batch(3)) == delivered(Loader(sources, stages).batch(3))
+
+
+def test_a_stage_of_longer_rows_between_two_others_costs_no_row(tmp_path, sources):
+    long = source(tmp_path / "long", 60, length=16, tag=3)
+    mixed = {"a": 0.4, "b": 0.6}
+    stages = [StageData(0, 7, 5, 8, mixed), StageData(7, 6, 3, 16, {"long": 1}), StageData(13, 9, 8, 8, mixed)]
+    loader = Loader({**sources, "long": long}, stages)
+    batches = [loader.batch(step) for step in range(22)]
+    assert [b["tokens"].shape for b in batches] == [(5, 8)] * 7 + [(3, 16)] * 6 + [(8, 8)] * 9
+    documents = [d for b in batches for d in delivered(b)]
+    assert len(set(documents)) == len(documents) == 35 + 18 + 72
+    assert loader.log.anchors[0].step == 0
+    resumed = Loader(loader.sources, stages, log=ScheduleLog.from_json(loader.to_save(9)["schedule_log"]))
+    assert [delivered(resumed.batch(step)) for step in range(9, 22)] == [delivered(b) for b in batches[9:]]
+    taken = {(e.name, e.start, e.stop) for e in loader.ledger(22).entries}
+    counts = np.bincount([tag for tag, _ in documents], minlength=4)
+    assert taken == {("a", 0, counts[0]), ("b", 0, counts[1]), ("long", 0, 18)}
