@@ -47,4 +47,4 @@ class MadeFeed:
         return {f"data/{what}/{name}": 0.5 for what in ("wanted", "share") for name in "ab"}
 
     def to_save(self, step):
-        return {"schedule_log": [step], "ledger": {}}
+        return {"schedule_log": {"names": [], "anchors": [], "entries": []}, "ledger": []}
