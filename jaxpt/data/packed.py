@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from jaxpt.bundles.files import sha256
 from jaxpt.data import records
 from jaxpt.data.packing import Packed
+from jaxpt.data.shards import Shards
 from jaxpt.errors import JaxptError
 
 FORMAT = 1
@@ -153,8 +153,8 @@ class PackedSource:
         self.documents: int = facts["documents"]
         self.tokenizer_fingerprint: str = facts["tokenizer_fingerprint"]
         self.fingerprint = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-        shards = [str(path / f["name"]) for f in facts["files"] if f["name"].endswith(".array_record")]
-        self._data = ArrayRecordDataSource(shards)
+        shards = [f for f in facts["files"] if f["name"].endswith(".array_record")]
+        self._shards = Shards([str(path / f["name"]) for f in shards], [f["records"] for f in shards])
         self._columns: dict[str, np.ndarray] = {}
 
     @classmethod
@@ -185,12 +185,8 @@ class PackedSource:
             source = cls(path, facts)
         except (json.JSONDecodeError, KeyError, TypeError) as e:
             raise JaxptError(f"{file} is broken ({type(e).__name__}: {e}); pack the source again") from e
-        except (RuntimeError, ValueError) as e:
-            raise (
-                e if isinstance(e, JaxptError) else JaxptError(f"{path}: rows cannot be read ({e}); pack again")
-            ) from e
-        if len(source._data) != source.rows or len(source.column("row_fill")) != source.rows:
-            raise JaxptError(f"{path} holds {len(source._data):,} rows, source.json says {source.rows:,}; pack again")
+        if len(source._shards) != source.rows or len(source.column("row_fill")) != source.rows:
+            raise JaxptError(f"{path} holds {len(source._shards):,} rows, source.json says {source.rows:,}; pack again")
         return source
 
     def column(self, name: str) -> np.ndarray:
@@ -210,7 +206,7 @@ class PackedSource:
 
     def records(self, rows: Sequence[int]) -> list[bytes]:
         """Returns the stored bytes of the given rows, in their order."""
-        return self._data.__getitems__([int(r) for r in rows])
+        return self._shards.read(rows)
 
     def read(self, rows: Sequence[int]) -> dict[str, np.ndarray]:
         """Returns the batch arrays of the given rows, as `jaxpt.data.records.decode` describes them."""

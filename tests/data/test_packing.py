@@ -214,3 +214,15 @@ def test_damaged_or_half_written_sources_are_refused(tmp_path):
     with pytest.raises(JaxptError, match="outside the vocabulary of 10"), PackedWriter(tmp_path / "x", 4, 10) as writer:
         writer.write(next(iter(best_fit([Document(np.array([1, 11]), np.ones(2, bool), 0)], 4, 0))))
     assert not (tmp_path / "x").exists()
+
+
+def test_a_shard_that_disagrees_with_its_count_is_named_when_it_is_read(tmp_path):
+    made = source(tmp_path / "s", 50)
+    facts = json.loads((made.path / "source.json").read_text())
+    facts["files"][0]["records"], facts["files"][1]["records"] = 36, 14  # 37 and 13 were written
+    (made.path / "source.json").write_text(json.dumps(facts))
+    moved = PackedSource.open(made.path)
+    with pytest.raises(JaxptError, match=r"rows-00000\.array_record holds 37 records, source\.json says 36"):
+        moved.read([3])
+    with pytest.raises(IndexError, match="of 50"):
+        made.read([50])
