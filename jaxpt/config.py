@@ -1,11 +1,11 @@
 """A run's config as frozen dataclasses: every key stated once, with its default, its type and what it means."""
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from jaxpt.data.build import Packing
+from jaxpt.data.plan import flat_weights
 from jaxpt.data.pose import Pose
 from jaxpt.duration import Duration, parse
 from jaxpt.errors import JaxptError, nearest
@@ -36,7 +36,7 @@ class SourceConfig:
     pack: Packing = field(default_factory=Packing)
     order_seed: int = 0
     repeat: int = 1
-    when_exhausted: str = "error"
+    when_exhausted: Literal["error", "renormalise"] = "error"
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,26 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True)
+class ReweightConfig:
+    """Weights that follow the losses, `every` so often (None: never); see `jaxpt.data.reweight`.
+
+    The losses are those of `evaluation.bits_per_byte`'s documents, which must name every source in use. `reference` is
+    a JSON file of nats per token by source, or a model (bundle, run, Hugging Face directory) to be measured on them.
+    """
+
+    every: str | None = None
+    reference: str | None = None
+    rate: float = 1.0
+    floor: float = 1e-4
+    clip: bool = False
+
+
+@dataclass(frozen=True)
 class StageConfig:
     """One leg of a run.
 
+    `mixture` gives each source a number, `"size"`, or groups `{weight, sources}`: see `jaxpt.data.plan.flat_weights`.
+    Weights count row slots, or with `mixture_unit` "tokens" real tokens without padding.
     `load` says what continues from the stage before (or from `init_from`): "params" starts the optimizer afresh.
     `freeze` lists axis names ("vocab"), path patterns ("blocks/*/q") and layers ("layers[0:4]", global numbers).
     `rope` replaces fields of the model's rope from this stage on. `pose` lets positions skip at random up to a target.
@@ -94,7 +111,9 @@ class StageConfig:
     duration: str
     batch_size: int
     sequence_length: int
-    mixture: dict[str, float]
+    mixture: dict[str, Any]
+    mixture_unit: Literal["rows", "tokens"] = "rows"
+    reweight: ReweightConfig = ReweightConfig()
     name: str = ""
     microbatches: int = 1
     learning_rate: float | None = None
@@ -259,13 +278,16 @@ def _check_stage(where: str, stage: StageConfig, sources: dict[str, SourceConfig
     parse(stage.duration, f"{where}.duration")
     if stage.steps < 1:
         raise JaxptError(f"{where}.duration is {stage.duration!r}: not a single step")
-    for name, weight in stage.mixture.items():
+    if interval(stage.reweight.every, f"{where}.reweight.every") and stage.reweight.reference is None:
+        raise JaxptError(f"{where}.reweight.reference is missing: give a JSON file of losses by source, or a model")
+    if not 0 <= stage.reweight.floor < 1:
+        raise JaxptError(f"{where}.reweight.floor is {stage.reweight.floor}, it must be at least 0 and below 1")
+    weights = flat_weights(stage.mixture, None, f"{where}.mixture")
+    for name in weights:
         if name not in sources:
             have = f"; the sources are {', '.join(sources)}" if sources else "; no sources are given"
             raise JaxptError(f"{where}.mixture.{name}: there is no source {name!r}{nearest(name, sources) or have}")
-        if weight < 0 or not math.isfinite(weight):
-            raise JaxptError(f"{where}.mixture.{name} is {weight}, a weight must be at least 0")
-    if sum(stage.mixture.values()) <= 0:
+    if sum(weights.values()) <= 0:
         raise JaxptError(f"{where}.mixture gives no source a weight above 0")
 
 

@@ -73,9 +73,8 @@ def _fill_inside(hint: Any, values: ConfigDict, name: str, where: str) -> None:
         for key in value:
             if dataclasses.is_dataclass(args[1]) and isinstance(value[key], ConfigDict):
                 fill(args[1], value[key], f"{where}.{key}")
-            elif args[1] is float and isinstance(value[key], int) and not isinstance(value[key], bool):
-                with value.ignore_type():
-                    value[key] = float(value[key])
+        if args[1] in (float, Any):
+            _whole_to_float(value)
     elif origin is tuple and dataclasses.is_dataclass(args[0]) and isinstance(value, list | tuple):
         made = [v if isinstance(v, ConfigDict) else ConfigDict(v) if isinstance(v, Mapping) else v for v in value]
         for i, entry in enumerate(made):
@@ -85,6 +84,16 @@ def _fill_inside(hint: Any, values: ConfigDict, name: str, where: str) -> None:
     elif origin is tuple and isinstance(value, list):
         del values[name]  # ml_collections overrides tuples, not lists, and would convert back
         values[name] = tuple(value)
+
+
+def _whole_to_float(value: ConfigDict) -> None:
+    """Turns whole numbers into floats, in dicts within too, so that a flag may later say 0.5."""
+    for key in value:
+        if isinstance(value[key], ConfigDict):
+            _whole_to_float(value[key])
+        elif isinstance(value[key], int) and not isinstance(value[key], bool):
+            with value.ignore_type():
+                value[key] = float(value[key])
 
 
 def plain(value: Any) -> Any:

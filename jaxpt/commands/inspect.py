@@ -11,7 +11,9 @@ from jax.sharding import AbstractMesh
 from data_tools.commands.inspect import describe, show_rows
 from jaxpt import api
 from jaxpt.bundles import open_bundle
+from jaxpt.data.log import ScheduleLog
 from jaxpt.data.packed import PackedSource
+from jaxpt.data.quota import ONE
 from jaxpt.errors import JaxptError
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.specs import flatten, param_specs
@@ -142,7 +144,22 @@ def _run(run: Path, step: int | None) -> str:
         )
     facts = read_run(run, step or steps[-1])
     lines = [f"\ncheckpoints: {', '.join(map(str, steps))}; shown: {step or steps[-1]}, {facts['tokens']:,} tokens\n"]
-    return "\n".join([*lines, _ledger(facts.get("ledger", []))])
+    return "\n".join(
+        [*lines, _schedule(ScheduleLog.from_json(facts["schedule_log"])), _ledger(facts.get("ledger", []))]
+    )
+
+
+def _schedule(log: ScheduleLog) -> str:
+    """Where batch size or weights changed so far, and what the plan has for later."""
+    held = [(a.batch_size, a.sequence_length, a.weights) for a in log.anchors]
+    changes = [a for i, a in enumerate(log.anchors) if not i or held[i] != held[i - 1]]
+    reached = log.anchors[-1].step if log.anchors else -1
+    rows = [
+        [e.step, "reached" if e.step <= reached else "planned", e.batch_size, e.sequence_length]
+        + [round(w / ONE, 4) for w in e.weights]
+        for e in [*changes, *(e for e in log.entries if e.step > reached)]
+    ]
+    return table(["mixture from step", "", "rows", "tokens per row", *log.names], rows) + "\n"
 
 
 def _ledger(used: Sequence[Mapping[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""`jaxpt plan`: would this run fit that pod? Compiles its step without a TPU."""
+"""`jaxpt plan`: would its data suffice, would this run fit that pod? Compiles its step without a TPU."""
 
 import argparse
 import time
@@ -6,23 +6,24 @@ from collections.abc import Sequence
 
 import jax
 
+from jaxpt.commands.train import open_plan
 from jaxpt.config import RunConfig
 from jaxpt.config_file import load
-from jaxpt.data import PackedSource
 from jaxpt.planning import compile_step, topology_devices
 from jaxpt.terminal import table
-from jaxpt.training.plan import make_plan
+from jaxpt.training.feed import make_feed
 
-HELP = "compile a run's step for a TPU pod that is not there: memory per device, collectives"
+HELP = "count a run's data, compile its step for a TPU pod that is not there: memory per device, collectives"
 
 EPILOG = """\
 example:
+  jaxpt plan --config=configs/anneal_small.py:TEXT --config.tokenizer=TOKENIZER
   jaxpt plan --config=configs/tiny.py:PACKED_SOURCE --topology=v5e:4x4 --config.sharding.mesh.fsdp=16
 """
 
 
 def main(argv: Sequence[str]) -> int:
-    """Parses arguments, compiles each stage's step and prints what it takes."""
+    """Parses arguments, counts the data, compiles each stage's step and prints what it takes."""
     parser = argparse.ArgumentParser(
         "jaxpt plan",
         description=HELP,
@@ -31,12 +32,17 @@ def main(argv: Sequence[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]")
-    parser.add_argument("--topology", required=True, help="for instance v5e:4x4, v5p:2x2x4, v6e:16x16")
+    parser.add_argument(
+        "--topology", help="for instance v5e:4x4, v5p:2x2x4, v6e:16x16; without it only data is counted"
+    )
     args, overrides = parser.parse_known_args(list(argv))
     jax.config.update("jax_platforms", "cpu")  # compiling needs no device, and looking for one is slow and noisy
     config = load(RunConfig, args.config, overrides)
-    devices = topology_devices(args.topology)
-    plan = make_plan(config, {name: PackedSource.open(s.path) for name, s in config.sources.items()})
+    devices = topology_devices(args.topology) if args.topology else []
+    plan, start, _ = open_plan(config)
+    make_feed(plan, None, start.ledger if start else [], tell=print)
+    if not devices:
+        return 0
     print(f"{plan.model.param_count():,} parameters on {len(devices)} x {devices[0].device_kind}")
     rows = []
     for i, stage in enumerate(plan.stages):

@@ -1,7 +1,6 @@
 """`jaxpt train`: joins config, data, model and loop, and runs them in a directory that can be resumed."""
 
 import argparse
-import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,19 +9,16 @@ from typing import Any
 import jax
 
 from jaxpt import tokenizers
-from jaxpt.config import RunConfig, StageConfig
+from jaxpt.config import RunConfig
 from jaxpt.config_file import load
-from jaxpt.data.text_files import read_documents
 from jaxpt.errors import JaxptError
-from jaxpt.evaluation.bits_per_byte import bits_per_byte, first, held_out
-from jaxpt.models.compute import Compute
-from jaxpt.models.config import ModelConfig
+from jaxpt.measures import Measures
 from jaxpt.training import loop, run_directory
 from jaxpt.training.feed import make_feed
 from jaxpt.training.interrupt import EXIT_PREEMPTED
-from jaxpt.training.plan import check_disk, make_plan
+from jaxpt.training.plan import Plan, check_disk, make_plan
 from jaxpt.training.sources import open_sources
-from jaxpt.training.starting_point import open_start
+from jaxpt.training.starting_point import StartingPoint, open_start
 
 HELP = "train a model: stages of a mixture, checkpoints, metrics; run again to resume"
 
@@ -68,10 +64,7 @@ def train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None = None) -> 
     Raises:
         JaxptError: a mistake in the config, the data or the directory; before step one where it can be known by then.
     """
-    start = open_start(config.init_from, config.stages[0].load) if config.init_from else None
-    tokenizer = _tokenizer(config, start.tokenizer_path if start else None)
-    sources = open_sources(config, tokenizer)
-    plan = make_plan(config, sources, start.model if start else None, tokenizer)
+    plan, start, tokenizer = open_plan(config)
     first = jax.process_index() == 0
     if first:
         for line in run_directory.prepare(workdir, config, plan.model, tokenizer, start.lineage if start else []):
@@ -82,7 +75,17 @@ def train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None = None) -> 
     if start:
         tell(f"starting from {start.found}")
     feed = functools.partial(make_feed, used=start.ledger if start else [], tell=tell)
-    return loop.train(plan, workdir, feed, start.state if start else None, hooks or _hooks(config, tokenizer), tell)
+    measures = Measures(config, tokenizer, workdir)
+    state = start.state if start else None
+    return loop.train(plan, workdir, feed, state, hooks or measures.hooks, measures.policy, tell)
+
+
+def open_plan(config: RunConfig) -> tuple[Plan, StartingPoint | None, Any]:
+    """Opens what the config names and checks it: the plan, where it starts from if it does, and the tokenizer."""
+    start = open_start(config.init_from, config.stages[0].load) if config.init_from else None
+    tokenizer = _tokenizer(config, start.tokenizer_path if start else None)
+    sources = open_sources(config, tokenizer)
+    return make_plan(config, sources, start.model if start else None, tokenizer), start, tokenizer
 
 
 def _tokenizer(config: RunConfig, of_start: Path | None) -> Any:
@@ -92,21 +95,3 @@ def _tokenizer(config: RunConfig, of_start: Path | None) -> Any:
     if not Path(path).exists():
         raise JaxptError(f"config.tokenizer: there is no {path}")
     return tokenizers.load(path)
-
-
-def _hooks(config: RunConfig, tokenizer: Any) -> loop.Hooks:
-    """Bits per byte of the files that `config.evaluation` names, in rows as long as the stage's."""
-    named = config.evaluation.bits_per_byte
-    if not named:
-        return lambda model, stage, mesh: ()
-    if tokenizer is None:
-        raise JaxptError("config.evaluation.bits_per_byte needs a tokenizer; set config.tokenizer")
-    limit = config.evaluation.max_documents
-    texts = {name: first(read_documents(file), limit) for name, file in named.items()}
-
-    def hooks(model: ModelConfig, stage: StageConfig, mesh: Any) -> list[loop.Hook]:
-        size, length = config.evaluation.batch_size, stage.sequence_length
-        sets = {name: held_out(t, tokenizer, length, size, name) for name, t in texts.items()}
-        return [bits_per_byte(model, sets, Compute(**dataclasses.asdict(config.compute)), mesh)]
-
-    return hooks

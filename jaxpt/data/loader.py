@@ -1,6 +1,6 @@
 """The loader: global batches as a pure function of the step, on any number of hosts, read ahead through Grain."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -14,6 +14,7 @@ from jaxpt.data.order import SourceOrder
 from jaxpt.data.packed import PackedSource
 from jaxpt.data.plan import StageData
 from jaxpt.data.pose import skip
+from jaxpt.data.quota import ONE
 from jaxpt.errors import JaxptError
 
 
@@ -29,6 +30,7 @@ class Loader:
         used: Ledger | None = None,
         order_seed: Mapping[str, int] | None = None,
         repeat: Mapping[str, int] | None = None,
+        when_exhausted: Mapping[str, str] | None = None,
         seen_documents: Mapping[str, np.ndarray] | None = None,
         seed: int = 0,
     ):
@@ -36,11 +38,12 @@ class Loader:
 
         Args:
             sources: opened sources by name; `source_id` is the position in this mapping.
-            stages: the plan; its anchors start the schedule log.
+            stages: the plan; it starts the schedule log.
             log: a restored schedule log, which then holds instead of the plan's.
             used: rows used by the runs this one continues (not by this run itself).
             order_seed: per source, default 0.
             repeat: whole epochs per source, default 1.
+            when_exhausted: per source, "error" (the default) or "renormalise": its share goes to the others then.
             seen_documents: per source, ids of documents to leave out, `[n, 2]`.
             seed: decides the skips of stages with `pose`; nothing else.
 
@@ -51,10 +54,7 @@ class Loader:
         names = tuple(self.sources)
         if log is not None and log.names != names:
             raise JaxptError(f"the checkpoint's sources are {', '.join(log.names)}, the run's are {', '.join(names)}")
-        self.log = plan_log(names, stages) if log is None else log
         self.prior = used or Ledger()
-        self.mixture = Mixture(self.log)  # walks ahead with the reader
-        self._told = Mixture(self.log)  # walks behind it, with the training loop
         self._pose = [(s.first_step, s.pose) for s in stages]
         self.steps = stages[-1].first_step + stages[-1].steps
         self.orders = [
@@ -68,10 +68,26 @@ class Loader:
             )
             for name, source in self.sources.items()
         ]
+        may_end = [(when_exhausted or {}).get(name, "error") == "renormalise" for name in names]
+        self.limits = {o.name: o.rows for o, may in zip(self.orders, may_end) if may}
+        self._told = Mixture(plan_log(names, stages) if log is None else log, self.limits)  # walks with the loop
+        self.mixture = self._another()  # walks with random access
+
+    @property
+    def log(self) -> ScheduleLog:
+        """The schedule log as far as the training loop has come."""
+        return self._told.log
+
+    def _another(self) -> Mixture:
+        """A mixture that walks on its own, so that reading ahead disturbs nobody."""
+        return Mixture(self.log.copy(), self.limits)
 
     def rows(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns `source_id [B]` and `row_id [B]` of the global batch at `step`."""
-        chosen, ordinal = self.mixture.sources(step)
+        return self._rows(self.mixture, step)
+
+    def _rows(self, mixture: Mixture, step: int) -> tuple[np.ndarray, np.ndarray]:
+        chosen, ordinal = mixture.sources(step)
         row = np.empty(len(chosen), np.int64)
         for i in np.unique(chosen):
             here = chosen == i
@@ -84,12 +100,15 @@ class Loader:
         `tokens, targets, segment_ids, positions [B, S]` int32, `loss_weights [B, S]` float32, `source_id [B]` int32,
         `row_id [B]` int64.
         """
-        source_id, row_id = self.rows(step)
-        number = self.mixture.row(step) + np.arange(len(row_id))
-        if rows is not None:
-            source_id, row_id, number = source_id[rows], row_id[rows], number[rows]
+        return self._batch(self.mixture, step, lambda size: rows)
+
+    def _batch(self, mixture: Mixture, step: int, rows: Callable[[int], slice | None]) -> dict[str, np.ndarray]:
+        first = mixture.row(step)
+        source_id, row_id = self._rows(mixture, step)
+        part = rows(len(source_id)) or slice(None)
+        source_id, row_id, number = source_id[part], row_id[part], (first + np.arange(len(row_id)))[part]
         out = {**self._read(source_id, row_id), "source_id": source_id, "row_id": row_id}
-        pose = [p for first, p in self._pose if first <= step][-1]
+        pose = [p for first_step, p in self._pose if first_step <= step][-1]
         if pose is not None:
             out["positions"] = skip(out["positions"], out["segment_ids"], pose, self.seed, number)
         return out
@@ -111,23 +130,37 @@ class Loader:
         return {k: np.concatenate([p[k] for p in parts.values()])[order] for k in next(iter(parts.values()))}
 
     def iterate(
-        self, start_step: int, rows: slice | None = None, *, prefetch: int = 2, threads: int = 1
+        self,
+        start_step: int,
+        rows: Callable[[int], slice | None] = lambda size: None,
+        *,
+        prefetch: int = 2,
+        threads: int = 1,
     ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """Yields `(step, batch)` from `start_step` to the plan's end; batches are read ahead in `threads` threads.
 
-        One thread keeps the mixture's walk in order; more pay only for remote paths. Weights that change while this
-        runs hold for batches not yet read ahead: after `change`, iterate anew from that step.
+        `rows` cuts a host's share out of a batch of the given size (None: all of it). One thread keeps the mixture's
+        walk in order; more pay only for remote paths. This follows the log as it is now: after `change`, iterate anew.
         """
+        mixture = self._another()
         steps = grain.MapDataset.range(start_step, self.steps).map(
-            lambda step: (int(step), self.batch(int(step), rows))
+            lambda step: (int(step), self._batch(mixture, int(step), rows))
         )
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
         yield from steps.to_iter_dataset(options)
 
     def change(self, step: int, weights: Mapping[str, float]) -> None:
-        """Lets other weights hold from `step` on (a policy's decision); see `iterate`."""
-        self.mixture.change(step, weights)
-        self._told = Mixture(self.log)
+        """Lets other weights hold from `step` to the next stage (a policy's decision); see `iterate`."""
+        self._told.change(step, weights)
+        self.mixture = self._another()
+
+    def weights(self, step: int) -> dict[str, float]:
+        """Returns the weights in force for the batch at `step`."""
+        return {n: w / ONE for n, w in zip(self.log.names, self._told.anchor(step).weights)}
+
+    def deviation(self, step: int) -> dict[str, float]:
+        """Returns rows ahead of the wanted ones since the run began, as `Mixture.deviation`."""
+        return self._told.deviation(step)
 
     def shares(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
         """Returns wanted and realised shares, as `Mixture.shares`."""
@@ -143,12 +176,9 @@ class Loader:
 
     def to_save(self, step: int) -> dict[str, Any]:
         """Returns what a checkpoint at `step` keeps of the data: the log with an anchor at `step`, and the ledger."""
-        log = ScheduleLog(self.log.names, [a for a in self.log.anchors if a.step < step])
-        if step:
-            log.insert(self._told.anchor(step))
-        for planned in self.log.anchors:  # one that begins just here replaces the checkpoint's
-            if planned.step >= step:
-                log.insert(planned)
+        anchor = self._told.anchor(step)
+        log = self.log.copy()
+        log.insert(anchor)
         return {
             "schedule_log": log.to_json(),
             "ledger": self.ledger(step).to_json(),

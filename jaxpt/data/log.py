@@ -9,32 +9,46 @@ from jaxpt.errors import JaxptError
 
 
 @dataclass(frozen=True)
-class Anchor:
-    """A point from which every later batch can be computed.
-
-    `row` counts the rows of all batches before `step`; `weights` are integers over 2^32, `consumed` rows so far, both
-    in the order of the run's sources.
-    """
+class Entry:
+    """What the plan says from `step` on; `weights` are integers over 2^32, in the order of the run's sources."""
 
     step: int
-    row: int
     batch_size: int
     sequence_length: int
     weights: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Anchor(Entry):
+    """A point that was reached, from which every later batch can be computed.
+
+    `row` counts the rows of all batches before `step`, `consumed` those of each source.
+    """
+
+    row: int
     consumed: tuple[int, ...]
 
 
 class ScheduleLog:
-    """Anchors in order of steps, for a fixed list of source names."""
+    """What was (`anchors`: plan, policies, sources that ended, checkpoints) and what is planned (`entries`).
 
-    def __init__(self, names: Sequence[str], anchors: Sequence[Anchor] = ()):
-        """Starts with `anchors`; the first must be at step 0."""
+    An entry becomes an anchor when its step is reached: what was consumed until then is known only there, as policies
+    and sources that end may change weights on the way.
+    """
+
+    def __init__(self, names: Sequence[str], anchors: Sequence[Anchor] = (), entries: Sequence[Entry] = ()):
+        """Starts with `anchors`, the first of them at the first step asked for, and the whole plan in `entries`."""
         self.names = tuple(names)
         self.anchors: list[Anchor] = list(anchors)
+        self.entries: list[Entry] = list(entries)
+
+    def copy(self) -> "ScheduleLog":
+        """Returns a log that can grow on its own."""
+        return ScheduleLog(self.names, self.anchors, self.entries)
 
     def at(self, step: int) -> int:
         """Returns the index of the anchor in force at `step`."""
-        i = bisect.bisect_right([a.step for a in self.anchors], step) - 1
+        i = bisect.bisect_right(self.anchors, step, key=lambda a: a.step) - 1
         if i < 0:
             raise JaxptError(f"the schedule log has no entry at step {step}; its first is {self.anchors[0].step}")
         return i
@@ -45,26 +59,31 @@ class ScheduleLog:
             i -= 1
         return self.anchors[i]
 
+    def planned(self, step: int) -> Entry | None:
+        """Returns the entry that the plan has in force at `step`."""
+        return max((e for e in self.entries if e.step <= step), key=lambda e: e.step, default=None)
+
     def insert(self, anchor: Anchor) -> None:
-        """Adds an anchor; one at the same step is replaced.
+        """Adds an anchor; one at the same step is replaced, later ones go, as they no longer follow.
 
         Raises:
             JaxptError: it has another number of sources than the log.
         """
         if not len(anchor.weights) == len(anchor.consumed) == len(self.names):
             raise JaxptError(f"schedule log: an entry of {len(anchor.weights)} sources, the run has {len(self.names)}")
-        self.anchors = [a for a in self.anchors if a.step != anchor.step]
-        self.anchors.append(anchor)
-        self.anchors.sort(key=lambda a: a.step)
+        self.anchors = [*(a for a in self.anchors if a.step < anchor.step), anchor]
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain values."""
-        return {"names": list(self.names), "anchors": [asdict(a) for a in self.anchors]}
+        anchors, entries = ([asdict(x) for x in some] for some in (self.anchors, self.entries))
+        return {"names": list(self.names), "anchors": anchors, "entries": entries}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "ScheduleLog":
         """Inverse of `to_json`."""
-        anchors = [
-            Anchor(**{k: tuple(v) if isinstance(v, list) else v for k, v in a.items()}) for a in values["anchors"]
-        ]
-        return cls(values["names"], anchors)
+
+        def fields(value: dict[str, Any]) -> dict[str, Any]:
+            return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+
+        anchors = [Anchor(**fields(a)) for a in values["anchors"]]
+        return cls(values["names"], anchors, [Entry(**fields(e)) for e in values["entries"]])

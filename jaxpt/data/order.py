@@ -43,7 +43,7 @@ class SourceOrder:
             seen_documents: ids of documents to leave out, uint64 `[n, 2]`; a row that holds one is left out whole.
             name: the source's name in the run.
         """
-        self.source, self.name = source, name or source.name
+        self.source, self.name, self.repeat = source, name or source.name, repeat
         self.key = order_key(source, order_seed)
         self._permutations: dict[int, Permutation] = {}
         free: list[tuple[int, int, int]] = []

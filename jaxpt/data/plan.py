@@ -1,5 +1,6 @@
 """A run's stages as the data sees them, and mixtures written as groups."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,34 +24,66 @@ class StageData:
     pose: Pose | None = None
 
 
-def flat_weights(mixture: Mapping[str, Any], where: str = "mixture") -> dict[str, float]:
-    """Returns a mixture with groups resolved to sources.
+SIZE = "size"  # a weight that is the source's own size
 
-    A group is a mapping with its own `weight` and the mixture inside it, which is scaled to that weight:
-    `{"math": {"weight": 0.4, "synthetic": 0.7, "web": 0.3}}` gives synthetic 0.28 and web 0.12.
+
+def flat_weights(
+    mixture: Mapping[str, Any], sizes: Mapping[str, float] | None = None, where: str = "mixture"
+) -> dict[str, float]:
+    """Returns a mixture with groups and sizes resolved to a number per source.
+
+    A group is `{"weight": its share, "sources": the mixture inside}`: `{"math": {"weight": 0.4, "sources":
+    {"synthetic": 0.7, "web": 0.3}}}` gives synthetic 0.28 and web 0.12. Sources whose weight is `"size"` share in
+    proportion to their sizes what the numbers beside them leave of 1 (all of it where there are none).
+
+    Args:
+        mixture: numbers, groups and `"size"` by name; a group's name is free.
+        sizes: per source, in rows or tokens; None: only names and numbers are checked, each size counts 1.
+        where: the mixture's key in error messages.
 
     Raises:
-        JaxptError: a source named twice, a group without `weight` or whose inner weights sum to zero.
+        JaxptError: a source named twice, a weight that is none, a group without `weight` or `sources`, numbers that
+            leave nothing to share.
     """
     out: dict[str, float] = {}
+    by_size = [n for n, value in mixture.items() if value == SIZE]
     for name, value in mixture.items():
-        if isinstance(value, Mapping):
-            inner = dict(value)
-            if "weight" not in inner:
-                raise JaxptError(f"{where}.{name} is a group and lacks `weight`, its share of the whole")
-            share = inner.pop("weight")
-            parts = flat_weights(inner, f"{where}.{name}")
-            total = sum(parts.values())
-            if not total > 0:
-                raise JaxptError(f"{where}.{name}: the weights inside the group sum to {total}")
-            found = {n: share * w / total for n, w in parts.items()}
+        if name in by_size:
+            found = {name: 0.0}
+        elif isinstance(value, Mapping):
+            found = _group(value, sizes, f"{where}.{name}")
         else:
-            found = {name: value}
+            found = {name: _number(value, f"{where}.{name}")}
         for n in found:
             if n in out:
                 raise JaxptError(f"{where}: source {n!r} is given twice")
         out |= found
+    if by_size:
+        left = 1 - sum(out.values())
+        if left <= 0:
+            raise JaxptError(f"{where}: the numbers sum to {1 - left:g}, nothing is left of 1 to share by size")
+        size = {n: 1.0 if sizes is None else float(sizes[n]) for n in by_size}
+        out |= {n: left * s / sum(size.values()) for n, s in size.items()}
     return out
+
+
+def _group(value: Mapping[str, Any], sizes: Mapping[str, float] | None, where: str) -> dict[str, float]:
+    if set(value) != {"weight", "sources"} or not isinstance(value["sources"], Mapping):
+        raise JaxptError(
+            f"{where} is a group: give it `weight`, its share of the whole, and `sources`, its own mixture"
+        )
+    share = _number(value["weight"], f"{where}.weight")
+    parts = flat_weights(value["sources"], sizes, f"{where}.sources")
+    total = sum(parts.values())
+    if not total > 0:
+        raise JaxptError(f"{where}: the weights inside the group sum to {total:g}")
+    return {n: share * w / total for n, w in parts.items()}
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+        raise JaxptError(f"{where} is {value!r}: a weight must be at least 0, {SIZE!r}, or a group")
+    return value
 
 
 def row_weights(token_weights: Mapping[str, float], mean_fill: Mapping[str, float]) -> dict[str, float]:

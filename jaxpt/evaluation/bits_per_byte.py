@@ -79,6 +79,23 @@ def bits_per_byte(config: ModelConfig, sets: Mapping[str, HeldOut], compute: Com
         compute: dtypes and attention.
         mesh: where the parameters lie; None: on one device.
     """
+    nats = _nats(config, sets, compute, mesh)
+    return lambda step, params: {f"eval/bpb/{n}": v / math.log(2) / sets[n].bytes for n, v in nats(params).items()}
+
+
+def token_losses(
+    config: ModelConfig, sets: Mapping[str, HeldOut], compute: Compute, mesh: Any = None
+) -> Callable[[Any], dict[str, float]]:
+    """Returns `measure(params) -> {name: mean next-token loss in nats}`; arguments as `bits_per_byte`."""
+    nats = _nats(config, sets, compute, mesh)
+    counts = {name: float(held.batches["loss_weights"].sum()) for name, held in sets.items()}
+    return lambda params: {n: v / counts[n] for n, v in nats(params).items()}
+
+
+def _nats(
+    config: ModelConfig, sets: Mapping[str, HeldOut], compute: Compute, mesh: Any
+) -> Callable[[Any], dict[str, float]]:
+    """Returns `measure(params) -> {name: Σ -ln p}`."""
 
     @jax.jit
     def total(params: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
@@ -91,13 +108,12 @@ def bits_per_byte(config: ModelConfig, sets: Mapping[str, HeldOut], compute: Com
             return jnp.asarray(a)
         return jax.make_array_from_callback(a.shape, batch_sharding(mesh), lambda index: a[index])
 
-    def measure(step: int, params: Any) -> dict[str, float]:
+    def measure(params: Any) -> dict[str, float]:
         out = {}
         for name, held in sets.items():
             count = len(held.batches["tokens"])
             sums = [total(params, {k: put(v[i]) for k, v in held.batches.items()}) for i in range(count)]
-            nats = sum(float(s) for s in sums)
-            out[f"eval/bpb/{name}"] = nats / math.log(2) / held.bytes
+            out[name] = sum(float(s) for s in sums)
         return out
 
     return measure

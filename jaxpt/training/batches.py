@@ -1,34 +1,19 @@
 """From the loader's numpy rows to arrays on the mesh: each host reads and places its own slice."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from jaxpt.errors import JaxptError
 from jaxpt.sharding import batch_sharding
 
 KEYS = ("tokens", "targets", "segment_ids", "positions", "loss_weights", "source_id")
 
 
-def host_rows(mesh: Mesh, batch_sizes: Sequence[int]) -> slice | None:
-    """Returns the rows of a global batch that this host's devices hold, None where they hold all.
-
-    Args:
-        mesh: rows are split over its axes `data` and `fsdp`.
-        batch_sizes: of all stages; the slice must be the same part of each.
-
-    Raises:
-        JaxptError: stages whose slices differ; give them one batch size.
-    """
-    if jax.process_count() == 1:
-        return None
-    parts = {_rows(batch_sharding(mesh), size) for size in batch_sizes}
-    if len(parts) > 1:
-        raise JaxptError(f"stages have batch sizes {sorted(set(batch_sizes))}: several hosts need one size for all")
-    (start, stop) = parts.pop()
-    return slice(start, stop)
+def host_rows(mesh: Mesh, size: int) -> slice | None:
+    """Returns the rows of a global batch of `size` rows that this host's devices hold, None where they hold all."""
+    return None if jax.process_count() == 1 else slice(*_rows(batch_sharding(mesh), size))
 
 
 def _rows(sharding: NamedSharding, size: int) -> tuple[int, int]:

@@ -1,30 +1,38 @@
 """The loop's view of the data: batches from a step on, realised shares, and what a checkpoint must remember."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from jaxpt.data import Loader, StageData
+from jaxpt.data import Loader, StageData, budget
 from jaxpt.data.ledger import Ledger
 from jaxpt.data.log import ScheduleLog
-from jaxpt.data.mixture import Mixture
+from jaxpt.data.mixture import Mixture, plan_log
 from jaxpt.data.order import order_key
-from jaxpt.data.quota import ONE, integer_weights
 from jaxpt.data.seen import seen_documents
 from jaxpt.errors import JaxptError
 from jaxpt.training.plan import Plan
+
+Rows = Callable[[int], slice | None]  # batch size -> this host's rows, None: all of them
 
 
 class Feed(Protocol):
     """A pure function from the step to its global batch, with its bookkeeping."""
 
-    def iterate(self, start_step: int, rows: slice | None = None) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """Yields `(step, batch)` from `start_step` to the run's end, only `rows` of each batch where given."""
+    def iterate(self, start_step: int, rows: Rows = lambda size: None) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """Yields `(step, batch)` from `start_step` to the run's end: those rows of a batch that `rows` says."""
 
-    def shares(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
-        """Wanted and realised share of each source after `step` finished steps."""
+    def metrics(self, step: int) -> dict[str, float]:
+        """After `step` finished steps, per source: share wanted and realised since the weights last changed, share of
+        real tokens among those, and rows ahead of what was wanted since the run began."""
+
+    def weights(self, step: int) -> dict[str, float]:
+        """The weights in force for the batch at `step`."""
+
+    def change(self, step: int, weights: Mapping[str, float]) -> None:
+        """Lets other weights hold from the batch at `step` to the stage's end; `iterate` anew from there."""
 
     def to_save(self, step: int) -> dict[str, Any]:
         """The schedule log and the ledger after `step` finished steps, JSON-ready."""
@@ -37,13 +45,26 @@ class PackedFeed:
         """Reads from `loader`."""
         self.loader = loader
 
-    def iterate(self, start_step: int, rows: slice | None = None) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    def iterate(self, start_step: int, rows: Rows = lambda size: None) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """As `Feed.iterate`."""
         return self.loader.iterate(start_step, rows)
 
-    def shares(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
-        """As `Feed.shares`."""
-        return self.loader.shares(step)
+    def metrics(self, step: int) -> dict[str, float]:
+        """As `Feed.metrics`."""
+        wanted, share = self.loader.shares(step)
+        tokens = {n: share[n] * s.tokens / s.rows for n, s in self.loader.sources.items()}
+        total = sum(tokens.values()) or 1.0
+        out = {f"data/wanted/{n}": v for n, v in wanted.items()} | {f"data/share/{n}": v for n, v in share.items()}
+        out |= {f"data/tokens/{n}": v / total for n, v in tokens.items()}
+        return out | {f"data/deviation/{n}": v for n, v in self.loader.deviation(step).items()}
+
+    def weights(self, step: int) -> dict[str, float]:
+        """As `Feed.weights`."""
+        return self.loader.weights(step)
+
+    def change(self, step: int, weights: Mapping[str, float]) -> None:
+        """As `Feed.change`."""
+        self.loader.change(step, weights)
 
     def to_save(self, step: int) -> dict[str, Any]:
         """As `Feed.to_save`."""
@@ -54,7 +75,7 @@ def make_feed(
     plan: Plan,
     saved: dict[str, Any] | None,
     used: Sequence[dict[str, Any]] = (),
-    tell: Callable[[str], None] = lambda line: None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> PackedFeed:
     """Builds the feed of a run.
 
@@ -63,15 +84,13 @@ def make_feed(
         saved: the `run` item of the restored checkpoint, None for a new run.
         used: ledger of the run that a new run starts from: neither its rows nor (unless `leave_out_seen` is off) the
             documents that they hold are taken again.
-        tell: receives a line for each source with rows left out.
+        tell: receives a line for each source with rows left out, and the budget.
 
     Raises:
         JaxptError: a source that changed since the checkpoint, or that has too few rows for what is planned.
     """
     stages = [
-        StageData(
-            s.first, s.stop - s.first, s.config.batch_size, s.config.sequence_length, s.config.mixture, s.config.pose
-        )
+        StageData(s.first, s.stop - s.first, s.config.batch_size, s.config.sequence_length, s.weights, s.config.pose)
         for s in plan.stages
     ]
     log = None
@@ -88,6 +107,7 @@ def make_feed(
         used=prior,
         order_seed={name: s.order_seed for name, s in sources.items()},
         repeat={name: s.repeat for name, s in sources.items()},
+        when_exhausted={name: s.when_exhausted for name, s in sources.items()},
         seen_documents=seen_documents(prior, plan.sources, keys) if plan.config.leave_out_seen else None,
         seed=plan.config.seed,
     )
@@ -95,7 +115,9 @@ def make_feed(
         if order.left_out:
             rows = f"{order.left_out:,} of {order.source.rows:,} rows"
             tell(f"source {order.name}: {rows} hold documents that were seen before and are left out")
-    _check_budget(loader, plan)
+    lines = budget.budget(loader.log, loader.orders, loader.limits, plan.steps)
+    tell(budget.show(lines))
+    budget.check(lines)
     return PackedFeed(loader)
 
 
@@ -103,17 +125,12 @@ def _resumed_log(saved: dict[str, Any], stages: Sequence[StageData]) -> Schedule
     """What was logged up to the saved step, and from there on what the plan says now."""
     step = saved["step"]
     before = ScheduleLog.from_json(saved["schedule_log"])
-    log = ScheduleLog(before.names, [a for a in before.anchors if a.step <= step])
-    mixture = Mixture(log)
-    for stage in stages:
-        start = max(stage.first_step, step)
-        if start >= stage.first_step + stage.steps:
-            continue
-        now = log.anchors[log.at(start)]
-        whole = integer_weights({n: stage.weights.get(n, 0) for n in log.names})
-        wanted = (tuple(whole[n] for n in log.names), stage.batch_size, stage.sequence_length)
-        if wanted != (now.weights, now.batch_size, now.sequence_length):
-            mixture.change(start, stage.weights, stage.batch_size, stage.sequence_length)
+    entries = plan_log(before.names, stages).entries
+    log = ScheduleLog(before.names, [a for a in before.anchors if a.step <= step], entries)
+    was, now = before.planned(step), log.planned(step)
+    if replace(was, step=0) != replace(now, step=0):
+        weights = dict(zip(log.names, now.weights))
+        Mixture(log).change(step, weights, now.batch_size, now.sequence_length)
     return log
 
 
@@ -124,21 +141,4 @@ def _check_fingerprints(plan: Plan, saved: dict[str, Any]) -> None:
             raise JaxptError(
                 f"config.sources.{name}: {plan.config.sources[name].path} is not the source this run began with "
                 f"(content {source.fingerprint[:12]}, was {before[:12]}); restore it or begin in another --workdir"
-            )
-
-
-def _check_budget(loader: Loader, plan: Plan) -> None:
-    """Compares the rows every source has with what the plan takes of it."""
-    log = loader.log
-    last = log.anchors[-1]
-    rows = (plan.steps - last.step) * last.batch_size
-    for name, order, weight, taken in zip(log.names, loader.orders, last.weights, last.consumed):
-        needed = taken + math.floor(weight * rows / ONE)
-        if needed > order.rows:
-            epochs = plan.config.sources[name].repeat
-            enough = math.ceil(epochs * needed / max(order.rows, 1))
-            where = ", ".join(f"stages[{i}]" for i, s in enumerate(plan.stages) if s.config.mixture.get(name, 0) > 0)
-            raise JaxptError(
-                f"config.sources.{name} has {order.rows:,} rows for this run, the plan needs {needed:,}; set "
-                f"sources.{name}.repeat={enough} or lower its weight in {where}"
             )

@@ -1,5 +1,6 @@
 """The run: stages of steps with metrics, checkpoints and evaluations between them; resumed where it stopped."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,9 @@ from jaxpt.training.step import StepSpec, make_step
 
 Hook = Callable[[int, Any], Mapping[str, float]]  # (finished steps, params) -> {"eval/bpb/code": …}
 Hooks = Callable[[ModelConfig, StageConfig, Mesh], Sequence[Hook]]  # of a stage -> what to measure in it
+# (finished steps, params, weights in force) -> (weights from now on, what to log); of a stage, None: weights stay
+Policy = Callable[[int, Any, Mapping[str, float]], tuple[Mapping[str, float], Mapping[str, float]]]
+Policies = Callable[[ModelConfig, StageConfig, Mesh], Policy | None]
 Tell = Callable[[str], None]
 
 
@@ -44,6 +48,7 @@ class Run:
     checkpoints: Checkpoints
     metrics: Metrics
     hooks: Hooks
+    policies: Policies
     tell: Tell
     state: State
     step: int  # finished steps
@@ -51,6 +56,7 @@ class Run:
     steps: Mapping[StepSpec, Callable]
     clock: Clock = field(default_factory=Clock)
     measures: dict[str, Sequence[Hook]] = field(default_factory=dict)
+    batches: Iterator[tuple[int, Mapping[str, np.ndarray]]] = field(default_factory=lambda: iter(()))
 
     @property
     def config(self) -> Any:
@@ -69,6 +75,7 @@ def train(
     make_feed: Callable[[Plan, dict[str, Any] | None], Feed],
     start: Callable[[Layout, Optimizer], State] | None = None,
     hooks: Hooks = lambda model, stage, mesh: (),
+    policies: Policies = lambda model, stage, mesh: None,
     tell: Tell = print,
     devices: Sequence[Any] | None = None,
 ) -> int:
@@ -80,6 +87,7 @@ def train(
         make_feed: builds the feed from the plan and the `run` item of the restored checkpoint (None: a new run).
         start: makes the first state where parameters come from elsewhere; None: drawn from the seed.
         hooks: evaluations of a stage; asked once per stage.
+        policies: what changes the weights of a stage's mixture on the way; asked once per stage.
         tell: receives lines for the person watching.
         devices: default all devices of all hosts.
 
@@ -110,7 +118,7 @@ def train(
         if saved:
             tell(f"resumed at step {step} of {plan.steps}")
         feed = make_feed(plan, saved)
-        run = Run(plan, layout, optimizer, feed, checkpoints, metrics, hooks, tell, state, step, peak, steps)
+        run = Run(plan, layout, optimizer, feed, checkpoints, metrics, hooks, policies, tell, state, step, peak, steps)
         try:
             code = _stages(run, interrupt)
             checkpoints.close()
@@ -141,20 +149,25 @@ def _stages(run: Run, interrupt: Interrupt) -> int:
         bar.disable = quiet
         if run.done:
             return 0
-        rows = host_rows(run.layout.mesh, [s.config.batch_size for s in plan.stages])
-        batches = run.feed.iterate(run.step, rows)
+        _read(run)
         for stage in plan.stages[config.stage_of(run.step) :]:
-            if _stage(run, stage, batches, interrupt, bar):
+            if _stage(run, stage, interrupt, bar):
                 return EXIT_PREEMPTED
     return 0
 
 
-def _stage(run: Run, stage: StagePlan, batches: Iterator, interrupt: Interrupt, bar: Any) -> bool:
+def _read(run: Run) -> None:
+    """Reads batches from the step at hand on, under the schedule log as it is now."""
+    run.batches = run.feed.iterate(run.step, functools.partial(host_rows, run.layout.mesh))
+
+
+def _stage(run: Run, stage: StagePlan, interrupt: Interrupt, bar: Any) -> bool:
     """Runs one stage from where the run stands; returns whether it was interrupted."""
     if run.step == stage.first and stage.first and stage.config.load == "params":
         shardings = state_shardings(run.layout, run.optimizer, run.state["params"])
         run.state = {**run.state, "opt_state": new_opt_state(run.optimizer, run.state["params"], shardings)}
     run.metrics.event("stage", run.step, stage=stage.config.name)
+    policy = run.policies(stage.model, stage.config, run.layout.mesh) if stage.config.reweight.every else None
     step = run.steps[stage.step]
     if not step._cache_size():
         run.clock.cold()
@@ -162,7 +175,7 @@ def _stage(run: Run, stage: StagePlan, batches: Iterator, interrupt: Interrupt, 
     before: Any = None
     while run.step < stage.stop:
         with run.clock.wait():
-            number, batch = next(batches)
+            number, batch = next(run.batches)
         if number != run.step:
             raise RuntimeError(f"the feed gave batch {number} for step {run.step}")
         rate = learning_rate(stage.schedule, run.step - stage.first, stage.peak)
@@ -173,12 +186,23 @@ def _stage(run: Run, stage: StagePlan, batches: Iterator, interrupt: Interrupt, 
         run.step += 1
         run.clock.steps += 1
         bar.update(stage.config.tokens_per_step)
+        if policy and run.step < stage.stop and _passed(run, stage.config.reweight.every, run.step):
+            _reweight(run, policy)
         stop = _between(run, stage, values, rate, interrupt, bar)
         if step._cache_size() != 1:
             raise RuntimeError(f"stage {stage.config.name}: the step was compiled {step._cache_size()} times, not once")
         if stop:
             return True
     return False
+
+
+def _reweight(run: Run, policy: Policy) -> None:
+    """Lets the policy's weights hold from the next batch on; the checkpoint of this step, if any, has them."""
+    with run.clock.pause(run.state):
+        weights, facts = policy(run.step, run.state["params"], run.feed.weights(run.step))
+        run.feed.change(run.step, weights)
+        run.metrics.log(run.step, {"tokens": run.config.tokens_at(run.step), **facts})
+        _read(run)  # what was read ahead had the weights from before
 
 
 def _between(run: Run, stage: StagePlan, values: Any, rate: float, interrupt: Interrupt, bar: Any) -> bool:
@@ -207,9 +231,7 @@ def _log(run: Run, stage: StagePlan, values: Mapping[str, Any], rate: float, bar
     for name, nll, weight in zip(run.plan.source_names, values["source_nll"], values["source_weight"]):
         if weight > 0:
             record[f"train/loss/{name}"] = float(nll / weight)
-    wanted, realised = run.feed.shares(run.step)
-    record |= {f"data/wanted/{k}": float(v) for k, v in wanted.items()}
-    record |= {f"data/share/{k}": float(v) for k, v in realised.items()}
+    record |= run.feed.metrics(run.step)
     record["optim/learning_rate"] = rate
     flops = stage.model.flops_per_token(stage.config.sequence_length)
     record |= run.clock.lap(stage.config.tokens_per_step, flops, run.peak)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from jaxpt.config import ModelSection, RunConfig, StageConfig
+from jaxpt.data.plan import flat_weights, row_weights
 from jaxpt.errors import JaxptError
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
@@ -20,6 +21,7 @@ class Source(Protocol):
     """What the plan asks of a packed source (`jaxpt.data.PackedSource`)."""
 
     rows: int
+    tokens: int
     sequence_length: int
     vocab_size: int
     tokenizer_fingerprint: str
@@ -28,7 +30,10 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage with everything resolved: global steps [first, stop), its model, schedule and step."""
+    """One stage with everything resolved: global steps [first, stop), its model, schedule and step.
+
+    `weights` is the mixture in row slots, one number per source it names.
+    """
 
     config: StageConfig
     first: int
@@ -37,6 +42,7 @@ class StagePlan:
     schedule: tuple[Segment, ...]
     peak: float
     step: StepSpec
+    weights: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -82,8 +88,9 @@ def make_plan(
     firsts = config.first_steps()
     for i, (stage, first, stop) in enumerate(zip(config.stages, firsts, firsts[1:])):
         where = f"config.stages[{i}]"
-        for name in stage.mixture:
-            if stage.mixture[name] > 0 and sources[name].sequence_length != stage.sequence_length:
+        weights = stage_weights(stage, sources, f"{where}.mixture")
+        for name in weights:
+            if weights[name] > 0 and sources[name].sequence_length != stage.sequence_length:
                 raise JaxptError(
                     f"{where}.sequence_length is {stage.sequence_length}, the rows of source {name} "
                     f"({config.sources[name].path}) have {sources[name].sequence_length} tokens; pack the source again "
@@ -96,8 +103,16 @@ def make_plan(
         schedule = resolve(stage.schedule, stop - first, stage.tokens_per_step, f"{where}.schedule")
         peak = config.optimizer.learning_rate if stage.learning_rate is None else stage.learning_rate
         step = step_spec(now, stage, compute, config.optimizer.clip_norm, len(sources))
-        stages.append(StagePlan(stage, first, stop, now, schedule, peak, step))
+        stages.append(StagePlan(stage, first, stop, now, schedule, peak, step, weights))
     return Plan(config, model, tuple(stages), sources)
+
+
+def stage_weights(stage: StageConfig, sources: Mapping[str, Source], where: str) -> dict[str, float]:
+    """Returns the stage's mixture as weights of row slots, groups and sizes resolved."""
+    if stage.mixture_unit == "rows":
+        return flat_weights(stage.mixture, {n: s.rows for n, s in sources.items()}, where)
+    weights = flat_weights(stage.mixture, {n: s.tokens for n, s in sources.items()}, where)
+    return row_weights(weights, {n: s.tokens / (s.rows * s.sequence_length) for n, s in sources.items()})
 
 
 def model_config(section: ModelSection, start: ModelConfig | None) -> ModelConfig:  # type: ignore[valid-type]

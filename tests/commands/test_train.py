@@ -60,6 +60,17 @@ def test_a_run_trains_on_its_mixture_and_says_what_it_used(run):
     assert abs(last["data/share/b"] - 0.9) * 40 < 1
     ledger = read_run(run, 15)["ledger"]
     assert sum(e["stop"] - e["start"] for e in ledger) == 15 * 8
+    shares = [last[f"data/tokens/{n}"] for n in "abc"]
+    assert sum(shares) == pytest.approx(1)
+    assert abs(sum(last[f"data/deviation/{n}"] for n in "abc")) < 1e-6
+
+
+def test_inspect_shows_where_the_mixture_changed(run, capsys):
+    assert cli.main(["inspect", str(run / "checkpoints" / "5")]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    first = next(i for i, line in enumerate(shown) if line.startswith("mixture from step"))
+    assert shown[first + 2].split() == ["0", "reached", "8", "64", "0.5", "0.3", "0.2"]
+    assert shown[first + 3].split() == ["10", "planned", "8", "64", "0.1", "0.9", "0"]
 
 
 def test_stopping_and_going_on_is_the_same_run(setting, run, tmp_path):

@@ -42,6 +42,21 @@ def test_defaults_fill_what_the_file_does_not_state(file):
     assert config.tokens_at(15) == 15 * 64
 
 
+def test_groups_in_a_mixture_are_keys_like_others(file, tmp_path):
+    grouped = FILE.replace(
+        "mixture=dict(code=1, prose=int(size))", "mixture=dict(g=dict(weight=1, sources=dict(code=1)))"
+    )
+    (tmp_path / "grouped.py").write_text(grouped)
+    overrides = ["--config.stages[0].mixture.g.sources.code=0.5", "--config.stages[1].mixture_unit=tokens"]
+    config = load(RunConfig, str(tmp_path / "grouped.py"), overrides)
+    assert config.stages[0].mixture == {"g": {"weight": 1.0, "sources": {"code": 0.5}}}
+    assert config.stages[1].mixture_unit == "tokens"
+    told = refused(str(tmp_path / "grouped.py"), "--config.stages[0].mixture.g.sources.cod=0.5")
+    assert "sources.cod is not a key (did you mean 'code'?)" in told
+    told = refused(file, "--config.sources.code.when_exhausted=renormalize")
+    assert "did you mean 'renormalise'?" in told or "'renormalise'" in told
+
+
 def test_the_argument_after_the_colon_reaches_get_config(file):
     assert load(RunConfig, file + ":5").stages[0].mixture["prose"] == 5.0
 

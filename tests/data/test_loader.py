@@ -1,6 +1,7 @@
 """Delivered batches, read by their documents: exact shares, no row twice, the same on any number of hosts."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ from jaxpt.data import Loader, StageData
 from jaxpt.data.ledger import Ledger, Used
 from jaxpt.data.log import ScheduleLog
 from jaxpt.data.order import SourceOrder
-from jaxpt.data.plan import flat_weights, row_weights
 from jaxpt.data.seen import documents_used
 from jaxpt.errors import JaxptError
 from tests.data.made import delivered, source
@@ -78,8 +78,10 @@ def test_the_oracle_agrees_for_any_stages(sources, parts):
 def test_the_oracle_catches_an_off_by_one_at_a_stage_boundary(sources):
     stages = plan([(5, 8, (1, 1, 1)), (5, 6, (1, 2, 1))])
     loader = Loader(sources, stages)
-    second = loader.log.anchors[1]
-    loader.log.anchors[1] = type(second)(**{**vars(second), "consumed": (*second.consumed[:2], second.consumed[2] - 1)})
+    log = ScheduleLog.from_json(loader.to_save(5)["schedule_log"])
+    second = log.anchors[1]
+    log.anchors[1] = replace(second, consumed=(*second.consumed[:2], second.consumed[2] - 1))
+    loader = Loader(sources, stages, log=log)
     with pytest.raises(AssertionError, match="twice"):
         oracle(walk(loader, stages), stages)
 
@@ -212,16 +214,6 @@ def test_shares_wanted_and_realised_are_told(sources):
     assert real == pytest.approx(wanted, abs=1 / 300)
 
 
-def test_groups_are_resolved_and_duplicates_named():
-    mixture = {"math": {"weight": 0.4, "synthetic": 0.7, "web": 0.3}, "code": 0.6}
-    assert flat_weights(mixture) == pytest.approx({"synthetic": 0.28, "web": 0.12, "code": 0.6})
-    with pytest.raises(JaxptError, match="source 'code' is given twice"):
-        flat_weights({"g": {"weight": 1, "code": 1}, "code": 1})
-    with pytest.raises(JaxptError, match="lacks `weight`"):
-        flat_weights({"g": {"code": 1}})
-    assert row_weights({"a": 0.5, "b": 0.5}, {"a": 1.0, "b": 0.5}) == {"a": 0.5, "b": 1.0}
-
-
 def test_mistakes_in_a_plan_are_named(sources):
     with pytest.raises(JaxptError, match=r"stages\[0\]\.mixture\.d: there is no such source"):
         Loader(sources, [StageData(0, 5, 4, 8, {"d": 1.0})])
@@ -235,4 +227,23 @@ def test_mistakes_in_a_plan_are_named(sources):
 def test_a_log_saved_before_the_first_step_keeps_the_later_stages(sources):
     stages = plan([(1, 1, (1, 1, 1)), (3, 4, (1, 1, 5))])
     saved = Loader(sources, stages).to_save(0)
-    assert [a["step"] for a in saved["schedule_log"]["anchors"]] == [0, 1]
+    assert [e["step"] for e in saved["schedule_log"]["entries"]] == [0, 1]
+    again = Loader(sources, stages, log=ScheduleLog.from_json(json.loads(json.dumps(saved["schedule_log"]))))
+    assert delivered(again.batch(3)) == delivered(Loader(sources, stages).batch(3))
+
+
+def test_a_stage_of_longer_rows_between_two_others_costs_no_row(tmp_path, sources):
+    long = source(tmp_path / "long", 60, length=16, tag=3)
+    mixed = {"a": 0.4, "b": 0.6}
+    stages = [StageData(0, 7, 5, 8, mixed), StageData(7, 6, 3, 16, {"long": 1}), StageData(13, 9, 8, 8, mixed)]
+    loader = Loader({**sources, "long": long}, stages)
+    batches = [loader.batch(step) for step in range(22)]
+    assert [b["tokens"].shape for b in batches] == [(5, 8)] * 7 + [(3, 16)] * 6 + [(8, 8)] * 9
+    documents = [d for b in batches for d in delivered(b)]
+    assert len(set(documents)) == len(documents) == 35 + 18 + 72
+    assert loader.log.anchors[0].step == 0
+    resumed = Loader(loader.sources, stages, log=ScheduleLog.from_json(loader.to_save(9)["schedule_log"]))
+    assert [delivered(resumed.batch(step)) for step in range(9, 22)] == [delivered(b) for b in batches[9:]]
+    taken = {(e.name, e.start, e.stop) for e in loader.ledger(22).entries}
+    counts = np.bincount([tag for tag, _ in documents], minlength=4)
+    assert taken == {("a", 0, counts[0]), ("b", 0, counts[1]), ("long", 0, 18)}

@@ -11,6 +11,7 @@ class MadeSource:
     """Stands for a packed source."""
 
     rows: int = 1000
+    tokens: int = 16000
     sequence_length: int = 16
     vocab_size: int = 48
     tokenizer_fingerprint: str = "f" * 64
@@ -22,12 +23,13 @@ class MadeFeed:
     def __init__(self, plan, saved=None, delay=0.0):
         self.plan, self.delay = plan, delay
 
-    def iterate(self, start_step, rows=None):
+    def iterate(self, start_step, rows=lambda size: None):
         for step in range(start_step, self.plan.steps):
             stage = self.plan.stages[self.plan.config.stage_of(step)].config
             time.sleep(self.delay)
             whole = self.batch(step, stage.batch_size, stage.sequence_length)
-            yield step, {k: v[rows] if rows else v for k, v in whole.items()}
+            part = rows(stage.batch_size) or slice(None)
+            yield step, {k: v[part] for k, v in whole.items()}
 
     def batch(self, step, count, length):
         rng = np.random.default_rng(step)
@@ -41,8 +43,8 @@ class MadeFeed:
             "source_id": (np.arange(count) % 2).astype(np.int32),
         }
 
-    def shares(self, step):
-        return {"a": 0.5, "b": 0.5}, {"a": 0.5, "b": 0.5}
+    def metrics(self, step):
+        return {f"data/{what}/{name}": 0.5 for what in ("wanted", "share") for name in "ab"}
 
     def to_save(self, step):
-        return {"schedule_log": [step], "ledger": {}}
+        return {"schedule_log": {"names": [], "anchors": [], "entries": []}, "ledger": []}

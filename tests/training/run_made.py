@@ -52,7 +52,8 @@ def start(workdir, *, delay=0.0, pause=0.0, devices=1, tell=print, **changes):
     if jax.process_index() == 0:
         run_directory.prepare(Path(workdir), config, plan.model, None, [])
     feed = lambda plan, saved: MadeFeed(plan, saved, delay)  # noqa: E731
-    return loop.train(plan, Path(workdir), feed, None, lambda *stage: [hook], tell, jax.devices()[:devices])
+    hooks = lambda *stage: [hook]  # noqa: E731
+    return loop.train(plan, Path(workdir), feed, None, hooks, tell=tell, devices=jax.devices()[:devices])
 
 
 def main():

@@ -81,7 +81,7 @@ def test_bookkeeping_costs_a_batch_not_the_run_so_far(sources, monkeypatch):
     taken, take = [], Quota.take
     monkeypatch.setattr(Quota, "take", lambda self, n: (taken.append(n), take(self, n))[1])
     for step in range(1, 301):
-        feed.shares(step)
+        feed.metrics(step)
         if step % 10 == 0:
             feed.to_save(step)
     assert sum(taken) < 10 * 300 * 4

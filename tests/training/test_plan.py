@@ -104,6 +104,15 @@ def test_a_stage_may_change_the_rope_from_there_on():
     assert got.stages[0].step != got.stages[1].step
 
 
+def test_groups_sizes_and_tokens_become_weights_of_rows():
+    mixture = {"g": {"weight": 1.0, "sources": {"a": "size", "b": "size"}}}
+    stages = [{**STAGE, "duration": "3 steps", "mixture": mixture}]
+    half_full = MadeSource(rows=3000, tokens=24_000)
+    assert plan(half_full, stages=stages).stages[0].weights == pytest.approx({"a": 0.75, "b": 0.25})
+    stages = [{**STAGE, "duration": "3 steps", "mixture_unit": "tokens"}]
+    assert plan(half_full, stages=stages).stages[0].weights == pytest.approx({"a": 2.0, "b": 1.0})
+
+
 def test_equal_stages_share_one_compiled_step():
     stages = [{**STAGE, "duration": "3 steps"}, {**STAGE, "duration": "2 steps", "learning_rate": 1e-5}]
     got = plan(stages=stages)
