@@ -19,9 +19,9 @@ WIDTH = {
     "aki": lambda c, seed: aki(c, 2 * c.mlp, seed),
 }
 DEPTH = {
-    "random-deep": lambda c, seed: stack(c, 2),
-    "stack": lambda c, seed: stack(c, 2),
-    "interpolate": lambda c, seed: interpolate(c, 2),
+    "random-deep": lambda c, seed: stack(c, 2 * len(c.layers)),
+    "stack": lambda c, seed: stack(c, 2 * len(c.layers)),
+    "interpolate": lambda c, seed: interpolate(c, 2 * len(c.layers)),
     "llama-pro": lambda c, seed: llama_pro(c, len(c.layers)),
 }
 
