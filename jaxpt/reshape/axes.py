@@ -43,8 +43,8 @@ SIZES = {
     "shared_mlp": "moe.shared_mlp",
 }  # axis -> the field of ModelConfig that holds its length
 
-# head_dim before heads: index sets by head are numbered in the source's heads
-ORDER = ("vocab", "embed", "rotary_dim", "head_dim", "kv_heads", "heads", "experts", "mlp", "expert_mlp", "shared_mlp")
+# head_dim before heads, expert_mlp before experts: index sets by head or expert are numbered in the source's
+ORDER = ("vocab", "embed", "rotary_dim", "head_dim", "kv_heads", "heads", "expert_mlp", "experts", "mlp", "shared_mlp")
 
 DUPLICABLE = ("embed", "mlp", "expert_mlp", "shared_mlp", "heads", "kv_heads")
 PADDABLE = ("embed", "vocab", "mlp", "expert_mlp", "shared_mlp", "kv_heads")
@@ -55,7 +55,8 @@ class AxisMap:
     """Where the positions of an axis come from, and the factor each role gets there.
 
     `index`: `[k]` for a global axis, `[L, k]` for a per-block one (L layers of the *source*), `[L, K, k]` for
-    `head_dim` by kv head; None leaves the axis as it is. Factors are numbers or arrays shaped like `index`'s result.
+    `head_dim` by kv head, `[L, E, k]` for `expert_mlp` by expert; None leaves the axis as it is. Factors are numbers or
+    arrays shaped like `index`'s result.
     """
 
     index: np.ndarray | None = None
@@ -165,7 +166,7 @@ def _take(spec: ParamSpec, index: np.ndarray, dim: int, at: np.ndarray | None, s
     if index.ndim < 3:
         per_layer = index.ndim == 2
         return Take(dim - skip, index[at] if per_layer else index, per_layer=per_layer)
-    by = next(i for i, a in enumerate(spec.axes) if a in ("heads", "kv_heads"))
+    by = next(i for i, a in enumerate(spec.axes) if a in ("heads", "kv_heads", "experts"))
     rows = np.repeat(index[at], spec.shape[by] // index.shape[1], axis=1)
     return Take(dim - skip, rows, by - skip, per_layer=True)
 
@@ -205,7 +206,7 @@ def checked_index(config: ModelConfig, axis: str, index: Any, *, new: bool = Fal
     size, index = axis_size(config, axis), np.asarray(index, np.int64)
     if axis not in GLOBAL_AXES and index.ndim == 1:
         index = np.broadcast_to(index, (len(config.layers), len(index)))
-    want = (1,) if axis in GLOBAL_AXES else (2, 3) if axis == "head_dim" else (2,)
+    want = (1,) if axis in GLOBAL_AXES else (2, 3) if axis in ("head_dim", "expert_mlp") else (2,)
     if index.ndim not in want or (index.ndim > 1 and len(index) != len(config.layers)):
         raise JaxptError(f"{axis}: an index set of shape {index.shape} does not fit {len(config.layers)} layers")
     if index.size == 0 or index.max() >= size or index.min() < (-1 if new else 0):
