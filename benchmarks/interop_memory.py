@@ -2,6 +2,7 @@
 
     python -m benchmarks.interop_memory --folder=SCRATCH            # a Qwen 2.5 3B: 6.2 GB, and as much again twice
     python -m benchmarks.interop_memory --folder=SCRATCH --layers=4
+    python -m benchmarks.interop_memory --folder=SCRATCH --preset=olmoe-1b-7b --layers=2      # a mixture of experts
 
 Limit: three times the largest foreign tensor plus 0.5 GB. Memory: maximum of RssAnon + RssShmem, sampled at 20 Hz.
 """
@@ -18,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxpt.interop.checkpoint import places_of
-from jaxpt.interop.families import FAMILIES
+from jaxpt.interop.families import family_for
 from jaxpt.interop.family import write_config
 from jaxpt.interop.safetensors_file import index_of, shards, write_file
 from jaxpt.models.presets import preset
@@ -26,12 +27,12 @@ from jaxpt.models.specs import flatten, param_specs
 from jaxpt.terminal import table
 
 
-def make(folder: Path, layers: int | None) -> int:
-    """Writes the checkpoint; returns the bytes of its largest tensor."""
-    config = preset("qwen2.5-3b")
+def make(folder: Path, name: str, layers: int | None) -> tuple[int, int]:
+    """Writes the checkpoint; returns the bytes of its largest tensor and of the largest leaf."""
+    config = preset(name)
     if layers:
         config = config.replace(layers=config.layers[:layers])
-    family, specs = FAMILIES["qwen2"], flatten(param_specs(config))
+    family, specs = family_for(config), flatten(param_specs(config))
     planned = [
         (name, tensor.foreign_shape(specs[leaf]), "bfloat16")
         for tensor in family.tensors
@@ -47,7 +48,7 @@ def make(folder: Path, layers: int | None) -> int:
         random = (rng.standard_normal(shape, np.float32).astype(ml_dtypes.bfloat16) for _, shape, _ in part)
         write_file(folder / name, part, random)
     (folder / "model.safetensors.index.json").write_text(json.dumps(index_of(dict(zip(names, parts)))))
-    return max(2 * int(np.prod(shape)) for _, shape, _ in planned)
+    return max(2 * int(np.prod(shape)) for _, shape, _ in planned), max(2 * s.size for s in specs.values())
 
 
 def measured(*arguments: str) -> tuple[int, float]:
@@ -72,12 +73,13 @@ def main() -> None:
     """Makes the checkpoint, imports and exports it, and prints memory against the limit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", required=True, type=Path, help="scratch; its parts are removed at the end")
-    parser.add_argument("--layers", type=int, help="fewer layers than the 36 of the full size")
+    parser.add_argument("--preset", default="qwen2.5-3b", help="the model's shape")
+    parser.add_argument("--layers", type=int, help="fewer layers than the preset has")
     args = parser.parse_args()
     source, bundle, back = (args.folder / n for n in ("hf", "bundle", "again"))
     for path in (source, bundle, back):
         shutil.rmtree(path, ignore_errors=True)
-    largest = make(source, args.layers)
+    largest, leaf = make(source, args.preset, args.layers)
     size = sum(p.stat().st_size for p in source.iterdir())
     limit = 3 * largest + 500_000_000
     rows, over = [], False
@@ -90,6 +92,7 @@ def main() -> None:
         rows.append([name, round(size / 1e9, 2), round(peak / 1e9, 3), round(limit / 1e9, 3), round(seconds, 1)])
     print(table(["direction", "model GB", "peak GB", "limit GB", "seconds"], rows))
     same = all((source / p.name).read_bytes() == p.read_bytes() for p in back.glob("*.safetensors"))
+    print(f"largest foreign tensor {largest / 1e9:.3f} GB, largest leaf {leaf / 1e9:.3f} GB")
     print("files equal byte for byte" if same else "FILES DIFFER")
     for path in (source, bundle, back):
         shutil.rmtree(path)

@@ -32,7 +32,7 @@ def get_config(folder: str = "runs/quickstart/data") -> ConfigDict:
             "batch_size": 16,
             "sequence_length": 256,
             "mixture": {"code": 0.7, "prose": 0.2, "arithmetic": 0.1},
-            "schedule": {"name": "wsd", "warmup": "30 steps", "decay": "30%", "decay_shape": "sqrt", "end": 0.0},
+            "schedule": {"name": "wsd", "warmup": "8%", "decay": "30%", "decay_shape": "sqrt", "end": 0.0},
         }
     ]
     c.optimizer = {"learning_rate": 1e-2}

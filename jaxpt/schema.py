@@ -103,7 +103,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         hint = _strip_none(hint)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
-        return value if isinstance(value, hint) else build(hint, value, where)
+        # None for a whole section takes back what the file says: its defaults
+        return value if isinstance(value, hint) else build(hint, {} if value is None else value, where)
     if origin is dict:
         if not isinstance(value, Mapping | ConfigDict):
             raise JaxptError(f"{where} is {value!r}, it must be a dict")

@@ -38,15 +38,26 @@ PIECE = 1 << 22  # entries of a host array that are digested at a time
 
 
 def slice_digest(value: np.ndarray) -> str:
-    """Returns the digest of one layer's slice (or of a whole leaf without layers) on the host, as `digest` defines it.
+    """Returns the digest of one layer's slice (or of a leaf without layers) on the host, as `digest` defines it."""
+    return hex_digest(slice_sums(value))
 
-    The sums are taken over pieces, so that a large slice needs little memory besides itself.
+
+def slice_sums(value: np.ndarray, first: int = 0) -> np.ndarray:
+    """Returns the two sums `[2]` uint32 of entries that stand from position `first` of a layer's slice on.
+
+    Sums of parts add up (modulo 2^32) to those of the slice. They are taken over pieces, so that a large slice needs
+    little memory besides itself.
     """
     flat = np.ascontiguousarray(value).reshape(-1).view(f"u{value.dtype.itemsize}")
     total = np.zeros(2, np.uint32)
     for start in range(0, max(1, flat.size), PIECE):
-        total += np.asarray(_piece(flat[start : start + PIECE], np.uint32(start)))
-    return f"{total[0]:08x}{total[1]:08x}"
+        total += np.asarray(_piece(flat[start : start + PIECE], np.uint32((first + start) % 2**32)))
+    return total
+
+
+def hex_digest(sums: np.ndarray) -> str:
+    """Returns the two sums of a slice as 16 hex digits."""
+    return f"{sums[0]:08x}{sums[1]:08x}"
 
 
 @jax.jit

@@ -1,4 +1,4 @@
-"""One parameter on disk: a zarr3 array whose chunks are single layers, each with a checksum."""
+"""One parameter on disk: a zarr3 array whose chunks are single layers (and experts), each with a checksum."""
 
 import math
 from pathlib import Path
@@ -22,8 +22,9 @@ def _spec(folder: Path) -> dict[str, Any]:
 
 
 def chunk_shape(spec: ParamSpec, itemsize: int) -> tuple[int, ...]:
-    """Returns the chunk of a parameter: one layer, split along `embed` into parts of at most `CHUNK_BYTES`."""
-    shape = [1 if axis == "layers" else n for n, axis in zip(spec.shape, spec.axes)]
+    """Returns the chunk: one layer, of it one expert, split along `embed` into parts of at most `CHUNK_BYTES`."""
+    pieces = len(spec.pieces)
+    shape = [1] * pieces + list(spec.shape[pieces:])
     if "embed" in spec.axes:
         dim = spec.axes.index("embed")
         parts = math.ceil(math.prod(shape) * itemsize / CHUNK_BYTES)

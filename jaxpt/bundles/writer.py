@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxpt.bundles import store
-from jaxpt.bundles.digest import slice_digest
+from jaxpt.bundles.digest import hex_digest, slice_sums
 from jaxpt.errors import JaxptError
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.model import Model
@@ -55,8 +55,10 @@ class BundleWriter:
         self._arrays = {
             p: store.create(self._partial / "params" / p, s, self.dtypes[p]) for p, s in self._specs.items()
         }
-        self._digests: dict[str, list[str | None]] = {
-            p: [None] * (s.shape[0] if s.stacked else 1) for p, s in self._specs.items()
+        layers = {p: s.shape[0] if s.stacked else 1 for p, s in self._specs.items()}
+        self._sums = {p: np.zeros((n, 2), np.uint32) for p, n in layers.items()}
+        self._written = {
+            p: np.zeros((n, *s.pieces[1:]), bool) for (p, s), n in zip(self._specs.items(), layers.values())
         }
 
     def __enter__(self) -> "BundleWriter":
@@ -65,27 +67,33 @@ class BundleWriter:
     def __exit__(self, *_: Any) -> None:
         shutil.rmtree(self._partial, ignore_errors=True)
 
-    def write(self, leaf: str, layer: int | None, value: Any) -> None:
+    def write(self, leaf: str, layer: int | None, value: Any, expert: int | None = None) -> None:
         """Stores one layer of a stacked leaf (`layer` counts within its stack), or a whole leaf (`layer` None).
 
+        With `expert`, only that expert's part of the layer; each part is written once.
+
         Raises:
-            JaxptError: an unknown leaf, another shape or dtype than declared.
+            JaxptError: an unknown leaf, another shape or dtype than declared, a part that has been written.
         """
         if leaf not in self._specs:
             raise JaxptError(f"{self.path}: {leaf} is no parameter of this model")
         spec, value = self._specs[leaf], np.asarray(value)
-        want = spec.shape[1:] if layer is not None else spec.shape
-        if (layer is not None) != spec.stacked:
+        if (layer is not None) != spec.stacked or (expert is not None and len(spec.pieces) < 2):
             raise JaxptError(f"{leaf}: a stacked leaf is written layer by layer, another one whole")
+        at = tuple(i for i in (layer, expert) if i is not None)
+        want = spec.shape[len(at) :]
         if value.shape != want:
             raise JaxptError(f"{leaf}: shape {value.shape}, the model's is {want}")
         if str(value.dtype) != self.dtypes[leaf]:
             raise JaxptError(
                 f"{leaf}: dtype {value.dtype}, declared as {self.dtypes[leaf]}; cast it where that is meant"
             )
-        target = self._arrays[leaf] if layer is None else self._arrays[leaf][layer]
-        target.write(value).result()
-        self._digests[leaf][layer or 0] = slice_digest(value)
+        place = (layer or 0, *at[1:])
+        if self._written[leaf][place].any():
+            raise JaxptError(f"{leaf}{list(at)} is written twice")
+        self._arrays[leaf][at].write(value).result()
+        self._sums[leaf][place[0]] += slice_sums(value, (expert or 0) * value.size)
+        self._written[leaf][place] = True
 
     def finish(self, tokenizer: Any = None, lineage: Sequence[Mapping[str, Any]] = ()) -> Path:
         """Writes model.json, the tokenizer and, last, lineage.json; gives the bundle its name.
@@ -93,14 +101,14 @@ class BundleWriter:
         Raises:
             JaxptError: a slice was never written.
         """
-        missing = [f"{p}[{i}]" for p, d in self._digests.items() for i, x in enumerate(d) if x is None]
+        missing = [f"{p}[{', '.join(map(str, i))}]" for p, w in self._written.items() for i in np.argwhere(~w)]
         if missing:
             raise JaxptError(f"{self.path}: not written: {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}")
         model = {
             "config": self.config.to_dict(),
             "tokenizer_fingerprint": None if tokenizer is None else tokenizer.fingerprint,
             "dtypes": self.dtypes,
-            "digests": self._digests,
+            "digests": {p: [hex_digest(s) for s in sums] for p, sums in self._sums.items()},
         }
         _write_json(self._partial / "model.json", model)
         if tokenizer is not None:

@@ -1,6 +1,8 @@
 """`jaxpt export`: a bundle into a Hugging Face directory."""
 
 import argparse
+import json
+import math
 from collections.abc import Sequence
 
 from jaxpt.bundles import open_bundle
@@ -29,6 +31,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--family", help="model_type to write; default: the one it came from, else what fits")
     args = parser.parse_args(list(argv))
     specs = open_bundle(args.source).specs
-    with progress(sum(s.shape[0] if s.stacked else 1 for s in specs.values()), "export", "tensor") as bar:
-        print(export_bundle(args.source, args.target, args.family, report=bar.update))
+    with progress(sum(math.prod(s.pieces) for s in specs.values()), "export", "tensor") as bar:
+        target = export_bundle(args.source, args.target, args.family, report=bar.update)
+    family = json.loads((target / "config.json").read_text(encoding="utf-8"))["model_type"]
+    print(f"{target} ({family})")
     return 0

@@ -15,11 +15,11 @@ from jaxpt.interop.safetensors_file import SafetensorsFile
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.specs import ParamSpec, flatten, param_specs
 
-Place = tuple[Tensor, str, int | None]  # mapping, leaf path, layer within its stack
+Place = tuple[Tensor, str, tuple[int, ...]]  # mapping, leaf path, where in the leaf: (), (layer,) or (layer, expert)
 
 
 class HuggingFaceCheckpoint:
-    """An opened directory. `places` says for each foreign tensor which leaf (and layer) it is."""
+    """An opened directory. `places` says for each foreign tensor which leaf (and layer, expert) it is."""
 
     def __init__(self, path: str | Path):
         """Reads config and headers, and checks that tensors and config agree.
@@ -41,8 +41,8 @@ class HuggingFaceCheckpoint:
     def _match(self) -> dict[str, Place]:
         wanted: dict[str, Place] = {}
         for tensor in self.family.tensors:
-            for name, leaf, layer in places_of(tensor, self.config, self.specs):
-                wanted[name] = (tensor, leaf, layer)
+            for name, leaf, at in places_of(tensor, self.config, self.specs):
+                wanted[name] = (tensor, leaf, at)
         given = set(self._where)
         given = {n for n in given if not n.endswith("rotary_emb.inv_freq")}  # follows from the config
         tied = self.config.tie_embeddings and "lm_head.weight" in given
@@ -72,20 +72,27 @@ class HuggingFaceCheckpoint:
         return self._where[name].read(name)
 
     def slice(self, name: str) -> np.ndarray:
-        """Returns a foreign tensor in our layout: one layer of its leaf, or the whole of an unstacked one."""
+        """Returns a foreign tensor in our layout: one layer (one expert) of its leaf, or an unstacked one whole."""
         tensor, leaf, _ = self.places[name]
         return tensor.to_ours(self.tensor(name), self.specs[leaf])
 
 
-def places_of(tensor: Tensor, config: ModelConfig, specs: dict[str, ParamSpec]) -> list[tuple[str, str, int | None]]:
-    """Returns (foreign name, leaf path, layer within its stack) for every tensor of one kind that the model has."""
+def places_of(
+    tensor: Tensor, config: ModelConfig, specs: dict[str, ParamSpec]
+) -> list[tuple[str, str, tuple[int, ...]]]:
+    """Returns (foreign name, leaf path, where in the leaf) for every tensor of one kind that the model has.
+
+    Where: `()` in a leaf that is not stacked, else `(layer within its stack,)`, or `(layer, expert)` of routed experts.
+    """
     if not tensor.per_layer:
-        return [(tensor.name, tensor.leaf, None)] if tensor.leaf in specs else []
+        return [(tensor.name, tensor.leaf, ())] if tensor.leaf in specs else []
     out = []
     for structure in sorted({layer.ffn for layer in config.layers}):
         leaf = f"blocks/{structure}/{tensor.leaf}"
         if leaf in specs:
-            out += [(tensor.name.format(i=i), leaf, n) for n, i in enumerate(config.layers_of(structure))]
+            for n, i in enumerate(config.layers_of(structure)):
+                experts = np.ndindex(specs[leaf].pieces[1:])  # one empty tuple where the leaf has no experts
+                out += [(tensor.name.format(i=i, e=e[0] if e else ""), leaf, (n, *e)) for e in experts]
     return out
 
 
@@ -107,6 +114,8 @@ def _files(path: Path) -> list[str]:
             raise JaxptError(f"{path} lacks the shard {', '.join(missing)} that {index.name} names; fetch it")
         return names
     names = sorted(p.name for p in path.glob("*.safetensors"))
+    if "model.safetensors" in names:
+        return ["model.safetensors"]  # others beside it (consolidated, adapters) are other forms or models
     if names:
         return names
     pickles = sorted(p.name for p in path.glob("*.bin"))

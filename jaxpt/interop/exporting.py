@@ -12,7 +12,7 @@ import numpy as np
 from jaxpt.bundles import Bundle, open_bundle
 from jaxpt.errors import JaxptError
 from jaxpt.interop.checkpoint import places_of
-from jaxpt.interop.families import FAMILIES, family_for
+from jaxpt.interop.families import FAMILIES, expresses, family_for
 from jaxpt.interop.family import Family, read_config, write_config
 from jaxpt.interop.keys import INERT, Keys
 from jaxpt.interop.mapping import Tensor
@@ -35,7 +35,8 @@ def export_bundle(
     Args:
         source: the bundle.
         target: the directory; must not exist.
-        family: `model_type` to write; None: the one it was imported from, else the first that can express the model.
+        family: `model_type` to write; None: the one it was imported from where that can still express the model, else
+            the first that can.
         shard_bytes: of one file at most.
         report: called after each tensor with 1.
 
@@ -79,14 +80,14 @@ def export_bundle(
     return target
 
 
-Job = tuple[str, Tensor, str, int | None]
+Job = tuple[str, Tensor, str, tuple[int, ...]]
 
 
 def _jobs(family: Family, bundle: Bundle) -> list[Job]:
     found = [
-        (name, tensor, leaf, layer)
+        (name, tensor, leaf, at)
         for tensor in family.tensors
-        for name, leaf, layer in places_of(tensor, bundle.config, bundle.specs)
+        for name, leaf, at in places_of(tensor, bundle.config, bundle.specs)
     ]
     missing = bundle.specs.keys() - {leaf for _, _, leaf, _ in found}
     if missing:
@@ -95,8 +96,9 @@ def _jobs(family: Family, bundle: Bundle) -> list[Job]:
 
 
 def _tensors(jobs: list[Job], bundle: Bundle, report: Report) -> Iterator[np.ndarray]:
-    for _, tensor, leaf, layer in jobs:
-        yield tensor.to_foreign(bundle.read(leaf, layer), bundle.specs[leaf])
+    for _, tensor, leaf, at in jobs:
+        value = bundle.read(leaf, at[0] if at else None, at[1:] or ...)
+        yield tensor.to_foreign(value, bundle.specs[leaf])
         report(1)
 
 
@@ -111,9 +113,9 @@ def _family(bundle: Bundle, asked: str | None, original: Mapping[str, Any]) -> F
             raise JaxptError(f"--family={asked} is unknown; known: {', '.join(FAMILIES)}")
         return FAMILIES[asked]
     family = FAMILIES.get(original.get("model_type", ""))
-    if family is not None:
+    if family is not None and expresses(family, bundle.config):
         return family
-    return family_for(bundle.config)
+    return family_for(bundle.config)  # it never had a family, or was changed beyond it (upcycled, say)
 
 
 def _config(family: Family, bundle: Bundle, original: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxpt.errors import JaxptError, nearest
-from jaxpt.interop import gemma2, llama, mistral, olmo2, qwen2, qwen3
-from jaxpt.interop.family import Family
+from jaxpt.interop import gemma2, llama, mistral, mixtral, olmo2, olmoe, qwen2, qwen2_moe, qwen3, qwen3_moe
+from jaxpt.interop.family import Family, write_config
+from jaxpt.models.config import ModelConfig
 
-FAMILIES: dict[str, Family] = {m.FAMILY.model_type: m.FAMILY for m in (llama, mistral, qwen2, qwen3, olmo2, gemma2)}
+DENSE = (llama, mistral, qwen2, qwen3, olmo2, gemma2)
+MIXTURES = (mixtral, qwen2_moe, qwen3_moe, olmoe)
+FAMILIES: dict[str, Family] = {m.FAMILY.model_type: m.FAMILY for m in (*DENSE, *MIXTURES)}
 
 
 def family_of(values: Mapping[str, Any], where: str) -> Family:
@@ -30,14 +33,21 @@ def family_of(values: Mapping[str, Any], where: str) -> Family:
     return family
 
 
-def family_for(config: Any) -> Family:
+def expresses(family: Family, config: ModelConfig) -> bool:
+    """Whether a family can say everything that a model is."""
+    try:
+        write_config(family, config)
+    except JaxptError:
+        return False
+    return True
+
+
+def family_for(config: ModelConfig) -> Family:
     """Returns the first family that can express a model.
 
     Raises:
         JaxptError: none can; the nearest one's reason.
     """
-    from jaxpt.interop.family import write_config
-
     reasons = []
     for family in FAMILIES.values():
         try:

@@ -82,8 +82,19 @@ def write_config(family: Family, config: ModelConfig) -> dict[str, Any]:
         "rope_theta": config.rope.theta,
         **family.write(config),
     }
-    again = read_config(family, Keys(out, "the exported config"))
-    for name, value in vars(config).items():
-        if getattr(again, name) != value:
+    again = _facts(read_config(family, Keys(out, "the exported config")))
+    for name, value in _facts(config).items():
+        if name not in again or again[name] != value:
             raise JaxptError(f"export: the family {family.model_type} cannot express {name}={value!r}")
     return out
+
+
+def _facts(config: ModelConfig) -> dict[str, Any]:
+    """The facts of the forward pass by name; the dense layers' width only where there is such a layer."""
+    facts = dict(vars(config))
+    if config.moe is not None:
+        del facts["moe"]
+        facts |= {f"moe.{name}": value for name, value in vars(config.moe).items()}
+    if not config.layers_of("dense"):
+        del facts["mlp"]
+    return facts

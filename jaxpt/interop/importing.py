@@ -32,8 +32,8 @@ def import_bundle(source: str | Path, target: str | Path, report: Report = lambd
     checkpoint = HuggingFaceCheckpoint(source)
     tokenizer = _tokenizer(checkpoint.path)
     with BundleWriter(target, checkpoint.config, checkpoint.dtypes) as writer:
-        for name, (_, leaf, layer) in checkpoint.places.items():
-            writer.write(leaf, layer, checkpoint.slice(name))
+        for name, (_, leaf, at) in checkpoint.places.items():
+            writer.write(leaf, at[0] if at else None, checkpoint.slice(name), *at[1:])
             report(1)
         return writer.finish(tokenizer, [lineage_entry(checkpoint)])
 
@@ -66,15 +66,18 @@ def load_hf(path: str | Path, *, dtype: str | None = None, shardings: Mapping[st
     where = flatten(shardings) if shardings is not None else {}
     names: dict[str, list[str]] = {}
     for name, (_, leaf, _) in checkpoint.places.items():
-        names.setdefault(leaf, []).append(name)  # in the order of the layers
+        names.setdefault(leaf, []).append(name)  # in the order of layers, then experts
 
     def part(leaf: str, index: Any) -> np.ndarray:
         spec = checkpoint.specs[leaf]
         kept = dtype or checkpoint.dtypes[leaf]
-        if not spec.stacked:
-            return checkpoint.slice(names[leaf][0])[index].astype(kept, copy=False)
-        layers, rest = index[0], tuple(index[1:])
-        return np.stack([checkpoint.slice(n)[rest].astype(kept, copy=False) for n in names[leaf][layers]])
+        pieces = len(spec.pieces)
+        wanted = np.asarray(np.array(names[leaf]).reshape(spec.pieces)[tuple(index[:pieces])])
+        shape = [len(range(*cut.indices(n))) for cut, n in zip(index, spec.shape)]
+        out = np.empty(shape, kept)
+        for at in np.ndindex(wanted.shape):
+            out[at] = checkpoint.slice(str(wanted[at]))[tuple(index[pieces:])]
+        return out
 
     def one(leaf: str) -> Any:
         shape = checkpoint.specs[leaf].shape

@@ -18,7 +18,8 @@ INERT = {
     "num_return_sequences", "early_stopping", "typical_p", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size",
     "bad_words_ids", "forced_bos_token_id", "forced_eos_token_id", "begin_suppress_tokens", "suppress_tokens",
     "exponential_decay_length_penalty", "remove_invalid_values", "tf_legacy_loss", "torchscript", "use_bfloat16",
-    "attn_implementation", "_attn_implementation", "ignore_keys_at_rope_validation",
+    "attn_implementation", "_attn_implementation", "ignore_keys_at_rope_validation", "output_router_logits",
+    "router_aux_loss_coef", "router_jitter_noise",
 }  # fmt: skip
 
 ACTIVATIONS = {

@@ -1,5 +1,6 @@
 """Qwen 1.5, 2, 2.5: biases on q, k and v; a sliding window from some layer on, where it is switched on."""
 
+from collections.abc import Callable
 from typing import Any
 
 from jaxpt.interop.family import Family
@@ -8,13 +9,18 @@ from jaxpt.interop.mapping import LLAMA_LIKE
 from jaxpt.models.config import ModelConfig
 
 
-def read_windows(keys: Keys, facts: dict[str, Any]) -> dict[str, Any]:
-    """Returns `layers` as Qwen 2 and 3 describe them: `layer_types`, or windows from `max_window_layers` on."""
+def read_windows(
+    keys: Keys, facts: dict[str, Any], slides: Callable[[int, int], bool] = lambda layer, first: layer >= first
+) -> dict[str, Any]:
+    """Returns `layers` as Qwen 2 and 3 describe them: `layer_types`, or windows from `max_window_layers` on.
+
+    `slides(layer, max_window_layers)` is the family's rule for configs without `layer_types`.
+    """
     on = keys.get("use_sliding_window", False)
     window, first = keys.get("sliding_window"), keys.get("max_window_layers", 28)
     window = window if on else None
     sliding = "sliding_attention" if window is not None else "full_attention"
-    kinds = [sliding if i >= first else "full_attention" for i in range(len(facts["layers"]))]
+    kinds = [sliding if slides(i, first) else "full_attention" for i in range(len(facts["layers"]))]
     return {"layers": layer_specs(keys.get("layer_types", kinds), window, keys.where)}
 
 

@@ -57,7 +57,9 @@ class ModelConfig:
 
     `norm_position`: "pre" normalises a branch's input, "post" its output (OLMo 2), "pre_post" both (Gemma 2).
     `norm_cast_order`: whether RMSNorm's gain multiplies after or before the cast back to the compute dtype.
-    `qk_norm`: RMSNorm of queries and keys per head ("head", gain `[h]`) or across heads ("full", gain `[H, h]`).
+    `qk_norm`: RMSNorm of queries and keys per head ("head", gain `[h]`) or across heads ("full", gain `[H, h]`); left
+    out, it is "head" for a model with mixtures of experts, which train more stably so (Muennighoff et al. 2024, arXiv
+    2409.02060), and "none" for others.
     `attention_scale` None means `head_dim ** -0.5`; `qk_norm_eps` None means `norm_eps`. `embed_scale` multiplies the
     embedded tokens (rounded to the compute dtype first), `residual_scale` each branch, `logit_scale` the logits.
 
@@ -78,7 +80,7 @@ class ModelConfig:
     qk_norm_eps: float | None = None
     norm_gain_offset: int = 0
     norm_cast_order: NormCastOrder = "gain_after_cast"
-    qk_norm: QkNorm = "none"
+    qk_norm: QkNorm | None = None
     qkv_bias: bool = False
     o_bias: bool = False
     attention_scale: float | None = None
@@ -94,6 +96,8 @@ class ModelConfig:
     moe: MoeConfig | None = None
 
     def __post_init__(self) -> None:
+        if self.qk_norm is None:
+            object.__setattr__(self, "qk_norm", "none" if self.moe is None else "head")
         for name in ("vocab_size", "embed", "heads", "kv_heads", "head_dim", "mlp", "max_positions"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:

@@ -46,6 +46,13 @@ class ParamSpec:
         """Whether the first dimension counts layers."""
         return self.axes[0] == "layers"
 
+    @property
+    def pieces(self) -> tuple[int, ...]:
+        """Lengths of the leading dimensions that are stored and moved entry by entry: layers, then routed experts."""
+        if not self.stacked:
+            return ()
+        return self.shape[: 2 if self.axes[1] == "experts" and len(self.axes) > 2 else 1]
+
     def dims(self, axis: str) -> tuple[int, ...]:
         """Returns the dimensions that `axis` names, as positions in `shape`."""
         return tuple(i for i, name in enumerate(self.axes) if name == axis)

@@ -119,6 +119,36 @@ def gradient_norm(records: Records) -> Figure | None:
     return figure
 
 
+def experts(records: Records) -> Figure | None:
+    """Mixtures of experts: the most and the least loaded expert above, entropy of the router and dead experts below."""
+    found = series(records, "moe/")
+    if "max_load" not in found:
+        return None
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(7.2, 5.2), layout="constrained", sharex=True)
+    for name, label in (("max_load", "most loaded expert of any layer"), ("min_load", "least loaded")):
+        top.plot(*found[name], lw=1.4, label=label)
+    top.axhline(1.0, color="0.5", lw=0.9, ls="--", label="even share")
+    worst = found["max_violation"][1]
+    title = f"experts' load; maximum violation at first {worst[0]:.2f}, at last {worst[-1]:.2f}"
+    top.set(title=title, ylabel="even shares")
+    top.set_ylim(bottom=0)
+    (entropy,) = bottom.plot(*found["entropy"], lw=1.4, label="entropy of the router's choice")
+    bottom.set(xlabel="step", ylabel="nats")
+    bottom.set_ylim(bottom=0)
+    right = bottom.twinx()
+    (dead,) = right.plot(*found["dead_experts"], lw=1.2, ls="-", color="C3", label="dead experts, all layers")
+    right.set_ylim(0, max(1.0, 1.05 * float(found["dead_experts"][1].max())))
+    right.set_ylabel("experts")
+    bottom.legend(handles=[entropy, dead], frameon=False)
+    top.legend(frameon=False)
+    for axes in (top, bottom, right):
+        axes.spines["top"].set_visible(False)
+        if axes is not right:
+            axes.grid(alpha=0.25)
+            _stages(axes, records)
+    return figure
+
+
 PICTURES = {
     "loss": loss,
     "bits_per_byte": bits_per_byte,
@@ -126,4 +156,5 @@ PICTURES = {
     "mixture": mixture,
     "throughput": throughput,
     "gradient_norm": gradient_norm,
+    "experts": experts,
 }

@@ -62,7 +62,8 @@ def write_report(workdir: str | Path) -> Path:
             '<div class="pictures">',
             *images,
             "</div>",
-            _evaluations(records),
+            _first_and_last("Evaluation", records, "eval/"),
+            _first_and_last("Mixtures of experts", records, "moe/"),
             "<h2>Config</h2>",
             f"<pre>{html.escape(config)}</pre>",
         ]
@@ -78,6 +79,11 @@ def _summary(records: Sequence[Mapping[str, Any]], model: ModelConfig) -> str:
     shape = (
         f"{len(model.layers)} layers, embed {model.embed}, heads {model.heads} over {model.kv_heads}, mlp {model.mlp}"
     )
+    if model.moe is not None:
+        m = model.moe
+        shape += f"; {m.experts} experts of {m.mlp}, {m.experts_per_token} per token"
+        shape += f", shared {m.shared_mlp}" if m.shared_mlp else ""
+        shape += f", in {len(model.layers_of('moe'))} layers, {model.active_param_count():,} parameters active"
     rows = [
         ["model", f"{model.param_count():,} parameters: {shape}, vocabulary {model.vocab_size:,}"],
         ["step", f"{last['step']:,}"],
@@ -90,15 +96,15 @@ def _summary(records: Sequence[Mapping[str, Any]], model: ModelConfig) -> str:
     return _table(["", ""], rows)
 
 
-def _evaluations(records: Sequence[Mapping[str, Any]]) -> str:
-    found = series(records, "eval/")
+def _first_and_last(title: str, records: Sequence[Mapping[str, Any]], prefix: str) -> str:
+    found = series(records, prefix)
     if not found:
         return ""
     rows = [
         [name, f"{values[0]:.4f} (step {steps[0]:,})", f"{values[-1]:.4f} (step {steps[-1]:,})"]
         for name, (steps, values) in found.items()
     ]
-    return f"<h2>Evaluation</h2>{_table(['', 'first', 'last'], rows)}"
+    return f"<h2>{title}</h2>{_table(['', 'first', 'last'], rows)}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

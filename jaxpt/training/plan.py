@@ -120,6 +120,8 @@ def model_config(section: ModelSection, start: ModelConfig | None) -> ModelConfi
             raise JaxptError(f"config.model.preset is {section.preset!r}, init_from holds another model; remove it")
         return with_rope(start, given["rope"]) if "rope" in given else start
     base = preset(section.preset).to_dict() if section.preset else {}
+    if base and base["moe"] is None and "moe" in given:
+        del base["qk_norm"]  # a dense preset's says nothing about mixtures: their default holds
     rope = {**base.get("rope", {}), **given.pop("rope", {})}
     return ModelConfig.from_dict({**base, **given, **({"rope": rope} if rope else {})})
 

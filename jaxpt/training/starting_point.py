@@ -44,7 +44,7 @@ def open_start(path: str, load: str) -> StartingPoint:
         return _from_run(run, step, load)
     if (here / "model.json").exists():
         return _from_bundle(here)
-    if (here / "config.json").exists() and any(here.glob("*.safetensors")):
+    if (here / "config.json").exists():
         return _from_hugging_face(here)
     raise JaxptError(
         f"config.init_from: {path} is no bundle (model.json), run directory (checkpoints/) or Hugging Face directory "

@@ -111,6 +111,54 @@ def test_nothing_half_written_is_left_or_taken(tmp_path):
         open_bundle(tmp_path / "b")
 
 
+def test_experts_are_chunks_of_their_own_and_written_one_by_one(tmp_path):
+    model = made("moe_mixed")
+    save_bundle(model, tmp_path / "layers")
+    specs = flatten(param_specs(model.config))
+    with BundleWriter(tmp_path / "experts", model.config) as writer:
+        for path, leaf in flatten(model.params).items():
+            layers = range(leaf.shape[0]) if specs[path].stacked else [None]
+            for layer in layers:
+                value = np.asarray(leaf if layer is None else leaf[layer])
+                if len(specs[path].pieces) < 2:
+                    writer.write(path, layer, value)
+                    continue
+                for expert in reversed(range(value.shape[0])):
+                    writer.write(path, layer, value[expert], expert)
+        with pytest.raises(JaxptError, match=r"blocks/moe/expert_up\[1, 2\] is written twice"):
+            writer.write("blocks/moe/expert_up", 1, value_of(model, "expert_up")[1, 2], 2)
+        with pytest.raises(JaxptError, match="router: a stacked leaf is written layer by layer"):
+            writer.write("blocks/moe/router", 0, value_of(model, "router")[0, 0], 0)
+        writer.finish()
+    one, other = open_bundle(tmp_path / "layers"), open_bundle(tmp_path / "experts")
+    assert one.digests == other.digests == digest(model.params)
+    gate = value_of(model, "expert_gate")
+    np.testing.assert_array_equal(other.read("blocks/moe/expert_gate", 1, 3), gate[1, 3])
+    files = [p for p in (tmp_path / "experts/params/blocks/moe/expert_gate/c").rglob("*") if p.is_file()]
+    assert len(files) == gate.shape[0] * gate.shape[1]
+
+
+def value_of(model, name):
+    return np.asarray(model.params["blocks"]["moe"][name])
+
+
+def test_an_expert_left_out_is_missed(tmp_path):
+    model = made("moe")
+    with BundleWriter(tmp_path / "b", model.config) as writer:
+        for path, leaf in flatten(model.params).items():
+            if path == "blocks/moe/expert_down":
+                for i, e in np.ndindex(*leaf.shape[:2]):
+                    if (i, e) != (2, 4):
+                        writer.write(path, i, np.asarray(leaf[i, e]), e)
+            elif path.startswith("blocks/"):
+                for i in range(leaf.shape[0]):
+                    writer.write(path, i, np.asarray(leaf[i]))
+            else:
+                writer.write(path, None, np.asarray(leaf))
+        with pytest.raises(JaxptError, match=r"not written: blocks/moe/expert_down\[2, 4\]$"):
+            writer.finish()
+
+
 def test_mistakes_are_named(tmp_path):
     model = made()
     with BundleWriter(tmp_path / "b", model.config) as writer:

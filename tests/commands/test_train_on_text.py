@@ -7,6 +7,7 @@ import pytest
 from jaxpt import cli
 from jaxpt.bundles import save_bundle
 from jaxpt.data.build import build
+from jaxpt.interop import export_bundle
 from jaxpt.models.config import ModelConfig, uniform_layers
 from jaxpt.models.init import init_params
 from jaxpt.models.model import Model
@@ -81,6 +82,24 @@ def test_a_run_may_start_from_a_bundle(setting, tmp_path):
     assert train(setting, tmp_path / "run", *start, "--config.stages[0].duration=5 steps") == 0
     assert json.loads((tmp_path / "run" / "lineage.json").read_text()) == [{"op": "made"}]
     assert bits(tmp_path / "run").keys() == {0, 5}
+
+
+def test_a_run_may_start_from_a_hugging_face_directory(setting, tmp_path, capsys):
+    config = ModelConfig(**{**MODEL, "layers": uniform_layers(2)})
+    model = Model(config, init_params(config, 7), load(setting / "tokenizer.model"))
+    save_bundle(model, tmp_path / "bundle")
+    hf = export_bundle(tmp_path / "bundle", tmp_path / "hf")
+    start = [f"--config.init_from={hf}", "--config.tokenizer=None"]
+    assert train(setting, tmp_path / "run", *start, "--config.stages[0].duration=5 steps") == 0
+    (entry,) = json.loads((tmp_path / "run" / "lineage.json").read_text())
+    assert entry["op"] == "import"
+    assert set(entry["files"]) == {"config.json", "model.safetensors"}
+    assert bits(tmp_path / "run").keys() == {0, 5}
+    (hf / "model.safetensors").rename(hf / "pytorch_model.bin")
+    capsys.readouterr()
+    assert train(setting, tmp_path / "other", *start) == 1
+    assert "holds pickles (pytorch_model.bin), which can run code; convert them:" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_tokenizer_the_data_was_not_packed_with_is_refused(setting, tmp_path, capsys):

@@ -143,3 +143,8 @@ def test_a_run_has_fewer_than_150_keys():
 
     count = sum(len(dataclasses.fields(c)) for c in vars(config).values() if dataclasses.is_dataclass(c))
     assert count < 150
+
+
+def test_none_for_a_section_takes_back_what_the_file_says(file):
+    assert load(RunConfig, file).model.preset == "tiny"
+    assert load(RunConfig, file, ["--config.model=None"]).model.preset is None

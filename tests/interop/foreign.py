@@ -65,6 +65,47 @@ CASES = {
         attention_bias=True,
     ),
 }
+MIXTURE = {"num_experts": 5, "num_experts_per_tok": 3, "moe_intermediate_size": 20}
+CASES |= {
+    "mixtral": _case("mixtral", num_local_experts=5, num_experts_per_tok=2),
+    "mixtral_windows": _case(
+        "mixtral",
+        "yarn",
+        head_dim=8,  # the library's own yarn needs it said
+        num_local_experts=3,
+        num_experts_per_tok=2,
+        sliding_window=7,
+        tie_word_embeddings=True,
+    ),
+    "qwen2_moe": _case("qwen2_moe", shared_expert_intermediate_size=28, **MIXTURE),
+    "qwen2_moe_mixed": _case(
+        "qwen2_moe",
+        shared_expert_intermediate_size=28,
+        mlp_only_layers=[2],
+        norm_topk_prob=True,
+        qkv_bias=False,
+        use_sliding_window=True,
+        sliding_window=5,
+        max_window_layers=3,
+        **MIXTURE,
+    ),
+    "qwen3_moe": _case("qwen3_moe", head_dim=8, norm_topk_prob=True, **MIXTURE),
+    "qwen3_moe_mixed": _case(
+        "qwen3_moe",
+        "yarn",
+        head_dim=8,
+        decoder_sparse_step=2,
+        attention_bias=True,
+        tie_word_embeddings=True,
+        use_sliding_window=True,
+        sliding_window=6,
+        **MIXTURE,
+    ),
+    "olmoe": _case("olmoe", num_experts=7, num_experts_per_tok=3),
+    "olmoe_biased": _case(
+        "olmoe", "llama3", num_experts=4, num_experts_per_tok=1, norm_topk_prob=True, attention_bias=True
+    ),
+}
 
 
 def made(name, seed=0, dtype="float32"):

@@ -14,20 +14,27 @@ from jaxpt.errors import JaxptError
 from jaxpt.evaluation.generation import Sampling, generate
 from jaxpt.interop import export_bundle, import_bundle, load_hf
 from jaxpt.interop.checkpoint import HuggingFaceCheckpoint
-from jaxpt.models import Model, flatten, forward, param_specs
+from jaxpt.models import Model, MoeConfig, flatten, forward, param_specs, uniform_layers
+from jaxpt.reshape import transform
+from jaxpt.reshape.upcycle import Upcycling, upcycle
 from jaxpt.sharding import make_mesh, param_shardings
 from tests.models.tiny import VARIANTS, config, random_params
 
 # what the family fixes and the variants of other tests do not have
-FACTS = {"qwen3": {"qk_norm_eps": None}, "olmo2": {"norm_cast_order": "gain_before_cast"}}
+FACTS = {
+    "qwen3": {"qk_norm_eps": None},
+    "olmo2": {"norm_cast_order": "gain_before_cast"},
+    "moe_mixed": {"moe": MoeConfig(4, 2, 12, 20, True, "softmax"), "qk_norm": "none"},
+}
 FAMILY_OF = {"llama": "llama", "tied": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "olmo2": "olmo2"}
+FAMILY_OF |= {"moe": "qwen3_moe", "moe_mixed": "qwen2_moe"}
 
 
-def hf_directory(folder, name="llama", **changes):
+def hf_directory(folder, name="llama", family=None, **changes):
     """A Hugging Face directory written by our own export from random parameters."""
     c = VARIANTS[name].replace(**changes)
     save_bundle(Model(c, random_params(c)), folder / "made")
-    export_bundle(folder / "made", folder / "hf", FAMILY_OF[name])
+    export_bundle(folder / "made", folder / "hf", family or FAMILY_OF[name])
     shutil.rmtree(folder / "made")
     return folder / "hf"
 
@@ -42,6 +49,12 @@ def test_the_real_tiny_model_continues_as_its_golden_outputs(shared, tmp_path):
         assert np.abs(np.asarray(logits) - np.array(case["logits_after_prompt"])).max() < 1e-3
         assert generate(model.config, model.params, [prompt], len(want), sampling=Sampling(0)) == [want]
         assert model.tokenizer.encode(case["prompt"], bos=True) == prompt
+
+
+def test_other_weights_beside_model_safetensors_are_not_read(tmp_path):
+    hf = hf_directory(tmp_path)
+    save_file({"consolidated.weight": np.zeros(3, np.float32)}, hf / "consolidated.safetensors")
+    assert list(HuggingFaceCheckpoint(hf).files) == ["model.safetensors"]
 
 
 def test_generate_and_export_the_real_tiny_model_by_command(shared, tmp_path, capsys):
@@ -72,7 +85,7 @@ def test_lineage_names_the_files_and_their_digests(shared, tmp_path):
 def test_a_model_made_here_goes_out_and_comes_back(tmp_path, name):
     c = VARIANTS[name].replace(**FACTS.get(name, {}))
     params = random_params(c)
-    back = load_hf(hf_directory(tmp_path, name, **FACTS.get(name, {})))
+    back = load_hf(hf_directory(tmp_path, name, None, **FACTS.get(name, {})))
     assert back.config == c
     for path, leaf in flatten(back.params).items():
         np.testing.assert_array_equal(leaf, flatten(params)[path], err_msg=path)
@@ -87,6 +100,78 @@ def test_importing_onto_a_mesh_reads_each_device_its_part(tmp_path):
     for path, leaf in flatten(sharded.params).items():
         assert leaf.sharding == flatten(where)[path]
         np.testing.assert_array_equal(leaf, flatten(model.params)[path], err_msg=path)
+
+
+def test_importing_a_mixture_onto_a_mesh_reads_each_device_its_experts(tmp_path):
+    moe = MoeConfig(8, 2, 16)
+    hf = hf_directory(tmp_path, "moe", vocab_size=64, moe=moe, layers=uniform_layers(2, ffn="moe"))
+    whole = load_hf(hf)
+    where = param_shardings(param_specs(whole.config), make_mesh({"fsdp": 2, "expert": 4}))
+    sharded = load_hf(hf, shardings=where)
+    gate = sharded.params["blocks"]["moe"]["expert_gate"]
+    assert {s.data.shape for s in gate.addressable_shards} == {(2, 2, 12, 16)}
+    for path, leaf in flatten(sharded.params).items():
+        np.testing.assert_array_equal(leaf, flatten(whole.params)[path], err_msg=path)
+
+
+def test_an_upcycled_model_goes_out_as_the_family_that_can_say_it(tmp_path, capsys):
+    import_bundle(hf_directory(tmp_path), tmp_path / "dense")
+    model = open_bundle(tmp_path / "dense").model()
+    grown = transform(model, upcycle(model.config, Upcycling(4, 2, keep=1.0)))
+    save_bundle(grown, tmp_path / "b")
+    assert cli.main(["export", f"--from={tmp_path / 'b'}", f"--to={tmp_path / 'again'}"]) == 0
+    assert "(mixtral)" in capsys.readouterr().out
+    back = load_hf(tmp_path / "again")
+    assert back.config.moe == grown.config.moe
+    tokens = jnp.arange(12).reshape(1, -1)
+    got, want = (forward(m.config, m.params, tokens) for m in (back, grown))
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "changes", "told"),
+    [
+        ("moe", "olmoe", {"clip_qkv": 8.0}, "asks for clip_qkv=8.0"),
+        ("moe", "olmoe", {"head_dim": 12}, "head_dim=12 must be hidden_size / num_attention_heads"),
+        ("moe", "qwen3_moe", {"num_local_experts": 5}, "asks for num_local_experts=5: num_experts=6 says otherwise"),
+        ("moe", "qwen3_moe", {"num_experts": None}, "lacks num_experts"),
+        ("moe", "qwen3_moe", {"num_experts_per_tok": 9}, "experts_per_token is 9, there are only 6 experts"),
+        ("moe", "qwen3_moe", {"mlp_only_layers": [1]}, "lacks model.layers.1.mlp.down_proj.weight"),
+        ("moe", "qwen3_moe", {"num_experts": 7}, "lacks model.layers.0.mlp.experts.6.down_proj.weight"),
+        ("moe", "qwen3_moe", {"num_experts": 5}, "does not describe: model.layers.0.mlp.experts.5.down_proj.weight"),
+        ("moe", "qwen3_moe", {"n_group": 4}, "asks for n_group=4"),
+        ("moe_mixed", "qwen2_moe", {"shared_expert_intermediate_size": 21}, "has shape (20, 24), config.json gives"),
+        ("moe_mixed", "qwen2_moe", {"decoder_sparse_step": 2}, "lacks model.layers.2.mlp.down_proj.weight"),
+    ],
+)
+def test_what_a_mixture_asks_for_and_has_not_is_refused_by_name(tmp_path, name, family, changes, told):
+    facts = {"qk_norm": "full", "heads": 3, "kv_heads": 3} if family == "olmoe" else FACTS.get(name, {})
+    hf = hf_directory(tmp_path, name, family, **facts)
+    edit(hf, **changes)
+    with pytest.raises(JaxptError) as error:
+        import_bundle(hf, tmp_path / "b")
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["hf"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "family", "told"),
+    [
+        ({"moe": MoeConfig(6, 2, 16, capacity_factor=1.25)}, "qwen3_moe", "moe.capacity_factor=1.25"),
+        ({"moe": MoeConfig(6, 2, 16, selection_bias=True)}, "qwen3_moe", "moe.selection_bias=True"),
+        ({"moe": MoeConfig(6, 2, 16, 8)}, "qwen3_moe", "moe.shared_mlp=8"),
+        ({"moe": MoeConfig(6, 2, 16, 8)}, "qwen2_moe", "qk_norm='head'"),
+        ({"moe": MoeConfig(6, 2, 16, 8), "qk_norm": "none"}, "qwen2_moe", "moe.shared_score=False"),
+        ({"moe": MoeConfig(6, 2, 16, weights="softmax"), "qk_norm": "none"}, "mixtral", "moe.weights='softmax'"),
+        ({"moe": None, "layers": uniform_layers(3)}, "olmoe", "the model has no model.moe"),
+    ],
+)
+def test_a_mixture_that_a_family_cannot_say_is_refused_naming_the_fact(tmp_path, changes, family, told):
+    with pytest.raises(JaxptError) as error:
+        hf_directory(tmp_path, "moe", family, **changes)
+    assert told in str(error.value)
+    assert not (tmp_path / "hf").exists()
 
 
 def test_sharded_files_are_read_and_written(tmp_path):
@@ -117,7 +202,7 @@ def edit(hf, **changes):
     ("changes", "told"),
     [
         ({"model_type": "qwen4"}, "model_type 'qwen4' is not read (did you mean 'qwen"),
-        ({"model_type": "mixtral"}, "model_type 'mixtral' is not read"),
+        ({"model_type": "mixtrol"}, "model_type 'mixtrol' is not read (did you mean 'mixtral'?)"),
         (
             {"architectures": ["LlamaForSequenceClassification"]},
             "architecture LlamaForSequenceClassification is not read",

@@ -6,7 +6,17 @@ import pytest
 from flax import nnx
 
 from jaxpt.errors import JaxptError
-from jaxpt.models import LayerSpec, ModelConfig, RopeConfig, flatten, init_params, param_specs, unflatten
+from jaxpt.models import (
+    LayerSpec,
+    ModelConfig,
+    MoeConfig,
+    RopeConfig,
+    flatten,
+    init_params,
+    param_specs,
+    unflatten,
+    uniform_layers,
+)
 from jaxpt.models.decoder import Decoder
 from jaxpt.models.presets import PRESETS, preset
 from tests.models.tiny import VARIANTS, config
@@ -100,10 +110,24 @@ def test_unknown_key_names_its_nearest_neighbour():
         ("llama3.1-405b", 405.853388800),
         ("qwen2.5-0.5b", 0.494032768),
         ("qwen2.5-14b", 14.770033664),
+        ("mixtral-8x7b", 46.702792704),
+        ("olmoe-1b-7b", 6.919161856),
+        ("qwen1.5-moe-a2.7b", 14.315784192),
+        ("qwen3-30b-a3b", 30.532122624),
     ],
 )
 def test_presets_have_the_published_parameter_counts(name, billions):
     assert PRESETS[name].param_count() == round(billions * 1e9)
+
+
+def test_queries_and_keys_of_mixtures_are_normed_unless_said_otherwise():
+    mixture = {"layers": uniform_layers(2, ffn="moe"), "moe": MoeConfig(4, 2, 8)}
+    assert config().qk_norm == "none"
+    assert config(**mixture).qk_norm == "head"
+    assert "blocks/moe/q_norm" in flatten(param_specs(config(**mixture)))
+    assert config(**mixture, qk_norm="none").qk_norm == "none"
+    assert config().replace(**mixture).qk_norm == "none"  # a dense model made a mixture keeps its function
+    assert ModelConfig.from_dict(config(**mixture, qk_norm="none").to_dict()).qk_norm == "none"
 
 
 def test_flops_per_token_agree_with_the_closed_form():

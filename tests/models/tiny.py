@@ -51,6 +51,7 @@ VARIANTS: dict[str, ModelConfig] = {
         tie_embeddings=True,
     ),
 }
+DENSE = {name: c for name, c in VARIANTS.items() if c.moe is None}
 
 
 def random_params(c: ModelConfig, seed: int = 0, std: float = 0.2):

@@ -25,12 +25,12 @@ from jaxpt.schema import build
 from jaxpt.training.plan import make_plan
 
 settings = json.loads(sys.argv[1])
-rows = settings["rows"]
+rows, model = settings["rows"], {"layers": 2, **settings.get("model", {})}
 config = build(RunConfig, {
-    "model": {"vocab_size": 1024, "embed": 256, "heads": 4, "kv_heads": 2, "head_dim": 64, "mlp": 512, "layers": 2},
+    "model": {"vocab_size": 1024, "embed": 256, "heads": 4, "kv_heads": 2, "head_dim": 64, "mlp": 512, **model},
     "sources": {"a": {"path": "made"}},
     "compute": {"dtype": "bfloat16", "remat": "full"},
-    "sharding": {"mesh": {"fsdp": 8, "tensor": 2}},
+    "sharding": {"mesh": settings.get("mesh", {"fsdp": 8, "tensor": 2})},
     "stages": [{"duration": "10 steps", "batch_size": rows, "sequence_length": 512, "mixture": {"a": 1.0}}],
 })
 source = SimpleNamespace(rows=10**9, sequence_length=512, vocab_size=1024, tokenizer_fingerprint="")
@@ -80,6 +80,15 @@ def test_the_state_is_split_over_the_pod_and_updated_in_place(fits):
 def test_attention_is_the_pallas_kernel_forward_and_backward(fits):
     assert fits["custom_kernels"] >= 3
     assert fits["collectives"].get("all-gather", 0) > 0
+
+
+def test_experts_are_split_over_the_pod_and_computed_by_the_pallas_kernel(fits):
+    moe = {"experts": 8, "experts_per_token": 2, "mlp": 256}
+    layers = [{"ffn": "dense", "count": 1}, {"ffn": "moe", "count": 1}]
+    got = compiled(model={"layers": layers, "moe": moe}, mesh={"fsdp": 4, "expert": 4})
+    assert got["specs"]["params/blocks/moe/expert_up"][1] == "expert"
+    assert got["custom_kernels"] > fits["custom_kernels"]
+    assert got["collectives"].get("all-to-all", 0) > 0
 
 
 def test_a_batch_that_does_not_fit_is_refused_by_the_compiler():

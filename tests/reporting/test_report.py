@@ -9,7 +9,7 @@ import pytest
 from jaxpt.errors import JaxptError
 from jaxpt.reporting import write_report
 from jaxpt.reporting.series import series, smooth
-from tests.models.tiny import config
+from tests.models.tiny import VARIANTS, config
 
 
 def run(path: Path, steps: int) -> Path:
@@ -36,6 +36,23 @@ def test_the_report_shows_figures_and_pictures(tmp_path):
     for name in ("loss", "bits_per_byte", "learning_rate", "mixture", "throughput", "gradient_norm"):
         assert (page.parent / f"{name}.png").stat().st_size > 5000
         assert f'alt="{name}"' in text
+
+
+def test_the_balance_of_experts_is_shown(tmp_path):
+    path = run(tmp_path / "r", 10)
+    (path / "model.json").write_text(json.dumps({"config": VARIANTS["moe_mixed"].to_dict()}))
+    records = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    for r in records[1:-1]:
+        s = r["step"]
+        r |= {"moe/max_violation": 2.0 / s, "moe/max_load": 1 + 2.0 / s, "moe/min_load": 1 - 1 / s}
+        r |= {"moe/entropy": 1.25, "moe/dead_experts": 3.0 if s < 3 else 0.0}
+    (path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    page = write_report(path)
+    text = page.read_text()
+    for told in ("Mixtures of experts", "max_violation", "0.2000 (step 10)", "3.0000 (step 1)", "4 experts of 12"):
+        assert told in text, told
+    assert (page.parent / "experts.png").stat().st_size > 5000
+    assert 'alt="experts"' not in write_report(run(tmp_path / "dense", 10)).read_text()
 
 
 def test_a_run_that_has_only_begun_is_reported(tmp_path):

@@ -13,7 +13,7 @@ from jaxpt.reshape.depth import drop_and_rescale, drop_layers, kept_layers
 from jaxpt.reshape.prune_depth import prune_depth
 from jaxpt.reshape.stream import InMemory
 from jaxpt.reshape.subclone import subclone_plan
-from tests.models.tiny import VARIANTS, config
+from tests.models.tiny import DENSE, VARIANTS, config
 from tests.reshape.proofs import batches, close, logits, random_params, reshaped
 
 
@@ -44,7 +44,7 @@ def test_a_layer_without_influence_is_found_and_its_removal_restores_the_logits_
     assert not np.allclose(reshaped(drop_layers(grown, [1]), q), logits(c, p), atol=1e-2)  # it can fail
 
 
-@pytest.mark.parametrize("name", [n for n in VARIANTS if n != "olmo2"])
+@pytest.mark.parametrize("name", [n for n in DENSE if n != "olmo2"])
 def test_rescaling_scales_the_stream_behind_the_gap_and_nothing_before_it(name):
     """Dropping an identity layer with growth 1.7 makes the stream 1.7 times itself there: an exact statement."""
     from jaxpt.reshape.calibrate import walk

@@ -18,7 +18,7 @@ from jaxpt.reshape.ops import Take
 from jaxpt.reshape.stream import InMemory, Reshaped, gather
 from jaxpt.reshape.subclone import random_init, subclone, subclone_plan
 from jaxpt.reshape.target import lengths
-from tests.models.tiny import VARIANTS
+from tests.models.tiny import DENSE, VARIANTS
 from tests.reshape.proofs import batches, close, logits, random_params, reshaped
 
 SMALL = {"layers": 2, "embed": 12, "heads": 2, "kv_heads": 1, "mlp": 10}
@@ -72,7 +72,7 @@ def test_every_parameter_on_the_residual_stream_keeps_one_index_set(name):
     assert set(sets) == {path for path, spec in plan.specs.items() if "embed" in spec.axes}
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", DENSE)
 def test_query_heads_stay_with_their_kv_head(name):
     c, p, s = scored(name)
     plan = subclone_plan(c, {"kv_heads": 1, "heads": 2}, s)
@@ -119,7 +119,7 @@ def test_streaming_slice_by_slice_gives_the_same_bits(name):
     assert all(a.dtype == jnp.bfloat16 for a in jax.tree.leaves(streamed))
 
 
-@pytest.mark.parametrize("name", [n for n in VARIANTS if not n.startswith("moe")])
+@pytest.mark.parametrize("name", DENSE)
 def test_cutting_channels_that_are_zero_keeps_the_function(name):
     """A model that uses 16 of 24 channels and 9 of 40 neurons, found by its scores."""
     from jaxpt.reshape.axes import mask
@@ -146,7 +146,7 @@ def test_a_cut_to_half_the_head_keeps_the_frequencies_the_smaller_head_has_by_fo
     np.testing.assert_allclose(odd.rope.inv_freq, full[[0, 1, 2]], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", DENSE)
 def test_heads_whose_other_dimensions_are_zero_can_be_cut_down(name):
     c = VARIANTS[name]
     if c.qk_norm == "full":

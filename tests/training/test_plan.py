@@ -73,6 +73,13 @@ def test_a_value_the_rooms_refuse_is_told_before_step_one(changes, told):
     assert told in refused(**changes)
 
 
+def test_a_preset_made_a_mixture_norms_its_queries_and_keys():
+    experts = {"layers": [{"ffn": "moe", "count": 4}], "moe": {"experts": 4, "experts_per_token": 2, "mlp": 16}}
+    assert plan(model={"preset": "tiny-1m", **experts}).model.qk_norm == "head"
+    assert plan(model={"preset": "tiny-1m", "qk_norm": "none", **experts}).model.qk_norm == "none"
+    assert plan(model={"preset": "tiny-1m"}).model.qk_norm == "none"
+
+
 def test_a_model_of_another_shape_than_init_from_is_refused():
     start = plan().model
     assert plan(start=start).model == start

@@ -1,0 +1,49 @@
+"""Mixtral: Mistral with a mixture of experts in every layer."""
+
+from typing import Any
+
+from jaxpt.interop.experts import mixture_layers, read_experts, written_experts
+from jaxpt.interop.family import Family
+from jaxpt.interop.keys import Keys
+from jaxpt.interop.mapping import ATTENTION, EMBED, EXPERT_MLP, OUTER, PRE_NORMS, Tensor
+from jaxpt.models.config import ModelConfig, uniform_layers
+
+MIXTURE = (
+    Tensor("model.layers.{i}.block_sparse_moe.gate.weight", "router", (("experts",), EMBED)),
+    Tensor("model.layers.{i}.block_sparse_moe.experts.{e}.w1.weight", "expert_gate", (EXPERT_MLP, EMBED)),
+    Tensor("model.layers.{i}.block_sparse_moe.experts.{e}.w3.weight", "expert_up", (EXPERT_MLP, EMBED)),
+    Tensor("model.layers.{i}.block_sparse_moe.experts.{e}.w2.weight", "expert_down", (EMBED, EXPERT_MLP)),
+)
+
+
+def _read(keys: Keys, facts: dict[str, Any]) -> dict[str, Any]:
+    window = keys.get("sliding_window")
+    layers = facts["layers"]
+    if window is not None:
+        layers = uniform_layers(len(layers), attention="window", window=window)
+    return {
+        "layers": mixture_layers(layers),
+        "moe": read_experts(keys, facts["mlp"], normalised=True),
+        "norm_eps": keys.get("rms_norm_eps", 1e-5),
+    }
+
+
+def _write(config: ModelConfig) -> dict[str, Any]:
+    moe = written_experts(config)
+    return {
+        "intermediate_size": moe.mlp,
+        "num_local_experts": moe.experts,
+        "num_experts_per_tok": moe.experts_per_token,
+        "sliding_window": config.layers[0].window,
+    }
+
+
+FAMILY = Family(
+    "mixtral",
+    "MixtralForCausalLM",
+    OUTER + ATTENTION + PRE_NORMS + MIXTURE,
+    {"qk_norm": "none"},
+    _read,
+    _write,
+    theta=1_000_000.0,
+)

@@ -1,0 +1,51 @@
+"""OLMoE: norms of queries and keys across all heads, a mixture of experts in every layer."""
+
+from typing import Any
+
+from jaxpt.errors import JaxptError
+from jaxpt.interop.experts import mixture_layers, read_experts, written_experts
+from jaxpt.interop.family import Family
+from jaxpt.interop.keys import Keys
+from jaxpt.interop.mapping import ATTENTION, BIASES, EXPERTS, OUTER, PRE_NORMS, K, Q, Tensor
+from jaxpt.models.config import ModelConfig
+
+NORMS = (
+    Tensor("model.layers.{i}.self_attn.q_norm.weight", "q_norm", (Q,)),
+    Tensor("model.layers.{i}.self_attn.k_norm.weight", "k_norm", (K,)),
+)
+
+
+def _read(keys: Keys, facts: dict[str, Any]) -> dict[str, Any]:
+    keys.must_be("clip_qkv", None)
+    bias = keys.get("attention_bias", False)
+    if facts["heads"] * facts["head_dim"] != facts["embed"]:
+        raise JaxptError(f"{keys.where}: head_dim={facts['head_dim']} must be hidden_size / num_attention_heads")
+    return {
+        "layers": mixture_layers(facts["layers"]),
+        "moe": read_experts(keys, facts["mlp"], keys.get("norm_topk_prob", False)),
+        "qkv_bias": bias,
+        "o_bias": bias,
+        "norm_eps": keys.get("rms_norm_eps", 1e-5),
+    }
+
+
+def _write(config: ModelConfig) -> dict[str, Any]:
+    moe = written_experts(config)
+    return {
+        "intermediate_size": moe.mlp,
+        "num_experts": moe.experts,
+        "num_experts_per_tok": moe.experts_per_token,
+        "norm_topk_prob": moe.weights == "renormalised",
+        "attention_bias": config.qkv_bias,
+        "clip_qkv": None,
+    }
+
+
+FAMILY = Family(
+    "olmoe",
+    "OlmoeForCausalLM",
+    OUTER + ATTENTION + BIASES + PRE_NORMS + NORMS + EXPERTS,
+    {"qk_norm": "full"},
+    _read,
+    _write,
+)

@@ -1,0 +1,44 @@
+"""Qwen 3 MoE: Qwen 3 with routed experts, no shared ones."""
+
+from typing import Any
+
+from jaxpt.interop.experts import read_experts, read_sparse, write_sparse, written_experts
+from jaxpt.interop.family import Family
+from jaxpt.interop.keys import Keys
+from jaxpt.interop.mapping import EXPERTS, HEAD_NORMS, LLAMA_LIKE
+from jaxpt.models.config import ModelConfig, uniform_layers
+
+
+def _read(keys: Keys, facts: dict[str, Any]) -> dict[str, Any]:
+    bias, normalised = keys.get("attention_bias", False), keys.get("norm_topk_prob", False)
+    window, on = keys.get("sliding_window"), keys.get("use_sliding_window", False)
+    keys.get("max_window_layers")  # stands in released configs; the family's forward does not read it
+    layers = facts["layers"]
+    if on and window is not None:
+        layers = uniform_layers(len(layers), attention="window", window=window)
+    return {
+        "layers": read_sparse(keys, layers),
+        "moe": read_experts(keys, keys.need("moe_intermediate_size"), normalised),
+        "qkv_bias": bias,
+        "o_bias": bias,
+    }
+
+
+def _write(config: ModelConfig) -> dict[str, Any]:
+    moe = written_experts(config)
+    window = config.layers[0].window
+    return {
+        "num_experts": moe.experts,
+        "num_experts_per_tok": moe.experts_per_token,
+        "moe_intermediate_size": moe.mlp,
+        "norm_topk_prob": moe.weights == "renormalised",
+        "attention_bias": config.qkv_bias,
+        "use_sliding_window": window is not None,
+        "sliding_window": window,
+        **write_sparse(config),
+    }
+
+
+FAMILY = Family(
+    "qwen3_moe", "Qwen3MoeForCausalLM", LLAMA_LIKE + HEAD_NORMS + EXPERTS, {"qk_norm": "head"}, _read, _write
+)
