@@ -1,40 +1,76 @@
 """Does a grown model learn faster than a random one of its size, and which growth is best? Equal tokens.
 
+A small parent is trained on real text (once, kept in --folder); each method makes it wider (FFN twice as wide, or every
+axis larger) or twice as deep, and trains on the same batches in the same order. "parent" is trained on ungrown.
+
 python -m benchmarks.claims.grow --text='english/*.jsonl.gz' --folder=runs/grow
 """
 
+from collections.abc import Callable
 from typing import Any
 
-from benchmarks.claims.upcycle import Start, arguments, run
+import jax
+import numpy as np
+
+from benchmarks.claims.from_parent import Start, arguments, run
 from jaxpt.models import Compute, ModelConfig, init_params
 from jaxpt.reshape.apply import apply
-from jaxpt.reshape.axes import pad
-from jaxpt.reshape.grow import aki, fpi, interpolate, llama_pro, stack
+from jaxpt.reshape.grow_target import deepen, widen
+from jaxpt.reshape.plan import Plan
 
-WIDTH = {
-    "random": lambda c, seed: pad(c, "mlp", 2 * c.mlp, seed=seed),
-    "pad": lambda c, seed: pad(c, "mlp", 2 * c.mlp, seed=seed),
-    "fpi": lambda c, seed: fpi(c, "mlp", 2 * c.mlp, seed),
-    "fpi-noise": lambda c, seed: fpi(c, "mlp", 2 * c.mlp, seed, noise=0.01),
-    "aki": lambda c, seed: aki(c, 2 * c.mlp, seed),
-}
-DEPTH = {
-    "random-deep": lambda c, seed: stack(c, 2),
-    "stack": lambda c, seed: stack(c, 2),
-    "interpolate": lambda c, seed: interpolate(c, 2),
-    "llama-pro": lambda c, seed: llama_pro(c, len(c.layers)),
+Grow = Callable[[ModelConfig, int], list[Plan]]
+
+
+def _ffn(how: str, noise: float = 0.0) -> Grow:
+    return lambda c, seed: widen(c, {"mlp": 2 * c.mlp}, how, noise=noise, seed=seed)
+
+
+def _all(how: str, noise: float = 0.0) -> Grow:
+    def grow(c: ModelConfig, seed: int) -> list[Plan]:
+        target = {"embed": c.embed * 3 // 2, "mlp": c.mlp * 3 // 2, "kv_heads": 2 * c.kv_heads}
+        plans = widen(c, {k: target[k] for k in ("embed", "mlp")}, how, noise=noise, seed=seed)
+        return plans + widen(plans[-1].target, {"kv_heads": target["kv_heads"]}, how, seed=seed)
+
+    return grow
+
+
+def _deep(how: str) -> Grow:
+    return lambda c, seed: [deepen(c, 2 * len(c.layers), how)]
+
+
+METHODS: dict[str, Grow] = {
+    "random": _ffn("pad"),
+    "pad": _ffn("pad"),
+    "fpi": _ffn("fpi"),
+    "fpi-noise": _ffn("fpi", 0.01),
+    "aki": _ffn("aki"),
+    "random-wide": _all("pad"),
+    "pad-wide": _all("pad"),
+    "fpi-wide": _all("fpi"),
+    "random-deep": _deep("stack"),
+    "stack": _deep("stack"),
+    "interpolate": _deep("interpolate"),
+    "llama-pro": _deep("llama_pro"),
+    "llama-pro-all": _deep("llama_pro"),  # identity blocks, but everything is trained
 }
 
 
 def start(config: ModelConfig, params: Any, method: str, seed: int) -> Start:
     """Where a method's run begins; "parent" is the model trained on without growth."""
     if method == "parent":
-        return config, params, Compute(), ()
-    plan = {**WIDTH, **DEPTH}[method](config, seed)
-    made = init_params(plan.target, seed) if method.startswith("random") else apply(plan, params)
-    return plan.target, made, Compute(), tuple(plan.entry.get("freeze", ()))
+        return Start(config, params, Compute(), (), True)
+    plans = METHODS[method](config, seed)
+    if method.startswith("random"):
+        return Start(
+            plans[-1].target, jax.tree.map(np.asarray, init_params(plans[-1].target, seed)), Compute(), (), False
+        )
+    for plan in plans:
+        params = apply(plan, params)
+    freeze = tuple(plans[-1].entry["freeze"]) if method == "llama-pro" else ()
+    exact = all(bool(plan.entry["exact"]) for plan in plans)
+    return Start(plans[-1].target, params, Compute(), freeze, exact)
 
 
 if __name__ == "__main__":
-    METHODS = ",".join(["parent", *WIDTH, *DEPTH])
-    raise SystemExit(run(arguments(METHODS, __doc__.split("\n")[0]), start, "random"))
+    baselines = ["parent", *(m for m in METHODS if m.startswith("random"))]
+    raise SystemExit(run(arguments(["parent", *METHODS], baselines, __doc__), start, "grow"))

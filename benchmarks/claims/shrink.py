@@ -234,7 +234,7 @@ def _figure(by: dict[str, list[dict[str, Any]]], folder: Path) -> None:
 def arguments() -> argparse.Namespace:
     """The options; the defaults are the half-hour run."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--text", required=True, help="glob of text files (txt, jsonl, gz)")
+    p.add_argument("--text", required=True, help="glob of documents (jsonl, jsonl.gz, jsonl.zst, parquet)")
     p.add_argument("--folder", type=Path, required=True, help="tokenizer, data, teacher and results are kept here")
     p.add_argument("--vocab", type=int, default=1024)
     p.add_argument("--length", type=int, default=256)

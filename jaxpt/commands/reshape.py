@@ -1,37 +1,45 @@
-"""`jaxpt reshape`: opens a bundle, scores it, carries out the transforms and streams the result into a new bundle."""
+"""`jaxpt reshape`: opens a model, scores it, carries out the transforms and streams the result into a new bundle."""
 
 import argparse
+import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxpt.bundles import Bundle, BundleWriter, open_bundle
+from jaxpt import api
+from jaxpt.bundles import BundleWriter, open_bundle
 from jaxpt.config_file import load
 from jaxpt.data import Loader, PackedSource, StageData
 from jaxpt.errors import JaxptError
-from jaxpt.models import flatten, param_specs
-from jaxpt.reshape.config import CalibrationConfig, ReshapeConfig
+from jaxpt.interop import import_bundle
+from jaxpt.models import ModelConfig, flatten, param_specs
+from jaxpt.reshape.config import CalibrationConfig, HeldOutConfig, ReshapeConfig
 from jaxpt.reshape.datafree import weight_scores
 from jaxpt.reshape.picture import draw_scores
 from jaxpt.reshape.scores import Scores
 from jaxpt.reshape.sequence import Setting, dtypes_after, plans
-from jaxpt.reshape.stream import chain, write
-from jaxpt.reshape.target import lengths
+from jaxpt.reshape.step_zero import measure, report
+from jaxpt.reshape.stream import InMemory, Source, chain, write
+from jaxpt.reshape.target import lengths, lengths_of
 from jaxpt.terminal import progress, table
 
-HELP = "cut a model to another shape: subclone, prune depth, merge kv heads, compensate"
+HELP = "cut, grow or upcycle a model: subclone, prune depth, merge kv heads, grow width and depth, mixtures of experts"
 
 EPILOG = """\
 example:
   jaxpt reshape --config=configs/reshape/subclone.py --from=BUNDLE --to=BUNDLE --config.target.layers=12
-  jaxpt reshape --config=configs/reshape/subclone.py:compensated --from=BUNDLE --to=BUNDLE \\
+  jaxpt reshape --config=configs/reshape/subclone.py:compensated --from=HF_DIR --to=BUNDLE \\
       --config.calibration.sources="{'text': 'data/packed'}" --config.target.embed=1024 --pictures=scores
+  jaxpt reshape --config=configs/reshape/grow_width.py --from=RUN --to=BUNDLE --config.target.mlp=3072
+  jaxpt reshape --config=configs/reshape/upcycle.py:fine --from=BUNDLE --to=BUNDLE \\
+      --config.held_out.sources="{'text': 'data/held_out'}"
 
 Without calibration sources the scores come from the weights alone. The model is read and written slice by slice; it
-need not fit into memory.
+need not fit into memory (a training checkpoint is read whole). The lines at the end say whether the function is kept,
+why, and what the loss on held-out rows was before and after.
 """
 
 
@@ -45,7 +53,10 @@ def main(argv: Sequence[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="Python file with get_config()")
-    parser.add_argument("--from", dest="source", required=True, metavar="BUNDLE", help="the model that is cut")
+    parser.add_argument(
+        "--from", dest="source", required=True, metavar="PATH",
+        help="the model: a bundle, a run or one of its checkpoints, or a Hugging Face directory",
+    )  # fmt: skip
     parser.add_argument("--to", dest="target", required=True, metavar="BUNDLE", help="the new bundle; must not exist")
     parser.add_argument("--pictures", metavar="DIR", help="draw the scores into this folder")
     args, overrides = parser.parse_known_args(list(argv))
@@ -54,36 +65,80 @@ def main(argv: Sequence[str]) -> int:
 
 
 def reshape(config: ReshapeConfig, source: str, target: str, pictures: str | None = None) -> int:
-    """Carries out `config` on the bundle `source`, writing the bundle `target`; returns the exit code.
+    """Carries out `config` on the model at `source`, writing the bundle `target`; returns the exit code.
 
     Raises:
-        JaxptError: a mistake in the config or the bundle, before anything is written where it can be known by then.
+        JaxptError: a mistake in the config or the model, before anything is written where it can be known by then.
     """
     if Path(target).exists():
         raise JaxptError(f"--to={target} exists; remove it or choose another path")
-    bundle = open_bundle(source)
-    tokenizer = bundle.tokenizer()
-    batches, data = _calibration(config.calibration, bundle)
     with tempfile.TemporaryDirectory(prefix="jaxpt-reshape-", dir=_folder(target)) as folder:
+        model = found(source, Path(folder))
+        batches, data = rows("calibration", config.calibration, model, config.calibration.mixture)
+        held, _ = rows("held_out", config.held_out, model)
         setting = Setting(config.target, batches, data, config.calibration, None, Path(folder), config.seed, tell=print)
         first = config.transforms[0]
         if first.name in ("subclone", "random_init"):
-            lengths(bundle.config, config.target)  # refuse before anything is scored
+            lengths(model.config, config.target)  # refuse before anything is scored
         select = first.name == "merge_kv" and first.how == "select"
         if select or (first.name == "subclone" and first.selection == "importance"):
-            setting.scores = _scores(config, bundle, setting)
+            setting.scores = _scores(config, model, setting)
             if pictures:
                 for path in draw_scores(setting.scores, pictures):
                     print(f"drew {path}")
-        steps = plans(bundle, config.transforms, setting)
-        dtypes = bundle.dtypes
+        steps = plans(model.source, config.transforms, setting)
+        dtypes = model.dtypes
         for plan in steps:
             dtypes = dtypes_after(plan, dtypes)
-        final = chain(bundle, steps)
-        lineage = [*bundle.lineage, *({**p.entry, "parameters": p.target.param_count()} for p in steps)]
-        _stream(final, dtypes, target, tokenizer, lineage)
-    _tell(bundle, final, steps, target)
+        final = chain(model.source, steps)
+        found_at_zero = measure(steps, model.source, final, held, dtypes, setting.compute)
+        entries = [{**p.entry, "parameters": p.target.param_count()} for p in steps]
+        entries[-1]["step_zero"] = found_at_zero.entry()
+        _stream(final, dtypes, target, model.tokenizer, [*model.lineage, *entries])
+    _tell(model.config, final.config, steps, target)
+    print(report(steps, found_at_zero))
     return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A model to be reshaped: its slices, what they are stored as, and what goes along with them."""
+
+    source: Source
+    dtypes: dict[str, str]
+    tokenizer: Any
+    lineage: list[dict[str, Any]]
+    where: str  # of the tokenizer, for messages
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's config."""
+        return self.source.config
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The tokenizer's."""
+        return None if self.tokenizer is None else self.tokenizer.fingerprint
+
+
+def found(path: str, folder: Path) -> Found:
+    """Returns the model at `path`: a bundle as it lies, a Hugging Face directory by way of a bundle in `folder`.
+
+    The parameters of a training checkpoint are read into memory.
+
+    Raises:
+        JaxptError: nothing there that can be read.
+    """
+    kind = api.kind_of(path)
+    print(f"{path}: {kind.replace('_', ' ')}")
+    if kind in ("bundle", "hugging_face"):
+        bundle = open_bundle(path if kind == "bundle" else import_bundle(path, folder / "imported"))
+        return Found(bundle, bundle.dtypes, bundle.tokenizer(), bundle.lineage, str(Path(path) / "tokenizer"))
+    model = api.load(path)
+    dtypes = {name: str(leaf.dtype) for name, leaf in flatten(model.params).items()}
+    run = Path(path) if kind == "run" else Path(path).parents[1]
+    source = InMemory(model.config, model.params)
+    return Found(source, dtypes, model.tokenizer, list(model.lineage), str(run / "tokenizer"))
 
 
 def _folder(target: str) -> Path:
@@ -100,14 +155,14 @@ def _stream(final: Any, dtypes: dict[str, str], target: str, tokenizer: Any, lin
         writer.finish(tokenizer, lineage)
 
 
-def _scores(config: ReshapeConfig, bundle: Bundle, setting: Setting) -> Scores:
+def _scores(config: ReshapeConfig, model: Found, setting: Setting) -> Scores:
     """Stored scores where there are some, else fresh ones, kept where the config says."""
     if config.scores is not None and Path(config.scores).exists():
         scores = Scores.load(config.scores)
-        scores.check(bundle.config)
+        scores.check(model.config)
         print(f"scores from {config.scores} ({scores.meta['method']}, {scores.meta['tokens']:,} tokens)")
         return scores
-    scores = setting.score(bundle) if setting.batches else weight_scores(bundle)
+    scores = setting.score(model.source) if setting.batches else weight_scores(model.source)
     if not setting.batches:
         print("no calibration data: data-free scores (norms of the weights) are used")
     if config.scores is not None:
@@ -116,38 +171,42 @@ def _scores(config: ReshapeConfig, bundle: Bundle, setting: Setting) -> Scores:
     return scores
 
 
-def _calibration(c: CalibrationConfig, bundle: Bundle) -> tuple[list[dict[str, np.ndarray]], Any]:
-    """The calibration batches and what identifies them; ([], None) without sources."""
+def rows(
+    key: str, c: CalibrationConfig | HeldOutConfig, model: Found, mixture: Mapping[str, float] | None = None
+) -> tuple[list[dict[str, np.ndarray]], Any]:
+    """Returns the batches that a config names and what identifies them; ([], None) without sources.
+
+    Raises:
+        JaxptError: sources of another tokenizer or of unequal length.
+    """
     if not c.sources:
         return [], None
     sources = {name: PackedSource.open(path) for name, path in c.sources.items()}
     for name, s in sources.items():
-        if s.tokenizer_fingerprint != bundle.tokenizer_fingerprint:
+        if s.tokenizer_fingerprint != model.fingerprint:
             raise JaxptError(
-                f"config.calibration.sources.{name}: {s.path} was packed with another tokenizer than the model's; "
-                f"pack it with {bundle.path / 'tokenizer'}"
+                f"config.{key}.sources.{name}: {s.path} was packed with another tokenizer than the model's; "
+                f"pack it with {model.where}"
             )
-    lengths = {s.sequence_length for s in sources.values()}
-    if len(lengths) > 1:
-        raise JaxptError(
-            f"config.calibration.sources have rows of {sorted(lengths)} tokens; give sources of one length"
-        )
-    weights = c.mixture or dict.fromkeys(sources, 1.0)
-    loader = Loader(sources, [StageData(0, c.batches, c.batch_size, lengths.pop(), weights)])
-    batches = [loader.batch(i) for i in range(c.batches)]
+    sizes = {s.sequence_length for s in sources.values()}
+    if len(sizes) > 1:
+        raise JaxptError(f"config.{key}.sources have rows of {sorted(sizes)} tokens; give sources of one length")
+    weights = dict(mixture or dict.fromkeys(sources, 1.0))
+    loader = Loader(sources, [StageData(0, c.batches, c.batch_size, sizes.pop(), weights)])
     data = {
         "sources": {n: s.fingerprint for n, s in sources.items()},
         "mixture": weights,
         "rows": c.batches * c.batch_size,
     }
-    return batches, data
+    return [loader.batch(i) for i in range(c.batches)], data
 
 
-def _tell(bundle: Bundle, final: Any, steps: list[Any], target: str) -> None:
-    a, b = bundle.config, final.config
-    names = ("embed", "heads", "kv_heads", "head_dim", "mlp")
-    rows = [["layers", len(a.layers), len(b.layers)]] + [[n, getattr(a, n), getattr(b, n)] for n in names]
-    rows.append(["parameters", a.param_count(), b.param_count()])
-    print(table(["", "from", "to"], rows))
+def _tell(a: ModelConfig, b: ModelConfig, steps: list[Any], target: str) -> None:
+    old, new = lengths_of(a), lengths_of(b)
+    shown = [[n, old.get(n, "-"), new.get(n, "-")] for n in {**old, **new}]
+    shown.append(["parameters", a.param_count(), b.param_count()])
+    if b.moe is not None:
+        shown.append(["active parameters", a.active_param_count(), b.active_param_count()])
+    print(table(["", "from", "to"], shown))
     tokens, flops = (sum(p.entry.get(k, 0) for p in steps) for k in ("tokens", "flops"))
     print(f"{target}: {' > '.join(p.entry['op'] for p in steps)}; consumed {tokens:,} tokens, {flops:.3g} FLOPs")

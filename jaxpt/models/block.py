@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxpt.kernels.attention import attention
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import LayerSpec, ModelConfig
-from jaxpt.models.experts import Network, mix
+from jaxpt.models.experts import Network, mix, observe
 from jaxpt.models.init import init_leaf, leaf_key
 from jaxpt.models.norms import rms_norm
 from jaxpt.models.rope import rotate
@@ -35,7 +35,9 @@ class Context:
     `rope` maps "global" and "local" to (cos, sin), each `[B, S, 1, h/2]`. `segment_ids [B, S]` or None.
     `cache_positions [B, S]` (decoding only) says where in the cache each token's key and value go. `tap` is called
     with a name and an activation: "attention_in", "ffn_in" `[B, S, D]`, "attention_out" `[B, S, H, h]` (what o reads)
-    and "ffn_hidden" `[B, S, F]` (what down reads); for layers run one at a time, as a scan would leak its tracers.
+    and "ffn_hidden" `[B, S, F]` (what down reads); of mixtures "router_shares" `[B, S, k]`, "shared_hidden"
+    `[B, S, F]` and the sums of `observe`, "expert_hidden" `[E, F]` and "expert_out" `[E]`. For layers run one at a
+    time, as a scan would leak its tracers.
     """
 
     rope: dict[str, tuple[jax.Array, jax.Array]]
@@ -121,9 +123,15 @@ class Block(nnx.Module):
         experts, shares, routing = route(moe, self.router.value, bias, x, valid, compute.jnp_router_dtype)
         w = tuple(getattr(self, f"expert_{n}").value.astype(compute.jnp_dtype) for n in ("gate", "up", "down"))
         ctx.tell("router_shares", shares)
-        out = mix(moe, x, experts, shares, w, Network(ACTIVATIONS[self.config.activation], compute))
+        net = Network(ACTIVATIONS[self.config.activation], compute)
+        if ctx.tap is not None:
+            hidden, outputs = observe(moe, x, experts, shares * valid[..., None], w, net)
+            ctx.tell("expert_hidden", hidden)
+            ctx.tell("expert_out", outputs)
+        out = mix(moe, x, experts, shares, w, net)
         if moe.shared_mlp:
-            shared = self.feed_forward(x, compute, dataclasses.replace(ctx, tap=None), "shared_")
+            tap = lambda name, value: ctx.tell("shared_hidden", value) if name == "ffn_hidden" else None  # noqa: E731
+            shared = self.feed_forward(x, compute, dataclasses.replace(ctx, tap=tap), "shared_")
             if moe.shared_score:
                 score = jnp.einsum("bsd,d->bs", x, self.shared_score.value.astype(x.dtype), precision=compute.precision)
                 shared = shared * jax.nn.sigmoid(score)[..., None]

@@ -82,6 +82,28 @@ def mix(config: MoeConfig, x: jax.Array, experts: jax.Array, shares: jax.Array, 
     return run(x, experts, shares, w)
 
 
+def observe(
+    config: MoeConfig, x: jax.Array, experts: jax.Array, shares: jax.Array, w: Weights, net: Network
+) -> tuple[jax.Array, jax.Array]:
+    """Returns what each expert does on its tokens, as sums over them weighted by their shares, float32.
+
+    Arguments as `mix`; a share of zero leaves a token out.
+
+    Returns:
+        Σ share |hidden neuron| `[E, F]`, and Σ share |output| `[E]` (L2 norm over D).
+    """
+    flat = experts.reshape(-1)
+    order = jnp.argsort(flat, stable=True)
+    sizes = jnp.bincount(flat, length=config.experts)
+    rows = jnp.repeat(x.reshape(-1, x.shape[-1]), experts.shape[-1], axis=0)[order]
+    mm = functools.partial(grouped_matmul, implementation=net.compute.grouped_matmul, precision=net.compute.precision)
+    hidden = net.activation(mm(rows, w[0], sizes)) * mm(rows, w[1], sizes)
+    out = jnp.linalg.norm(mm(hidden, w[2], sizes).astype(jnp.float32), axis=-1)
+    share, owner = shares.reshape(-1)[order].astype(jnp.float32), flat[order]
+    total = functools.partial(jax.ops.segment_sum, segment_ids=owner, num_segments=config.experts)
+    return total(jnp.abs(hidden.astype(jnp.float32)) * share[:, None]), total(out * share)
+
+
 def _local(
     config: MoeConfig, x: jax.Array, experts: jax.Array, shares: jax.Array, w: Weights, net: Network, ways: int
 ) -> jax.Array:

@@ -43,8 +43,11 @@ SIZES = {
     "shared_mlp": "moe.shared_mlp",
 }  # axis -> the field of ModelConfig that holds its length
 
-# head_dim before heads: index sets by head are numbered in the source's heads
-ORDER = ("vocab", "embed", "rotary_dim", "head_dim", "kv_heads", "heads", "experts", "mlp", "expert_mlp", "shared_mlp")
+# head_dim before heads, expert_mlp before experts: index sets by head or expert are numbered in the source's
+ORDER = ("vocab", "embed", "rotary_dim", "head_dim", "kv_heads", "heads", "expert_mlp", "experts", "mlp", "shared_mlp")
+
+DUPLICABLE = ("embed", "mlp", "expert_mlp", "shared_mlp", "heads", "kv_heads")
+PADDABLE = ("embed", "vocab", "mlp", "expert_mlp", "shared_mlp", "kv_heads")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +55,8 @@ class AxisMap:
     """Where the positions of an axis come from, and the factor each role gets there.
 
     `index`: `[k]` for a global axis, `[L, k]` for a per-block one (L layers of the *source*), `[L, K, k]` for
-    `head_dim` by kv head; None leaves the axis as it is. Factors are numbers or arrays shaped like `index`'s result.
+    `head_dim` by kv head, `[L, E, k]` for `expert_mlp` by expert; None leaves the axis as it is. Factors are numbers or
+    arrays shaped like `index`'s result.
     """
 
     index: np.ndarray | None = None
@@ -162,7 +166,7 @@ def _take(spec: ParamSpec, index: np.ndarray, dim: int, at: np.ndarray | None, s
     if index.ndim < 3:
         per_layer = index.ndim == 2
         return Take(dim - skip, index[at] if per_layer else index, per_layer=per_layer)
-    by = next(i for i, a in enumerate(spec.axes) if a in ("heads", "kv_heads"))
+    by = next(i for i, a in enumerate(spec.axes) if a in ("heads", "kv_heads", "experts"))
     rows = np.repeat(index[at], spec.shape[by] // index.shape[1], axis=1)
     return Take(dim - skip, rows, by - skip, per_layer=True)
 
@@ -202,7 +206,7 @@ def checked_index(config: ModelConfig, axis: str, index: Any, *, new: bool = Fal
     size, index = axis_size(config, axis), np.asarray(index, np.int64)
     if axis not in GLOBAL_AXES and index.ndim == 1:
         index = np.broadcast_to(index, (len(config.layers), len(index)))
-    want = (1,) if axis in GLOBAL_AXES else (2, 3) if axis == "head_dim" else (2,)
+    want = (1,) if axis in GLOBAL_AXES else (2, 3) if axis in ("head_dim", "expert_mlp") else (2,)
     if index.ndim not in want or (index.ndim > 1 and len(index) != len(config.layers)):
         raise JaxptError(f"{axis}: an index set of shape {index.shape} does not fit {len(config.layers)} layers")
     if index.size == 0 or index.max() >= size or index.min() < (-1 if new else 0):
@@ -276,34 +280,46 @@ def _norm_eps(config: ModelConfig, ratio: float) -> dict[str, Any]:
 def duplicate(config: ModelConfig, axis: str, index: Any) -> Plan:
     """Returns the plan that repeats positions of an axis and shares their effect, so that the function stays.
 
-    Along `embed` writers and readers are divided by sqrt(C) for C copies (uneven counts included); along `mlp`,
-    `heads` and `kv_heads` (whole groups) readers are divided by C.
+    Along `embed` writers and readers are divided by sqrt(C) for C copies (uneven counts included); along the others
+    (`kv_heads`: whole groups) readers are divided by C. Where queries and keys are normalised across heads, uneven
+    copies of groups follow the rule of `embed`.
 
     Args:
         config: the source.
-        axis: `embed`, `mlp`, `heads` (within each group, kv-major) or `kv_heads`.
+        axis: one of `DUPLICABLE`; `heads` within each group, kv-major.
         index: `[k]` or `[L, k]`, every position of the source at least once.
 
     Raises:
         JaxptError: a position is missing, or the axis cannot be duplicated.
     """
     index = checked_index(config, axis, index)
-    if axis not in ("embed", "mlp", "heads", "kv_heads"):
-        raise JaxptError(f"{axis} cannot be duplicated; embed, mlp, heads and kv_heads can")
+    if axis not in DUPLICABLE:
+        raise JaxptError(f"{axis} cannot be duplicated; {', '.join(DUPLICABLE)} can")
     for row in index.reshape(-1, index.shape[-1]):
         if len(np.unique(row)) != axis_size(config, axis):
             raise JaxptError(f"{axis}: duplication must keep every one of its {axis_size(config, axis)} positions")
     count = _counts(index)
     entry = {"op": "duplicate", "options": {"axis": axis, "size": int(index.shape[-1])}, "indices": index_digest(index)}
+    entry |= {"exact": True, "why": f"copies share the effect of the position of {axis} that they copy"}
     if axis == "embed":
         gain, changes = _stretched(config, len(index))
         return plan_axes(config, {axis: AxisMap(index, count**-0.5, count**-0.5, gain)}, changes=changes, entry=entry)
-    maps = {axis: AxisMap(index, 1 / count)}
+    maps, changes = {axis: AxisMap(index, 1 / count)}, {}
+    even = bool(np.all(count == count.flat[0]))
+    if config.qk_norm == "full" and axis == "heads" and not even:
+        raise JaxptError("heads: with qk_norm='full' only an even number of copies of each keeps the norm across heads")
+    if config.qk_norm == "full" and axis == "kv_heads" and not even:
+        ratio = config.kv_heads / index.shape[-1]
+        eps = config.norm_eps if config.qk_norm_eps is None else config.qk_norm_eps
+        changes = {"qk_norm_eps": eps * ratio}
+        maps[axis] = AxisMap(index, count**-0.5, count**-0.5, (count * ratio) ** 0.5)
     if axis == "kv_heads":
-        maps["heads"] = AxisMap(with_groups(config, index), 1 / np.repeat(count, config.group, axis=-1))
-    if config.qk_norm == "full" and axis != "mlp":
-        raise JaxptError(f"{axis}: with qk_norm='full' duplication would change the norm across heads")
-    return plan_axes(config, maps, entry=entry)
+        whole, per_kv = with_groups(config, index), maps[axis]
+        sides = [
+            np.repeat(s, config.group, -1) if np.ndim(s) else s for s in (per_kv.reader, per_kv.writer, per_kv.gain)
+        ]
+        maps["heads"] = AxisMap(whole, *(sides if changes else (1 / np.repeat(count, config.group, axis=-1),)))
+    return plan_axes(config, maps, changes=changes, entry=entry)
 
 
 def pad(config: ModelConfig, axis: str, size: int, *, fresh: bool = True, seed: int = 0) -> Plan:
@@ -314,7 +330,7 @@ def pad(config: ModelConfig, axis: str, size: int, *, fresh: bool = True, seed: 
 
     Args:
         config: the source.
-        axis: `embed`, `vocab`, `mlp` or `kv_heads` (whole groups).
+        axis: one of `PADDABLE`; `kv_heads` by whole groups.
         size: the new length.
         fresh: draw the other side instead of leaving it zero.
         seed: of the draw.
@@ -323,8 +339,10 @@ def pad(config: ModelConfig, axis: str, size: int, *, fresh: bool = True, seed: 
         JaxptError: a smaller size, or an axis that cannot be padded.
     """
     old = axis_size(config, axis)
-    if axis not in ("embed", "vocab", "mlp", "kv_heads"):
-        raise JaxptError(f"{axis} cannot be padded; embed, vocab, mlp and kv_heads can")
+    if axis not in PADDABLE:
+        raise JaxptError(
+            f"{axis} cannot be padded; {', '.join(PADDABLE)} can (heads, head_dim: jaxpt.reshape.grow_heads)"
+        )
     if size < old:
         raise JaxptError(f"target.{axis} is {size}, smaller than the source's {old}; pad only makes an axis longer")
     index = np.where(np.arange(size) < old, np.arange(size), -1)
@@ -335,12 +353,15 @@ def pad(config: ModelConfig, axis: str, size: int, *, fresh: bool = True, seed: 
         maps[axis] = replace(maps[axis], gain=gain)
     if axis == "kv_heads":
         if config.qk_norm == "full":
-            raise JaxptError("kv_heads: with qk_norm='full' new heads would change the norm across heads")
+            raise JaxptError(
+                "kv_heads: with qk_norm='full' new heads would change the norm across heads; duplicate them"
+            )
         full = maps[axis].index
         assert full is not None
         maps["heads"] = AxisMap(with_groups(config, full))
     side = ("reader", "gain") if axis == "embed" else ("writer",)
     entry = {"op": "pad", "options": {"axis": axis, "size": size, "fresh": fresh}, "seed": seed}
+    entry |= {"exact": True, "why": f"new positions of {axis} add zero"}
     return plan_axes(
         config, maps, changes=changes, entry=entry, fresh=dict.fromkeys(maps, side) if fresh else None, seed=seed
     )

@@ -140,7 +140,8 @@ def activation_scores(
     A row's score of a position is the mean over its tokens of |activation| (or their root mean square); rows are
     combined as the root of the sum of squares (or the mean). `embed` looks at every branch's input, summed over
     branches and layers; `mlp` at what down reads; `heads` at what o reads, as the L2 norm over a
-    head; a kv head's score is that of its group.
+    head; a kv head's score is that of its group. An expert's score is the mean over all tokens of its routing weight
+    times the norm of its output, a neuron's in it that of the weight times |activation|.
 
     Args:
         source: the model.
@@ -163,7 +164,7 @@ def activation_scores(
     batches = list(batches)
     sums: list[dict[str, np.ndarray]] = []
     walk(source, batches, _measure(over_sequence, over_batch), lambda l, s: sums.append(s), compute)
-    values = _finish_scores(source.config, {k: np.stack([s[k] for s in sums]) for k in sums[0]}, over_batch)
+    values = _finish_scores(source.config, _stacked(sums), over_batch)
     tokens = sum(int(np.prod(np.shape(b["tokens"]))) for b in batches)
     passes = 1
     if removal:
@@ -199,7 +200,8 @@ def _measure(over_sequence: str, over_batch: str) -> Measure:
             "attention_in": rows(seen["attention_in"], weight),
             "ffn_in": rows(seen["ffn_in"], weight),
             "attention_out": rows(seen["attention_out"], weight),
-            "ffn_hidden": rows(seen["ffn_hidden"], weight),
+            **{name: rows(seen[name], weight) for name in ("ffn_hidden", "shared_hidden") if name in seen},
+            **{name: seen[name] for name in ("expert_hidden", "expert_out") if name in seen},
             "influence": ((1 - cosine) * weight).sum(),
             "growth": (after / jnp.maximum(before, 1e-30) * weight).sum(),
             "count": weight.sum(),
@@ -207,6 +209,12 @@ def _measure(over_sequence: str, over_batch: str) -> Measure:
         }
 
     return measure
+
+
+def _stacked(sums: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Sums of all layers by name, `[L, ...]`; zero where a layer has no such thing."""
+    shapes = {name: value.shape for layer in sums for name, value in layer.items()}
+    return {k: np.stack([s.get(k, np.zeros(shape, np.float32)) for s in sums]) for k, shape in shapes.items()}
 
 
 def _finish_scores(config: ModelConfig, sums: dict[str, np.ndarray], over_batch: str) -> dict[str, np.ndarray]:
@@ -220,13 +228,18 @@ def _finish_scores(config: ModelConfig, sums: dict[str, np.ndarray], over_batch:
     heads = np.sqrt((dims**2).sum(-1))
     out = {
         "embed": done(sums["attention_in"]).sum(0) + done(sums["ffn_in"]).sum(0),
-        "mlp": done(sums["ffn_hidden"]),
+        "mlp": done(sums.get("ffn_hidden", np.zeros((len(dims), config.mlp)))),
         "heads": heads,
         "kv_heads": np.sqrt((grouped**2).sum((2, 3))),
         "head_dim": np.sqrt((grouped**2).sum(2)),
         "layers": sums["influence"] / sums["count"],
         "layers_gain": sums["growth"] / sums["count"],
     }
+    if "expert_out" in sums:
+        each = sums["count"].reshape(-1, 1)
+        out |= {"experts": sums["expert_out"] / each, "expert_mlp": sums["expert_hidden"] / each[..., None]}
+    if "shared_hidden" in sums:
+        out["shared_mlp"] = done(sums["shared_hidden"])
     return {k: np.asarray(v, np.float32) for k, v in out.items()}
 
 

@@ -67,8 +67,13 @@ def gather_compensation(
         ridge: λ relative to the mean diagonal.
         folder: where to keep the matrices as memory-mapped files, for models whose matrices exceed memory.
         compute: dtypes and attention implementation.
+
+    Raises:
+        JaxptError: `mlp` of a model with mixtures of experts.
     """
     c = source.config
+    if "mlp" in kept and c.layers_of("moe"):
+        raise JaxptError("compensation along mlp is for dense layers only; this model has mixtures of experts")
     axes = tuple(a for a in ("mlp", "heads") if a in kept)
     width = {"mlp": 1, "heads": c.head_dim}
     size = {"mlp": c.mlp, "heads": c.heads * c.head_dim}

@@ -1,7 +1,8 @@
 """Scores from the weights alone, read slice by slice: norms of what writes an axis times norms of what reads it.
 
-For a neuron j: |up_j| |down_j| (and the gate beside up); for a head: |v_g| |o_h|, v being that of its kv head; for a
-residual channel: all writers' norms times all readers'. Weaker than scores from data, and free.
+For a neuron j: |up_j| |down_j| (and the gate beside up); for an expert the same of all its neurons; for a head:
+|v_g| |o_h|, v being that of its kv head; for a residual channel: all writers' norms times all readers'. Weaker than
+scores from data, and free.
 """
 
 import numpy as np
@@ -15,7 +16,7 @@ PIECE = 1 << 22  # entries that are held in float32 at a time
 
 
 def weight_scores(source: Source) -> Scores:
-    """Returns data-free scores of a model: `embed, mlp, heads, kv_heads, head_dim`, not of whole layers.
+    """Returns data-free scores of a model: of every axis it has (`experts` included), not of whole layers.
 
     The source is read once, one slice at a time.
     """
@@ -26,6 +27,11 @@ def weight_scores(source: Source) -> Scores:
         "kv_heads": np.zeros((len(c.layers), c.kv_heads), np.float32),
         "head_dim": np.zeros((len(c.layers), c.kv_heads, c.head_dim), np.float32),
     }
+    if c.moe is not None:
+        shape = (len(c.layers), c.moe.experts)
+        values |= {"experts": np.zeros(shape, np.float32), "expert_mlp": np.zeros((*shape, c.moe.mlp), np.float32)}
+        if c.moe.shared_mlp:
+            values["shared_mlp"] = np.zeros((len(c.layers), c.moe.shared_mlp), np.float32)
     stream = {"writes": np.zeros(c.embed), "reads": np.zeros(c.embed)}
     for l in range(len(c.layers)):
         _layer(source, l, values, stream)
@@ -40,7 +46,7 @@ def _layer(source: Source, l: int, values: dict[str, np.ndarray], stream: dict[s
     c = source.config
     structure = c.layers[l].ffn
     stack = c.layers_of(structure).index(l)
-    mlp = {"reader": np.zeros(c.mlp), "writer": np.zeros(c.mlp)}
+    widths: dict[tuple[str, str], np.ndarray] = {}
     out = np.zeros((c.heads, c.head_dim))
     value = np.zeros((c.kv_heads, c.head_dim))
     for name, spec in block_specs(c, structure).items():
@@ -49,14 +55,18 @@ def _layer(source: Source, l: int, values: dict[str, np.ndarray], stream: dict[s
         x = np.asarray(source.read(f"blocks/{structure}/{name}", stack))
         if spec.residual in stream:
             _add_stream(stream, spec, x)
-        if "mlp" in spec.axes:
-            mlp["reader" if "mlp" in spec.fan_in_axes else "writer"] += _energy(x, spec, ("mlp",))
+        if width := next((a for a in ("mlp", "expert_mlp", "shared_mlp") if a in spec.axes), None):
+            side = "reader" if width in spec.fan_in_axes else "writer"
+            widths[width, side] = widths.get((width, side), 0) + _energy(x, spec, ("experts", width))
         elif "heads" in spec.fan_in_axes:
             out += _energy(x, spec, ("heads", "head_dim"))
         elif "kv_heads" in spec.axes and not spec.rotary:
             value += _energy(x, spec, ("kv_heads", "head_dim"))
     group_out = out.reshape(c.kv_heads, c.group, c.head_dim)
-    values["mlp"][l] = np.sqrt(mlp["reader"] * mlp["writer"])
+    for width in {width for width, _ in widths}:
+        values[width][l] = np.sqrt(widths[width, "reader"] * widths[width, "writer"])
+    if ("expert_mlp", "reader") in widths:
+        values["experts"][l] = np.sqrt(widths["expert_mlp", "reader"].sum(-1) * widths["expert_mlp", "writer"].sum(-1))
     values["heads"][l] = np.sqrt(out.sum(-1) * np.repeat(value.sum(-1), c.group))
     values["kv_heads"][l] = np.sqrt(group_out.sum((1, 2)) * value.sum(-1))
     values["head_dim"][l] = np.sqrt(group_out.sum(1) * value)

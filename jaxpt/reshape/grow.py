@@ -23,9 +23,16 @@ def _sampled(config: ModelConfig, axis: str, size: int, seed: int) -> np.ndarray
     if not old <= size:
         raise JaxptError(f"target.{axis} is {size}, smaller than the source's {old}; growth only makes an axis longer")
     count = 1 if axis in GLOBAL_AXES else len(config.layers)
+    parts = config.kv_heads if axis == "heads" else 1  # query heads are copied within their group
+    if size % parts:
+        raise JaxptError(f"target.heads is {size}, not a multiple of kv_heads ({parts})")
+    n, more = old // parts, (size - old) // parts
     rng = np.random.default_rng(seed)
-    rows = np.stack([np.concatenate([np.arange(old), rng.integers(0, old, size - old)]) for _ in range(count)])
-    return rows[0] if axis in GLOBAL_AXES else rows
+    rows = [
+        np.concatenate([p * n + np.concatenate([np.arange(n), rng.integers(0, n, more)]) for p in range(parts)])
+        for _ in range(count)
+    ]
+    return rows[0] if axis in GLOBAL_AXES else np.stack(rows)
 
 
 def fpi(config: ModelConfig, axis: str, size: int, seed: int = 0, noise: float = 0.0) -> Plan:
@@ -41,7 +48,7 @@ def fpi(config: ModelConfig, axis: str, size: int, seed: int = 0, noise: float =
     index = _sampled(config, axis, size, seed)
     plan = duplicate(config, axis, index)
     options = {"axis": axis, "size": size, "noise": noise}
-    plan = plan.with_entry(op="fpi", options=options, seed=seed, exact=True)
+    plan = plan.with_entry(op="fpi", options=options, seed=seed)
     return _with_noise(plan, axis, index, noise, seed) if noise else plan
 
 
@@ -132,30 +139,44 @@ def llama_pro(config: ModelConfig, new: int) -> Plan:
     old = [f"layers[{a + 1}:{b}]" for a, b in itertools.pairwise(edges) if b > a + 1]
     options = {"new": new, "blocks": fresh}
     entry: dict[str, Any] = {"op": "llama_pro", "options": options, "exact": True, "tokens": 0, "flops": 0.0}
+    entry["why"] = "new blocks add zero to the stream"
     entry["freeze"] = ["vocab", "final_norm", *old]
     return Plan(config, plan.target, rules, entry)
 
 
-def _deeper(config: ModelConfig, op: str, layers: list[int], **options: Any) -> Plan:
-    entry = {
-        "op": op,
-        "options": options,
-        "exact": False,
-        "why": "layers run more than once",
-        "tokens": 0,
-        "flops": 0.0,
-    }
-    return plan_axes(config, {}, layers=layers, entry=entry)
+def _deeper(config: ModelConfig, op: str, order: list[int], **options: Any) -> Plan:
+    entry = {"op": op, "options": options, "exact": False, "why": "layers run more than once"}
+    return plan_axes(config, {}, layers=order, entry={**entry, "tokens": 0, "flops": 0.0})
 
 
-def stack(config: ModelConfig, times: int) -> Plan:
-    """Returns the plan that repeats the whole stack (G_stack, Du et al. 2024, arXiv 2405.15319)."""
-    return _deeper(config, "stack", list(range(len(config.layers))) * times, times=times)
+def _more_layers(config: ModelConfig, op: str, layers: int) -> int:
+    count = len(config.layers)
+    if layers < count:
+        raise JaxptError(f"target.layers is {layers}, fewer than the source's {count}; {op} only adds layers")
+    return count
 
 
-def interpolate(config: ModelConfig, times: int) -> Plan:
-    """Returns the plan that repeats each layer in place."""
-    return _deeper(config, "interpolate", [l for l in range(len(config.layers)) for _ in range(times)], times=times)
+def stack(config: ModelConfig, layers: int) -> Plan:
+    """Returns the plan that repeats the whole stack up to `layers` (G_stack, Du et al. 2024, arXiv 2405.15319).
+
+    What is no whole stack is taken from the top, as bert2BERT does (Chen et al. 2022).
+
+    Raises:
+        JaxptError: fewer layers than there are.
+    """
+    count = _more_layers(config, "stack", layers)
+    order = list(range(count)) * (layers // count) + list(range(count - layers % count, count))
+    return _deeper(config, "stack", order, layers=layers)
+
+
+def interpolate(config: ModelConfig, layers: int) -> Plan:
+    """Returns the plan that repeats layers in place, as evenly as `layers` in all allows.
+
+    Raises:
+        JaxptError: fewer layers than there are.
+    """
+    count = _more_layers(config, "interpolate", layers)
+    return _deeper(config, "interpolate", [i * count // layers for i in range(layers)], layers=layers)
 
 
 def depth_up_scale(config: ModelConfig, overlap: int) -> Plan:

@@ -12,6 +12,8 @@ TITLES = {
     "mlp": "FFN neurons",
     "heads": "query heads",
     "kv_heads": "kv heads",
+    "experts": "experts",
+    "shared_mlp": "neurons of the shared experts",
     "layers": "layers: Block Influence, 1 − cos(stream before, after)",
     "layers_loss": "layers: loss change on removal, nats per token",
 }
@@ -32,7 +34,7 @@ def draw_scores(scores: Scores, folder: str | Path) -> list[Path]:
             continue
         value = scores.values[name]
         figure, ax = plt.subplots(figsize=(6.4, 4), layout="constrained")
-        if name in ("heads", "kv_heads"):
+        if name in ("heads", "kv_heads", "experts"):
             _map(figure, ax, value, title)
         elif name.startswith("layers"):
             ax.bar(np.arange(len(value)), value, color="#3b6ea5")

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxpt.errors import JaxptError
 from jaxpt.models import ModelConfig
+from jaxpt.reshape.target import lengths_of
 
 # score -> axes of its array; "layers" is the Block Influence, "layers_loss" the loss change on removal
 AXES: dict[str, tuple[str, ...]] = {
@@ -20,6 +21,9 @@ AXES: dict[str, tuple[str, ...]] = {
     "heads": ("layers", "heads"),
     "kv_heads": ("layers", "kv_heads"),
     "head_dim": ("layers", "kv_heads", "head_dim"),
+    "experts": ("layers", "experts"),
+    "expert_mlp": ("layers", "experts", "expert_mlp"),
+    "shared_mlp": ("layers", "shared_mlp"),
     "layers": ("layers",),
     "layers_loss": ("layers",),
     "layers_gain": ("layers",),
@@ -32,7 +36,8 @@ class Scores:
 
     `values`: float32 arrays by name, see `AXES`: `embed [D]`, `mlp [L, F]`, `heads [L, H]`, `kv_heads [L, K]`,
     `head_dim [L, K, h]` (dimensions of v and o), `layers [L]` (Block Influence), `layers_loss [L]` (loss change on
-    removal, nats per token), `layers_gain [L]` (mean growth of the stream's norm through the layer; no importance).
+    removal, nats per token), `layers_gain [L]` (mean growth of the stream's norm through the layer; no importance);
+    of mixtures also `experts [L, E]`, `expert_mlp [L, E, F]`, `shared_mlp [L, F]`; layers of the other kind are zero.
     `meta`: `method`, `data` (fingerprints, None for data-free), `tokens`, `flops`, aggregation.
     """
 
@@ -56,10 +61,9 @@ class Scores:
 
     def check(self, config: ModelConfig) -> None:
         """Raises a JaxptError if the arrays' shapes do not fit `config`."""
-        size = {"layers": len(config.layers), "embed": config.embed, "mlp": config.mlp, "heads": config.heads}
-        size |= {"kv_heads": config.kv_heads, "head_dim": config.head_dim}
+        size = lengths_of(config)
         for name, array in self.values.items():
-            want = tuple(size[a] for a in AXES[name])
+            want = tuple(size.get(a, 0) for a in AXES[name])
             if array.shape != want:
                 raise JaxptError(
                     f"scores.{name} has shape {array.shape}, the model needs {want}: made for another model"

@@ -12,6 +12,7 @@ from jaxpt.reshape.compensate import compensated, gather_compensation
 from jaxpt.reshape.config import CalibrationConfig, TransformConfig
 from jaxpt.reshape.datafree import weight_scores
 from jaxpt.reshape.depth import drop_layers
+from jaxpt.reshape.grow_target import deepen, widen
 from jaxpt.reshape.merge import merge_kv
 from jaxpt.reshape.plan import Plan
 from jaxpt.reshape.prune_depth import prune_depth
@@ -19,6 +20,7 @@ from jaxpt.reshape.scores import Scores
 from jaxpt.reshape.stream import Reshaped, Source
 from jaxpt.reshape.subclone import choose, cut, random_init, subclone_plan
 from jaxpt.reshape.target import Target, lengths
+from jaxpt.reshape.upcycle import average_experts, upcycle
 
 
 @dataclasses.dataclass
@@ -111,7 +113,23 @@ def _merge_kv(source: Source, t: TransformConfig, s: Setting) -> list[Plan]:
     if s.target.kv_heads is None:
         raise JaxptError("merge_kv needs target.kv_heads")
     scores = s.score(source) if t.how == "select" else None
-    return [merge_kv(source.config, s.target.kv_heads, how=t.how, scores=scores)]
+    return [merge_kv(source.config, s.target.kv_heads, how=t.how or "mean", scores=scores)]
+
+
+def _grow_width(source: Source, t: TransformConfig, s: Setting) -> list[Plan]:
+    return widen(source.config, s.target, t.how or "pad", fresh=t.fresh, noise=t.noise, seed=s.seed)
+
+
+def _grow_depth(source: Source, t: TransformConfig, s: Setting) -> list[Plan]:
+    if s.target.layers is None:
+        raise JaxptError("grow_depth needs target.layers")
+    return [deepen(source.config, s.target.layers, t.how or "llama_pro")]
+
+
+def _upcycle(source: Source, t: TransformConfig, s: Setting) -> list[Plan]:
+    assert t.mixture is not None
+    layers = t.layers or range(t.dense_first, len(source.config.layers), t.every)
+    return [upcycle(source.config, t.mixture, layers, s.seed)]
 
 
 RUN: dict[str, Callable[[Source, TransformConfig, Setting], list[Plan]]] = {
@@ -120,6 +138,10 @@ RUN: dict[str, Callable[[Source, TransformConfig, Setting], list[Plan]]] = {
     "prune_depth": _prune_depth,
     "drop_layers": lambda source, t, s: [drop_layers(source.config, t.drop)],
     "merge_kv": _merge_kv,
+    "grow_width": _grow_width,
+    "grow_depth": _grow_depth,
+    "upcycle": _upcycle,
+    "average_experts": lambda source, t, s: [average_experts(source.config)],
 }
 
 

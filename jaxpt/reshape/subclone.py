@@ -14,14 +14,14 @@ import numpy as np
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models import Model, ModelConfig, flatten, param_specs
 from jaxpt.reshape.apply import transform
-from jaxpt.reshape.axes import AxisMap, plan_axes, with_groups
+from jaxpt.reshape.axes import AxisMap, axis_size, plan_axes, with_groups
 from jaxpt.reshape.datafree import weight_scores
 from jaxpt.reshape.depth import default_depth, kept_layers
 from jaxpt.reshape.head_dim import head_dim_maps
 from jaxpt.reshape.plan import Plan, Rule, Term, index_digest
 from jaxpt.reshape.scores import Scores
 from jaxpt.reshape.stream import InMemory
-from jaxpt.reshape.target import Target, lengths
+from jaxpt.reshape.target import MOE_LENGTHS, Target, lengths
 
 SCALING = ("none", "fan_in", "writers")
 SELECTION = ("importance", "uniform")
@@ -31,8 +31,9 @@ SELECTION = ("importance", "uniform")
 class Kept:
     """Which positions of each axis stay: what a cut is, apart from the numbers in the weights.
 
-    `layers` are global numbers; `embed [d]`; `kv_heads [L, k]`, `heads [L, n]` and `mlp [L, f]` for all L layers of the
-    source; None where an axis keeps its length.
+    `layers` are global numbers; `embed [d]`; `kv_heads [L, k]`, `heads [L, n]`, `mlp [L, f]`, `experts [L, e]`,
+    `expert_mlp [L, E, f]` (by the source's experts) and `shared_mlp [L, f]` for all L layers of the source; None where
+    an axis keeps its length.
     """
 
     layers: np.ndarray
@@ -40,6 +41,9 @@ class Kept:
     kv_heads: np.ndarray | None = None
     heads: np.ndarray | None = None
     mlp: np.ndarray | None = None
+    experts: np.ndarray | None = None
+    expert_mlp: np.ndarray | None = None
+    shared_mlp: np.ndarray | None = None
 
 
 def subclone(
@@ -145,6 +149,7 @@ def choose(config: ModelConfig, want: Mapping[str, int], scores: Scores | None, 
         kv_heads=kv_index,
         heads=heads,
         mlp=best("mlp", config.mlp, want["mlp"]),
+        **{a: best(a, axis_size(config, a), want[a]) for a in MOE_LENGTHS if a in want},
     )
 
 
@@ -153,10 +158,10 @@ def cut(
 ) -> Plan:
     """Returns the plan that keeps the positions `kept`, with the scaling of `subclone_plan`."""
     maps: dict[str, AxisMap] = {}
-    for axis in ("embed", "kv_heads", "heads", "mlp"):
+    for axis in ("embed", "kv_heads", "heads", "mlp", *MOE_LENGTHS):
         index = getattr(kept, axis)
         if index is not None:
-            old = int(getattr(config, axis))
+            old = axis_size(config, axis)
             maps[axis] = AxisMap(index, reader=(old / index.shape[-1]) ** 0.5 if scaling != "none" else 1.0)
     changes: dict[str, Any] = {}
     if want["head_dim"] != config.head_dim:
@@ -192,7 +197,9 @@ def random_init(config: ModelConfig, target: Target | Mapping[str, Any], seed: i
     want = lengths(config, target)
     maps, changes = head_dim_maps(config, want["head_dim"], None) if want["head_dim"] != config.head_dim else ({}, {})
     del maps
-    sizes = {k: v for k, v in want.items() if k != "layers"}
+    sizes: dict[str, Any] = {k: v for k, v in want.items() if k != "layers" and k not in MOE_LENGTHS}
+    if config.moe is not None:
+        sizes["moe"] = dataclasses.replace(config.moe, **{field: want[name] for name, field in MOE_LENGTHS.items()})
     layers = kept_layers(len(config.layers), want["layers"], "first", None)
     new = config.replace(**{**sizes, **changes, "layers": tuple(config.layers[i] for i in layers)})
     rules: dict[str, Rule] = {path: (Term(None, (), None, seed),) for path in flatten(param_specs(new))}

@@ -8,6 +8,7 @@ from jaxpt.errors import JaxptError, nearest
 from jaxpt.models import ModelConfig
 
 LENGTHS = ("layers", "embed", "heads", "kv_heads", "head_dim", "mlp")
+MOE_LENGTHS = {"experts": "experts", "expert_mlp": "mlp", "shared_mlp": "shared_mlp"}  # length -> field of MoeConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +21,17 @@ class Target:
     kv_heads: int | None = None
     head_dim: int | None = None
     mlp: int | None = None
+    experts: int | None = None
+    expert_mlp: int | None = None
+    shared_mlp: int | None = None
+
+
+def lengths_of(config: ModelConfig) -> dict[str, int]:
+    """Returns every length of a model; those of experts only where it has some."""
+    have = {name: len(config.layers) if name == "layers" else int(getattr(config, name)) for name in LENGTHS}
+    if config.moe is not None:
+        have |= {name: getattr(config.moe, field) for name, field in MOE_LENGTHS.items()}
+    return have
 
 
 def lengths(config: ModelConfig, target: "Target | Mapping[str, Any]") -> dict[str, int]:
@@ -36,43 +48,88 @@ def lengths(config: ModelConfig, target: "Target | Mapping[str, Any]") -> dict[s
         JaxptError: an unknown key; a change of module type; a length above the source's, below 1 or odd for head_dim;
             heads that are no multiple of kv_heads, or more per kv head than the source has.
     """
-    asked = dataclasses.asdict(target) if dataclasses.is_dataclass(target) else dict(target)
-    asked = {k: v for k, v in asked.items() if v is not None}
-    fields = {f.name for f in dataclasses.fields(ModelConfig)}
-    for key, value in asked.items():
-        if key in LENGTHS:
-            continue
-        if key not in fields:
-            raise JaxptError(f"target.{key} is not a length{nearest(key, LENGTHS)}; they are {', '.join(LENGTHS)}")
-        if value != getattr(config, key):
-            raise JaxptError(
-                f"target.{key} is {value!r}, the source has {getattr(config, key)!r}: a cut keeps the kind of every "
-                f"module; leave {key} out of the target"
-            )
-    have = {name: len(config.layers) if name == "layers" else int(getattr(config, name)) for name in LENGTHS}
-    want = have | {k: asked[k] for k in LENGTHS if k in asked}
-    if "kv_heads" in asked and "heads" not in asked:
-        want["heads"] = want["kv_heads"] * config.group
-    for name in LENGTHS:
+    have = lengths_of(config)
+    want = _wanted(config, have, target)
+    for name in want:
         _check_length(name, want[name], have[name])
-    if want["heads"] % want["kv_heads"]:
-        raise JaxptError(
-            f"target.heads is {want['heads']}, not a multiple of target.kv_heads ({want['kv_heads']}); "
-            f"try {want['heads'] // want['kv_heads'] * want['kv_heads'] or want['kv_heads']}"
-        )
+    _check_heads(want)
     if want["heads"] // want["kv_heads"] > config.group:
         raise JaxptError(
             f"target.heads is {want['heads']} over {want['kv_heads']} kv heads, more per kv head than the source's "
             f"{config.group}; set target.heads={want['kv_heads'] * config.group}, or merge kv heads (merge_kv) first"
         )
-    if want["head_dim"] % 2:
-        raise JaxptError(f"target.head_dim is {want['head_dim']}; RoPE rotates pairs, so it must be even")
+    if config.moe is not None and want["experts"] < config.moe.experts_per_token:
+        raise JaxptError(
+            f"target.experts is {want['experts']}, fewer than the {config.moe.experts_per_token} that a token goes to"
+        )
     return want
 
 
+def grown_lengths(config: ModelConfig, target: "Target | Mapping[str, Any]") -> dict[str, int]:
+    """Returns every length of a target that is at least as wide as the source; `layers` may be anything.
+
+    Without `heads`, `kv_heads` adds whole groups and so brings heads along.
+
+    Raises:
+        JaxptError: an unknown key, a length below the source's, odd for head_dim, more experts, or heads that are no
+            multiple of kv_heads.
+    """
+    have = lengths_of(config)
+    want = _wanted(config, have, target)
+    for name in want:
+        _check_whole(name, want[name])
+        if want[name] < have[name] and name != "layers":
+            raise JaxptError(
+                f"target.{name} is {want[name]}, smaller than the source's {have[name]}; this transform only grows: "
+                f"use subclone for {name}"
+            )
+    _check_heads(want)
+    if want.get("experts") != have.get("experts"):
+        raise JaxptError(f"target.experts is {want['experts']}: experts are made by upcycling, not added to a mixture")
+    return want
+
+
+def _wanted(config: ModelConfig, have: Mapping[str, int], target: "Target | Mapping[str, Any]") -> dict[str, Any]:
+    """The source's lengths with those asked for in their place."""
+    asked = dataclasses.asdict(target) if dataclasses.is_dataclass(target) else dict(target)
+    asked = {k: v for k, v in asked.items() if v is not None}
+    fields = {f.name for f in dataclasses.fields(ModelConfig)}
+    for key, value in asked.items():
+        if key in have:
+            continue
+        if key in MOE_LENGTHS:
+            raise JaxptError(f"target.{key} is asked for, but the model has no mixture-of-experts layers")
+        if key not in fields:
+            raise JaxptError(f"target.{key} is not a length{nearest(key, have)}; they are {', '.join(have)}")
+        if value != getattr(config, key):
+            raise JaxptError(
+                f"target.{key} is {value!r}, the source has {getattr(config, key)!r}: a transform to a target keeps "
+                f"the kind of every module; leave {key} out of the target"
+            )
+    want = dict(have) | {k: asked[k] for k in have if k in asked}
+    if "kv_heads" in asked and "heads" not in asked:
+        want["heads"] = want["kv_heads"] * config.group
+    return want
+
+
+def _check_heads(want: Mapping[str, int]) -> None:
+    if want["heads"] % want["kv_heads"]:
+        raise JaxptError(
+            f"target.heads is {want['heads']}, not a multiple of target.kv_heads ({want['kv_heads']}); "
+            f"try {want['heads'] // want['kv_heads'] * want['kv_heads'] or want['kv_heads']}"
+        )
+    if want["head_dim"] % 2:
+        raise JaxptError(f"target.head_dim is {want['head_dim']}; RoPE rotates pairs, so it must be even")
+
+
+def _check_whole(name: str, want: Any) -> None:
+    least = 0 if name == "shared_mlp" else 1
+    if not isinstance(want, int) or isinstance(want, bool) or want < least:
+        raise JaxptError(f"target.{name} is {want!r}, it must be a whole number of at least {least}")
+
+
 def _check_length(name: str, want: Any, have: int) -> None:
-    if not isinstance(want, int) or isinstance(want, bool) or want < 1:
-        raise JaxptError(f"target.{name} is {want!r}, it must be a whole number of at least 1")
+    _check_whole(name, want)
     if want > have:
         raise JaxptError(
             f"target.{name} is {want}, larger than the source's {have}; this transform only cuts: use a transform that "

@@ -1,7 +1,6 @@
 """Turns dense layers into mixtures of experts: copies, granular experts, shared experts, partial re-initialisation."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -122,6 +121,8 @@ def upcycle(config: ModelConfig, options: Upcycling, layers: Sequence[int] | Non
         JaxptError: layers that are not dense, or widths that do not divide.
     """
     chosen = list(range(len(config.layers)) if layers is None else layers)
+    if not chosen:
+        raise JaxptError("upcycle: no layer is chosen")
     for i in chosen:
         if not 0 <= i < len(config.layers) or config.layers[i].ffn != "dense":
             raise JaxptError(f"upcycle: layer {i} is no dense layer of this model")
@@ -230,10 +231,3 @@ def average_experts(config: ModelConfig) -> Plan:
         rules[path] = (Term(f"blocks/moe/{'expert_' * ffn}{name}", (mean,) if ffn else (), at),)
     entry = {"op": "average_experts", "options": {}, "tokens": 0, "flops": 0.0}
     return Plan(config, target, rules, entry)
-
-
-def step0_report(options: Upcycling, before: float, after: float) -> str:
-    """Returns one line: held-out loss (nats per token) before and after, and which condition makes it so."""
-    exact, why = options.exactness()
-    change = math.fabs(after - before)
-    return f"step 0: loss {before:.4f} -> {after:.4f} (change {change:.2g}); {'exact' if exact else 'inexact'}: {why}"

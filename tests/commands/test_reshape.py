@@ -6,13 +6,19 @@ import jax
 import numpy as np
 import pytest
 
+from jaxpt.api import load
 from jaxpt.bundles import open_bundle, save_bundle
 from jaxpt.cli import main
 from jaxpt.data import PackedSource
 from jaxpt.data.build import Packing, build
+from jaxpt.models import flatten
 from jaxpt.reshape import Scores, apply, subclone_plan, weight_scores
+from jaxpt.reshape.plan import Plan, identity_rules
+from jaxpt.reshape.step_zero import StepZero, report
 from jaxpt.reshape.stream import InMemory
+from tests.models.tiny import config as tiny_config
 from tests.reshape.stories import TEXT, stories
+from tests.training.run_made import CONFIG, start
 
 SUBCLONE = "configs/reshape/subclone.py"
 
@@ -80,6 +86,55 @@ def test_transforms_compose_in_order(bundle, packed, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("config", "extra", "same"),
+    [
+        ("grow_width", ["--config.target.mlp=200", "--config.target.embed=70", "--config.target.heads=12"], True),
+        ("grow_width:noise", ["--config.target.mlp=200"], True),
+        ("grow_width:aki", ["--config.target.mlp=200"], False),
+        ("grow_depth", ["--config.target.layers=7"], True),
+        ("grow_depth:stack", ["--config.target.layers=7"], False),
+        ("upcycle:copies", ["--config.transforms[0].dense_first=1"], True),
+        ("upcycle:fine", ["--config.transforms[0].every=2"], True),
+        ("upcycle", [], False),
+        ("upcycle:published", [], False),
+    ],
+)
+def test_growth_and_upcycling_say_whether_the_function_is_kept_and_measure_it(
+    bundle, packed, tmp_path, capsys, config, extra, same
+):
+    name, _, variant = config.partition(":")
+    held = f"--config.held_out.sources={{'text': '{packed}'}}"
+    common = [f"--config=configs/reshape/{name}.py:{variant}".rstrip(":"), f"--from={bundle}", f"--to={tmp_path / 'g'}"]
+    assert run(*common, *extra, held, "--config.held_out.batches=1") == 0
+    out = capsys.readouterr().out
+    step = open_bundle(tmp_path / "g").lineage[-1]["step_zero"]
+    assert step["exact"] == same
+    assert step["tokens"] == 8 * 64
+    change = abs(step["loss_after"] - step["loss_before"])
+    assert change < 1e-4 if same else change > 1e-2
+    assert f"step 0: loss {step['loss_before']:.5f} -> {step['loss_after']:.5f}" in out
+    assert " claim " not in out
+    open_bundle(tmp_path / "g").verify()
+
+
+def test_a_claim_that_the_measurement_contradicts_is_reported():
+    plan = Plan(*[(c := tiny_config())] * 2, identity_rules(c), {"op": "pad", "exact": True, "why": "nothing"})
+    said = report([plan], StepZero(True, ("nothing",), 2.0, 2.5, 64, 1e-4))
+    assert "claim the same function, but the loss moved by more than 0.0001" in said
+    assert "was not measured" in report([plan], StepZero(True, ("nothing",)))
+
+
+def test_the_source_may_be_a_hugging_face_directory(shared, bundle, tmp_path):
+    folder = shared / "data" / "stories260K" / "hf"
+    assert run(f"--config={SUBCLONE}", f"--from={folder}", f"--to={tmp_path / 'a'}", "--config.target.mlp=100") == 0
+    assert run(f"--config={SUBCLONE}", f"--from={bundle}", f"--to={tmp_path / 'b'}", "--config.target.mlp=100") == 0
+    made = open_bundle(tmp_path / "a")
+    jax.tree.map(np.testing.assert_array_equal, made.params(), open_bundle(tmp_path / "b").params())
+    assert [e["op"] for e in made.lineage] == ["import", "subclone"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
     ("extra", "said"),
     [
         (["--config.target.mlp=4000"], "target.mlp is 4000, larger than the source's 172"),
@@ -95,3 +150,15 @@ def test_mistakes_are_one_line_and_leave_nothing_behind(bundle, tmp_path, capsys
     assert len(error) == 1
     assert said in error[0]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_source_may_be_a_run_or_one_of_its_checkpoints(tmp_path):
+    start(tmp_path / "run", tell=lambda line: None, stages=[CONFIG["stages"][0]])
+    for path, step in ((tmp_path / "run", 20), (tmp_path / "run" / "checkpoints" / "15", 15)):
+        out = tmp_path / f"out{step}"
+        config = "--config=configs/reshape/grow_depth.py"
+        assert run(config, f"--from={path}", f"--to={out}", "--config.target.layers=3") == 0
+        made, model = open_bundle(out), load(path)
+        assert [(e["op"], e.get("steps")) for e in made.lineage] == [("train", step), ("llama_pro", None)]
+        old, new = flatten(model.params), flatten(made.params())
+        np.testing.assert_array_equal(new["blocks/dense/q"], np.asarray(old["blocks/dense/q"])[[0, 1, 1]])

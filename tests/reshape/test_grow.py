@@ -94,8 +94,8 @@ def test_aki_takes_the_next_layers_neurons_and_says_it_is_inexact():
 @pytest.mark.parametrize(
     ("plan", "order"),
     [
-        (stack(C, 2), [0, 1, 2, 0, 1, 2]),
-        (interpolate(C, 2), [0, 0, 1, 1, 2, 2]),
+        (stack(C, 7), [0, 1, 2, 0, 1, 2, 2]),
+        (interpolate(C, 5), [0, 0, 1, 1, 2]),
         (depth_up_scale(C, 1), [0, 1, 1, 2]),
     ],
     ids=["stack", "interpolate", "depth_up_scale"],

@@ -76,10 +76,12 @@ def test_every_parameter_on_the_residual_stream_keeps_one_index_set(name):
 def test_query_heads_stay_with_their_kv_head(name):
     c, p, s = scored(name)
     plan = subclone_plan(c, {"kv_heads": 1, "heads": 2}, s)
-    q = next(op for op in plan.rules["blocks/dense/q"][0].ops if isinstance(op, Take)).index
-    k = next(op for op in plan.rules["blocks/dense/k"][0].ops if isinstance(op, Take)).index
-    np.testing.assert_array_equal(q // c.group, np.repeat(k, 2, axis=1))
-    np.testing.assert_array_equal(k[:, 0], s.get("kv_heads").argmax(1))
+    for kind in {layer.ffn for layer in c.layers}:
+        q, k = (
+            next(op for op in plan.rules[f"blocks/{kind}/{n}"][0].ops if isinstance(op, Take)).index for n in ("q", "k")
+        )
+        np.testing.assert_array_equal(q // c.group, np.repeat(k, 2, axis=1))
+        np.testing.assert_array_equal(k[:, 0], s.get("kv_heads").argmax(1)[list(c.layers_of(kind))])
     del p
 
 
@@ -164,7 +166,7 @@ def test_heads_whose_other_dimensions_are_zero_can_be_cut_down(name):
 
     p = unflatten(p)
     # scale and eps as the smaller head's norm needs them
-    c = c.replace(attention_scale=c.scale, qk_norm_eps=c.qk_norm_eps)
+    c = c.replace(attention_scale=c.scale, qk_norm_eps=c.qk_norm_eps or c.norm_eps)
     plan = subclone_plan(c, {"head_dim": 4}, weight_scores(InMemory(c, p)))
     if c.qk_norm == "head":
         fixed = plan.target.replace(qk_norm_eps=c.qk_norm_eps * 2)

@@ -8,7 +8,7 @@ import pytest
 from jaxpt.errors import JaxptError
 from jaxpt.models import flatten
 from jaxpt.reshape.apply import apply
-from jaxpt.reshape.upcycle import Upcycling, average_experts, step0_report, upcycle
+from jaxpt.reshape.upcycle import Upcycling, average_experts, upcycle
 from tests.models.tiny import config
 from tests.reshape.proofs import close, logits, random_params, reshaped
 
@@ -113,8 +113,6 @@ def test_host_and_device_make_the_same_experts():
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_the_report_says_why():
-    line = step0_report(dataclasses.replace(GRANULAR, experts_per_token=3), 2.0, 2.5)
-    assert "inexact: experts_per_token 3 is no multiple of granularity 2" in line
+def test_widths_that_do_not_divide_are_refused():
     with pytest.raises(JaxptError, match="not divided by granularity 3"):
         upcycle(C, Upcycling(6, 3, granularity=3))
