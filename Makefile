@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 WORKDIR ?= runs/quickstart
+# processes that share the tests, a file at a time; each takes up to 3 GB
+WORKERS ?= 2
 BIN := $(VENV)/bin
 
 .PHONY: quickstart test lint clean
@@ -10,7 +12,7 @@ quickstart: $(VENV)/core
 	$(BIN)/jaxpt quickstart --workdir=$(WORKDIR)
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

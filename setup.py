@@ -41,7 +41,7 @@ EXTRAS = {
     "kenlm": ["kenlm>=0.3,<0.4"],
     "ray": ["ray>=2.50,<3"],
     "eval": ["lm_eval>=0.4.9,<0.5"],
-    "dev": ["pytest>=8,<10", "hypothesis>=6.100,<7", "ruff>=0.17,<0.18"],
+    "dev": ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "hypothesis>=6.100,<7", "ruff>=0.17,<0.18"],
     "parity": ["torch==2.13.0", "transformers>=5.20,<5.30"],
 }
 

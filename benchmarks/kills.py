@@ -89,10 +89,10 @@ def where(workdir: Path, begun: float) -> tuple[str, int]:
 def kill_often(workdir: Path, kills: int, rng: random.Random, start_up: float) -> list[list[Any]]:
     """Kills the run at random moments until there were enough, then lets it finish; returns a row per kill."""
     rows: list[list[Any]] = []
-    short = True
+    short, slower = True, 1.0
     with progress(kills, "kills") as bar:
         while short:
-            moment, begun = rng.uniform(start_up / 3, start_up + 7), time.time()
+            moment, begun = slower * rng.uniform(start_up / 3, start_up + 7), time.time()
             process = start(workdir)
             try:
                 process.wait(moment)
@@ -104,6 +104,8 @@ def kill_often(workdir: Path, kills: int, rng: random.Random, start_up: float) -
                 process.wait()
             what, newest = where(workdir, begun)
             rows.append([len(rows) + 1, moment, what, newest])
+            if what == "start-up" and moment > 1.5 * slower * start_up:
+                slower *= 1.3  # the machine has become busier than it was when start-up was timed
             bar.update()
             inside = [r[2] for r in rows]
             short = len(rows) < kills or inside.count("save") < 3 or inside.count("evaluation") < 1
