@@ -24,6 +24,7 @@ from jaxpt.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig, Shard
 from jaxpt.data import Loader, PackedSource, StageData
 from jaxpt.data.build import Packing, build
 from jaxpt.data.text_files import list_files, read_documents
+from jaxpt.errors import JaxptError
 from jaxpt.models import Compute, Model, ModelConfig, init_params, param_specs, uniform_layers
 from jaxpt.optim.optimizers import make_optimizer
 from jaxpt.optim.schedules import learning_rate, resolve
@@ -31,7 +32,7 @@ from jaxpt.reshape.calibrate import loss
 from jaxpt.reshape.config import TransformConfig
 from jaxpt.reshape.sequence import Setting, plans
 from jaxpt.reshape.stream import InMemory, chain, gather
-from jaxpt.reshape.target import Target
+from jaxpt.reshape.target import LENGTHS, Target
 from jaxpt.sharding import batch_sharding
 from jaxpt.terminal import progress, table
 from jaxpt.training.batches import place
@@ -63,6 +64,15 @@ def sources(a: argparse.Namespace) -> tuple[PackedSource, PackedSource, Any]:
             if not (a.folder / name).exists():
                 build(str(file), a.folder / name, tokenizers.load(model), a.length, Packing(packer="concat"))
     return PackedSource.open(train), PackedSource.open(held), tokenizers.load(model)
+
+
+def held_out_batches(source: PackedSource, batch: int, most: int = 8) -> list[Any]:
+    """Up to `most` batches of rows that lie evenly over the whole held-out source, so that every document counts."""
+    count = min(most, source.rows // batch)
+    if not count:
+        raise JaxptError(f"{source.path} has {source.rows} rows, a batch needs {batch}; give more text")
+    rows = [i * source.rows // (count * batch) for i in range(count * batch)]
+    return [source.read(rows[i : i + batch]) for i in range(0, len(rows), batch)]
 
 
 def train(
@@ -119,15 +129,12 @@ def main() -> int:
     total = first + steps * seeds
     repeat = -(-total * a.batch // packed.rows)
     loader = Loader({"text": packed}, [StageData(0, total, a.batch, a.length, {"text": 1.0})], repeat={"text": repeat})
-    held = [
-        held_source.read(range(i, i + a.batch))
-        for i in range(0, min(held_source.rows, 8 * a.batch) - a.batch + 1, a.batch)
-    ]
+    held = held_out_batches(held_source, a.batch)
     bundle, gap = teacher(a, loader, first, held, tokenizer)
     print(
         f"teacher: {bundle.config.param_count():,} parameters, held-out loss {gap['start']:.3f} > {gap['end']:.3f} nats"
     )
-    target = Target(**{k: int(v) for k, v in (x.split("=") for x in a.target.split(","))})
+    target = Target(**a.lengths)
     calibration = [loader.batch(i) for i in range(min(a.calibration, first))]
     file = a.folder / "results.json"
     runs: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
@@ -140,7 +147,7 @@ def main() -> int:
         key = f"{method} lr={rate} seed={seed} tokens={steps * per_step} target={a.target}"
         if key in runs:
             continue
-        begun = time.monotonic()
+        begun, cpu = time.monotonic(), time.process_time()
         setting = Setting(target, calibration, {"text": packed.fingerprint}, seed=seed, tell=lambda line: None)
         made = plans(bundle, [METHODS[method]], setting)
         student = chain(bundle, made)
@@ -150,7 +157,8 @@ def main() -> int:
         )
         entry = made[-1].entry
         runs[key] = {
-            "method": method, "rate": rate, "seed": seed, "curve": curve, "seconds": time.monotonic() - begun,
+            "method": method, "rate": rate, "seed": seed, "curve": curve,
+            "seconds": time.monotonic() - begun, "cpu_seconds": time.process_time() - cpu,
             "parameters": student.config.param_count(), "tokens": entry["tokens"], "flops": entry["flops"],
         }  # fmt: skip
         partial = file.with_suffix(".partial")
@@ -237,24 +245,34 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--text", required=True, help="glob of documents (jsonl, jsonl.gz, jsonl.zst, parquet)")
     p.add_argument("--folder", type=Path, required=True, help="tokenizer, data, teacher and results are kept here")
     p.add_argument("--vocab", type=int, default=1024)
-    p.add_argument("--length", type=int, default=256)
+    p.add_argument("--length", type=int, default=128)
     p.add_argument("--batch", type=int, default=16)
     p.add_argument("--held_out", type=float, default=0.1, help="share of documents")
     p.add_argument("--embed", type=int, default=128)
-    p.add_argument("--layers", type=int, default=5)
+    p.add_argument("--layers", type=int, default=4)
     p.add_argument("--heads", type=int, default=8)
     p.add_argument("--kv_heads", type=int, default=4)
-    p.add_argument("--mlp", type=int, default=384)
-    p.add_argument("--teacher_tokens", type=int, default=5_000_000)
+    p.add_argument("--mlp", type=int, default=320)
+    p.add_argument("--teacher_tokens", type=int, default=1_500_000)
     p.add_argument("--teacher_rate", type=float, default=3e-3)
-    p.add_argument("--target", default="embed=80,mlp=224,heads=4,kv_heads=2,layers=4", help="the student's lengths")
-    p.add_argument("--student_tokens", type=int, default=2_000_000)
+    p.add_argument("--target", default="embed=96,mlp=208,heads=4,kv_heads=2,layers=3", help="the student's lengths")
+    p.add_argument("--student_tokens", type=int, default=600_000)
     p.add_argument("--rates", default="3e-3", help="peak learning rates, comma-separated")
     p.add_argument("--seeds", type=int, default=1, help="of every method but random")
     p.add_argument("--random_seeds", type=int, default=2)
     p.add_argument("--calibration", type=int, default=16, help="batches for scores and second moments")
     p.add_argument("--methods", default=",".join(METHODS))
-    return p.parse_args()
+    a = p.parse_args()
+    if unknown := [m for m in a.methods.split(",") if m not in METHODS]:
+        p.error(f"--methods: {unknown[0]!r} is not among {', '.join(METHODS)}")
+    try:
+        a.lengths = {k: int(v) for k, v in (x.split("=") for x in a.target.split(","))}
+        [float(r) for r in a.rates.split(",")]
+    except ValueError:
+        p.error("--target is written embed=80,mlp=224 (whole numbers), --rates 1e-3,3e-3")
+    if wrong := [k for k in a.lengths if k not in LENGTHS]:
+        p.error(f"--target: {wrong[0]!r} is no length; there are {', '.join(LENGTHS)}")
+    return a
 
 
 if __name__ == "__main__":
