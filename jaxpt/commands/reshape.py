@@ -78,7 +78,9 @@ def reshape(config: ReshapeConfig, source: str, target: str, pictures: str | Non
         model = found(source, Path(folder))
         batches, data = rows("calibration", config.calibration, model, config.calibration.mixture)
         held, _ = rows("held_out", config.held_out, model)
-        setting = Setting(config.target, batches, data, config.calibration, None, Path(folder), config.seed, tell=print)
+        setting = Setting(
+            config.target, batches, data, config.calibration, folder=Path(folder), seed=config.seed, tell=print
+        )
         first = config.transforms[0]
         if first.name in ("subclone", "random_init"):
             lengths(model.config, config.target)  # refuse before anything is scored
