@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.claims.shrink import POINTS, at, reached, sources, teacher
+from benchmarks.claims.shrink import POINTS, at, held_out_batches, reached, sources, teacher
 from jaxpt.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig, ShardingConfig
 from jaxpt.data import Loader, StageData
 from jaxpt.models import Compute, ModelConfig, param_specs
@@ -110,8 +110,7 @@ def run(a: argparse.Namespace, begin: Callable[[ModelConfig, Any, str, int], Sta
     total = first + steps * max(a.seeds, a.baseline_seeds)
     repeat = -(-total * a.batch // packed.rows)
     loader = Loader({"text": packed}, [StageData(0, total, a.batch, a.length, {"text": 1.0})], repeat={"text": repeat})
-    rows = min(held_source.rows, 8 * a.batch)
-    held = [held_source.read(range(i, i + a.batch)) for i in range(0, rows - a.batch + 1, a.batch)]
+    held = held_out_batches(held_source, a.batch)
     bundle, gap = teacher(a, loader, first, held, tokenizer)
     print(
         f"parent: {bundle.config.param_count():,} parameters, held-out loss {gap['start']:.3f} > {gap['end']:.4f} nats"
