@@ -24,6 +24,7 @@ from jaxpt.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig, Shard
 from jaxpt.data import Loader, PackedSource, StageData
 from jaxpt.data.build import Packing, build
 from jaxpt.data.text_files import list_files, read_documents
+from jaxpt.errors import JaxptError
 from jaxpt.models import Compute, Model, ModelConfig, init_params, param_specs, uniform_layers
 from jaxpt.optim.optimizers import make_optimizer
 from jaxpt.optim.schedules import learning_rate, resolve
@@ -63,6 +64,15 @@ def sources(a: argparse.Namespace) -> tuple[PackedSource, PackedSource, Any]:
             if not (a.folder / name).exists():
                 build(str(file), a.folder / name, tokenizers.load(model), a.length, Packing(packer="concat"))
     return PackedSource.open(train), PackedSource.open(held), tokenizers.load(model)
+
+
+def held_out_batches(source: PackedSource, batch: int, most: int = 8) -> list[Any]:
+    """Up to `most` batches of rows that lie evenly over the whole held-out source, so that every document counts."""
+    count = min(most, source.rows // batch)
+    if not count:
+        raise JaxptError(f"{source.path} has {source.rows} rows, a batch needs {batch}; give more text")
+    rows = [i * source.rows // (count * batch) for i in range(count * batch)]
+    return [source.read(rows[i : i + batch]) for i in range(0, len(rows), batch)]
 
 
 def train(
@@ -119,10 +129,7 @@ def main() -> int:
     total = first + steps * seeds
     repeat = -(-total * a.batch // packed.rows)
     loader = Loader({"text": packed}, [StageData(0, total, a.batch, a.length, {"text": 1.0})], repeat={"text": repeat})
-    held = [
-        held_source.read(range(i, i + a.batch))
-        for i in range(0, min(held_source.rows, 8 * a.batch) - a.batch + 1, a.batch)
-    ]
+    held = held_out_batches(held_source, a.batch)
     bundle, gap = teacher(a, loader, first, held, tokenizer)
     print(
         f"teacher: {bundle.config.param_count():,} parameters, held-out loss {gap['start']:.3f} > {gap['end']:.3f} nats"
