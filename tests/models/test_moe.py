@@ -111,6 +111,18 @@ def test_eight_devices_compute_the_logits_and_gradients_of_one(mesh):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * scale, err_msg=str(path))
 
 
+def test_experts_split_over_devices_with_ample_capacity_compute_the_dropless_layer():
+    moe = MoeConfig(6, 2, 16)
+    x, _, w, experts, shares, _ = layer(moe, d=24)
+    net = Network(jax.nn.silu, Compute())
+    want = mix(moe, x, experts, shares, w, net)
+    with jax.set_mesh(make_mesh({"expert": 2}, jax.devices()[:2])):
+        for factor, same in ((6.0, True), (0.3, False)):
+            some = dataclasses.replace(moe, capacity_factor=factor)
+            got = jax.jit(lambda *a, m=some: mix(m, *a, net))(x, experts, shares, w)
+            assert np.allclose(got, want, rtol=1e-4, atol=1e-4 * float(jnp.abs(want).max())) == same
+
+
 @pytest.mark.parametrize("name", ["moe", "moe_mixed"])
 def test_a_cache_gives_the_logits_of_the_whole_sequence(name):
     c = VARIANTS[name]
