@@ -40,7 +40,15 @@ def widen(
     """
     if how not in WIDER:
         raise JaxptError(f"grow_width: how is {how!r}, it must be one of {', '.join(WIDER)}{nearest(how, WIDER)}")
+    if noise and how not in ("duplicate", "fpi"):
+        raise JaxptError(
+            f"grow_width: noise is for copies (how='duplicate' or 'fpi'), how={how!r} makes none that need it"
+        )
     want = grown_lengths(config, target)
+    if how == "aki" and want["mlp"] == config.mlp:
+        raise JaxptError(
+            "grow_width: how='aki' makes new neurons of the next layer's; set target.mlp above the source's"
+        )
     copy = repeat if how == "duplicate" else fpi
     out: list[Plan] = []
 
