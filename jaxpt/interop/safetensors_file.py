@@ -70,8 +70,6 @@ class SafetensorsFile:
         """Returns a tensor as a memory map."""
         start, stop = self.header[name]["data_offsets"]
         dtype, shape = DTYPES[self.header[name]["dtype"]], self.shape(name)
-        if stop - start != math.prod(shape) * dtype.itemsize:
-            raise JaxptError(f"{self.path}: {name} of shape {shape} has {stop - start:,} bytes; the file is damaged")
         if stop == start:
             return np.empty(shape, dtype)
         return np.memmap(self.path, np.uint8, "r", self._base + start, (stop - start,)).view(dtype).reshape(shape)
@@ -91,6 +89,9 @@ def _end(path: Path, header: Mapping[str, Any]) -> int:
     for (start, stop), name in sorted((entry["data_offsets"], name) for name, entry in header.items()):
         if start != at or stop < start:
             raise JaxptError(f"{path}: {name} does not begin where the tensor before it ends; fetch the file again")
+        kind, shape = header[name]["dtype"], header[name]["shape"]
+        if kind in DTYPES and stop - start != math.prod(shape) * DTYPES[kind].itemsize:
+            raise JaxptError(f"{path}: {name}, {kind} {shape}, has {stop - start:,} bytes; fetch the file again")
         at = stop
     return at
 
