@@ -28,10 +28,7 @@ HEADERS = {
     "has 1 data_offsets": lambda h: {**h, "a": {"dtype": "F32", "shape": [0], "data_offsets": [0]}},
     "a does not begin where": lambda h: {**h, "a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}},
     "truncated or damaged": lambda h: {k: v for k, v in h.items() if v != last(h)},
-    "has 96 bytes; the file is damaged": lambda h: {
-        **h,
-        "model.norm.weight": {**h["model.norm.weight"], "dtype": "F16"},
-    },
+    "F16 [24], has 96 bytes": lambda h: {**h, "model.norm.weight": {**h["model.norm.weight"], "dtype": "F16"}},
 }
 
 
@@ -130,12 +127,9 @@ def test_a_directory_that_may_not_be_written_is_refused(tmp_path):
         shutil.copytree(tmp_path / "b", here / "b")
         here.chmod(0o555)
         with no_rights():
-            for make in (
-                lambda: import_bundle(here / "hf", here / "to"),
-                lambda: export_bundle(here / "b", here / "to"),
-            ):
+            for make, source in ((import_bundle, "hf"), (export_bundle, "b")):
                 with pytest.raises(JaxptError, match=r"cannot be written \(Permission denied\); choose another"):
-                    make()
+                    make(here / source, here / "to")
         assert {p.name for p in here.iterdir()} == {"hf", "b"}
         here.chmod(0o755)
 
