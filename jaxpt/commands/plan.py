@@ -12,6 +12,7 @@ from jaxpt.config_file import load
 from jaxpt.planning import compile_step, topology_devices
 from jaxpt.terminal import table
 from jaxpt.training.feed import make_feed
+from jaxpt.training.overview import overview
 
 HELP = "count a run's data, compile its step for a TPU pod that is not there: memory per device, collectives"
 
@@ -40,6 +41,7 @@ def main(argv: Sequence[str]) -> int:
     config = load(RunConfig, args.config, overrides)
     devices = topology_devices(args.topology) if args.topology else []
     plan, start, _ = open_plan(config)
+    print(overview(plan))
     make_feed(plan, None, start.ledger if start else [], tell=print)
     if not devices:
         return 0

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 
 from jaxpt.errors import JaxptError
 from jaxpt.models.config import ModelConfig
+from jaxpt.reporting import stages
 from jaxpt.reporting.pictures import PICTURES
 from jaxpt.reporting.series import series
 from jaxpt.training.metrics import read
@@ -62,6 +63,8 @@ def write_report(workdir: str | Path) -> Path:
             '<div class="pictures">',
             *images,
             "</div>",
+            f"<h2>Stages</h2>{_table(*stages.stages(records, json.loads(config)))}",
+            f"<h2>Mixtures</h2>{_table(*stages.mixtures(records))}",
             _first_and_last("Evaluation", records, "eval/"),
             _first_and_last("Mixtures of experts", records, "moe/"),
             "<h2>Config</h2>",
