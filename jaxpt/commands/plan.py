@@ -9,6 +9,7 @@ import jax
 from jaxpt.commands.train import open_plan
 from jaxpt.config import RunConfig
 from jaxpt.config_file import load
+from jaxpt.data.seen import in_common
 from jaxpt.planning import compile_step, topology_devices
 from jaxpt.terminal import table
 from jaxpt.training.feed import make_feed
@@ -43,6 +44,8 @@ def main(argv: Sequence[str]) -> int:
     plan, start, _ = open_plan(config)
     print(overview(plan))
     make_feed(plan, None, start.ledger if start else [], tell=print)
+    for a, b, count in in_common(plan.sources):
+        print(f"sources {a} and {b} hold {count:,} documents in common; pack other parts of the text in each (--part)")
     if not devices:
         return 0
     print(f"{plan.model.param_count():,} parameters on {len(devices)} x {devices[0].device_kind}")
