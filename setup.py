@@ -37,6 +37,7 @@ EXTRAS = {
         "numba>=0.61,<0.70",
         "fasttext-numpy2>=0.10.4,<0.11",
     ],
+    "gcs": ["gcsfs>=2024.6"],
     "tfds": ["tensorflow-datasets>=4.9.9,<5", "importlib_resources>=6,<8"],
     "kenlm": ["kenlm>=0.3,<0.4"],
     "ray": ["ray>=2.50,<3"],

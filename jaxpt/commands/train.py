@@ -17,6 +17,7 @@ from jaxpt.sharding import join
 from jaxpt.training import loop, run_directory
 from jaxpt.training.feed import make_feed
 from jaxpt.training.interrupt import EXIT_PREEMPTED
+from jaxpt.training.overview import overview
 from jaxpt.training.plan import Plan, check_disk, make_plan
 from jaxpt.training.sources import open_sources
 from jaxpt.training.starting_point import StartingPoint, open_start
@@ -82,6 +83,7 @@ def train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None = None) -> 
     tell(f"{plan.model.param_count():,} parameters, {plan.steps:,} steps, {config.tokens_at(plan.steps):,} tokens")
     if start:
         tell(f"starting from {start.found}")
+    tell(overview(plan))
     feed = functools.partial(make_feed, used=start.ledger if start else [], tell=tell)
     measures = Measures(config, tokenizer, workdir)
     state = start.state if start else None

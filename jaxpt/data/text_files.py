@@ -10,6 +10,7 @@ import fsspec
 import pyarrow.parquet as pq
 import zstandard
 
+from jaxpt.data.remote import file_system
 from jaxpt.errors import JaxptError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
@@ -21,7 +22,7 @@ def list_files(pattern: str) -> list[str]:
     Raises:
         JaxptError: there are none, or a file of an unknown kind was named.
     """
-    fs, path = fsspec.core.url_to_fs(pattern)
+    fs, path = file_system(pattern)
     if fs.isdir(path):
         found = [f for f in fs.find(path) if f.endswith(SUFFIXES)]
     else:

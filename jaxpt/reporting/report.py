@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 from jaxpt.config import RunConfig
 from jaxpt.errors import JaxptError
 from jaxpt.models.config import ModelConfig
+from jaxpt.reporting import stages
 from jaxpt.reporting.pictures import PICTURES
 from jaxpt.reporting.series import series
 from jaxpt.reporting.summary import read_events, stages, summary
@@ -75,6 +76,8 @@ def write_report(workdir: str | Path, notes: Mapping[str, str] | None = None) ->
             '<div class="pictures">',
             *images,
             "</div>",
+            f"<h2>Stages</h2>{_table(*stages.stages(records, json.loads(config)))}",
+            f"<h2>Mixtures</h2>{_table(*stages.mixtures(records))}",
             _first_and_last("Evaluation", records, "eval/"),
             _first_and_last("Mixtures of experts", records, "moe/"),
             *(f"<h2>{html.escape(k)}</h2><pre>{html.escape(v)}</pre>" for k, v in _notes(out, notes).items()),

@@ -267,7 +267,8 @@ def _save(run: Run, *, wait: bool) -> None:
     with run.clock.pause(run.state):
         if run.step not in run.checkpoints.steps():
             run.metrics.event("save", run.step)
-            saved = {"tokens": run.config.tokens_at(run.step), **run.feed.to_save(run.step)}
+            model = run.plan.stages[run.config.stage_of(run.step - 1)].model.to_dict()  # with the stage's rope
+            saved = {"tokens": run.config.tokens_at(run.step), "model": model, **run.feed.to_save(run.step)}
             run.checkpoints.save(run.step, run.state, saved)
         if wait:
             run.checkpoints.wait()

@@ -94,3 +94,17 @@ def test_the_small_plan_is_the_large_one_in_other_sizes(config):
     assert ratios == pytest.approx([10.0] * 4)
     assert [s.batch_size * 64 for s in small.stages] == [s.batch_size for s in config.stages]
     assert small.tokens_at(10**6) < 2e6
+
+
+def test_one_run_holds_general_text_a_long_leg_and_the_four_annealing_stages(config):
+    whole = load(RunConfig, str(CONFIGS / "whole_small.py"))
+    assert [s.name for s in whole.stages] == ["general", "long", *(s.name for s in config.stages)]
+    general, long, first, *rest = whole.stages
+    assert long.sequence_length == 4 * general.sequence_length == long.pose.target // 4
+    assert long.rope["max_positions"] == long.pose.target
+    assert long.tokens_per_step == general.tokens_per_step
+    assert [s.load for s in (first, *rest)] == ["params"] + ["params+optimizer"] * 3
+    assert [s.mixture for s in (first, *rest)] == [s.mixture for s in config.stages]
+    used = [set(flat_weights(s.mixture)) for s in whole.stages]
+    assert not used[0] & used[1]
+    assert not (used[0] | used[1]) & set.union(*used[2:])
