@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.clean import characters
+from data_tools.clean import addresses, characters
+from data_tools.clean.language import SHIPPED, identifier, sample
 from data_tools.clean.repetition import NAMES, duplicates
 from data_tools.clean.view import View, ratio
 
@@ -61,7 +62,7 @@ def _ellipsis_lines(view: View, options: Options) -> Values:
 
 
 def _alphabetic_words(view: View, options: Options) -> Values:
-    return ratio(view.count_words(view.word_flags & characters.ALPHABETIC), view.word_counts)
+    return ratio(view.count_words(view.word_flags & characters.ALPHABETIC), view.all_counts)
 
 
 def _stop_ids(view: View, options: Options) -> np.ndarray:
@@ -70,7 +71,9 @@ def _stop_ids(view: View, options: Options) -> np.ndarray:
 
 
 def _stop_words(view: View, options: Options) -> Values:
-    """Distinct stop words, as written (case counts)."""
+    """Distinct stop words, as written (case counts); with `inside`, also as parts of words (particles)."""
+    if options["inside"]:
+        return np.array([float(sum(word in t for word in options["words"])) for t in view.texts])
     total = np.zeros(len(view), np.int64)
     for number in _stop_ids(view, options):
         total += view.count_words(view.words.ids == number) > 0
@@ -150,7 +153,7 @@ def _unspaced_share(view: View, options: Options) -> Values:
 
 def _longest_word(view: View, options: Options) -> Values:
     out = np.zeros(len(view))
-    text = np.repeat(np.arange(len(view)), view.word_counts)
+    text = np.repeat(np.arange(len(view)), view.all_counts)
     np.maximum.at(out, text, view.word_lengths)
     return out
 
@@ -192,11 +195,44 @@ def _log_lines(view: View, options: Options) -> Values:
 
 
 def _listed_words(view: View, options: Options) -> Values:
-    """Uses per word of the words and phrases in `words` (any case; whole words where there are spaces)."""
-    pattern = view.phrases(tuple(options["words"]))
-    if pattern is None:
-        return np.zeros(len(view))
-    return ratio(np.array([len(pattern.findall(t.lower())) for t in view.texts]), view.word_counts)
+    """Uses of the words and phrases in `words`, in small, capital or initial capital letters, per word."""
+    found = np.zeros(len(view), np.int64)
+    single = [w for w in options["words"] if w.isalpha() and not characters.unspaced(w[0])]
+    spellings = {form for w in single for form in (w, w.capitalize(), w.upper())}
+    numbers = [view.words.number(w) for w in spellings]
+    found += view.count_words(np.isin(view.words.ids, [n for n in numbers if n is not None]))
+    phrases = sorted(set(options["words"]) - set(single))
+    if phrases:
+        found += np.array([sum(map(t.lower().count, phrases)) for t in view.texts])
+    return ratio(found, view.word_counts)
+
+
+def _language(view: View, options: Options) -> Values:
+    """Probability of the text's language where that is one of `keep`, else 0; the language becomes a column."""
+    found = identifier(options["model"])([sample(t, options["length"]) for t in view.texts])
+    view.columns |= {"language": [label for label, _ in found], "language_score": [round(p, 4) for _, p in found]}
+    keep = set(options["keep"])
+    return np.array([p if not keep or label in keep else 0.0 for label, p in found])
+
+
+def _listed_address(view: View, options: Options) -> Values:
+    """1 where the address or its domain is on a list (files of one entry a line), else 0."""
+    domains, urls = (addresses.read_list(options[k]) if options[k] else frozenset() for k in ("domains", "urls"))
+    domains |= frozenset(options["also"])
+    return np.array([float(addresses.listed(url, domains, urls)) for url in view.field("url")])
+
+
+def _address_words(view: View, options: Options) -> Values:
+    """Bad words in the address: `hard` and `inside` count 2, `soft` 1."""
+    lists = (frozenset(options["hard"]), frozenset(options["soft"]), tuple(options["inside"]))
+    return np.array([addresses.word_score(url, *lists) for url in view.field("url")])
+
+
+def _content_type(view: View, options: Options) -> Values:
+    """0 where the field that names the content type names one that is not in `keep`, else 1 (also where it is absent)."""
+    keep = tuple(k.lower() for k in options["keep"])
+    given = [(v or "").partition(";")[0].strip().lower() for v in view.field(options["field"])]
+    return np.array([float(not v or v.startswith(keep)) for v in given])
 
 
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
@@ -212,7 +248,7 @@ MEASURES: dict[str, Measure] = {
     "bullet_lines": Measure(_bullet_lines, "lines that begin with a bullet", options=(("bullets", ("•", "-")),)),
     "ellipsis_lines": Measure(_ellipsis_lines, "lines that end with an ellipsis"),
     "alphabetic_words": Measure(_alphabetic_words, "words with a letter"),
-    "stop_words": Measure(_stop_words, "distinct stop words", 0, 20, options=(("words", STOP_WORDS),)),
+    "stop_words": Measure(_stop_words, "distinct stop words", 0, 20, options=(("words", STOP_WORDS), ("inside", False))),
     "stop_word_uses": Measure(_stop_word_uses, "uses of stop words", 1, 1e5, True, (("words", STOP_WORDS),)),
     "duplicate_paragraphs": Measure(_duplicate_share("paragraphs", 0), "paragraphs that occurred before"),
     "duplicate_paragraph_characters": Measure(_duplicate_share("paragraphs", 1), "characters in such paragraphs"),
@@ -237,5 +273,17 @@ MEASURES: dict[str, Measure] = {
     "markup_characters": Measure(_pattern_characters(r"</?[A-Za-z][^<>\n]{0,200}>", "<"), "characters in markup tags"),
     "log_lines": Measure(_log_lines, "lines that look like those of a log file"),
     "safety_words": Measure(_listed_words, "uses of listed words per word", 0, 0.1, options=(("words", ()),)),
+    "language": Measure(
+        _language, "probability of a wanted language", options=(("keep", ()), ("model", SHIPPED), ("length", 400))
+    ),
+    "listed_address": Measure(
+        _listed_address, "address is on a list", options=(("domains", ""), ("urls", ""), ("also", ()))
+    ),
+    "address_words": Measure(
+        _address_words, "bad words in the address", 0, 10, options=(("hard", ()), ("soft", ()), ("inside", ()))
+    ),
+    "content_type": Measure(
+        _content_type, "wanted content type", options=(("field", "content_type"), ("keep", ("text/",)))
+    ),
     **{name: Measure(_ngram(name), f"characters in {name.replace('_', ' ')}s") for name in NAMES},
 }

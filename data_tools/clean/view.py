@@ -1,7 +1,7 @@
 """What all rules look at: the texts of one batch with their lines and words, each worked out once and on demand."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -17,8 +17,19 @@ _LINE_ENDS = re.compile(r"\n+")
 class View:
     """Texts and their parts; arrays are over the n texts of the batch unless a comment says otherwise."""
 
-    def __init__(self, texts: Sequence[str], vocabulary: Vocabulary, ngrams: Sequence[str] = (), stretch: float = 1.0):
+    def __init__(
+        self,
+        texts: Sequence[str],
+        vocabulary: Vocabulary,
+        ngrams: Sequence[str] = (),
+        stretch: float = 1.0,
+        field: Callable[[str], list[str | None]] | None = None,
+    ):
+        """Args: the texts; who splits them; the n-gram measures wanted; characters of an unspaced script that make a word
+        where every such character is split off; a function from a field's name to its values."""
         self.texts, self._vocabulary, self._ngrams, self._stretch = texts, vocabulary, tuple(ngrams), stretch
+        self.field = field or (lambda name: [None] * len(texts))
+        self.columns: dict[str, list] = {}  # what measures found out about each text, added to the records
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -34,9 +45,20 @@ class View:
         return self._vocabulary.words(self.texts)
 
     @cached_property
-    def word_counts(self) -> np.ndarray:
+    def all_counts(self) -> np.ndarray:
         """Words, marks included, `[n] int64`."""
         return np.diff(self.words.offsets)
+
+    @cached_property
+    def word_counts(self) -> np.ndarray:
+        """Words, marks included; of single characters only as many as they would make words, `[n] float64`."""
+        return self.all_counts - self._surplus
+
+    @cached_property
+    def _surplus(self) -> np.ndarray:
+        if self._stretch == 1.0:
+            return np.zeros(len(self))
+        return self.count_words((self.word_flags & characters.UNSPACED) > 0) * (1 - 1 / self._stretch)
 
     @cached_property
     def word_flags(self) -> np.ndarray:
@@ -65,8 +87,8 @@ class View:
 
     @cached_property
     def proper_counts(self) -> np.ndarray:
-        """Words that are not made of marks alone, `[n] int64`."""
-        return self.count_words(self.proper)
+        """Words that are not made of marks alone, counted like `word_counts`, `[n] float64`."""
+        return self.count_words(self.proper) - self._surplus
 
     @cached_property
     def split_lines(self) -> list[list[str]]:
