@@ -28,7 +28,8 @@ HOW = ("workers", "batch_size", "skip_existing", "alarm")  # flags that never ch
 class Step:
     """One step: a command of `jaxpt-data`, its folder's name (default: the command's), its inputs and its options.
 
-    `inputs` names earlier steps; by default a step reads what the one before it wrote, the first the pipeline's input.
+    `inputs` names earlier steps, or paths; by default a step reads what the one before it wrote, the first the
+    pipeline's input.
     A text among the options may hold `{NAME}`, the folder of an earlier step.
     """
 
@@ -81,7 +82,6 @@ def plan(pipeline: Pipeline, workdir: str) -> list[Planned]:
     if not pipeline.steps:
         raise JaxptError("config.steps is empty; name at least one command of jaxpt-data")
     memo = Path(workdir) / "steps" / "files.json"
-    first = content_fingerprint(_files(pipeline.input), memo)
     planned: dict[str, Planned] = {}
     for i, step in enumerate(pipeline.steps):
         where = f"config.steps[{i}]"
@@ -92,17 +92,22 @@ def plan(pipeline: Pipeline, workdir: str) -> list[Planned]:
         name = step.name or step.command
         if name in planned or name in ("steps", "report"):
             raise JaxptError(f"{where}: {name!r} is taken; give the step another name")
-        inputs = step.inputs or tuple(list(planned)[-1:])
+        inputs = step.inputs or tuple(list(planned)[-1:]) or (pipeline.input,)
+        before = []
         for other in inputs:
-            if other not in planned:
-                raise JaxptError(f"{where}.inputs: there is no step {other!r} before this one{nearest(other, planned)}")
+            if other in planned:
+                before.append(planned[other].key)
+            elif "/" in other or "*" in other or "." in other:
+                before.append(content_fingerprint(_files(other), memo))
+            else:
+                hint = nearest(other, planned)
+                raise JaxptError(f"{where}.inputs: there is no step {other!r} before this one{hint}, nor is it a path")
         folder = storage.join(workdir, name)
-        paths = ",".join(planned[n].folder for n in inputs) if inputs else pipeline.input
+        paths = ",".join(planned[n].folder if n in planned else n for n in inputs)
         options = _options(step, pipeline, {n: p.folder for n, p in planned.items()})
         argv = _argv(step.command, where, {"input": paths, "output": folder, **options})
         facts = {k: v for k, v in options.items() if k not in HOW}
         named = _named_files(facts.values())
-        before = [planned[n].key for n in inputs] or [first]
         before += [planned[n].key for n in planned if "{" + n + "}" in str(step.options)]
         content = content_fingerprint(named, memo) if named else ""
         key = hashlib.sha256(json.dumps([step.command, facts, content, before], sort_keys=True, default=str).encode())

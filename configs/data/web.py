@@ -1,4 +1,4 @@
-"""Raw text to packed sources: duplicates and evaluation items out, encoded once, one packed source for each `source`.
+"""Raw text to packed sources: clean harshly, drop duplicates and evaluation items, encode once, pack by `source`.
 
     jaxpt-data run --config=configs/data/web.py:'raw/*.jsonl.gz' --workdir=data/web --config.tokenizer=TOKENIZER \
                    --config.eval='eval/*.jsonl.gz'
@@ -8,8 +8,9 @@ from ml_collections import ConfigDict
 
 
 def get_config(inputs: str) -> ConfigDict:
-    """`inputs`: globs of raw text, comma-separated."""
+    """`inputs`: globs of raw text (JSONL, Parquet, WARC, HTML), comma-separated."""
     steps = [
+        {"command": "clean", "options": {"preset": "harsh"}},
         {"command": "dedup", "options": {"strictness": "balanced"}},
         {"command": "decontaminate"},
         {"command": "tokenize", "options": {"keep": "source"}},

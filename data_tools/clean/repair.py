@@ -12,7 +12,9 @@ from jaxpt.errors import JaxptError
 # Everything that ftfy could change under the settings below: a control character, an entity, the replacement character,
 # or characters that UTF-8 bytes turn into when they are read as a one-byte encoding. Such a byte pair never becomes two
 # ideographs, kana, Hangul syllables or East Asian marks, so text in those scripts costs nothing.
-_LEAD = "\u00a0-\u024f\u02c6-\u02dd\u0370-\u04ff\u2013-\u203a\u20ac\u2116\u2122\u2202-\u25ca\u2500-\u25a0\ufb01\ufb02\uf8ff"
+_LEAD = (
+    "\u00a0-\u024f\u02c6-\u02dd\u0370-\u04ff\u2013-\u203a\u20ac\u2116\u2122\u2202-\u25ca\u2500-\u25a0\ufb01\ufb02\uf8ff"
+)
 _SUSPECT = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u206a-\u206f\ufeff\ufff9-\ufffd\ud800-\udfff]|&[#0-9A-Za-z]+;"
     rf"|[{_LEAD}][ {_LEAD}]"

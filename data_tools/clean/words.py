@@ -31,7 +31,7 @@ _TAIL = re.compile(
     rf"|[{_MONEY}])$"
 )
 _SOFT_END = re.compile(rf"[^\W\dA-Z_]|[0-9%²+\-{_MARKS}]")  # a full stop after one of these ends a sentence
-_PLAIN_TAILS = frozenset(".,;:?!)\"”")
+_PLAIN_TAILS = frozenset('.,;:?!)"”')
 _CLITIC = re.compile(r"(?i)(n['’]t|['’](?:s|ll|re|ve|m|d))$")
 _NOT = re.compile(
     r"(?i)(?:ai|are|ca|could|did|does|do|had|has|have|is|might|must|need|ought|sha|should|was|were|wo|would|may|dare)n['’]t$"
@@ -129,7 +129,9 @@ def _jieba() -> Callable[[str], list[str]]:
     try:
         import rjieba
     except ImportError as error:
-        raise JaxptError("clean: segmenter=jieba needs rjieba; pip install rjieba, or set segmenter=characters") from error
+        raise JaxptError(
+            "clean: segmenter=jieba needs rjieba; pip install rjieba, or set segmenter=characters"
+        ) from error
     return rjieba.cut
 
 
@@ -169,8 +171,9 @@ class Vocabulary:
 
     def __init__(self, segmenter: str = "spaces"):
         if segmenter not in SEGMENTERS:
-            raise JaxptError(f"clean: segmenter={segmenter!r} is none of {', '.join(SEGMENTERS)}"
-                             + nearest(segmenter, SEGMENTERS))
+            raise JaxptError(
+                f"clean: segmenter={segmenter!r} is none of {', '.join(SEGMENTERS)}" + nearest(segmenter, SEGMENTERS)
+            )
         self._segmenter = segmenter
         self._cut = _jieba() if segmenter == "jieba" else None
         self._forget()

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from data_tools import storage
+from data_tools import records, storage
 from data_tools.batch import Outcome, Removed, texts
 from data_tools.records import Problem, open_shards, removals, run_shards
 from jaxpt.errors import JaxptError
@@ -137,7 +137,8 @@ def test_inputs_and_outputs_on_an_object_store(tmp_path):
     assert run_shards(shards, "memory://out/step", {}, None, "test") == [manifest]  # done: the step is not called
 
 
-def test_workers_never_change_an_output(tmp_path):
+def test_workers_never_change_an_output(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "SMALL", 0)
     for name in "abc":
         rows = [json.dumps({"text": name * (i % 7), "id": str(i)}) for i in range(200)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join([*rows, "{broken"]))
