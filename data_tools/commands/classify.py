@@ -2,20 +2,24 @@
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
+from data_tools.batch import Outcome, Place, Removed, Rule, texts
 from data_tools.classify.judge import held_out, judge, picture, quantile_threshold
 from data_tools.classify.model import Classifier
 from data_tools.classify.recall import Document, Plan, recall
 from data_tools.classify.recipes import RECIPES, Recipe, recipe
-from data_tools.dedup.store import write_json
-from data_tools.records import FileShard, Removed, open_shards, run_shards
+from data_tools.records import open_shards, run_shards
+from data_tools.storage import join, write_json
 from jaxpt.errors import JaxptError
 from jaxpt.terminal import table
 
@@ -49,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--rounds", type=int, default=4, help="of mining")
     out.add_argument("--top_tokens", type=int, default=0, help="budget of mining")
     out.add_argument("--domain_rate", type=float, default=0.1, help="share of recalled pages that makes a domain good")
+    out.add_argument("--workers", type=int, default=1, help="processes over shards; 0: one per core")
     return out
 
 
@@ -90,6 +95,50 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class Classify:
+    """The step: labels every document, or drops those that score below the cut."""
+
+    model: str
+    cut: Any = None  # from `quantile_threshold`; None: only label
+
+    @cached_property
+    def _classifier(self) -> Classifier:
+        return Classifier.load(self.model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"model": self.model, "cut": self.cut}  # a worker loads the model itself
+
+    def __call__(self, batch: pa.RecordBatch, place: Place) -> Outcome:
+        """Returns what stays of a batch."""
+        labels = self._classifier.labels
+        chances = np.asarray(self._classifier.probabilities(texts(batch)), np.float64).reshape(len(batch), len(labels))
+        if self.cut is None:
+            best = chances.argmax(axis=1)
+            columns = {"class": [labels[i] for i in best], "class_probability": chances.max(axis=1)}
+            return Outcome.of(batch, columns=columns)
+        scores = chances[:, labels.index(self._classifier.recipe.positive)]
+        low = np.flatnonzero(scores.astype(np.float32) < np.float32(self.cut.value)).tolist()
+        removed = [Removed(row, "classify", float(scores[row]), {"threshold": self.cut.value}) for row in low]
+        return Outcome.of(batch, removed, columns={"class_score": scores}, statistics={"classify": scores})
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """The step: only the documents that mining found stay, with their score."""
+
+    found: dict[str, float]
+
+    def __call__(self, batch: pa.RecordBatch, place: Place) -> Outcome:
+        """Returns what stays of a batch."""
+        scores = [self.found.get(f"{place.shard}#{place.row + i}") for i in range(len(batch))]
+        removed = [Removed(i, "not-recalled", None, {"excerpt": ""}) for i, score in enumerate(scores) if score is None]
+        return Outcome.of(batch, removed, columns={"class_score": pa.array(scores, pa.float64())})
+
+
+SCORE = Rule("classify")
+
+
 def _apply(args: argparse.Namespace) -> int:
     if not (args.model and args.output):
         raise JaxptError("classify --input needs --model and --output")
@@ -104,27 +153,13 @@ def _apply(args: argparse.Namespace) -> int:
                 parts.append(classifier.scores([r["text"] for r in batch]))
         cut = quantile_threshold(np.concatenate(parts) if parts else np.zeros(0), args.keep)
 
-    def step(shard: FileShard, rows: Iterator[dict]) -> Iterable[dict | Removed]:
-        while batch := list(islice(rows, BATCH)):
-            chances = classifier.probabilities([r["text"] for r in batch])
-            for row, chance in zip(batch, chances):
-                if cut is None:
-                    best = int(chance.argmax())
-                    yield {**row, "class": classifier.labels[best], "class_probability": float(chance[best])}
-                    continue
-                score = float(chance[classifier.labels.index(classifier.recipe.positive)])
-                if np.float32(score) >= np.float32(cut.value):
-                    yield {**row, "class_score": score}
-                else:
-                    yield Removed(row, "classify", score, {"threshold": cut.value})
-
     digest = sha256(Path(args.model).read_bytes()).hexdigest()
     settings = {"model": digest, "keep": args.keep, "inputs": [s.fingerprint for s in shards]}
-    manifests = run_shards(shards, args.output, settings, step, "classify")
+    manifests = run_shards(shards, args.output, settings, Classify(args.model, cut), "classify", [SCORE], args.workers)
     print(table(["shard", "documents", "kept"], [(m["name"], m["rows"], m["kept"]) for m in manifests]))
     if cut:
         print(f"threshold {cut.value:.6g} keeps {cut.kept:.2%} of the documents (asked for {cut.keep:.2%})")
-    write_json(Path(args.output) / "classify.json", {"threshold": cut and asdict(cut), "shards": manifests})
+    write_json(join(args.output, "classify.json"), {"threshold": cut and asdict(cut), "shards": manifests})
     return 0
 
 
@@ -143,19 +178,11 @@ def _mine(args: argparse.Namespace) -> int:
     settings = _settings(args)
     found, rounds, classifier = recall(seed, pool, settings, plan)
 
-    def step(shard: FileShard, rows: Iterator[dict]) -> Iterable[dict | Removed]:
-        for i, row in enumerate(rows):
-            score = found.get(f"{shard.name}#{i}")
-            if score is not None:
-                yield {**row, "class_score": score}
-            else:
-                yield Removed(row, "not-recalled", None, {"excerpt": ""})
-
     prints = [s.fingerprint for s in [*open_shards(args.seed, args.text_field), *shards]]
     key = {"plan": asdict(plan), "recipe": asdict(settings), "inputs": prints}
-    manifests = run_shards(shards, args.output, key, step, "write")
+    manifests = run_shards(shards, args.output, key, Recalled(found), "write", [SCORE])
     classifier.save(Path(args.output) / "model.bin")
-    write_json(Path(args.output) / "recall.json", {"rounds": [asdict(r) for r in rounds], "shards": manifests})
+    write_json(join(args.output, "recall.json"), {"rounds": [asdict(r) for r in rounds], "shards": manifests})
     head = ["round", "positives", "negatives", "threshold", "documents", "tokens", "new tokens", "good domains"]
     print(table(head, [(*list(asdict(r).values())[:-1], len(r.domains)) for r in rounds]))
     return 0

@@ -2,16 +2,21 @@
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_tools import storage
+from data_tools.batch import Outcome, Place, Removed, texts
 from data_tools.dedup import bands, minhash, pipeline, units, verify
 from data_tools.dedup.engine import ENGINES, open_engine
-from data_tools.dedup.store import Layout, write_json
-from data_tools.records import FileShard, Removed, open_shards, run_shards
+from data_tools.dedup.store import Layout
+from data_tools.records import FileShard, open_shards, run_shards
 from jaxpt.errors import JaxptError
 from jaxpt.terminal import table
 
@@ -80,29 +85,46 @@ def _names(result: pipeline.Result, shards: list[FileShard], wanted: set[int]) -
     return out
 
 
-def _step(result: pipeline.Result, names: dict[int, dict], numbers: dict[str, int]):
-    def step(shard: FileShard, rows: Iterator[dict]) -> Iterable[dict | Removed]:
-        number = numbers[shard.name]
-        dropped = result.dropped(number)
-        places = result.store.places(number)
-        by_row: dict[int, list[tuple[int, int, dict]]] = {}
-        for unit, row, start, stop in zip(*(places[k].tolist() for k in ("unit", "row", "start", "stop"))):
-            if unit in dropped:
-                by_row.setdefault(row, []).append((start, stop, dropped[unit]))
-        for i, row in enumerate(rows):
-            text = row["text"]
-            for start, stop, why in by_row.get(i, ()):
-                seen = {name: why[name] for name in ("cluster", "anchor", "jaccard", "covered", "new_run")}
-                detail = {**seen, **names.get(why["anchor"], {}), "excerpt": text[start : min(stop, start + 300)]}
-                yield Removed(row, f"dedup-{why['rule']}", why["jaccard"], detail)
-            if i not in by_row:
-                yield row
-                continue
-            left = units.without(text, [(start, stop) for start, stop, _ in by_row[i]])
-            if left.strip():
-                yield {**row, "text": left, **({shard.field: left} if shard.field != "text" else {})}
+@dataclass(frozen=True, eq=False)
+class Drop:
+    """The step: takes out the units of one run that repeat others, and tells what they repeat."""
 
-    return step
+    result: pipeline.Result
+    names: dict[int, dict]
+    numbers: dict[str, int]  # of the shards
+
+    def __call__(self, batch: pa.RecordBatch, place: Place) -> Outcome:
+        """Returns what stays of a batch."""
+        by_row = self._parts(place, len(batch))
+        everything = texts(batch) if by_row else []
+        removed, changed = [], {}
+        for row, parts in sorted(by_row.items()):
+            text = everything[row]
+            left = units.without(text, [(start, stop) for start, stop, _ in parts])
+            whole = not left.strip()
+            for start, stop, why in parts:
+                seen = {name: why[name] for name in ("cluster", "anchor", "jaccard", "covered", "new_run")}
+                detail = {**seen, **self.names.get(why["anchor"], {}), "excerpt": text[start : min(stop, start + 300)]}
+                last = (start, stop) == parts[-1][:2]
+                removed.append(Removed(row, f"dedup-{why['rule']}", why["jaccard"], detail, whole and last))
+            if not whole:
+                changed[row] = left
+        return Outcome.of(batch, removed, texts=changed)
+
+    def _parts(self, place: Place, count: int) -> dict[int, list[tuple[int, int, dict]]]:
+        """Returns start, stop and reason of what goes, by row of the batch."""
+        number = self.numbers[place.shard]
+        where, dropped = self._of_shard(number)
+        low, high = np.searchsorted(where["row"], [place.row, place.row + count])
+        out: dict[int, list[tuple[int, int, dict]]] = {}
+        for unit, row, start, stop in zip(*(where[k][low:high].tolist() for k in ("unit", "row", "start", "stop"))):
+            if unit in dropped:
+                out.setdefault(row - place.row, []).append((start, stop, dropped[unit]))
+        return out
+
+    @lru_cache(maxsize=1)  # noqa: B019  (one instance per process)
+    def _of_shard(self, number: int) -> tuple[Mapping[str, np.ndarray], dict[int, dict]]:
+        return self.result.store.places(number), self.result.dropped(number)
 
 
 def main(argv: list[str]) -> int:
@@ -114,6 +136,8 @@ def main(argv: list[str]) -> int:
     engine = open_engine(args.engine, args.ray_address)
     if not 0 < args.alarm <= 1:
         raise JaxptError(f"--alarm={args.alarm} must be a share in (0, 1]")
+    if args.store is None and storage.is_remote(args.output):
+        raise JaxptError(f"--output={args.output} is remote; name a local folder for the signatures by --store")
     store_path = args.store or str(Path(args.output) / "signatures")
     result = pipeline.run(shards, store_path, layout, engine, options)
     run_number = max(s["run"] for s in result.store.shards)
@@ -122,9 +146,15 @@ def main(argv: list[str]) -> int:
     names = _names(result, shards, {r["anchor"] for r in result.clusters.to_pylist() if r["rule"] != "kept"})
     settings = {"layout": asdict(layout), "strictness": args.strictness, "inputs": [s.fingerprint for s in shards]}
     manifests = run_shards(
-        new, args.output, {**settings, "store": result.store.shards}, _step(result, names, numbers), "write"
+        new,
+        args.output,
+        {**settings, "store": result.store.shards},
+        Drop(result, names, numbers),
+        "write",
+        workers=args.workers,
     )
-    pq.write_table(result.clusters, Path(args.output) / "clusters.parquet")
+    with storage.new_file(storage.join(args.output, "clusters.parquet")) as file:
+        pq.write_table(result.clusters, file)
     _report(args, manifests, result.counts)
     return 0
 
@@ -139,5 +169,7 @@ def _report(args: argparse.Namespace, manifests: list[dict], counts: dict) -> No
             alarms.append(f"warning: {m['name']} lost {lost:.0%} of its documents (alarm at {args.alarm:.0%})")
     print(table(["shard", "documents", "kept", "exact", "near"], rows))
     print(*alarms, sep="\n", end="\n" if alarms else "")
-    write_json(Path(args.output) / "dedup.json", {"counts": counts, "shards": manifests, "alarms": alarms})
+    storage.write_json(
+        storage.join(args.output, "dedup.json"), {"counts": counts, "shards": manifests, "alarms": alarms}
+    )
     print(json.dumps(counts))
