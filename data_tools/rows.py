@@ -14,7 +14,7 @@ from jaxpt.terminal import progress
 def rows_of(
     shards: Sequence[FileShard],
     what: str,
-    again: bool = False,
+    told: bool = False,
     quarantine: Callable[[FileShard, Problem], None] | None = None,
 ) -> Iterator[tuple[FileShard, dict]]:
     """Yields each valid record beside its shard, its text as `text`.
@@ -24,11 +24,11 @@ def rows_of(
     Args:
         shards: files.
         what: what the records are for, as the progress bar names it.
-        again: the files were read before: nothing is told a second time.
+        told: what is no record is told elsewhere.
         quarantine: takes what is no record, where it is to be kept.
     """
     bad, first = 0, ""
-    with progress(sum(s.size for s in shards), what, "B", scale=True, quiet=again) as bar:
+    with progress(sum(s.size for s in shards), what, "B", scale=True) as bar:
         for shard in shards:
             position, told = Progress(), 0
             for found in read(shard.path, shard.field, position):
@@ -42,8 +42,8 @@ def rows_of(
                 row = found[1]
                 yield shard, row if shard.field == "text" else {**row, "text": row[shard.field]}
             bar.update(shard.size - told)
-    if bad and not again:
-        print(f"warning: {what}: {bad:,} lines are no records and take no part (first: {first})", file=sys.stderr)
+    if bad and not told:
+        print(f"warning: {what}: not records, left out: {bad:,} lines (first: {first})", file=sys.stderr)
 
 
 def tell_quarantine(manifests: Sequence[Mapping[str, Any]], output: str | Path, field: str) -> None:
@@ -59,4 +59,4 @@ def tell_quarantine(manifests: Sequence[Mapping[str, Any]], output: str | Path, 
             f"(reasons: {output}/quarantine)"
         )
     if bad:
-        print(f"{bad:,} of {rows + bad:,} lines are no records: {output}/quarantine")
+        print(f"not records: {bad:,} of {rows + bad:,} lines, see {output}/quarantine")

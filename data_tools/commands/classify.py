@@ -148,7 +148,7 @@ def _apply(args: argparse.Namespace) -> int:
     shards = open_shards(args.input, args.text_field)
     cut = None
     if args.keep is not None:
-        parts, rows = [], rows_of(shards, "score")
+        parts, rows = [], rows_of(shards, "score", told=True)
         while batch := list(islice(rows, BATCH)):
             parts.append(classifier.scores([row["text"] for _, row in batch]))
         cut = quantile_threshold(np.concatenate(parts) if parts else np.zeros(0), args.keep)

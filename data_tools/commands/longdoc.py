@@ -81,7 +81,7 @@ class _Joined:
 
     def records(self, shards: list[FileShard], *fields: str) -> Iterator[tuple[dict, list[str]]]:
         """Yields each record with its values of `fields`; one that lacks a field is quarantined."""
-        for shard, row in rows_of(shards, "read", quarantine=self._bad):
+        for shard, row in rows_of(shards, "read", told=True, quarantine=self._bad):
             values = [row.get(name) for name in fields]
             lacks = next((n for n, value in zip(fields, values) if not isinstance(value, str)), None)
             if lacks:
@@ -185,17 +185,20 @@ def _select(args: argparse.Namespace, shards: list[FileShard]) -> tuple[Distribu
     before: tuple[list[str], list[int]] = [], []
 
     def everything() -> Iterator[str]:
-        for _, row in rows_of(shards, "read"):
+        for _, row in rows_of(shards, "read", told=True):
             before[0].append(str(row.get(args.domain_field) or ""))
             before[1].append(_size(row["text"]))
             yield row["text"]
 
-    background = NgramModel.train(everything(), 1, max_tokens=1 << 62)
+    text = everything()
+    background = NgramModel.train(text, 1)
+    for _ in text:  # what the model did not take is measured all the same
+        pass
     step = Select(args.least_tokens, args.least_gain, background)
     settings = {"tokens": args.least_tokens, "gain": args.least_gain, "inputs": [s.fingerprint for s in shards]}
     manifests = run_shards(shards, args.output, settings, step, "longdoc", RULES, args.workers)
     kept = open_shards(",".join(storage.join(args.output, m["name"]) for m in manifests), args.text_field)
-    rows = [row for _, row in rows_of(kept, "measure", again=True)]
+    rows = [row for _, row in rows_of(kept, "measure", told=True)]
     after = [str(r.get(args.domain_field) or "") for r in rows], [r["dependence"]["tokens"] for r in rows]
     return measure(*before), measure(*after), manifests
 

@@ -64,7 +64,7 @@ def _models(args: argparse.Namespace) -> dict[str, Scorer]:
         raise JaxptError(f"--train={args.train} holds no records with a string field {args.text_field!r}")
 
     def texts(language: str) -> Iterator[str]:
-        for _, row in rows_of(shards, "training text", again=True):
+        for _, row in rows_of(shards, "training text", told=True):
             if _name(row, args.language_field) == language:
                 yield row["text"]
 
@@ -126,7 +126,7 @@ def main(argv: list[str]) -> int:
     parts: dict[str, list[np.ndarray]] = {shard.name: [np.zeros(0)] for shard in shards}
     languages: list[str] = []
     sources: list[str] = []
-    rows = rows_of(shards, "score")
+    rows = rows_of(shards, "score", told=True)
     while batch := list(islice(rows, BATCH)):
         found = _scores([row for _, row in batch], models, args.language_field)
         for name in dict.fromkeys(shard.name for shard, _ in batch):

@@ -162,7 +162,7 @@ def test_bad_lines_are_counted_and_a_mistyped_field_is_one_line(tmp_path, capsys
     }
     for name, (command, args) in runs.items():
         assert command.main([*args, f"--output={tmp_path}/{name}"]) == 0
-        assert "4 of 44 lines are no records" in capsys.readouterr().out
+        assert "not records: 4 of 44 lines" in capsys.readouterr().out
         assert len(read(tmp_path / name / "quarantine/a.jsonl.jsonl")) == 4
         with pytest.raises(JaxptError, match="'txt'"):
             command.main([*args, f"--output={tmp_path}/{name}-2", "--text_field=txt"])
