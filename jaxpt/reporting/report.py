@@ -16,7 +16,7 @@ from jaxpt.models.config import ModelConfig
 from jaxpt.reporting import stages
 from jaxpt.reporting.pictures import PICTURES
 from jaxpt.reporting.series import series
-from jaxpt.reporting.summary import read_events, stages, summary
+from jaxpt.reporting.summary import read_events, summary
 from jaxpt.schema import build
 from jaxpt.training.metrics import read
 
@@ -70,13 +70,12 @@ def write_report(workdir: str | Path, notes: Mapping[str, str] | None = None) ->
             f"<title>{html.escape(workdir.name)}</title><style>{STYLE}</style>",
             f"<h1>{html.escape(str(workdir))}</h1>",
             _table(["", ""], summary(records, read_events(workdir / "events.jsonl"), model, config)),
-            "<h2>Plan</h2>",
-            _table(["stage", "steps", "rows × tokens", "learning rate", "mixture"], stages(config)),
+            f"<h2>Plan</h2>{_table(*stages.planned(config))}",
             "<h2>Course</h2>",
             '<div class="pictures">',
             *images,
             "</div>",
-            f"<h2>Stages</h2>{_table(*stages.stages(records, json.loads(config)))}",
+            f"<h2>Stages</h2>{_table(*stages.trained(records))}",
             f"<h2>Mixtures</h2>{_table(*stages.mixtures(records))}",
             _first_and_last("Evaluation", records, "eval/"),
             _first_and_last("Mixtures of experts", records, "moe/"),

@@ -32,18 +32,6 @@ def summary(records: Records, events: Records, model: ModelConfig, config: RunCo
     return rows + _speed(records) + _starts(events)
 
 
-def stages(config: RunConfig) -> Rows:
-    """Returns a row per stage of the plan: name, steps, batch, mixture, learning rate."""
-    firsts = config.first_steps()
-    out = []
-    for stage, first, stop in zip(config.stages, firsts, firsts[1:]):
-        peak = config.optimizer.learning_rate if stage.learning_rate is None else stage.learning_rate
-        mixture = ", ".join(f"{name} {json.dumps(weight)}" for name, weight in stage.mixture.items())
-        batch = f"{stage.batch_size:,} × {stage.sequence_length:,}"
-        out.append([stage.name, f"{first:,} … {stop:,}", batch, f"{stage.schedule.name}, peak {peak:g}", mixture])
-    return out
-
-
 def read_events(path: Path) -> list[dict[str, Any]]:
     """Returns the events of an events.jsonl, none where there is no file; a half-written last line is left out."""
     if not path.is_file():
