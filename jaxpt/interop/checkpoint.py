@@ -29,6 +29,8 @@ class HuggingFaceCheckpoint:
         """
         self.path = Path(path)
         self.values = _json(self.path / "config.json")
+        generation = self.path / "generation_config.json"  # how to sample; carried through
+        self.generation = _json(generation) if generation.is_file() else None
         self.family = family_of(self.values, str(self.path / "config.json"))
         self.config: ModelConfig = read_config(self.family, self.values, str(self.path / "config.json"))
         self.specs: dict[str, ParamSpec] = flatten(param_specs(self.config))

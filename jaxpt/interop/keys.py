@@ -143,8 +143,10 @@ class Keys:
     def finish(self) -> None:
         """Refuses keys that were not read, are not inert and carry a value."""
         for key, value in self.values.items():
-            empty = value is None or value is False or value in ("", [], {}, 0, 0.0, 1.0)
-            if key not in self._read and key not in INERT and not empty:
+            off = value is None or value is False or value in ("", [], {})
+            off |= not isinstance(value, bool) and value == 0
+            neutral = isinstance(value, float) and value == 1.0  # a factor that does nothing; True and 1 say more
+            if key not in self._read and key not in INERT and not (off or neutral):
                 raise self.refuse(key, "jaxpt does not know this key; remove it if it does not change the forward pass")
 
 

@@ -17,8 +17,8 @@ from jaxpt.models import Model, MoeConfig, flatten, forward, param_specs, unifor
 from jaxpt.reshape import transform
 from jaxpt.reshape.upcycle import Upcycling, upcycle
 from jaxpt.sharding import make_mesh, param_shardings
-from tests.interop.made import FACTS, FAMILY_OF, edit, hf_directory
-from tests.models.tiny import VARIANTS, random_params
+from tests.interop.made import FACTS, FAMILY_OF, drawn, edit, hf_directory
+from tests.models.tiny import VARIANTS
 
 
 def test_the_real_tiny_model_continues_as_its_golden_outputs(shared, tmp_path):
@@ -69,7 +69,7 @@ def test_lineage_names_the_files_and_their_digests(shared, tmp_path):
 @pytest.mark.parametrize("name", FAMILY_OF)
 def test_a_model_made_here_goes_out_and_comes_back(tmp_path, name):
     c = VARIANTS[name].replace(**FACTS.get(name, {}))
-    params = random_params(c)
+    params = drawn(c)
     back = load_hf(hf_directory(tmp_path, name, None, **FACTS.get(name, {})))
     assert back.config == c
     for path, leaf in flatten(back.params).items():
@@ -152,7 +152,7 @@ def test_sharded_files_are_read_and_written(tmp_path):
 
 def test_a_model_in_memory_goes_out_in_the_dtype_asked_for(tmp_path):
     c = VARIANTS["llama"]
-    params = random_params(c)
+    params = drawn(c)
     export_bundle(Model(c, params), tmp_path / "hf", dtype="bfloat16")
     assert json.loads((tmp_path / "hf/config.json").read_text())["dtype"] == "bfloat16"
     for path, leaf in flatten(load_hf(tmp_path / "hf").params).items():
@@ -164,9 +164,11 @@ def test_a_model_in_memory_goes_out_in_the_dtype_asked_for(tmp_path):
 def test_inert_keys_are_carried_through(tmp_path):
     hf = hf_directory(tmp_path)
     edit(hf, initializer_range=0.02, transformers_version="9.9", use_cache=True)
+    (hf / "generation_config.json").write_text('{"eos_token_id": [1, 7]}')
     import_bundle(hf, tmp_path / "b")
     export_bundle(tmp_path / "b", tmp_path / "again")
-    assert json.loads((tmp_path / "again/config.json").read_text()) == json.loads((hf / "config.json").read_text())
+    for name in ("config.json", "generation_config.json"):
+        assert json.loads((tmp_path / "again" / name).read_text()) == json.loads((hf / name).read_text())
 
 
 def test_a_tied_head_that_is_written_out_all_the_same_is_accepted_only_if_equal(tmp_path):
