@@ -133,7 +133,7 @@ def test_a_key_left_out_means_what_the_family_means_by_it(tmp_path):
         read = read_config(FAMILIES["mistral"], given, "config.json")
         assert {layer.window for layer in read.layers} == {window}
     del kept["num_key_value_heads"]
-    with pytest.raises(JaxptError, match=r"config.json: model.heads is 4, not a multiple of model.kv_heads \(8\)"):
+    with pytest.raises(JaxptError, match=r"config.json: model.heads is 6, not a multiple of model.kv_heads \(8\)"):
         read_config(FAMILIES["mistral"], kept, "config.json")
 
 
