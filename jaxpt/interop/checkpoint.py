@@ -51,9 +51,11 @@ class HuggingFaceCheckpoint:
                 wanted[name] = (tensor, leaf, at)
         given = set(self._where)
         given = {n for n in given if not n.endswith("rotary_emb.inv_freq")}  # follows from the config
-        tied = self.config.tie_embeddings and "lm_head.weight" in given
-        if tied and np.array_equal(self.tensor("lm_head.weight"), self.tensor("model.embed_tokens.weight")):
-            given.discard("lm_head.weight")
+        head, table = "lm_head.weight", "model.embed_tokens.weight"
+        if self.config.tie_embeddings and {head, table} <= given:
+            if not np.array_equal(self.tensor(head), self.tensor(table)):
+                raise JaxptError(f"{self.path}: {head} is not {table}, config.json asks for tie_word_embeddings=True")
+            given.discard(head)
         lost, odd = wanted.keys() - given, given - wanted.keys()
         for what, names in (("lacks", lost), ("holds tensors the config does not describe:", odd)):
             if names:

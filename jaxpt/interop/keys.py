@@ -180,7 +180,8 @@ def layer_specs(keys: Keys, usual: Sequence[str], window: int | None) -> tuple[L
         made["sliding_attention"] = LayerSpec("window", window)
     for kind in kinds:
         if not isinstance(kind, str) or kind not in made:
-            raise JaxptError(f"{keys.where} asks for layer type {kind!r} (sliding_window {window}): not implemented")
+            told = f"asks for {kind!r} in layer_types (sliding_window {window})"
+            raise JaxptError(f"{keys.where} {told}: jaxpt does not implement it")
     return tuple(made[kind] for kind in kinds)
 
 

@@ -116,8 +116,8 @@ def test_layer_types_that_contradict_the_config_are_refused(tmp_path):
     hf = hf_directory(tmp_path, "qwen2")
     for kinds, told in (
         (["full_attention"] * 2, "it must name the kind of each of the 3 layers"),
-        (["chunked_attention"] * 3, "asks for layer type 'chunked_attention'"),
-        (["sliding_attention"] * 3, "asks for layer type 'sliding_attention' (sliding_window None)"),
+        (["chunked_attention"] * 3, "asks for 'chunked_attention' in layer_types"),
+        (["sliding_attention"] * 3, "asks for 'sliding_attention' in layer_types (sliding_window None)"),
     ):
         edit(hf, layer_types=kinds)
         with pytest.raises(JaxptError) as error:
