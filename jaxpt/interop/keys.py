@@ -174,7 +174,7 @@ def layer_specs(keys: Keys, usual: Sequence[str], window: int | None) -> tuple[L
     """
     kinds = keys.get("layer_types", usual)
     if not isinstance(kinds, list) or len(kinds) != len(usual):
-        raise keys.refuse("layer_types", f"it must name the kind of each of the {len(usual)} layers")
+        raise keys.refuse("layer_types", f"it must name a kind for each of num_hidden_layers={len(usual)}")
     made = {"full_attention": LayerSpec()}
     if window is not None:
         made["sliding_attention"] = LayerSpec("window", window)

@@ -115,7 +115,7 @@ def test_what_a_config_asks_for_and_jaxpt_has_not_is_refused_by_name(tmp_path, c
 def test_layer_types_that_contradict_the_config_are_refused(tmp_path):
     hf = hf_directory(tmp_path, "qwen2")
     for kinds, told in (
-        (["full_attention"] * 2, "it must name the kind of each of the 3 layers"),
+        (["full_attention"] * 2, "it must name a kind for each of num_hidden_layers=3"),
         (["chunked_attention"] * 3, "asks for 'chunked_attention' in layer_types"),
         (["sliding_attention"] * 3, "asks for 'sliding_attention' in layer_types (sliding_window None)"),
     ):
