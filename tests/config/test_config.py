@@ -151,6 +151,13 @@ def test_a_stored_config_reads_back_the_same(file, tmp_path):
     assert load(RunConfig, str(stored)) == config
 
 
+def test_a_source_that_json_names_twice_is_refused(tmp_path):
+    (tmp_path / "c.json").write_text('{"sources": {"web": {"path": "a"}, "web": {"path": "b"}}, "stages": []}')
+    assert refused(str(tmp_path / "c.json")).endswith("c.json gives 'web' twice; name each key and each source once")
+    (tmp_path / "c.json").write_text('{"sources": ')
+    assert "is not JSON" in refused(str(tmp_path / "c.json"))
+
+
 def test_a_run_has_fewer_than_150_keys():
     import dataclasses
 

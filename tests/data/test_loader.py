@@ -274,6 +274,8 @@ def test_mistakes_in_a_plan_are_named(sources):
         Loader(sources, [StageData(0, 5, 4, 8, {"d": 1.0})])
     with pytest.raises(JaxptError, match=r"stages\[1\] begins at step 6"):
         Loader(sources, [StageData(0, 5, 4, 8, {"a": 1}), StageData(6, 5, 4, 8, {"a": 1})])
+    with pytest.raises(JaxptError, match=r"sources a and again hold the same rows .* name them once"):
+        Loader({**sources, "again": sources["a"]}, plan([(5, 4, (1, 1, 1))]))
     saved = Loader(sources, plan([(5, 4, (1, 1, 1))])).log
     with pytest.raises(JaxptError, match="the checkpoint's sources are a, b, c, the run's are a, b"):
         Loader({n: sources[n] for n in ("a", "b")}, [StageData(0, 5, 4, 8, {"a": 1})], log=saved)
