@@ -205,10 +205,10 @@ def test_a_second_run_takes_no_row_of_the_first(sources):
 
 
 def test_a_ledger_of_very_many_ranges_is_merged_in_one_pass():
-    ranges = [Used("f", "k", 0, 3 * i, 3 * i + 2) for i in range(100_000)]
+    ranges = [Used("f", "k", 0, 3 * i, 3 * i + 2) for i in range(20_000)]
     ledger = Ledger([*ranges, Used("f", "k", 0, 29, 31)])
-    assert len(ledger.entries) == 100_000 - 1
-    assert ledger.rows("f") == 200_001
+    assert len(ledger.entries) == 20_000 - 1
+    assert ledger.rows("f") == 40_001
     assert Ledger.from_json(ledger.to_json()).entries == ledger.entries
 
 

@@ -16,11 +16,13 @@ def run(path: Path, steps: int) -> Path:
     """A run directory with made metrics."""
     path.mkdir()
     (path / "model.json").write_text(json.dumps({"config": config().to_dict()}))
-    (path / "config.json").write_text('{"seed": 0, "note": "<b>"}')
+    stages = [{"name": name, "batch_size": 4, "sequence_length": 32} for name in "ab"]
+    (path / "config.json").write_text(json.dumps({"seed": 0, "note": "<b>", "stages": stages}))
     records = [{"step": 0, "tokens": 0, "eval/bpb/code": 5.0}]
     for s in range(1, steps + 1):
         record = {"step": s, "stage": "a" if s < 5 else "b", "tokens": s * 10, "train/loss": 3 - s / 10}
-        record |= {"train/loss/code": 3 - s / 10, "data/share/code": 0.7, "data/wanted/code": 0.7}
+        record |= {"train/loss/code": 3 - s / 10, "data/share/code": 0.7, "data/wanted/code": 0.7 if s < 5 else 0.6}
+        record |= {"data/deviation/code": 0.25}
         record |= {"optim/learning_rate": 1e-3, "perf/tokens_per_s": 100.0 + s, "train/grad_norm": 1.0}
         records.append({**record, "perf/warmup": True} if s == 1 else record)
     records.append({"step": steps, "tokens": steps * 10, "eval/bpb/code": 2.25})
@@ -32,6 +34,8 @@ def test_the_report_shows_figures_and_pictures(tmp_path):
     page = write_report(run(tmp_path / "r", 10))
     text = page.read_text()
     for told in ("61", "5.0000 (step 0)", "2.2500 (step 10)", "training loss", "2.0000", "106", "&lt;b&gt;"):
+        assert told in text, told
+    for told in ("Stages", "4 × 32", "2.9 → 2.6", "6, to 10", "% of rows", "70.00", "(60.00 wanted)", "+0.25"):
         assert told in text, told
     for name in ("loss", "bits_per_byte", "learning_rate", "mixture", "throughput", "gradient_norm"):
         assert (page.parent / f"{name}.png").stat().st_size > 5000
