@@ -1,103 +1,37 @@
-"""Read shards of records, write what is kept beside what was removed, and never do a finished shard twice.
+"""Run a record-wise step over shards: nothing is lost silently, nothing is done twice, nothing is half-written.
 
 Each input shard gives an output shard of the same name, `removals/NAME.jsonl` (one line per removal: rule, value,
 example), `quarantine/NAME.jsonl` (lines that are no record, with their place) and, last, `manifests/NAME.json`.
 """
 
-import gzip
 import hashlib
-import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import fsspec
-import zstandard
+import pyarrow as pa
 
+from data_tools import storage
+from data_tools.batch import Outcome, Place, Removed, Rule, check, strings, texts
+from data_tools.counts import Counts
+from data_tools.readers import SUFFIXES, Problem, Progress, output_name, read, read_batches
+from data_tools.writers import BatchWriter, LinesWriter
 from jaxpt.data.text_files import list_files
 from jaxpt.errors import JaxptError
 from jaxpt.terminal import progress
 
-LONGEST = 256 << 20  # bytes of one line; a longer one is quarantined
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A line that is no record."""
-
-    place: int  # line or row, from 0
-    reason: str
-    start: str  # the first 200 characters
-
-
-@dataclass(frozen=True)
-class Removed:
-    """A record, or a part of one, that a step took out."""
-
-    row: Mapping[str, Any]
-    rule: str
-    value: float | int | str | None
-    detail: Mapping[str, Any]
-
-
-@contextmanager
-def _open(path: str) -> Iterator[BinaryIO]:
-    with fsspec.open(path, "rb") as raw:
-        if path.endswith(".gz"):
-            yield gzip.GzipFile(fileobj=raw)
-        elif path.endswith(".zst"):
-            yield io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True))
-        else:
-            yield raw
-
-
-def _lines(path: str, field: str) -> Iterator[dict | Problem]:
-    with _open(path) as file:
-        place = 0
-        while line := file.readline(LONGEST):
-            if not line.endswith(b"\n") and len(line) == LONGEST:
-                while (rest := file.readline(LONGEST)) and not rest.endswith(b"\n"):
-                    pass
-                yield Problem(place, f"line longer than {LONGEST} bytes", line[:200].decode("utf-8", "replace"))
-            elif line.strip():
-                yield _parse(line, place, field)
-            place += 1
-
-
-def _parse(line: bytes, place: int, field: str) -> dict | Problem:
-    start = line[:200].decode("utf-8", "replace")
-    try:
-        row = json.loads(line)
-    except UnicodeDecodeError:
-        return Problem(place, "invalid UTF-8", start)
-    except (ValueError, RecursionError):
-        return Problem(place, "broken JSON", start)
-    return _checked(row, place, field, start)
-
-
-def _checked(row: Any, place: int, field: str, start: str) -> dict | Problem:
-    if not isinstance(row, dict):
-        return Problem(place, f"a {type(row).__name__} instead of an object", start)
-    if field not in row:
-        return Problem(place, f"field {field!r} is missing", start)
-    if not isinstance(row[field], str):
-        return Problem(place, f"field {field!r} is a {type(row[field]).__name__} instead of a string", start)
-    return row
-
-
-def _parquet(path: str, field: str) -> Iterator[dict | Problem]:
-    import pyarrow.parquet as pq
-
-    place = 0
-    with fsspec.open(path, "rb") as raw, pq.ParquetFile(raw) as file:
-        for batch in file.iter_batches(batch_size=1024):
-            for row in batch.to_pylist():
-                yield _checked(row, place, field, str(row)[:200])
-                place += 1
+SMALL = 8 << 20  # bytes of input: fewer are done before further processes have started
+FORMAT = 2  # of the manifests; a change makes every shard be done again
+Step = Callable[[pa.RecordBatch, Place], Outcome]
+Tick = Callable[[int, int], None]  # (bytes of input, documents) since the last call
 
 
 @dataclass(frozen=True)
@@ -105,9 +39,10 @@ class FileShard:
     """One input file; the field that holds the text is given as `text` whatever its name is."""
 
     path: str
-    name: str
+    name: str  # of the output
     fingerprint: str  # SHA-256 of the file
     field: str = "text"
+    size: int = 0  # bytes of the file
 
     def records(self) -> Iterator[dict | Problem]:
         """Yields records and problems in file order.
@@ -115,20 +50,20 @@ class FileShard:
         Raises:
             JaxptError: the file is damaged as a whole, e.g. a truncated archive.
         """
-        import zlib
-
-        try:
-            yield from (_parquet if self.path.endswith(".parquet") else _lines)(self.path, self.field)
-        except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
-            raise JaxptError(
-                f"{self.path}: damaged archive ({error}); replace the file or leave it out of --input"
-            ) from error
+        for found in read(self.path, self.field, Progress()):
+            yield found if isinstance(found, Problem) else found[1]
 
     def rows(self) -> Iterator[dict]:
         """Yields the valid records."""
         for row in self.records():
             if not isinstance(row, Problem):
                 yield row if self.field == "text" else {**row, "text": row[self.field]}
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yields the valid records as batches, the same ones that `run_shards` gives to a step."""
+        for batch, _ in read_batches(self.path, self.field, Progress()):
+            if not isinstance(batch, Problem):
+                yield batch
 
 
 def open_shards(pattern: str, field: str = "text") -> list[FileShard]:
@@ -137,14 +72,17 @@ def open_shards(pattern: str, field: str = "text") -> list[FileShard]:
     Raises:
         JaxptError: nothing matches, an unknown kind of file, or two files of one name.
     """
-    paths = sorted({path for part in pattern.split(",") for path in list_files(part.strip())})
+    paths = sorted({path for part in pattern.split(",") for path in list_files(part.strip(), SUFFIXES)})
     shards = []
-    for path in paths:
-        with fsspec.open(path, "rb") as file:
+    sizes = [_size(path) for path in paths]
+    with progress(sum(sizes), "fingerprint", "B", scale=True, quiet=sum(sizes) < 1 << 30) as bar:
+        for path, size in zip(paths, sizes):
             digest = hashlib.sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
-        shards.append(FileShard(path, path.rsplit("/", 1)[-1], digest.hexdigest(), field))
+            with fsspec.open(path, "rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+                    bar.update(len(block))
+            shards.append(FileShard(path, output_name(path), digest.hexdigest(), field, size))
     names = [s.name for s in shards]
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
@@ -152,105 +90,149 @@ def open_shards(pattern: str, field: str = "text") -> list[FileShard]:
     return sorted(shards, key=lambda s: s.name)
 
 
-class _Writer:
-    """Writes records to a temporary sibling in the format of the name; `close` renames."""
-
-    def __init__(self, path: Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path, self._temporary, self._rows = path, path.with_name(path.name + ".tmp"), []
-        self._raw = None
-        if path.suffix != ".parquet":
-            self._raw = open(self._temporary, "wb")  # noqa: SIM115
-            self._file = self._raw
-            if path.suffix == ".gz":
-                self._file = gzip.GzipFile("", "wb", 6, self._raw, mtime=0)  # no name, no time: same bytes every run
-            elif path.suffix == ".zst":
-                self._file = zstandard.ZstdCompressor(3).stream_writer(self._raw, closefd=False)
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Adds one record."""
-        if self._raw is None:
-            self._rows.append(dict(row))
-        else:
-            text = json.dumps(row, ensure_ascii=False, default=str)
-            self._file.write(text.encode("utf-8", "backslashreplace") + b"\n")
-
-    def close(self) -> None:
-        """Finishes the file and gives it its name."""
-        if self._raw is None:
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-
-            pq.write_table(pa.Table.from_pylist(self._rows), self._temporary, compression="zstd")
-        else:
-            if self._file is not self._raw:
-                self._file.close()
-            self._raw.close()
-        os.replace(self._temporary, self._path)
+def _size(path: str) -> int:
+    fs, inner = fsspec.core.url_to_fs(path)
+    return int(fs.size(inner) or 0)
 
 
 def run_shards(
     shards: Sequence[FileShard],
     output: str | Path,
     settings: Mapping[str, Any],
-    step: Callable[[FileShard, Iterator[dict]], Iterable[dict | Removed]],
+    step: Step,
     what: str,
+    rules: Sequence[Rule] = (),
+    workers: int = 1,
 ) -> list[dict]:
-    """Runs a step over shards, one after the other, skipping those whose manifest says that they are done.
+    """Runs a step over shards, skipping those whose manifest says that they are done.
 
     Args:
         shards: inputs.
-        output: folder of the outputs.
+        output: folder of the outputs, local or on an object store.
         settings: everything that decides the output; a change makes the shards be done again.
-        step: given a shard and its valid rows, yields each kept row and a `Removed` for each removal, in row order.
-        what: name of the step, for the progress bar.
+        step: a function of a batch and its place; with several workers, one that can be pickled.
+        what: name of the step.
+        rules: what the step's statistics are measured by.
+        workers: processes over shards, 0 for one per core; never changes an output.
 
     Returns:
         The manifests.
     """
-    output = Path(output)
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
-    manifests = []
-    with progress(len(shards), what, "shard") as bar:
-        for shard in shards:
-            note = output / "manifests" / f"{shard.name}.json"
-            found = json.loads(note.read_text()) if note.is_file() else {}
-            done = found.get("input") == shard.fingerprint and found.get("settings") == key
-            manifests.append(found if done else _one_shard(shard, output, key, step, note))
-            bar.update()
-    return manifests
+    output = str(output)
+    workers = workers or os.cpu_count() or 1
+    key = hashlib.sha256(json.dumps([FORMAT, settings], sort_keys=True, default=str).encode()).hexdigest()
+    found = [storage.read_json(storage.join(output, "manifests", f"{s.name}.json")) or {} for s in shards]
+    done = [f.get("input") == s.fingerprint and f.get("settings") == key for f, s in zip(found, shards)]
+    jobs = [(s, output, key, what) for s, d in zip(shards, done) if not d]
+    start = sum(s.size for s, d in zip(shards, done) if d)
+    with progress(sum(s.size for s in shards), what, "B", start=start, scale=True) as bar:
+        documents, began = 0, time.monotonic()
+
+        def tick(size: int, rows: int) -> None:
+            nonlocal documents
+            documents += rows
+            rate = documents / max(time.monotonic() - began, 1e-6)
+            bar.set_postfix_str(f"{documents:,} docs, {rate:,.0f} docs/s", refresh=False)
+            bar.update(size)
+
+        processes = min(workers, len(jobs)) if bar.total - start > SMALL else 1
+        fresh = _run(jobs, step, rules, processes, tick)
+    return [f if d else next(fresh) for f, d in zip(found, done)]
 
 
-def _one_shard(shard: FileShard, output: Path, key: str, step: Callable, note: Path) -> dict:
-    counts: dict[str, Any] = {"rows": 0, "kept": 0, "quarantined": 0, "removed": {}}
-    writers = {"kept": _Writer(output / shard.name)}
-    for folder in ("removals", "quarantine"):
-        writers[folder] = _Writer(output / folder / f"{shard.name}.jsonl")
+def _run(jobs: Sequence[tuple], step: Step, rules: Sequence[Rule], workers: int, tick: Tick) -> Iterator[dict]:
+    if workers <= 1:
+        return iter([_one_shard(*job, step, rules, tick) for job in jobs])
+    context = get_context("spawn")
+    read_so_far = context.Array("q", 2)
+    seen = [0, 0]
+    with ProcessPoolExecutor(workers, context, _begin, (step, rules, read_so_far)) as pool:
+        futures = [pool.submit(_in_worker, job) for job in jobs]
+        left: Any = futures
+        while left:
+            finished, left = wait(left, timeout=0.5)
+            now = list(read_so_far)
+            tick(now[0] - seen[0], now[1] - seen[1])
+            seen = now
+            for future in finished:
+                if future.exception():
+                    pool.shutdown(cancel_futures=True)
+                    raise future.exception()
+    return iter([future.result() for future in futures])
 
-    def valid() -> Iterator[dict]:
-        for row in shard.records():
-            if isinstance(row, Problem):
-                counts["quarantined"] += 1
-                writers["quarantine"].write(vars(row))
-            else:
-                counts["rows"] += 1
-                yield row if shard.field == "text" else {**row, "text": row[shard.field]}
 
-    for out in step(shard, valid()):
-        if isinstance(out, Removed):
-            counts["removed"][out.rule] = counts["removed"].get(out.rule, 0) + 1
-            row = {name: out.row.get(name) for name in ("id", "source", "url") if name in out.row}
-            example = out.detail.get("excerpt", out.row["text"][:300])
-            detail = {**out.detail, "excerpt": example}
-            writers["removals"].write({**row, "rule": out.rule, "value": out.value, **detail})
-        else:
-            counts["kept"] += 1
-            writers["kept"].write(out)
-    for writer in writers.values():
-        writer.close()
-    manifest = {"name": shard.name, "input": shard.fingerprint, "settings": key, **counts}
-    note.parent.mkdir(parents=True, exist_ok=True)
-    temporary = note.with_name(note.name + ".tmp")
-    temporary.write_text(json.dumps(manifest, indent=1, sort_keys=True))
-    os.replace(temporary, note)
-    return manifest
+_worker: dict[str, Any] = {}
+
+
+def _begin(step: Step, rules: Sequence[Rule], read_so_far: Any) -> None:
+    _worker.update(step=step, rules=rules, read=read_so_far)
+
+
+def _in_worker(job: tuple) -> dict:
+    def tick(size: int, rows: int) -> None:
+        with _worker["read"].get_lock():
+            _worker["read"][0] += size
+            _worker["read"][1] += rows
+
+    return _one_shard(*job, _worker["step"], _worker["rules"], tick)
+
+
+def _one_shard(
+    shard: FileShard, output: str, key: str, what: str, step: Step, rules: Sequence[Rule], tick: Tick
+) -> dict:
+    counts, position, told = Counts(shard.name, rules), Progress(), 0
+    with ExitStack() as stack:
+
+        def new(*names: str) -> Path:
+            return stack.enter_context(storage.new_file(storage.join(output, *names)))
+
+        removals = LinesWriter(new("removals", f"{shard.name}.jsonl"), "removals")
+        quarantine = LinesWriter(new("quarantine", f"{shard.name}.jsonl"), "quarantine")
+        kept = BatchWriter(new(shard.name), shard.name, shard.field)
+        for batch, repaired in read_batches(shard.path, shard.field, position):
+            if isinstance(batch, Problem):
+                counts.quarantined += 1
+                quarantine.write_value(vars(batch))
+                continue
+            outcome = step(batch, Place(shard.name, counts.rows))
+            check(outcome, len(batch), f"{what}: {shard.name}")
+            for line in _removals(batch, outcome.removed):
+                removals.write_value(line)
+            counts.repaired += repaired
+            counts.add(batch, outcome)
+            kept.write(outcome.kept)
+            tick(position.bytes - told, len(batch))
+            told = position.bytes
+        for writer in (removals, quarantine, kept):
+            writer.close()
+    tick(shard.size - told, 0)
+    manifest = {"format": FORMAT, "name": shard.name, "step": what, "input": shard.fingerprint, "settings": key}
+    manifest |= counts.to_dict()
+    storage.write_json(storage.join(output, "manifests", f"{shard.name}.json"), manifest)
+    return json.loads(json.dumps(manifest))
+
+
+def removals(output: str | Path, manifests: Sequence[Mapping[str, Any]]) -> Iterator[dict]:
+    """Yields the lines of `removals/` of the given shards, in their order."""
+    for manifest in manifests:
+        with fsspec.open(storage.join(output, "removals", f"{manifest['name']}.jsonl"), "rb") as file:
+            yield from map(json.loads, file)
+
+
+def _removals(batch: pa.RecordBatch, removed: Sequence[Removed]) -> Iterator[dict]:
+    """Yields a line per removal: id, source, url, place, rule, value, detail, an excerpt."""
+    if not removed:
+        return
+    columns = {name: strings(batch, name) for name in ("id", "source", "url")}
+    places, everything = batch.column("_place").to_pylist(), texts(batch)
+    for gone in removed:
+        names = {name: column[gone.row] for name, column in columns.items() if column[gone.row] is not None}
+        detail = {**gone.detail, "excerpt": gone.detail.get("excerpt", everything[gone.row][:300])}
+        yield {
+            **names,
+            "place": places[gone.row],
+            "rule": gone.rule,
+            "value": gone.value,
+            "whole": gone.whole,
+            **detail,
+        }

@@ -1,12 +1,50 @@
 """From `PROGRAM NAME ARGS` to the module of that name: shared by `jaxpt` and `jaxpt-data`."""
 
+import argparse
 import importlib
 import pkgutil
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import NoReturn
 
 from jaxpt.errors import JaxptError, nearest
+
+
+class Parser(argparse.ArgumentParser):
+    """Flags of a sub-command; a mistake in them is one line that names the nearest flag or choice, and exit code 2."""
+
+    def __init__(self, program: str, description: str, example: str = ""):
+        """Takes the command's full name, its one-line help and an example, printed as it is written."""
+        super().__init__(
+            program,
+            description=description,
+            epilog=example,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def parse_args(self, args=None, namespace=None):
+        """Parses `args`; an unknown flag is told with the flag it may have meant, before any that is missing."""
+        flags = list(self._option_string_actions)
+        for word in sys.argv[1:] if args is None else args:
+            name = word.partition("=")[0]
+            if name == "--":
+                break
+            if name.startswith("--") and name not in flags:
+                self.error(f"there is no flag {name}{nearest(name, flags)}")
+        return super().parse_args(args, namespace)
+
+    def _check_value(self, action, value):
+        if action.choices is not None and value not in action.choices:
+            known = ", ".join(map(str, action.choices))
+            raise argparse.ArgumentError(
+                action, f"{value!r} is unknown{nearest(value, action.choices)}; known: {known}"
+            )
+
+    def error(self, message: str) -> NoReturn:
+        """Prints one line and exits with 2."""
+        self.exit(2, f"{self.prog}: {message}; {self.prog} --help tells more\n")
 
 
 def dispatch(program: str, commands: ModuleType, argv: Sequence[str] | None = None) -> int:

@@ -32,7 +32,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join([line[0], "  ".join("-" * w for w in width), *line[1:]])
 
 
-def progress(total: int, what: str, unit: str = "it", *, start: int = 0, scale: bool = False) -> tqdm:
+def progress(
+    total: int, what: str, unit: str = "it", *, start: int = 0, scale: bool = False, quiet: bool = False
+) -> tqdm:
     """Returns a progress bar on standard error with rate and time left; plain lines where there is no terminal.
 
     Args:
@@ -41,6 +43,7 @@ def progress(total: int, what: str, unit: str = "it", *, start: int = 0, scale: 
         unit: name of one unit.
         start: units that were done before this process began.
         scale: print counts with k, M, G.
+        quiet: shows nothing.
     """
     alive = sys.stderr.isatty()
     return tqdm(
@@ -49,6 +52,7 @@ def progress(total: int, what: str, unit: str = "it", *, start: int = 0, scale: 
         desc=what,
         unit=unit,
         unit_scale=scale,
+        disable=quiet,
         dynamic_ncols=alive,
         mininterval=0.2 if alive else 10.0,
         file=sys.stderr,

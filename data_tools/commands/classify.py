@@ -2,20 +2,26 @@
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from data_tools.classify.judge import held_out, judge, picture, quantile_threshold
+from data_tools import storage
+from data_tools.batch import Outcome, Place, Removed, Rule, texts
+from data_tools.classify.judge import Judgement, held_out, judge, picture, quantile_threshold
 from data_tools.classify.model import Classifier
 from data_tools.classify.recall import Document, Plan, recall
 from data_tools.classify.recipes import RECIPES, Recipe, recipe
-from data_tools.dedup.store import write_json
-from data_tools.records import FileShard, Removed, open_shards, run_shards
+from data_tools.records import open_shards, run_shards
+from data_tools.rows import rows_of, tell_quarantine
+from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
 from jaxpt.terminal import table
 
@@ -30,12 +36,7 @@ BATCH = 256
 
 def parser() -> argparse.ArgumentParser:
     """Returns the command's flags."""
-    out = argparse.ArgumentParser(
-        "jaxpt-data classify",
-        description=HELP,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    out = Parser("jaxpt-data classify", HELP, EXAMPLE)
     out.add_argument("--train", help="globs of labelled records: trains --model")
     out.add_argument("--input", help="globs of records to classify or to mine")
     out.add_argument("--seed", help="globs of records that are what is wanted: mines --input")
@@ -49,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--rounds", type=int, default=4, help="of mining")
     out.add_argument("--top_tokens", type=int, default=0, help="budget of mining")
     out.add_argument("--domain_rate", type=float, default=0.1, help="share of recalled pages that makes a domain good")
+    out.add_argument("--workers", type=int, default=1, help="processes over shards; 0: one per core")
     return out
 
 
@@ -70,24 +72,73 @@ def _train(args: argparse.Namespace) -> int:
         raise JaxptError("classify --train needs --model, the file to write")
     settings = _settings(args)
     rows = []
-    for shard in open_shards(args.train, args.text_field):
-        for i, row in enumerate(shard.rows()):
-            label = "_".join(str(row.get(args.label_field) or "").split())
-            if not label:
-                raise JaxptError(f"{shard.path}: record {i} has no {args.label_field!r}; name it by --label_field")
-            rows.append((row["text"], label))
+    for shard, row in rows_of(open_shards(args.train, args.text_field), "labelled text"):
+        value = row.get(args.label_field)
+        label = "" if value is None else "_".join(str(value).split())
+        if not label:
+            id = row.get("id", f"beginning {row['text'][:40]!r}")
+            raise JaxptError(f"{shard.path}: record {id} has no {args.label_field!r}; name it by --label_field")
+        rows.append((row["text"], label))
     test = [r for r in rows if held_out(r[0], settings.held_out, settings.seed)]
     classifier = Classifier.train((r for r in rows if not held_out(r[0], settings.held_out, settings.seed)), settings)
     seen = judge(classifier.probabilities([t for t, _ in test]), [l for _, l in test], classifier.labels)
     classifier.save(args.model)
-    write_json(Path(args.model + ".heldout.json"), seen.to_dict())
-    Path(args.model + ".heldout.html").write_text(
-        picture(seen, f"{Path(args.model).name}: {len(test):,} held-out texts")
-    )
+    _show(seen, args.model, len(test))
+    return 0
+
+
+def _show(seen: Judgement, model: str, count: int) -> None:
+    """Writes `MODEL.heldout.json` and the picture, and prints the table."""
+    storage.write_json(model + ".heldout.json", seen.to_dict())
+    with storage.new_file(model + ".heldout.html") as file:
+        file.write_text(picture(seen, f"{model.rsplit('/', 1)[-1]}: {count:,} held-out texts"), encoding="utf-8")
     rows = [(s.label, s.examples, s.precision, s.recall, s.f1) for s in seen.labels]
     print(table(["label", "held out", "precision", "recall", "F1"], rows))
-    print(f"accuracy {seen.accuracy:.3f}, calibration error {seen.calibration.error:.3f}; {args.model}.heldout.html")
-    return 0
+    print(f"accuracy {seen.accuracy:.3f}, calibration error {seen.calibration.error:.3f}; {model}.heldout.html")
+
+
+@dataclass(frozen=True)
+class Classify:
+    """The step: labels every document, or drops those that score below the cut."""
+
+    model: str
+    cut: Any = None  # from `quantile_threshold`; None: only label
+
+    @cached_property
+    def _classifier(self) -> Classifier:
+        return Classifier.load(self.model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"model": self.model, "cut": self.cut}  # a worker loads the model itself
+
+    def __call__(self, batch: pa.RecordBatch, place: Place) -> Outcome:
+        """Returns what stays of a batch."""
+        labels = self._classifier.labels
+        chances = np.asarray(self._classifier.probabilities(texts(batch)), np.float64).reshape(len(batch), len(labels))
+        if self.cut is None:
+            best = chances.argmax(axis=1)
+            columns = {"class": [labels[i] for i in best], "class_probability": chances.max(axis=1)}
+            return Outcome.of(batch, columns=columns)
+        scores = chances[:, labels.index(self._classifier.recipe.positive)]
+        low = np.flatnonzero(scores.astype(np.float32) < np.float32(self.cut.value)).tolist()
+        removed = [Removed(row, "classify", float(scores[row]), {"threshold": self.cut.value}) for row in low]
+        return Outcome.of(batch, removed, columns={"class_score": scores}, statistics={"classify": scores})
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """The step: only the documents that mining found stay, with their score."""
+
+    found: dict[str, float]
+
+    def __call__(self, batch: pa.RecordBatch, place: Place) -> Outcome:
+        """Returns what stays of a batch."""
+        scores = [self.found.get(f"{place.shard}#{place.row + i}") for i in range(len(batch))]
+        removed = [Removed(i, "not-recalled", None, {"excerpt": ""}) for i, score in enumerate(scores) if score is None]
+        return Outcome.of(batch, removed, columns={"class_score": pa.array(scores, pa.float64())})
+
+
+SCORE = Rule("classify")
 
 
 def _apply(args: argparse.Namespace) -> int:
@@ -97,41 +148,27 @@ def _apply(args: argparse.Namespace) -> int:
     shards = open_shards(args.input, args.text_field)
     cut = None
     if args.keep is not None:
-        parts = []
-        for shard in shards:
-            rows = shard.rows()
-            while batch := list(islice(rows, BATCH)):
-                parts.append(classifier.scores([r["text"] for r in batch]))
-        cut = quantile_threshold(np.concatenate(parts) if parts else np.zeros(0), args.keep)
-
-    def step(shard: FileShard, rows: Iterator[dict]) -> Iterable[dict | Removed]:
+        parts, rows = [], rows_of(shards, "score", told=True)
         while batch := list(islice(rows, BATCH)):
-            chances = classifier.probabilities([r["text"] for r in batch])
-            for row, chance in zip(batch, chances):
-                if cut is None:
-                    best = int(chance.argmax())
-                    yield {**row, "class": classifier.labels[best], "class_probability": float(chance[best])}
-                    continue
-                score = float(chance[classifier.labels.index(classifier.recipe.positive)])
-                if np.float32(score) >= np.float32(cut.value):
-                    yield {**row, "class_score": score}
-                else:
-                    yield Removed(row, "classify", score, {"threshold": cut.value})
+            parts.append(classifier.scores([row["text"] for _, row in batch]))
+        cut = quantile_threshold(np.concatenate(parts) if parts else np.zeros(0), args.keep)
 
     digest = sha256(Path(args.model).read_bytes()).hexdigest()
     settings = {"model": digest, "keep": args.keep, "inputs": [s.fingerprint for s in shards]}
-    manifests = run_shards(shards, args.output, settings, step, "classify")
+    manifests = run_shards(shards, args.output, settings, Classify(args.model, cut), "classify", [SCORE], args.workers)
     print(table(["shard", "documents", "kept"], [(m["name"], m["rows"], m["kept"]) for m in manifests]))
+    tell_quarantine(manifests, args.output, args.text_field)
     if cut:
         print(f"threshold {cut.value:.6g} keeps {cut.kept:.2%} of the documents (asked for {cut.keep:.2%})")
-    write_json(Path(args.output) / "classify.json", {"threshold": cut and asdict(cut), "shards": manifests})
+    report = {"threshold": cut and asdict(cut), "shards": manifests}
+    storage.write_json(storage.join(args.output, "classify.json"), report)
     return 0
 
 
 def _mine(args: argparse.Namespace) -> int:
     if not (args.input and args.output and args.top_tokens > 0):
         raise JaxptError("classify --seed needs --input (the pool), --output and --top_tokens (the budget)")
-    seed = [row["text"] for shard in open_shards(args.seed, args.text_field) for row in shard.rows()]
+    seed = [row["text"] for _, row in rows_of(open_shards(args.seed, args.text_field), "seed")]
     shards = open_shards(args.input, args.text_field)
 
     def pool() -> Iterator[Document]:
@@ -141,23 +178,19 @@ def _mine(args: argparse.Namespace) -> int:
 
     plan = Plan(args.top_tokens, args.rounds, args.domain_rate)
     settings = _settings(args)
-    found, rounds, classifier = recall(seed, pool, settings, plan)
-
-    def step(shard: FileShard, rows: Iterator[dict]) -> Iterable[dict | Removed]:
-        for i, row in enumerate(rows):
-            score = found.get(f"{shard.name}#{i}")
-            if score is not None:
-                yield {**row, "class_score": score}
-            else:
-                yield Removed(row, "not-recalled", None, {"excerpt": ""})
+    mined = recall(seed, pool, settings, plan)
 
     prints = [s.fingerprint for s in [*open_shards(args.seed, args.text_field), *shards]]
     key = {"plan": asdict(plan), "recipe": asdict(settings), "inputs": prints}
-    manifests = run_shards(shards, args.output, key, step, "write")
-    classifier.save(Path(args.output) / "model.bin")
-    write_json(Path(args.output) / "recall.json", {"rounds": [asdict(r) for r in rounds], "shards": manifests})
-    head = ["round", "positives", "negatives", "threshold", "documents", "tokens", "new tokens", "good domains"]
-    print(table(head, [(*list(asdict(r).values())[:-1], len(r.domains)) for r in rounds]))
+    manifests = run_shards(shards, args.output, key, Recalled(mined.scores), "write", [SCORE], args.workers)
+    mined.classifier.save(Path(args.output) / "model.bin")
+    report = {"rounds": [asdict(r) for r in mined.rounds], "shards": manifests}
+    storage.write_json(storage.join(args.output, "recall.json"), report)
+    head = ["round", "positives", "negatives", "threshold", "documents", "tokens", "new tokens", "precision", "recall"]
+    lines = [(*list(asdict(r).values())[:9], r.calibration_error, len(r.domains)) for r in mined.rounds]
+    print(table([*head, "calibration error", "good domains"], lines))
+    tell_quarantine(manifests, args.output, args.text_field)
+    _show(mined.judgement, storage.join(args.output, "model.bin"), int(mined.judgement.confusion.sum()))
     return 0
 
 

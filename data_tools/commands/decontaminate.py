@@ -2,14 +2,16 @@
 
 import argparse
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
-from itertools import islice
-from pathlib import Path
+from dataclasses import asdict, dataclass
 
+import pyarrow as pa
+
+from data_tools import storage
+from data_tools.batch import Outcome, Place, Removed, texts
 from data_tools.decontaminate.index import Index, Item, Rules, excerpt
-from data_tools.dedup.store import write_json
-from data_tools.records import FileShard, Removed, open_shards, run_shards
+from data_tools.records import open_shards, removals, run_shards
+from data_tools.rows import rows_of, tell_quarantine
+from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
 from jaxpt.terminal import table
 
@@ -17,18 +19,12 @@ HELP = "drop documents that contain items of evaluation sets"
 
 EXAMPLE = """example:
   jaxpt-data decontaminate --input='dedup/*.jsonl.gz' --output=decontaminated --eval='eval/*.jsonl.gz'"""
-BATCH = 256
 
 
 def parser() -> argparse.ArgumentParser:
     """Returns the command's flags."""
     rules = Rules()
-    out = argparse.ArgumentParser(
-        "jaxpt-data decontaminate",
-        description=HELP,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    out = Parser("jaxpt-data decontaminate", HELP, EXAMPLE)
     out.add_argument("--input", required=True, help="globs of JSONL (.gz, .zst) or Parquet files, comma-separated")
     out.add_argument("--output", required=True)
     out.add_argument("--eval", required=True, help="globs of the evaluation sets, same formats")
@@ -39,7 +35,32 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--shortest", type=int, default=rules.shortest, help="items with fewer tokens are not checked")
     out.add_argument("--template", type=int, default=rules.template, help="wording of so many items is ignored")
     out.add_argument("--text_field", default="text")
+    out.add_argument("--workers", type=int, default=1, help="processes over shards; 0: one per core")
     return out
+
+
+@dataclass(frozen=True)
+class Decontaminate:
+    """The step: documents that an item of `index` occurs in go."""
+
+    index: Index
+
+    def __call__(self, batch: pa.RecordBatch, place: Place) -> Outcome:
+        """Returns what stays of a batch."""
+        removed = []
+        everything = texts(batch)
+        for row, matches in enumerate(self.index.match(everything)):
+            if not matches:
+                continue
+            first = matches[0]
+            piece = excerpt(everything[row], first.token, max(self.index.rules.long, 20))
+            seen = [(m.rule, m.item.task, m.item.id, m.value) for m in matches[:20]]
+            items: dict[str, list[str]] = {}
+            for name, id in sorted({(m.item.task, m.item.id) for m in matches}):
+                items.setdefault(name, []).append(id)
+            detail = {"excerpt": piece, "item_excerpt": first.item.text[:300], "matches": seen, "items": items}
+            removed.append(Removed(row, f"decontaminate-{first.rule}", first.value, detail))
+        return Outcome.of(batch, removed)
 
 
 def _text(row: dict, fields: list[str]) -> str:
@@ -57,36 +78,35 @@ def main(argv: list[str]) -> int:
     exams = open_shards(args.eval, fields[0])
     items = [
         Item(str(row.get("task") or shard.name.split(".")[0]), str(row.get("id", i)), _text(row, fields))
-        for shard in exams
-        for i, row in enumerate(shard.rows())
+        for i, (shard, row) in enumerate(rows_of(exams, "evaluation sets"))
     ]
     if not items:
         raise JaxptError(f"--eval={args.eval} holds no records with field {fields[0]!r}")
     index = Index(items, Rules(args.long, args.short, args.ratio, args.shortest, args.template))
     shards = open_shards(args.input, args.text_field)
-    hits: Counter = Counter()
-
-    def step(shard: FileShard, rows: Iterator[dict]) -> Iterable[dict | Removed]:
-        while batch := list(islice(rows, BATCH)):
-            for row, matches in zip(batch, index.match([r["text"] for r in batch])):
-                if not matches:
-                    yield row
-                    continue
-                hits.update({m.item.task for m in matches})
-                first = matches[0]
-                piece = excerpt(row["text"], first.token, max(args.long, 20))
-                seen = [(m.rule, m.item.task, m.item.id, m.value) for m in matches[:20]]
-                detail = {"excerpt": piece, "item_excerpt": first.item.text[:300], "matches": seen}
-                yield Removed(row, f"decontaminate-{first.rule}", first.value, detail)
-
     settings = {"rules": asdict(index.rules), "eval": [s.fingerprint for s in exams], "fields": fields}
-    manifests = run_shards(shards, args.output, settings, step, "decontaminate")
+    manifests = run_shards(shards, args.output, settings, Decontaminate(index), "decontaminate", workers=args.workers)
+    documents: Counter[str] = Counter()
+    found: dict[str, set[str]] = {}
+    for line in removals(args.output, manifests):
+        documents.update(list(line["items"]))
+        for name, ids in line["items"].items():
+            found.setdefault(name, set()).update(ids)
     rows = [(m["name"], m["rows"], m["kept"], sum(m["removed"].values())) for m in manifests]
     print(table(["shard", "documents", "kept", "contaminated"], rows))
-    if hits:
-        print(table(["evaluation set", "documents (this call)"], hits.most_common()))
+    tell_quarantine(manifests, args.output, args.text_field)
+    items_of, unchecked = (Counter(i.task for i in group) for group in (index.items, index.unchecked))
+    sets = {
+        name: {
+            "items": items_of[name],
+            "not checked": unchecked[name],
+            "found": len(found.get(name, ())),
+            "documents": documents[name],
+        }
+        for name in sorted(items_of)
+    }
+    print(table(["evaluation set", *next(iter(sets.values()))], [(name, *row.values()) for name, row in sets.items()]))
     print(f"{len(index.items):,} items, {len(index.unchecked):,} too short or only template wording: not checked")
-    unchecked = Counter(i.task for i in index.unchecked)
-    report = {"items": len(index.items), "unchecked": dict(unchecked), "matched_sets": dict(hits), "shards": manifests}
-    write_json(Path(args.output) / "decontaminate.json", report)
+    report = {"items": len(index.items), "sets": sets, "shards": manifests}
+    storage.write_json(storage.join(args.output, "decontaminate.json"), report)
     return 0

@@ -1,18 +1,21 @@
 """`jaxpt-data perplexity`: score documents and cut both tails by quantiles per language and source."""
 
 import argparse
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
-from data_tools.dedup.store import write_json
+from data_tools import storage
+from data_tools.batch import Outcome, Place, Removed, Rule, strings
 from data_tools.perplexity.ngram import NgramModel
 from data_tools.perplexity.scorers import KenlmScorer, Scorer
 from data_tools.perplexity.tails import CURVE, Tails, cuts
-from data_tools.records import FileShard, Removed, open_shards, run_shards
+from data_tools.records import open_shards, run_shards
+from data_tools.rows import rows_of, tell_quarantine
+from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
 from jaxpt.terminal import table
 
@@ -25,12 +28,7 @@ BATCH = 256
 
 def parser() -> argparse.ArgumentParser:
     """Returns the command's flags."""
-    out = argparse.ArgumentParser(
-        "jaxpt-data perplexity",
-        description=HELP,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    out = Parser("jaxpt-data perplexity", HELP, EXAMPLE)
     tails = Tails()
     out.add_argument("--input", required=True, help="globs of records")
     out.add_argument("--output", required=True)
@@ -47,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--language_field", default="lang")
     out.add_argument("--source_field", default="source")
     out.add_argument("--text_field", default="text")
+    out.add_argument("--workers", type=int, default=1, help="processes over shards; 0: one per core")
     return out
 
 
@@ -60,22 +59,61 @@ def _models(args: argparse.Namespace) -> dict[str, Scorer]:
     if args.kenlm:
         return {"": KenlmScorer(args.kenlm)}
     shards = open_shards(args.train, args.text_field)
-    languages = sorted({str(row.get(args.language_field, "")) for s in shards for row in s.rows()})
-    texts = lambda lang: (  # noqa: E731
-        row["text"] for s in shards for row in s.rows() if str(row.get(args.language_field, "")) == lang
-    )
-    return {lang: NgramModel.train(texts(lang), args.order, args.max_tokens) for lang in languages}
+    languages = sorted({_name(row, args.language_field) for _, row in rows_of(shards, "languages")})
+    if not languages:
+        raise JaxptError(f"--train={args.train} holds no records with a string field {args.text_field!r}")
+
+    def texts(language: str) -> Iterator[str]:
+        for _, row in rows_of(shards, "training text", told=True):
+            if _name(row, args.language_field) == language:
+                yield row["text"]
+
+    return {language: NgramModel.train(texts(language), args.order, args.max_tokens) for language in languages}
+
+
+def _name(row: dict, field: str) -> str:
+    """Returns a field that names a group, empty where it is no text."""
+    value = row.get(field)
+    return value if isinstance(value, str) else ""
 
 
 def _scores(rows: list[dict], models: dict[str, Scorer], field: str) -> np.ndarray:
     out = np.full(len(rows), np.nan)
-    languages = [str(row.get(field, "")) for row in rows]
+    languages = [_name(row, field) for row in rows]
     for name in set(languages):
         mine = [i for i, l in enumerate(languages) if l == name]
         model = models.get(name) or models.get("")
         if model is not None:
             out[mine] = model.perplexities([rows[i]["text"] for i in mine])
     return out
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The step: documents outside their group's quantiles go; the others get their perplexity as a field."""
+
+    scores: dict[str, np.ndarray]  # by shard
+    cuts: dict
+    language_field: str
+    source_field: str
+
+    def __call__(self, batch: pa.RecordBatch, place: Place) -> Outcome:
+        """Returns what stays of a batch."""
+        scores = self.scores[place.shard][place.row : place.row + len(batch)]
+        groups = zip(strings(batch, self.language_field), strings(batch, self.source_field))
+        removed = []
+        for row, ((language, source), score) in enumerate(zip(groups, scores, strict=True)):
+            cut = self.cuts[language or "", source or ""]
+            verdict = cut.verdict(float(score))
+            if verdict in ("low", "high"):
+                limits = {"low": cut.low, "high": cut.high, "basis": cut.basis}
+                removed.append(Removed(row, f"perplexity-{verdict}", float(score), limits))
+        # without a model for its language, or without words, a document cannot be judged: it stays, without a value
+        column = pa.array(scores, pa.float64(), from_pandas=True)
+        return Outcome.of(batch, removed, columns={"perplexity": column}, statistics={"perplexity": scores})
+
+
+RULE = Rule("perplexity", low=1.0, high=1e6, log=True)
 
 
 def main(argv: list[str]) -> int:
@@ -85,37 +123,32 @@ def main(argv: list[str]) -> int:
     tails.check()
     shards = open_shards(args.input, args.text_field)
     models = _models(args)
-    scores: dict[str, np.ndarray] = {}
+    parts: dict[str, list[np.ndarray]] = {shard.name: [np.zeros(0)] for shard in shards}
     languages: list[str] = []
     sources: list[str] = []
-    for shard in shards:
-        rows, parts = shard.rows(), []
-        while batch := list(islice(rows, BATCH)):
-            parts.append(_scores(batch, models, args.language_field))
-            languages += [str(r.get(args.language_field, "")) for r in batch]
-            sources += [str(r.get(args.source_field, "")) for r in batch]
-        scores[shard.name] = np.concatenate(parts) if parts else np.zeros(0)
+    rows = rows_of(shards, "score", told=True)
+    while batch := list(islice(rows, BATCH)):
+        found = _scores([row for _, row in batch], models, args.language_field)
+        for name in dict.fromkeys(shard.name for shard, _ in batch):
+            mine = np.array([shard.name == name for shard, _ in batch])
+            parts[name].append(found[mine])
+        languages += [_name(row, args.language_field) for _, row in batch]
+        sources += [_name(row, args.source_field) for _, row in batch]
+    scores = {name: np.concatenate(found) for name, found in parts.items()}
     table_of_cuts = cuts(np.concatenate(list(scores.values())), languages, sources, tails)
 
-    def step(shard: FileShard, rows: Iterator[dict]) -> Iterable[dict | Removed]:
-        for row, score in zip(rows, scores[shard.name], strict=True):
-            cut = table_of_cuts[str(row.get(args.language_field, "")), str(row.get(args.source_field, ""))]
-            verdict = cut.verdict(float(score))
-            if verdict in ("low", "high"):
-                limits = {"low": cut.low, "high": cut.high, "basis": cut.basis}
-                yield Removed(row, f"perplexity-{verdict}", float(score), limits)
-            else:  # without a model for its language, or without words, a document cannot be judged: it stays
-                yield {**row, "perplexity": None if np.isnan(score) else float(score)}
-
+    step = Cut(scores, table_of_cuts, args.language_field, args.source_field)
     settings = {**vars(args), "inputs": [s.fingerprint for s in shards]}
     settings["train"] = [s.fingerprint for s in open_shards(args.train)] if args.train else None
-    settings.pop("output")
-    manifests = run_shards(shards, args.output, settings, step, "write")
-    rows = [(c.language, c.source, c.texts, c.basis, c.low, c.high) for c in table_of_cuts.values()]
-    print(table(["language", "source", "texts", "quantiles of", "low", "high"], rows))
+    for name in ("output", "workers"):
+        settings.pop(name)
+    manifests = run_shards(shards, args.output, settings, step, "perplexity", [RULE], args.workers)
+    lines = [(c.language, c.source, c.texts, c.basis, c.low, c.high) for c in table_of_cuts.values()]
+    print(table(["language", "source", "texts", "quantiles of", "low", "high"], lines))
+    tell_quarantine(manifests, args.output, args.text_field)
     unjudged = int(sum(np.isnan(s).sum() for s in scores.values()))
     if unjudged:
         print(f"{unjudged:,} documents have no words or no model for their language: kept unjudged")
     report = {"quantiles": CURVE, "cuts": [asdict(c) for c in table_of_cuts.values()], "shards": manifests}
-    write_json(Path(args.output) / "perplexity.json", report)
+    storage.write_json(storage.join(args.output, "perplexity.json"), report)
     return 0

@@ -3,7 +3,7 @@
 import gzip
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
 import fsspec
@@ -16,22 +16,27 @@ from jaxpt.errors import JaxptError
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 
 
-def list_files(pattern: str) -> list[str]:
+def list_files(pattern: str, suffixes: Sequence[str] = SUFFIXES) -> list[str]:
     """Returns the files a glob, a directory or a file name stands for, sorted.
+
+    Of a directory, those with known suffixes; of one that a step of `jaxpt-data` wrote, its shards.
 
     Raises:
         JaxptError: there are none, or a file of an unknown kind was named.
     """
     fs, path = file_system(pattern)
     if fs.isdir(path):
-        found = [f for f in fs.find(path) if f.endswith(SUFFIXES)]
+        notes = fs.glob(f"{path}/manifests/*.json")  # a step of jaxpt-data wrote it: the shards are those it names
+        made = {note.rsplit("/", 1)[-1].removesuffix(".json") for note in notes}
+        files = (f"{path.rstrip('/')}/{name}" for name in made) if made else fs.find(path)
+        found = [f for f in files if f.endswith(tuple(suffixes))]
     else:
         found = [f for f in fs.glob(path) if not fs.isdir(f)]
     if not found:
-        raise JaxptError(f"{pattern}: no such file; give a file, a directory or a glob of {', '.join(SUFFIXES)}")
+        raise JaxptError(f"{pattern}: no such file; give a file, a directory or a glob of {', '.join(suffixes)}")
     for f in found:
-        if not f.endswith(SUFFIXES):
-            raise JaxptError(f"{f} is of an unknown kind; known are {', '.join(SUFFIXES)}")
+        if not f.endswith(tuple(suffixes)):
+            raise JaxptError(f"{f} is of an unknown kind; known are {', '.join(suffixes)}")
     return sorted(fs.unstrip_protocol(f) if not _local(fs) else f for f in found)
 
 

@@ -141,7 +141,7 @@ def throughput(records: Records) -> Figure | None:
     rates = [r["perf/tokens_per_s"] for r in cold]
     axes.plot([r["step"] for r in cold], rates, "x", color="0.5", label="with compilation")
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower right")
     return figure
 
 

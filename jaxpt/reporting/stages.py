@@ -1,7 +1,10 @@
-"""A run's stages as tables: what each trained on how many tokens, and how exactly its mixture was delivered."""
+"""A run's stages as tables: planned, trained so far, and how exactly their mixtures were delivered."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from jaxpt.config import RunConfig
 
 Records = Sequence[Mapping[str, Any]]
 Table = tuple[list[str], list[list[str]]]
@@ -17,22 +20,27 @@ def by_stage(records: Records) -> dict[str, list[Mapping[str, Any]]]:
     return out
 
 
-def stages(records: Records, config: Mapping[str, Any]) -> Table:
-    """Returns head and rows: a line per stage that began.
+def planned(config: RunConfig) -> Table:
+    """Returns head and rows: a line per stage of the plan."""
+    firsts = config.first_steps()
+    rows = []
+    for stage, first, stop in zip(config.stages, firsts, firsts[1:]):
+        peak = config.optimizer.learning_rate if stage.learning_rate is None else stage.learning_rate
+        mixture = ", ".join(f"{name} {json.dumps(weight)}" for name, weight in stage.mixture.items())
+        batch = f"{stage.batch_size:,} × {stage.sequence_length:,}"
+        rows.append([stage.name, f"{first:,} … {stop:,}", batch, f"{stage.schedule.name}, peak {peak:g}", mixture])
+    return ["stage", "steps", "batch size × sequence length", "learning rate", "mixture"], rows
 
-    Args:
-        records: of metrics.jsonl.
-        config: config.json's values.
-    """
-    head = ["stage", "steps", "tokens", "batch size × sequence length", "learning rate", "loss"]
-    sizes = {s["name"]: f"{s['batch_size']:,} × {s['sequence_length']:,}" for s in config.get("stages", ())}
+
+def trained(records: Records) -> Table:
+    """Returns head and rows: a line per stage that began; rates and losses are those of its first and last record."""
+    head = ["stage", "steps", "tokens", "learning rate", "loss"]
     rows, step, tokens = [], 0, 0
     for name, found in by_stage(records).items():
         last = found[-1]
         rates, losses = ([f"{r[key]:.4g}" for r in (found[0], last)] for key in ("optim/learning_rate", "train/loss"))
         steps = f"{last['step'] - step:,}, to {last['step']:,}"
-        rows.append([name, steps, f"{last['tokens'] - tokens:,}", sizes.get(name, ""), " → ".join(rates)])
-        rows[-1].append(" → ".join(losses))
+        rows.append([name, steps, f"{last['tokens'] - tokens:,}", " → ".join(rates), " → ".join(losses)])
         step, tokens = last["step"], last["tokens"]
     return head, rows
 

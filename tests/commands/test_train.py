@@ -10,6 +10,7 @@ import pytest
 from benchmarks.made_sources import make_sources
 from jaxpt import cli
 from jaxpt.api import load
+from jaxpt.models import flatten
 from jaxpt.training.checkpoints import finished_steps, read_run
 from jaxpt.training.metrics import read
 
@@ -116,6 +117,14 @@ def test_a_second_run_starts_from_the_first_and_takes_other_rows(setting, run, t
     assert [(e["op"], e["steps"]) for e in lineage] == [("train", 15)]
     ledger = read_run(tmp_path / "next", 15)["ledger"]
     assert sum(e["stop"] - e["start"] for e in ledger) == 2 * 15 * 8  # the union: no row was taken twice
+
+
+def test_a_run_goes_out_as_a_hugging_face_model(run, tmp_path, capsys):
+    assert cli.main(["export", f"--from={run}", f"--to={tmp_path / 'hf'}"]) == 0
+    ours, back = load(run), load(tmp_path / "hf")
+    assert back.config == ours.config
+    for path, leaf in flatten(ours.params).items():
+        np.testing.assert_array_equal(leaf, flatten(back.params)[path], err_msg=path)
 
 
 def test_moments_are_taken_along_unless_only_params_are_loaded(setting, run, tmp_path):

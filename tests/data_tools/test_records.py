@@ -3,13 +3,15 @@
 import gzip
 import json
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from data_tools import records
-from data_tools.records import Problem, Removed, open_shards, run_shards
+from data_tools import readers
+from data_tools.batch import Outcome, Removed, strings
+from data_tools.records import Problem, open_shards, run_shards
 from jaxpt.errors import JaxptError
 
 GOOD = [{"id": str(i), "text": f"text {i} 中文\ud83d\ude00"} for i in range(5)]
@@ -20,12 +22,10 @@ def lines(rows):
     return b"".join(json.dumps(r).encode() + b"\n" for r in rows)
 
 
-def drop_even(shard, rows):
-    for row in rows:
-        if int(row["id"]) % 2:
-            yield row
-        else:
-            yield Removed(row, "even", int(row["id"]), {"why": "test"})
+def drop_even(batch, place):
+    numbers = [int(name) for name in strings(batch, "id")]
+    gone = [Removed(i, "even", n, {"why": "test"}) for i, n in enumerate(numbers) if n % 2 == 0]
+    return Outcome.of(batch, gone, statistics={"even": np.array([n % 2 for n in numbers], float)})
 
 
 def outputs(folder):
@@ -59,7 +59,7 @@ def test_broken_lines_are_counted_and_quarantined_with_their_place(tmp_path):
 
 
 def test_an_overlong_line_is_quarantined_and_the_next_one_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "LONGEST", 1000)
+    monkeypatch.setattr(readers, "LONGEST", 1000)
     path = tmp_path / "a.jsonl"
     path.write_bytes(lines([{"id": "1", "text": "x" * 5000}, {"id": "2", "text": "y"}]))
     seen = list(open_shards(str(path))[0].records())
@@ -73,9 +73,9 @@ def test_a_second_call_does_nothing_and_a_lost_shard_comes_back_byte_identical(t
     shards, out = open_shards(str(tmp_path / "*.gz")), tmp_path / "out"
     calls = []
 
-    def step(shard, rows):
-        calls.append(shard.name)
-        return drop_even(shard, rows)
+    def step(batch, place):
+        calls.append(place.shard)
+        return drop_even(batch, place)
 
     run_shards(shards, out, {"a": 1}, step, "test")
     first = outputs(out)

@@ -1,0 +1,248 @@
+"""Every kind of input file as records: JSON lines, Parquet, WARC, HTML and plain text, on any file system.
+
+A reader yields `(place, record)` for what is a record and a `Problem` for what is none; it never stops at a bad one.
+"""
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import fsspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import zstandard
+
+from data_tools.batch import PLACE, from_rows, with_column
+from jaxpt.errors import JaxptError
+
+LONGEST = 256 << 20  # bytes of one line, page or text file; a longer one is quarantined
+ROWS, BYTES = 1024, 8 << 20  # of a batch, at most; a longer record is a batch alone
+PACKED = ("", ".gz", ".zst")
+SUFFIXES = (*(f"{kind}{pack}" for kind in (".jsonl", ".warc", ".html", ".htm", ".txt") for pack in PACKED), ".parquet")
+DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError, pa.ArrowInvalid)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A line, row or page that is no record."""
+
+    place: int  # line, row or page, from 0
+    reason: str
+    start: str  # the first 200 characters
+
+
+@dataclass
+class Progress:
+    """How many bytes of the file were read."""
+
+    bytes: int = 0
+
+
+Found = tuple[int, dict] | Problem
+Repaired = tuple[pa.RecordBatch | Problem, int]  # and how many texts were repaired
+
+
+def kind_of(path: str) -> str:
+    """Returns "jsonl", "parquet", "warc", "html" or "txt"."""
+    name = path.removesuffix(".gz").removesuffix(".zst")
+    kind = name.rsplit(".", 1)[-1]
+    return "html" if kind == "htm" else kind
+
+
+def output_name(path: str) -> str:
+    """Returns the output shard's name: the input's, ending in `.jsonl.gz` where it is no kind that is written."""
+    name = path.rsplit("/", 1)[-1]
+    if kind_of(name) in ("jsonl", "parquet"):
+        return name
+    return name.removesuffix(".gz").removesuffix(".zst") + ".jsonl.gz"
+
+
+@contextmanager
+def _open(path: str, progress: Progress) -> Iterator[BinaryIO]:
+    with fsspec.open(path, "rb") as raw:
+        counted = _Counted(raw, progress)
+        if path.endswith(".gz"):
+            yield gzip.GzipFile(fileobj=counted)
+        elif path.endswith(".zst"):
+            yield io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(counted, read_across_frames=True))
+        else:
+            yield io.BufferedReader(counted)
+
+
+class _Counted(io.RawIOBase):
+    """Passes reads on and notes how many bytes came."""
+
+    def __init__(self, raw: BinaryIO, progress: Progress):
+        self._raw, self._progress = raw, progress
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        block = self._raw.read(size)
+        self._progress.bytes += len(block)
+        return block
+
+    def readinto(self, buffer: Any) -> int:
+        block = self.read(len(buffer))
+        buffer[: len(block)] = block
+        return len(block)
+
+
+def read(path: str, field: str, progress: Progress) -> Iterator[Found]:
+    """Yields what a file holds, one record at a time.
+
+    Args:
+        path: local or remote.
+        field: of JSON lines and Parquet, where the text is.
+        progress: is told how much was read.
+
+    Raises:
+        JaxptError: the file is damaged as a whole, e.g. a truncated archive.
+    """
+    kind = kind_of(path)
+    try:
+        if kind == "parquet":
+            for batch, _ in _parquet_batches(path, field, progress):
+                if isinstance(batch, Problem):
+                    yield batch
+                    continue
+                for row in batch.to_pylist():
+                    place = row.pop(PLACE)
+                    yield place, ({**row, field: row.pop("text")} if field != "text" else row)
+        else:
+            with _open(path, progress) as file:
+                yield from {"jsonl": _lines, "warc": _pages, "html": _page, "txt": _text}[kind](file, field, path)
+    except DAMAGED as error:
+        why = " ".join(str(error).split())[:120]
+        raise JaxptError(f"{path}: damaged archive ({why}); replace the file or leave it out of --input") from error
+
+
+def read_batches(path: str, field: str, progress: Progress) -> Iterator[Repaired]:
+    """Yields batches with how many of their texts were repaired, and problems (with 0), in the file's order.
+
+    Raises:
+        JaxptError: as `read`.
+    """
+    if kind_of(path) == "parquet":
+        try:
+            yield from _parquet_batches(path, field, progress)
+        except DAMAGED as error:
+            raise JaxptError(f"{path}: damaged ({str(error)[:120]}); replace the file") from error
+        return
+    rows: list[dict] = []
+    places: list[int] = []
+    size = 0
+    for found in read(path, field, progress):
+        if isinstance(found, Problem):
+            yield found, 0
+            continue
+        length = len(found[1][field])
+        if rows and (size + length > BYTES or len(rows) == ROWS):
+            yield from_rows(rows, places, field)
+            rows, places, size = [], [], 0
+        places.append(found[0])
+        rows.append(found[1])
+        size += length
+    if rows:
+        yield from_rows(rows, places, field)
+
+
+def _lines(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
+    place = 0
+    while line := file.readline(LONGEST):
+        if not line.endswith(b"\n") and len(line) == LONGEST:
+            while (rest := file.readline(LONGEST)) and not rest.endswith(b"\n"):
+                pass
+            yield Problem(place, f"line longer than {LONGEST} bytes", line[:200].decode("utf-8", "replace"))
+        elif line.strip():
+            yield _parse(line, place, field)
+        place += 1
+
+
+def _parse(line: bytes, place: int, field: str) -> Found:
+    start = line[:200].decode("utf-8", "replace")
+    try:
+        row = json.loads(line)
+    except UnicodeDecodeError:
+        return Problem(place, "invalid UTF-8", start)
+    except (ValueError, RecursionError):
+        return Problem(place, "broken JSON", start)
+    if not isinstance(row, dict):
+        return Problem(place, f"a {type(row).__name__} instead of an object", start)
+    if field not in row:
+        return Problem(place, f"field {field!r} is missing", start)
+    if not isinstance(row[field], str):
+        return Problem(place, f"field {field!r} is a {type(row[field]).__name__} instead of a string", start)
+    return place, row
+
+
+def _text(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
+    data = file.read(LONGEST + 1)
+    if len(data) > LONGEST:
+        yield Problem(0, f"file longer than {LONGEST} bytes", data[:200].decode("utf-8", "replace"))
+        return
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        yield Problem(0, "invalid UTF-8", data[:200].decode("utf-8", "replace"))
+        return
+    if text.strip():
+        yield 0, {field: text, "path": path.rsplit("/", 1)[-1]}
+
+
+def _page(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
+    from data_tools.html import decode, main_text  # resiliparse is only needed here
+
+    data = file.read(LONGEST)
+    text = main_text(decode(data))
+    if text:
+        yield 0, {field: text, "path": path.rsplit("/", 1)[-1]}
+    else:
+        yield Problem(0, "no text in the page", data[:200].decode("utf-8", "replace"))
+
+
+def _pages(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
+    from data_tools.html import pages
+
+    for place, page in enumerate(pages(file)):
+        if isinstance(page, str):
+            yield Problem(place, page, "")
+        else:
+            yield place, {**page, field: page.pop("text")}
+
+
+def _parquet_batches(path: str, field: str, progress: Progress) -> Iterator[Repaired]:
+    place = 0
+    with fsspec.open(path, "rb") as raw, pq.ParquetFile(raw) as file:
+        size, rows = int(getattr(raw, "size", 0) or 0), max(file.metadata.num_rows, 1)
+        for batch in file.iter_batches(batch_size=ROWS):
+            places = pa.array(range(place, place + len(batch)), pa.int64())
+            place += len(batch)
+            progress.bytes = size * place // rows
+            yield from _checked_columns(batch, places, field)
+
+
+def _checked_columns(batch: pa.RecordBatch, places: pa.Array, field: str) -> Iterator[Repaired]:
+    """Turns a batch of a Parquet file into one of records: the text as `text`, rows without one as problems."""
+    at = batch.schema.get_field_index(field)
+    kind = batch.schema.field(at).type if at >= 0 else None
+    if kind is None or not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        reason = f"field {field!r} is missing" if kind is None else f"field {field!r} is a {kind} instead of a string"
+        for place, row in zip(places.to_pylist(), batch.to_pylist()):
+            yield Problem(place, reason, str(row)[:200]), 0
+        return
+    empty = batch.column(at).is_null()
+    for place, row in zip(places.filter(empty).to_pylist(), batch.filter(empty).to_pylist()):
+        yield Problem(place, f"field {field!r} is null instead of a string", str(row)[:200]), 0
+    batch = with_column(batch, PLACE, places).filter(pc.invert(empty))
+    if field != "text":
+        batch = batch.drop_columns(["text"]) if batch.schema.get_field_index("text") >= 0 else batch
+        batch = batch.rename_columns(["text" if n == field else n for n in batch.schema.names])
+    yield with_column(batch, "text", batch.column("text").cast(pa.large_string())), 0
