@@ -41,6 +41,7 @@ EXTRAS = {
     "tfds": ["tensorflow-datasets>=4.9.9,<5", "importlib_resources>=6,<8"],
     "kenlm": ["kenlm>=0.3,<0.4"],
     "ray": ["ray>=2.50,<3"],
+    "cloud": ["gcsfs>=2024.6,<2028", "s3fs>=2024.6,<2028"],
     "eval": ["lm_eval>=0.4.9,<0.5"],
     "dev": ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "hypothesis>=6.100,<7", "ruff>=0.17,<0.18"],
     "parity": ["torch==2.13.0", "transformers>=5.20,<5.30"],
