@@ -111,14 +111,14 @@ def test_extraction_finds_the_articles_of_real_pages(shared):
 
 
 def test_parquet_keeps_its_columns_and_types_and_puts_rows_without_text_aside(tmp_path):
-    rows = {"text": ["long text", None, "x"], "when": pa.array([1, 2, 3], pa.timestamp("s")), "n": [[1], [], None]}
+    rows = {"text": ["long text", None, "x"], "when": pa.array([1, 2, 3], pa.timestamp("ms")), "n": [[1], [], None]}
     pq.write_table(pa.table(rows), tmp_path / "a.parquet")
     pq.write_table(pa.table({"text": pa.array([1, 2])}), tmp_path / "b.parquet")
     first, second = run_shards(open_shards(str(tmp_path)), tmp_path / "out", {}, KeepLong(), "test")
     assert (first["rows"], first["kept"], first["quarantined"], first["removed"]) == (2, 1, 1, {"short": 1})
     assert (second["rows"], second["quarantined"]) == (0, 2)
     out = pq.read_table(tmp_path / "out/a.parquet")
-    assert out.schema.field("when").type == pa.timestamp("s")
+    assert out.schema.field("when").type == pa.timestamp("ms")
     assert out.drop_columns("when").to_pylist() == [{"text": "long text", "n": [1]}]
 
 
