@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -50,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--engine", default="native", help=", ".join(ENGINES))
     out.add_argument("--ray_address", help="cluster for --engine=ray")
     out.add_argument("--splits", type=int, default=1, help="passes over each band; more passes, less memory")
-    out.add_argument("--workers", type=int, default=1, help="processes")
+    out.add_argument("--workers", type=int, default=1, help="processes; 0: one per core")
     out.add_argument("--alarm", type=float, default=0.5, help="warn when a source loses more than this share")
     out.add_argument("--text_field", default="text")
     return out
@@ -140,7 +141,9 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     shards = open_shards(args.input, args.text_field)
     layout = _layout(args)
-    options = pipeline.Options(args.strictness, True, not args.exact_only, args.splits, args.workers)
+    options = pipeline.Options(
+        args.strictness, True, not args.exact_only, args.splits, args.workers or os.cpu_count() or 1
+    )
     engine = open_engine(args.engine, args.ray_address)
     if not 0 < args.alarm <= 1:
         raise JaxptError(f"--alarm={args.alarm} must be a share in (0, 1]")

@@ -1,0 +1,162 @@
+"""The step: judge a batch of records by a preset, edit their texts, and say what went, by which rule and which value."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from data_tools.batch import Outcome, Place, Removed, strings
+from data_tools.batch import texts as batch_texts
+from data_tools.clean.edits import EDITS, Row
+from data_tools.clean.lines import Cut
+from data_tools.clean.measures import MEASURES
+from data_tools.clean.presets import Preset
+from data_tools.clean.repetition import NAMES
+from data_tools.clean.view import View
+from data_tools.clean.words import Vocabulary
+
+EXAMPLES = 50  # cut lines of one text and rule that are written out; all are counted
+
+
+@lru_cache(maxsize=4)
+def _vocabulary(segmenter: str) -> Vocabulary:
+    return Vocabulary(segmenter)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a preset says about a batch of n texts."""
+
+    rule: list[str | None]  # the first rule that each text broke, in the preset's order
+    value: np.ndarray  # [n] float64: what that rule measured, nan where none was broken
+    also: list[list[str]]  # the other rules it broke
+    values: Mapping[str, np.ndarray]  # what every rule measured, [n] float64 each
+    texts: list[str]  # as edited
+    cuts: list[list[tuple[str, Cut]]]  # (edit, cut) of each text
+    columns: Mapping[str, list]  # found out on the way: `language`, `language_score`
+
+    @property
+    def keep(self) -> np.ndarray:
+        """True for the texts that broke no rule, `[n] bool`."""
+        return np.array([rule is None for rule in self.rule], bool)
+
+
+def judge(batch: pa.RecordBatch, preset: Preset) -> Decision:
+    """Judges a batch that has a column `text` (and `url`, … where rules ask for them). Pure: the batch stays as it is."""
+    texts = batch_texts(batch)
+    n = len(texts)
+    grams = [name for name in preset.steps if name in NAMES]
+    fields = cached_fields(batch)
+    values: dict[str, np.ndarray] = {}
+    columns: dict[str, list] = {}
+    cuts: list[list[tuple[str, Cut]]] = [[] for _ in texts]
+
+    def look(now: Sequence[str]) -> View:
+        return View(now, _vocabulary(preset.segmenter), grams, preset.characters_per_word, fields)
+
+    view = look(texts)
+    for name, options in preset.steps.items():
+        if name in EDITS:
+            texts, measured = _edit(name, options, texts, fields, cuts)
+            values |= {k: v for k, v in measured.items() if k in preset.steps}
+            if any(new is not old for new, old in zip(texts, view.texts)):
+                columns |= view.columns
+                view = look(texts)
+        elif name in MEASURES:
+            values[name] = np.asarray(MEASURES[name].function(view, options), np.float64)
+    columns |= view.columns
+    first, value, also = _first_broken(preset, values, n)
+    return Decision(first, value, also, values, list(texts), cuts, columns)
+
+
+def cached_fields(batch: pa.RecordBatch) -> Callable[[str], list[str | None]]:
+    """Returns a function from a field's name to its values, each read once."""
+    return lru_cache(maxsize=None)(lambda name: strings(batch, name))
+
+
+def _edit(
+    name: str,
+    options: Mapping[str, Any],
+    texts: Sequence[str],
+    fields: Callable[[str], list[str | None]],
+    cuts: list[list[tuple[str, Cut]]],
+) -> tuple[list[str], dict[str, np.ndarray]]:
+    edit = EDITS[name]
+    measured = {rule.name: np.zeros(len(texts)) for rule in edit.measures}
+    urls, out = fields("url"), []
+    for i, text in enumerate(texts):
+        row: Row = {"url": urls[i]}
+        new, gone, found = edit.function(text, options, row)
+        out.append(text if new == text else new)
+        cuts[i].extend((name, cut) for cut in gone)
+        for rule, value in found.items():
+            measured[rule][i] = value
+    return out, measured
+
+
+def _first_broken(preset: Preset, values: Mapping[str, np.ndarray], n: int) -> tuple:
+    first: list[str | None] = [None] * n
+    value, also = np.full(n, np.nan), [[] for _ in range(n)]
+    for rule in preset.rules():
+        found = values[rule.name]
+        low = -np.inf if rule.least is None else rule.least
+        high = np.inf if rule.most is None else rule.most
+        for i in np.flatnonzero((found < low) | (found > high)).tolist():
+            if first[i] is None:
+                first[i], value[i] = rule.name, found[i]
+            else:
+                also[i].append(rule.name)
+    return first, value, also
+
+
+@dataclass(frozen=True)
+class Clean:
+    """The step that `run_shards` runs: a preset applied to batches."""
+
+    preset: Preset
+
+    @cached_property
+    def _bounds(self) -> dict[str, dict[str, float | None]]:
+        return {rule.name: {"least": rule.least, "most": rule.most} for rule in self.preset.rules()}
+
+    def __call__(self, batch: pa.RecordBatch, place: Place) -> Outcome:
+        """Returns what stays of a batch, and what went."""
+        decision = judge(batch, self.preset)
+        before = batch_texts(batch)
+        removed: list[Removed] = []
+        edited: dict[int, str] = {}
+        for i, rule in enumerate(decision.rule):
+            if rule is None and before[i] and not decision.texts[i].strip():
+                removed.append(Removed(i, "nothing_left", float(len(before[i])), _shown(decision.cuts[i])))
+            elif rule is not None:
+                detail = {**self._bounds[rule], "also": decision.also[i]}
+                removed.append(Removed(i, rule, round(float(decision.value[i]), 6), detail))
+            else:
+                removed += _parts(i, decision.cuts[i])
+                if decision.texts[i] is not before[i]:
+                    edited[i] = decision.texts[i]
+        return Outcome.of(batch, removed, edited, decision.columns, decision.values)
+
+
+def _by_rule(cuts: Sequence[tuple[str, Cut]]) -> dict[str, list[Cut]]:
+    out: dict[str, list[Cut]] = {}
+    for edit, cut in cuts:
+        out.setdefault(f"{edit}.{cut[0]}", []).append(cut)
+    return out
+
+
+def _shown(cuts: Sequence[tuple[str, Cut]]) -> dict[str, Any]:
+    return {"cut": {rule: len(mine) for rule, mine in _by_rule(cuts).items()}}
+
+
+def _parts(row: int, cuts: Sequence[tuple[str, Cut]]) -> list[Removed]:
+    """Returns one entry per rule that cut something from a record that stays: how often, where, the beginnings."""
+    out = []
+    for rule, mine in _by_rule(cuts).items():
+        places = [{"line": line, "text": text} for _, line, text in mine[:EXAMPLES] if text]
+        detail = {"excerpt": "\n".join(p["text"] for p in places)[:1000], "lines": [p["line"] for p in places]}
+        out.append(Removed(row, rule, len(mine), detail, whole=False))
+    return out
