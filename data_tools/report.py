@@ -201,7 +201,7 @@ def _examples(seen: Seen) -> Iterator[str]:
         for line in lines:
             where = " · ".join(str(line[k]) for k in ("source", "id", "url") if line.get(k))
             other = line.get("of_excerpt") or line.get("item_excerpt") or ""
-            repeats = " · ".join(str(line[k]) for k in ("of_source", "of_id", "sets") if line.get(k))
+            repeats = " · ".join(str(line[k]) for k in ("of_source", "of_id", "matches") if line.get(k))
             value = f"{line['value']:.4g}" if isinstance(line["value"], float) else line["value"]
             left = f"<b>{html.escape(where)}</b><pre>{html.escape(line['excerpt'])}</pre>"
             right = f"<b>{html.escape(repeats)}</b><pre>{html.escape(other)}</pre>" if other else ""

@@ -82,7 +82,7 @@ def test_every_step_did_its_part(finished):
     removed = [json.loads(l) for f in (finished / "dedup/removals").iterdir() for l in f.read_text().splitlines()]
     assert sorted(r["rule"] for r in removed) == ["dedup-exact"] * 5
     hits = [json.loads(l) for f in (finished / "decontaminate/removals").iterdir() for l in f.read_text().splitlines()]
-    assert {h["sets"][0] for h in hits} == {"exam"}
+    assert {h["matches"][0][1] for h in hits} == {"exam"}
     a, b = PackedSource.open(finished / "pack/a"), PackedSource.open(finished / "pack/b")
     assert (a.documents, b.documents) == (60, 60)
 
@@ -118,10 +118,12 @@ def test_mistakes_are_told_before_anything_runs(made, tmp_path):
         ("--config.steps[1].name=dedup", "'dedup' is taken"),
         ("--config.steps[0].options.engin=x", "did you mean 'engine'"),
         ("--config.steps[3].options.sequence_length=many", "sequence_length"),
-        ("--config.tokenizer=None", "--tokenizer"),
     ]:
         with pytest.raises(JaxptError, match=said):
             run.main([*arguments(made, tmp_path / "w"), change])
+    without = [a for a in arguments(made, tmp_path / "w") if "tokenizer" not in a]
+    with pytest.raises(JaxptError, match=r"steps\[2\] \(tokenize\).*--tokenizer"):
+        run.main(without)
     assert not (tmp_path / "w/dedup").exists()
 
 
