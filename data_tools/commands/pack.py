@@ -102,7 +102,10 @@ def _pack_tokenized(args: argparse.Namespace) -> list[PackedSource]:
     selection = Selection(args.part, args.held_out, args.group_field)
     jobs: list[tuple[Path, tuple[str, str] | None]] = [(Path(args.output), None)]
     if args.by:
-        jobs = [(Path(args.output) / name, (args.by, v)) for name, v in _folders(documents.values(args.by)).items()]
+        jobs = [
+            (Path(args.output) / name, (args.by, v))
+            for name, v in _folders(documents.values(args.by, selection)).items()
+        ]
     made = []
     with progress(documents.size * (args.part != "held_out"), "pack", "tok", scale=True) as bar:
         done = 0
