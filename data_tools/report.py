@@ -62,12 +62,13 @@ def alarms(steps: Sequence[Seen], share: float) -> list[str]:
     lines = []
     for seen in steps:
         for source, entry in seen.sources.items():
-            by = {unit: lost(entry, unit) for unit in ("documents", "words")}
+            units = ("documents",) if seen.manifests[0]["step"] == "extract" else ("documents", "words")
+            by = {unit: lost(entry, unit) for unit in units}  # of HTML most words are no text
             if max(by.values()) > share:
                 rules = sorted(entry["removed"].items(), key=lambda r: -r[1]["documents"])[:3]
                 most = ", ".join(f"{rule} {amount['documents']:,}" for rule, amount in rules) or "parts cut out"
                 line = f"warning: {seen.name}: {source} lost {by['documents']:.0%} of {entry['in']['documents']:,} "
-                lines.append(f"{line}documents, {by['words']:.0%} of its words (alarm at {share:.0%}): {most}")
+                lines.append(f"{line}documents, {lost(entry, 'words'):.0%} of its words (alarm at {share:.0%}): {most}")
     return lines
 
 
@@ -171,7 +172,10 @@ def _overview(steps: Sequence[Seen]) -> str:
         bars = []
         for seen in steps:
             entry = seen.sources.get(name)
-            part = entry["kept"]["words"] / max(first["in"]["words"], 1) if entry else 0.0
+            if entry is None:  # this step did not see the source
+                bars.append("<td></td>")
+                continue
+            part = entry["kept"]["words"] / max(first["in"]["words"], 1)
             bars.append(f'<td><div class="bar"><i style="width:{min(part, 1):.1%}"></i></div>{part:.1%}</td>')
         head = f"<td>{html.escape(name)}</td><td>{first['in']['documents']:,}</td><td>{first['in']['words']:,}</td>"
         lines.append(f"<tr>{head}{''.join(bars)}</tr>")
