@@ -117,8 +117,8 @@ def histogram(rule: Rule, bins: Sequence[int]) -> str:
     for i, n in enumerate(bins):
         if not n:
             continue
-        middle = (edges[i] + edges[i + 1]) / 2
-        out = (rule.least is not None and middle < rule.least) or (rule.most is not None and middle > rule.most)
+        out = rule.least is not None and edges[i + 1] <= rule.least
+        out |= rule.most is not None and edges[i] >= rule.most and i > 0
         tall = max(1.0, np.sqrt(n / tallest) * (height - 4))  # square root: rare values stay visible
         left, right = x(edges[i]), x(edges[i + 1])
         place = f'x="{left:.1f}" y="{height - tall:.1f}" width="{max(right - left - 0.6, 0.6):.1f}" height="{tall:.1f}"'

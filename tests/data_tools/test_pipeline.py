@@ -28,7 +28,7 @@ def get_config(inputs):
         "input": inputs,
         "workers": 1,
         "steps": [
-            {"command": "dedup", "options": {"engine": "numpy"}},
+            {"command": "dedup", "options": {"engine": "numpy", "exact_only": True}},
             {"command": "decontaminate"},
             {"command": "tokenize"},
             {"command": "pack", "options": {"sequence_length": 32, "by": "source"}},
