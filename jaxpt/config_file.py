@@ -60,6 +60,12 @@ def _read(file: str) -> ConfigDict:
     takes = bool(inspect.signature(make).parameters)
     if argument and not takes:
         raise JaxptError(f"--config={file}: get_config() of {path} takes no argument")
+    variants = getattr(module, "VARIANTS", None)  # what the argument names, in configs that state it so
+    if argument and isinstance(variants, dict) and argument not in variants:
+        raise JaxptError(
+            f"--config={file}: {path} has no variant {argument!r}{nearest(argument, variants)}; "
+            f"there are {', '.join(variants)}"
+        )
     values = make(argument) if argument else make()
     if not isinstance(values, ConfigDict):
         values = ConfigDict(values)
