@@ -39,6 +39,7 @@ EXTRAS = {
         "resiliparse>=2.0,<3",
     ],
     "gcs": ["gcsfs>=2024.6"],
+    "s3": ["s3fs>=2024.6"],
     "tfds": ["tensorflow-datasets>=4.9.9,<5", "importlib_resources>=6,<8"],
     "kenlm": ["kenlm>=0.3,<0.4"],
     "ray": ["ray>=2.50,<3"],

@@ -56,7 +56,7 @@ def kind_of(path: str) -> str:
 
 
 def output_name(path: str) -> str:
-    """Returns the output shard's name: the input's, ending in `.jsonl.gz` where it is no kind that is written."""
+    """Returns the output shard's name: the input's, with `.jsonl.gz` added where it is no kind that is written."""
     name = path.rsplit("/", 1)[-1]
     if kind_of(name) in ("jsonl", "parquet"):
         return name

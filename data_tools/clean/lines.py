@@ -6,7 +6,6 @@ triples. They are linear in the length of the text.
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 from data_tools.clean import characters
@@ -115,12 +114,8 @@ def dclm_lines(text: str, options: Options) -> tuple[str, list[Cut], dict[str, f
     return ("\n".join(kept) if cuts else text), cuts, edited
 
 
-@lru_cache(maxsize=8)
-def _any_of(phrases: tuple[str, ...]) -> re.Pattern:
-    return re.compile("|".join(map(re.escape, phrases)), re.IGNORECASE)
-
-
-_BAR = re.compile(r"\s[|»›·•/>]\s|[|»›]")
+_BARS = ("|", "»", "›", "·", " / ", " > ")
+_BAR = re.compile(r"\s[·/>]\s|[|»›·]")
 _UNSPACED = re.compile(rf"[{characters.UNSPACED_CLASS}]")
 
 
@@ -142,17 +137,23 @@ def boilerplate_lines(text: str, options: Options) -> tuple[str, list[Cut], dict
     """
     lines = text.split("\n")
     rules: dict[int, str] = {}
-    phrases = _any_of(tuple(options["phrases"])) if options["phrases"] else None
+    whole = text.lower()
+    phrases = [phrase for phrase in options["phrases"] if phrase in whole]
+    bars = [bar for bar in _BARS if bar in text]
     for number, line in enumerate(lines):
+        if not (bars or phrases):
+            break
         if len(line) > 400 or not line or line.isspace():
             continue
-        if line.count("|") + line.count("»") + line.count("›") + line.count("·") + line.count(" / ") > 1:
+        if bars and sum(map(line.count, bars)) > 1:
             parts = [p for p in _BAR.split(line) if p and not p.isspace()]
             if len(parts) >= options["bar_parts"] and _length(line) <= len(parts) * options["short_words"]:
                 rules[number] = "navigation_bar"
                 continue
-        if phrases and phrases.search(line) and _length(line) <= options["phrase_words"]:
-            rules[number] = "stock_phrase"
+        if phrases and _length(line) <= options["phrase_words"]:
+            lower = line.lower()
+            if any(phrase in lower for phrase in phrases):
+                rules[number] = "stock_phrase"
     for order in (range(len(lines)), range(len(lines) - 1, -1, -1)):
         _mark_run(lines, order, rules, options)
     cuts = [_cut(rules[n], n, lines[n].strip()) for n in sorted(rules)]

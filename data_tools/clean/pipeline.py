@@ -22,7 +22,8 @@ EXAMPLES = 50  # cut lines of one text and rule that are written out; all are co
 
 
 @lru_cache(maxsize=4)
-def _vocabulary(segmenter: str) -> Vocabulary:
+def vocabulary(segmenter: str) -> Vocabulary:
+    """Returns this process's vocabulary."""
     return Vocabulary(segmenter)
 
 
@@ -55,7 +56,7 @@ def judge(batch: pa.RecordBatch, preset: Preset) -> Decision:
     cuts: list[list[tuple[str, Cut]]] = [[] for _ in texts]
 
     def look(now: Sequence[str]) -> View:
-        return View(now, _vocabulary(preset.segmenter), grams, preset.characters_per_word, fields)
+        return View(now, vocabulary(preset.segmenter), grams, preset.characters_per_word, fields)
 
     view = look(texts)
     for name, options in preset.steps.items():
