@@ -32,7 +32,9 @@ def batches(texts: Texts) -> list[pa.RecordBatch]:
     return [*out, from_rows(mine, range(len(mine)))[0]] if mine else out
 
 
-def speed(name: str, made: Sequence[pa.RecordBatch], size: int, rounds: int, changes: Sequence[str] = ()) -> list[float]:
+def speed(
+    name: str, made: Sequence[pa.RecordBatch], size: int, rounds: int, changes: Sequence[str] = ()
+) -> list[float]:
     """Returns megabytes per CPU second of a preset in each of `rounds`; the first meets every word for the first time."""
     preset = presets.load(name, ["domain_lines.on=false", *changes])
     pipeline.vocabulary.cache_clear()
@@ -108,7 +110,7 @@ def peers() -> dict[str, Callable[[str], bool]]:
 def ours(texts: Texts) -> dict[str, np.ndarray]:
     """Returns, for each rule of the published presets, which texts stay, `[n] bool`."""
     out: dict[str, np.ndarray] = {}
-    for name in ("gopher", "fineweb", "c4"):
+    for name in ("fineweb", "gopher", "c4"):
         changes = [f"{step}.on=false" for step in ("language", "listed_address", "address_words")]
         changes += ["c4_lines.on=false", "lorem_ipsum.on=false", "curly_brackets.on=false", "sentences.on=false"]
         preset = presets.load(name, changes if name == "fineweb" else [])
@@ -166,7 +168,12 @@ def main() -> None:
     if args.agreement:
         found = disagreements(texts)
         rows = [
-            (rule, len(places), f"{1 - len(places) / len(texts):.4%}", " ".join(f"{i}:{'stays' if s else 'goes'}" for i, s in places[:9]))
+            (
+                rule,
+                len(places),
+                f"{1 - len(places) / len(texts):.4%}",
+                " ".join(f"{i}:{'stays' if s else 'goes'}" for i, s in places[:9]),
+            )
             for rule, places in found.items()
         ]
         print(table(["rule", "disagree", "agree", "which texts, and what we say"], rows))

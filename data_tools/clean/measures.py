@@ -248,7 +248,9 @@ MEASURES: dict[str, Measure] = {
     "bullet_lines": Measure(_bullet_lines, "lines that begin with a bullet", options=(("bullets", ("•", "-")),)),
     "ellipsis_lines": Measure(_ellipsis_lines, "lines that end with an ellipsis"),
     "alphabetic_words": Measure(_alphabetic_words, "words with a letter"),
-    "stop_words": Measure(_stop_words, "distinct stop words", 0, 20, options=(("words", STOP_WORDS), ("inside", False))),
+    "stop_words": Measure(
+        _stop_words, "distinct stop words", 0, 20, options=(("words", STOP_WORDS), ("inside", False))
+    ),
     "stop_word_uses": Measure(_stop_word_uses, "uses of stop words", 1, 1e5, True, (("words", STOP_WORDS),)),
     "duplicate_paragraphs": Measure(_duplicate_share("paragraphs", 0), "paragraphs that occurred before"),
     "duplicate_paragraph_characters": Measure(_duplicate_share("paragraphs", 1), "characters in such paragraphs"),

@@ -55,8 +55,10 @@ def judge(batch: pa.RecordBatch, preset: Preset) -> Decision:
     columns: dict[str, list] = {}
     cuts: list[list[tuple[str, Cut]]] = [[] for _ in texts]
 
+    memory: dict[str, list[int]] | None = {} if any(name in EDITS for name in preset.steps) else None
+
     def look(now: Sequence[str]) -> View:
-        return View(now, vocabulary(preset.segmenter), grams, preset.characters_per_word, fields)
+        return View(now, vocabulary(preset.segmenter), grams, preset.characters_per_word, fields, memory)
 
     view = look(texts)
     for name, options in preset.steps.items():
