@@ -1,7 +1,7 @@
 """Clean real text: speed of every preset, and agreement with datatrove rule by rule.
 
 python -m benchmarks.clean --input='web/*.jsonl.gz'                    # speed, in CPU seconds of one core
-python -m benchmarks.clean --input='web/*.jsonl.gz' --agreement        # decisions against datatrove's (pip install spacy)
+python -m benchmarks.clean --input='web/*.jsonl.gz' --agreement        # against datatrove, rule by rule
 """
 
 import argparse
@@ -32,11 +32,9 @@ def batches(texts: Texts) -> list[pa.RecordBatch]:
     return [*out, from_rows(mine, range(len(mine)))[0]] if mine else out
 
 
-def speed(
-    name: str, made: Sequence[pa.RecordBatch], size: int, rounds: int, changes: Sequence[str] = ()
-) -> list[float]:
-    """Returns megabytes per CPU second of a preset in each of `rounds`; the first meets every word for the first time."""
-    preset = presets.load(name, ["domain_lines.on=false", *changes])
+def speed(name: str, made: Sequence[pa.RecordBatch], size: int, rounds: int) -> list[float]:
+    """Returns megabytes per CPU second of a preset in each round; the first meets every word for the first time."""
+    preset = presets.load(name, ["domain_lines.on=false"])
     pipeline.vocabulary.cache_clear()
     out = []
     for _ in range(rounds):

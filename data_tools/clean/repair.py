@@ -1,7 +1,7 @@
 """Repair text that was decoded wrongly: mojibake, HTML entities, terminal escapes, control characters (by ftfy).
 
-ftfy reads every line several times; a pattern that is quick to test finds the texts that it could change at all. Nothing
-is made uniform: curly quotes, ligatures, full-width marks and line breaks stay as they are.
+ftfy reads every line several times; a pattern that is quick to test finds the texts that it could change at all.
+Nothing is made uniform: curly quotes, ligatures, full-width marks and line breaks stay as they are.
 """
 
 import re
@@ -9,9 +9,9 @@ from functools import cache
 
 from jaxpt.errors import JaxptError
 
-# What ftfy could change under the settings below: control characters, entities, the replacement character, and pairs of
-# characters that UTF-8 bytes turn into when they are read as a one-byte encoding. Such bytes never become ideographs, kana,
-# Hangul syllables or East Asian marks, so text in those scripts costs nothing.
+# What ftfy could change under the settings below: control characters, entities, the replacement character, and pairs
+# of characters that UTF-8 bytes turn into when they are read as a one-byte encoding. Such bytes never become
+# ideographs, kana, Hangul syllables or East Asian marks, so text in those scripts costs nothing.
 _CONTROLS = "\x00-\x08\x0b\x0c\x0e-\x1f\x7f"
 _SUSPECT_ASCII = re.compile(f"[{_CONTROLS}]|&[#0-9A-Za-z]+;")
 _WRONG = (

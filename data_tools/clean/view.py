@@ -26,8 +26,16 @@ class View:
         field: Callable[[str], list[str | None]] | None = None,
         memory: dict[str, list[int]] | None = None,
     ):
-        """Args: the texts; who splits them; the n-gram measures wanted; characters of an unspaced script that make a word
-        where every such character is split off; a function from a field's name to its values; lines split before."""
+        """Makes a view.
+
+        Args:
+            texts: n texts.
+            vocabulary: splits them into words.
+            ngrams: the n-gram measures wanted.
+            stretch: characters of an unspaced script that make a word, where each is split off.
+            field: from a field's name to its values.
+            memory: lines of this batch split before.
+        """
         self._memory = memory
         self.texts, self._vocabulary, self._ngrams, self._stretch = texts, vocabulary, tuple(ngrams), stretch
         self.field = field or (lambda name: [None] * len(texts))

@@ -44,107 +44,13 @@ _INSIDE = re.compile(
     rf"\.\.+|…|[{_PICTURES}]|(?<=[0-9])[+\-*^](?=[0-9-])|(?<=[^\W\dA-Z_'\"”“`‘´’])\.(?=[A-Z'\"”“`‘´’])"
     r"|(?<=[^\W\d_]),(?=[^\W\d_])|(?<=[^\W_])(?:---?|[-–—~]|——)(?=[^\W\d_])|(?<=[^\W_])[:<>=/](?=[^\W\d_])"
 )
-_ABBREVIATIONS = frozenset(
-    [
-        "Mt.",
-        "Ak.",
-        "Ala.",
-        "Apr.",
-        "Ariz.",
-        "Ark.",
-        "Aug.",
-        "Calif.",
-        "Colo.",
-        "Conn.",
-        "Dec.",
-        "Del.",
-        "Feb.",
-        "Fla.",
-        "Ga.",
-        "Ia.",
-        "Id.",
-        "Ill.",
-        "Ind.",
-        "Jan.",
-        "Jul.",
-        "Jun.",
-        "Kan.",
-        "Ky.",
-        "La.",
-        "Mar.",
-        "Mass.",
-        "Mich.",
-        "Minn.",
-        "Miss.",
-        "Neb.",
-        "Nev.",
-        "Nov.",
-        "Oct.",
-        "Okla.",
-        "Ore.",
-        "Pa.",
-        "Sep.",
-        "Sept.",
-        "Tenn.",
-        "Va.",
-        "Wash.",
-        "Wis.",
-        "a.m.",
-        "p.m.",
-        "Adm.",
-        "Bros.",
-        "co.",
-        "Co.",
-        "Corp.",
-        "Dr.",
-        "e.g.",
-        "E.g.",
-        "Gen.",
-        "Gov.",
-        "i.e.",
-        "I.e.",
-        "Inc.",
-        "Jr.",
-        "Ltd.",
-        "Md.",
-        "Messrs.",
-        "Mo.",
-        "Mont.",
-        "Mr.",
-        "Mrs.",
-        "Ms.",
-        "Ph.D.",
-        "Prof.",
-        "Rep.",
-        "Rev.",
-        "Sen.",
-        "St.",
-        "vs.",
-        "v.s.",
-        "and/or",
-        "w/o",
-        "C++",
-        "'s",
-        "'S",
-        "’s",
-        "'ll",
-        "'re",
-        "'d",
-        "'em",
-        ":)",
-        ";)",
-        ":(",
-        ":D",
-        ":P",
-        ";-)",
-        ":-)",
-        ":/",
-        "):",
-        ":]",
-        "''",
-        "<3",
-    ]
-) | {f"{c}." for c in "abcdefghijklmnopqrstuvwxyzäöü"}
+_LETTERS = {f"{c}." for c in "abcdefghijklmnopqrstuvwxyzäöü"}
+_WHOLE = """
+Mt. Ak. Ala. Apr. Ariz. Ark. Aug. Calif. Colo. Conn. Dec. Del. Feb. Fla. Ga. Ia. Id. Ill. Ind. Jan. Jul. Jun. Kan. Ky.
+La. Mar. Mass. Mich. Minn. Miss. Neb. Nev. Nov. Oct. Okla. Ore. Pa. Sep. Sept. Tenn. Va. Wash. Wis. a.m. p.m. Adm. Bros.
+co. Co. Corp. Dr. e.g. E.g. Gen. Gov. i.e. I.e. Inc. Jr. Ltd. Md. Messrs. Mo. Mont. Mr. Mrs. Ms. Ph.D. Prof. Rep. Rev.
+Sen. St. vs. v.s. and/or w/o C++ 's 'S ’s 'll 're 'd 'em :) ;) :( :D :P ;-) :-) :/ ): :] '' <3"""
+_ABBREVIATIONS = frozenset(_WHOLE.split()) | _LETTERS
 _TOGETHER = {"cannot": ("can", "not"), "Cannot": ("Can", "not"), "gonna": ("gon", "na"), "gotta": ("got", "ta")}
 
 
@@ -191,9 +97,9 @@ def split_piece(piece: str) -> list[str]:
     """Splits a run of characters without white space into words, in time linear in its length."""
     if len(piece) > LONGEST_PIECE or (piece.isalpha() and piece not in _TOGETHER) or piece.isdigit():
         return [piece]
-    if piece[-1] in _PLAIN_TAILS and piece[:-1].isalpha() and piece not in _ABBREVIATIONS:
-        if piece[-1] != "." or piece[-2].islower():  # nearly every word before a mark
-            return [*_core(piece[:-1]), piece[-1]]
+    plain = piece[-1] in _PLAIN_TAILS and piece[:-1].isalpha() and piece not in _ABBREVIATIONS
+    if plain and (piece[-1] != "." or piece[-2].islower()):  # nearly every word before a mark
+        return [*_core(piece[:-1]), piece[-1]]
     heads: list[str] = []
     tails: list[str] = []
     low, high = 0, len(piece)

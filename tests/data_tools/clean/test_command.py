@@ -36,6 +36,10 @@ def write(path, records, extra=b""):
     path.write_bytes(gzip.compress(body + extra))
 
 
+def read(path):
+    return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+
+
 def outputs(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
@@ -61,7 +65,7 @@ def test_a_run_tells_everything_that_went(tmp_path, capsys):
     masked = [r for r in removals if r["rule"] == "personal.email"]
     assert len(masked) == 30
     assert not any(r["whole"] for r in masked)
-    kept = [json.loads(l) for l in gzip.open(out / "a.jsonl.gz")]
+    kept = read(out / "a.jsonl.gz")
     assert all("<EMAIL>" in r["text"] and "@" not in r["text"] for r in kept)
     histograms = manifest["sources"]["web"]["histograms"]
     assert set(histograms) == set(manifest["rules"])
@@ -97,7 +101,7 @@ def test_bad_input_is_counted_and_quarantined_and_the_run_goes_on(tmp_path):
         manifest = json.loads((out / "manifests/a.jsonl.gz.json").read_text())
         assert (manifest["rows"], manifest["quarantined"], manifest["repaired"]) == (6, 4, 1)
         assert manifest["kept"] + sum(manifest["removed"].values()) == 6
-    kept = [json.loads(l)["text"] for l in gzip.open(tmp_path / "gopher/a.jsonl.gz")]
+    kept = [r["text"] for r in read(tmp_path / "gopher/a.jsonl.gz")]
     assert kept == [GOOD]
 
 

@@ -65,7 +65,7 @@ def test_a_file_changes_a_preset_it_is_based_on(tmp_path):
     steps = presets.load(str(mine)).steps
     assert steps["words"] == {**presets.load("gopher").steps["words"], "least": 9}
     assert "bullet_lines" not in steps
-    assert list(steps)[0] == list(presets.load("gopher").steps)[0]
+    assert list(steps) == [s for s in presets.load("gopher").steps if s != "bullet_lines"]
 
 
 @pytest.mark.parametrize(
