@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from data_tools.batch import Outcome, Rule, count_words, strings
 
@@ -74,7 +75,7 @@ class Counts:
 
 def _measures(batch: pa.RecordBatch, shard: str) -> tuple[list[str], np.ndarray, np.ndarray]:
     names = [shard if name is None else name for name in strings(batch, "source")]
-    sizes = pa.compute.binary_length(batch.column("text")).to_numpy(zero_copy_only=False)
+    sizes = pc.binary_length(batch.column("text")).to_numpy(zero_copy_only=False)
     return names, sizes, count_words(batch)
 
 

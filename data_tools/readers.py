@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import fsspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import zstandard
 
@@ -55,7 +56,7 @@ def kind_of(path: str) -> str:
 
 
 def output_name(path: str) -> str:
-    """Returns the output shard's name: the input's, ending in `.jsonl.gz` where it is no kind that is written."""
+    """Returns the output shard's name: the input's, with `.jsonl.gz` added where it is no kind that is written."""
     name = path.rsplit("/", 1)[-1]
     if kind_of(name) in ("jsonl", "parquet"):
         return name
@@ -240,7 +241,7 @@ def _checked_columns(batch: pa.RecordBatch, places: pa.Array, field: str) -> Ite
     empty = batch.column(at).is_null()
     for place, row in zip(places.filter(empty).to_pylist(), batch.filter(empty).to_pylist()):
         yield Problem(place, f"field {field!r} is null instead of a string", str(row)[:200]), 0
-    batch = with_column(batch, PLACE, places).filter(pa.compute.invert(empty))
+    batch = with_column(batch, PLACE, places).filter(pc.invert(empty))
     if field != "text":
         batch = batch.drop_columns(["text"]) if batch.schema.get_field_index("text") >= 0 else batch
         batch = batch.rename_columns(["text" if n == field else n for n in batch.schema.names])

@@ -28,6 +28,7 @@ from jaxpt.data.text_files import list_files
 from jaxpt.errors import JaxptError
 from jaxpt.terminal import progress
 
+SMALL = 8 << 20  # bytes of input: fewer are done before further processes have started
 FORMAT = 2  # of the manifests; a change makes every shard be done again
 Step = Callable[[pa.RecordBatch, Place], Outcome]
 Tick = Callable[[int, int], None]  # (bytes of input, documents) since the last call
@@ -134,7 +135,8 @@ def run_shards(
             bar.set_postfix_str(f"{documents:,} docs, {rate:,.0f} docs/s", refresh=False)
             bar.update(size)
 
-        fresh = _run(jobs, step, rules, min(workers, len(jobs)), tick)
+        processes = min(workers, len(jobs)) if bar.total - start > SMALL else 1
+        fresh = _run(jobs, step, rules, processes, tick)
     return [f if d else next(fresh) for f, d in zip(found, done)]
 
 

@@ -1,5 +1,6 @@
 """Folders of outputs, local or on an object store: read, write whole files at once, list."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -10,6 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+
+
+def digest(text: str) -> str:
+    """Returns the SHA-256 (hex) of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def is_remote(path: str | Path) -> bool:

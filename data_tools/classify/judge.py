@@ -1,11 +1,14 @@
 """How good a classifier is: held-out precision and recall, calibration, and thresholds by quantile."""
 
 import html
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import matplotlib
 import numpy as np
 import xxhash
+from matplotlib.figure import Figure
 
 from jaxpt.errors import JaxptError
 
@@ -137,20 +140,32 @@ def quantile_threshold(scores: np.ndarray, keep: float, weights: np.ndarray | No
     return Threshold(keep, float(cut), float(weights[scores >= cut].sum() / total[-1]))
 
 
+def diagram(calibration: Calibration) -> Figure:
+    """Draws stated probability against what happened, with its standard error, and below it how many texts."""
+    filled = calibration.count > 0
+    stated, happened = calibration.stated[filled], calibration.happened[filled]
+    spread = np.sqrt(happened * (1 - happened) / calibration.count[filled])
+    edges = np.linspace(0, 1, len(calibration.count) + 1)
+    figure = Figure(figsize=(4.6, 5.6), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    top.plot([0, 1], [0, 1], "--", color="0.6", label="as stated")
+    top.errorbar(stated, happened, spread, fmt="o-", color="#b33", capsize=3, label="held-out texts")
+    top.set(ylabel="share that was right", xlim=(0, 1), ylim=(0, 1.02))
+    top.legend(loc="upper left", frameon=False)
+    bottom.bar(edges[:-1], calibration.count, np.diff(edges), align="edge", color="#99b", edgecolor="white")
+    bottom.set(xlabel="stated probability of the chosen label", ylabel="texts")
+    return figure
+
+
+def _svg(figure: Figure) -> str:
+    out = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "calibration"}):  # the same bytes every time
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    return out.getvalue()[out.getvalue().index("<svg") :]
+
+
 def picture(judgement: Judgement, title: str) -> str:
-    """Returns an HTML page: the reliability diagram as SVG, bars of counts, and the table per label."""
-    calibration, size = judgement.calibration, 320
-    top = max(calibration.count.max(), 1)
-    bars, dots = [], []
-    for i, count in enumerate(calibration.count):
-        width = size / len(calibration.count)
-        high = 80 * count / top
-        bars.append(
-            f'<rect x="{i * width:.1f}" y="{size - high:.1f}" width="{width - 1:.1f}" height="{high:.1f}" fill="#ccd"/>'
-        )
-        if count:
-            x, y = calibration.stated[i] * size, size - calibration.happened[i] * size
-            dots.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#b33"><title>{count} texts</title></circle>')
+    """Returns an HTML page: the reliability diagram and the table per label."""
     rows = "".join(
         f"<tr><td>{html.escape(s.label)}</td><td>{s.examples:,}</td><td>{s.precision:.3f}</td><td>{s.recall:.3f}</td>"
         f"<td>{s.f1:.3f}</td></tr>"
@@ -159,10 +174,7 @@ def picture(judgement: Judgement, title: str) -> str:
     return f"""<!doctype html><meta charset="utf-8"><title>{html.escape(title)}</title>
 <style>body{{font:14px sans-serif;margin:2em}}td,th{{padding:2px 10px;text-align:right}}</style>
 <h1>{html.escape(title)}</h1>
-<p>Held-out accuracy {judgement.accuracy:.3f}, expected calibration error {calibration.error:.3f}.</p>
-<svg width="{size + 40}" height="{size + 40}" viewBox="-20 -20 {size + 40} {size + 40}">
-<rect width="{size}" height="{size}" fill="none" stroke="#888"/>{"".join(bars)}
-<line x1="0" y1="{size}" x2="{size}" y2="0" stroke="#888" stroke-dasharray="4"/>{"".join(dots)}</svg>
-<p>Across: stated probability. Up: share that was right. Grey: number of texts.</p>
+<p>Held-out accuracy {judgement.accuracy:.3f}, expected calibration error {judgement.calibration.error:.3f}.</p>
+{_svg(diagram(judgement.calibration))}
 <table><tr><th>label</th><th>texts</th><th>precision</th><th>recall</th><th>F1</th></tr>{rows}</table>
 """

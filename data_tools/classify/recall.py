@@ -7,9 +7,11 @@ from urllib.parse import urlsplit
 import numpy as np
 import xxhash
 
+from data_tools.classify.judge import Judgement, held_out, judge
 from data_tools.classify.model import Classifier
 from data_tools.classify.recipes import Recipe
 from jaxpt.errors import JaxptError
+from jaxpt.terminal import progress
 
 BATCH = 512
 
@@ -54,6 +56,9 @@ class Round:
     documents: int
     tokens: int
     new_tokens: int  # tokens that the round before did not have
+    precision: float  # on held-out seed texts against held-out random texts of the pool, which may be on topic too
+    recall: float
+    calibration_error: float
     domains: tuple[tuple[str, int, int], ...]  # on-topic domains: name, pages recalled, pages in the pool
 
 
@@ -85,9 +90,19 @@ class _Pool:
     tie: np.ndarray  # order of equal scores, fixed by the ids
 
 
-def _score(classifier: Classifier, pool: Callable[[], Iterable[Document]], count: Callable[[str], int]) -> _Pool:
+@dataclass(frozen=True)
+class Mined:
+    """What mining found."""
+
+    scores: dict[str, float]  # by id of the recalled documents
+    rounds: list[Round]
+    classifier: Classifier  # of the last round
+    judgement: Judgement  # of it
+
+
+def _score(classifier: Classifier, documents: Iterable[Document], count: Callable[[str], int]) -> _Pool:
     ids, domains, tokens, scores, names = [], [], [], [], {}
-    for batch in _batches(pool()):
+    for batch in _batches(documents):
         ids += [d.id for d in batch]
         domains += [names.setdefault(d.domain, len(names)) for d in batch]
         tokens += [count(d.text) for d in batch]
@@ -106,13 +121,37 @@ def _on_topic(pool: _Pool, taken: np.ndarray, plan: Plan) -> list[tuple[str, int
     return sorted(rows, key=lambda row: (-row[1], row[0]))
 
 
+def _examples(
+    seed: Sequence[str], documents: Iterable[Document], recipe: Recipe, learned: set[str], barred: set[str], chance
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Returns `(text, label)` to train on and to judge by: the seed and what was learned, against random others.
+
+    Held out by content are texts of the seed, and random texts for the other label; what was learned is never judged
+    by, its label being the classifier's own.
+    """
+    train: list[tuple[str, str]] = []
+    test: list[tuple[str, str]] = []
+
+    def add(text: str, label: str) -> None:
+        (test if held_out(text, recipe.held_out, recipe.seed) else train).append((text, label))
+
+    for text in seed:
+        add(text, recipe.positive)
+    for document in documents:
+        if document.id in learned:
+            train.append((document.text, recipe.positive))
+        elif document.id not in barred and chance(document.id):
+            add(document.text, "other")
+    return train, test
+
+
 def recall(
     seed: Sequence[str],
     pool: Callable[[], Iterable[Document]],
     recipe: Recipe,
     plan: Plan,
     count: Callable[[str], int] = lambda text: max(len(text) // 4, 1),
-) -> tuple[dict[str, float], list[Round], Classifier]:
+) -> Mined:
     """Mines `pool` for texts like `seed` (the loop of DeepSeekMath, section 2.1).
 
     Args:
@@ -122,11 +161,8 @@ def recall(
         plan: budget, rounds and the rule for domains.
         count: tokens of a text; characters / 4 by default.
 
-    Returns:
-        `(scores by id of the recalled documents, one report per round, the last classifier)`.
-
     Raises:
-        JaxptError: an empty seed or pool, or a plan without rounds or budget.
+        JaxptError: an empty seed or pool, nothing held out to judge by, or a plan without rounds or budget.
     """
     if not seed or plan.rounds < 1 or plan.top_tokens < 1:
         raise JaxptError(
@@ -137,32 +173,57 @@ def recall(
     taken_before: set[str] = set()
     size = sum(1 for _ in pool())
     reports = []
-    for number in range(1, plan.rounds + 1):
-        share = min(1.0, plan.negatives * (len(seed) + len(learned)) / max(size - len(taken_before), 1))
-        examples = [(text, recipe.positive) for text in seed]
-        positives = len(examples)
-        for document in pool():
-            if document.id in learned:
-                examples.append((document.text, recipe.positive))
-                positives += 1
-            elif document.id not in taken_before and _chance(document.id, recipe.seed + number) < share:
-                examples.append((document.text, "other"))
-        classifier = Classifier.train(examples, recipe)
-        scored = _score(classifier, pool, count)
-        order = np.lexsort((scored.tie, -scored.scores))
-        stop = int(np.searchsorted(np.cumsum(scored.tokens[order]), plan.top_tokens, "right"))
-        taken = order[: max(stop, 1)]
-        domains = _on_topic(scored, taken, plan)
-        names = {name for name, _, _ in domains}
-        cut = np.quantile(scored.scores, plan.domain_quantile)
-        chosen = {scored.ids[i] for i in taken}
-        topical = np.isin(scored.domains, [i for i, name in enumerate(scored.names) if name in names])
-        learned |= {scored.ids[i] for i in np.flatnonzero(topical & (scored.scores >= cut))}
-        new = sum(int(scored.tokens[i]) for i in taken if scored.ids[i] not in taken_before)
-        total = int(scored.tokens[taken].sum())
-        last = float(scored.scores[taken[-1]])
-        reports.append(
-            Round(number, positives, len(examples) - positives, last, len(taken), total, new, tuple(domains))
-        )
-        taken_before = chosen
-    return {scored.ids[i]: float(scored.scores[i]) for i in taken}, reports, classifier
+    with progress(2 * size * plan.rounds, "mine", "text", scale=True) as bar:
+
+        def documents() -> Iterator[Document]:
+            for document in pool():
+                yield document
+                bar.update()
+
+        for number in range(1, plan.rounds + 1):
+            share = min(1.0, plan.negatives * (len(seed) + len(learned)) / max(size - len(taken_before), 1))
+            chosen_by = lambda id, n=number, s=share: _chance(id, recipe.seed + n) < s  # noqa: E731
+            train, test = _examples(seed, documents(), recipe, learned, taken_before, chosen_by)
+            classifier = Classifier.train(train, recipe)
+            seen = judge(classifier.probabilities([t for t, _ in test]), [l for _, l in test], classifier.labels)
+            scored = _score(classifier, documents(), count)
+            taken, domains = _take(scored, plan)
+            learned |= _learn(scored, domains, plan)
+            reports.append(_report(number, train, seen, recipe, scored, taken, domains, taken_before))
+            taken_before = {scored.ids[i] for i in taken}
+    return Mined({scored.ids[i]: float(scored.scores[i]) for i in taken}, reports, classifier, seen)
+
+
+def _take(scored: _Pool, plan: Plan) -> tuple[np.ndarray, list[tuple[str, int, int]]]:
+    """Returns the documents from the best score down to the budget, and the domains that are on topic."""
+    order = np.lexsort((scored.tie, -scored.scores))
+    stop = int(np.searchsorted(np.cumsum(scored.tokens[order]), plan.top_tokens, "right"))
+    taken = order[: max(stop, 1)]
+    return taken, _on_topic(scored, taken, plan)
+
+
+def _learn(scored: _Pool, domains: Sequence[tuple[str, int, int]], plan: Plan) -> set[str]:
+    """Returns the better documents of the domains that are on topic."""
+    names = {name for name, _, _ in domains}
+    cut = np.quantile(scored.scores, plan.domain_quantile)
+    topical = np.isin(scored.domains, [i for i, name in enumerate(scored.names) if name in names])
+    return {scored.ids[i] for i in np.flatnonzero(topical & (scored.scores >= cut))}
+
+
+def _report(number, train, seen: Judgement, recipe: Recipe, scored: _Pool, taken, domains, before: set[str]) -> Round:
+    positives = sum(label == recipe.positive for _, label in train)
+    mine = next(s for s in seen.labels if s.label == recipe.positive)
+    new = sum(int(scored.tokens[i]) for i in taken if scored.ids[i] not in before)
+    return Round(
+        number,
+        positives,
+        len(train) - positives,
+        float(scored.scores[taken[-1]]),
+        len(taken),
+        int(scored.tokens[taken].sum()),
+        new,
+        mine.precision,
+        mine.recall,
+        seen.calibration.error,
+        tuple(domains),
+    )

@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from data_tools import storage
 from data_tools.batch import Outcome, Place, Removed, Rule, texts
-from data_tools.classify.judge import held_out, judge, picture, quantile_threshold
+from data_tools.classify.judge import Judgement, held_out, judge, picture, quantile_threshold
 from data_tools.classify.model import Classifier
 from data_tools.classify.recall import Document, Plan, recall
 from data_tools.classify.recipes import RECIPES, Recipe, recipe
 from data_tools.records import open_shards, run_shards
-from data_tools.storage import join, write_json
+from data_tools.rows import rows_of, tell_quarantine
+from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
 from jaxpt.terminal import table
 
@@ -34,12 +36,7 @@ BATCH = 256
 
 def parser() -> argparse.ArgumentParser:
     """Returns the command's flags."""
-    out = argparse.ArgumentParser(
-        "jaxpt-data classify",
-        description=HELP,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    out = Parser("jaxpt-data classify", HELP, EXAMPLE)
     out.add_argument("--train", help="globs of labelled records: trains --model")
     out.add_argument("--input", help="globs of records to classify or to mine")
     out.add_argument("--seed", help="globs of records that are what is wanted: mines --input")
@@ -75,24 +72,29 @@ def _train(args: argparse.Namespace) -> int:
         raise JaxptError("classify --train needs --model, the file to write")
     settings = _settings(args)
     rows = []
-    for shard in open_shards(args.train, args.text_field):
-        for i, row in enumerate(shard.rows()):
-            label = "_".join(str(row.get(args.label_field) or "").split())
-            if not label:
-                raise JaxptError(f"{shard.path}: record {i} has no {args.label_field!r}; name it by --label_field")
-            rows.append((row["text"], label))
+    for shard, row in rows_of(open_shards(args.train, args.text_field), "labelled text"):
+        value = row.get(args.label_field)
+        label = "" if value is None else "_".join(str(value).split())
+        if not label:
+            id = row.get("id", f"beginning {row['text'][:40]!r}")
+            raise JaxptError(f"{shard.path}: record {id} has no {args.label_field!r}; name it by --label_field")
+        rows.append((row["text"], label))
     test = [r for r in rows if held_out(r[0], settings.held_out, settings.seed)]
     classifier = Classifier.train((r for r in rows if not held_out(r[0], settings.held_out, settings.seed)), settings)
     seen = judge(classifier.probabilities([t for t, _ in test]), [l for _, l in test], classifier.labels)
     classifier.save(args.model)
-    write_json(Path(args.model + ".heldout.json"), seen.to_dict())
-    Path(args.model + ".heldout.html").write_text(
-        picture(seen, f"{Path(args.model).name}: {len(test):,} held-out texts")
-    )
+    _show(seen, args.model, len(test))
+    return 0
+
+
+def _show(seen: Judgement, model: str, count: int) -> None:
+    """Writes `MODEL.heldout.json` and the picture, and prints the table."""
+    storage.write_json(model + ".heldout.json", seen.to_dict())
+    with storage.new_file(model + ".heldout.html") as file:
+        file.write_text(picture(seen, f"{model.rsplit('/', 1)[-1]}: {count:,} held-out texts"), encoding="utf-8")
     rows = [(s.label, s.examples, s.precision, s.recall, s.f1) for s in seen.labels]
     print(table(["label", "held out", "precision", "recall", "F1"], rows))
-    print(f"accuracy {seen.accuracy:.3f}, calibration error {seen.calibration.error:.3f}; {args.model}.heldout.html")
-    return 0
+    print(f"accuracy {seen.accuracy:.3f}, calibration error {seen.calibration.error:.3f}; {model}.heldout.html")
 
 
 @dataclass(frozen=True)
@@ -146,27 +148,27 @@ def _apply(args: argparse.Namespace) -> int:
     shards = open_shards(args.input, args.text_field)
     cut = None
     if args.keep is not None:
-        parts = []
-        for shard in shards:
-            rows = shard.rows()
-            while batch := list(islice(rows, BATCH)):
-                parts.append(classifier.scores([r["text"] for r in batch]))
+        parts, rows = [], rows_of(shards, "score", told=True)
+        while batch := list(islice(rows, BATCH)):
+            parts.append(classifier.scores([row["text"] for _, row in batch]))
         cut = quantile_threshold(np.concatenate(parts) if parts else np.zeros(0), args.keep)
 
     digest = sha256(Path(args.model).read_bytes()).hexdigest()
     settings = {"model": digest, "keep": args.keep, "inputs": [s.fingerprint for s in shards]}
     manifests = run_shards(shards, args.output, settings, Classify(args.model, cut), "classify", [SCORE], args.workers)
     print(table(["shard", "documents", "kept"], [(m["name"], m["rows"], m["kept"]) for m in manifests]))
+    tell_quarantine(manifests, args.output, args.text_field)
     if cut:
         print(f"threshold {cut.value:.6g} keeps {cut.kept:.2%} of the documents (asked for {cut.keep:.2%})")
-    write_json(join(args.output, "classify.json"), {"threshold": cut and asdict(cut), "shards": manifests})
+    report = {"threshold": cut and asdict(cut), "shards": manifests}
+    storage.write_json(storage.join(args.output, "classify.json"), report)
     return 0
 
 
 def _mine(args: argparse.Namespace) -> int:
     if not (args.input and args.output and args.top_tokens > 0):
         raise JaxptError("classify --seed needs --input (the pool), --output and --top_tokens (the budget)")
-    seed = [row["text"] for shard in open_shards(args.seed, args.text_field) for row in shard.rows()]
+    seed = [row["text"] for _, row in rows_of(open_shards(args.seed, args.text_field), "seed")]
     shards = open_shards(args.input, args.text_field)
 
     def pool() -> Iterator[Document]:
@@ -176,15 +178,19 @@ def _mine(args: argparse.Namespace) -> int:
 
     plan = Plan(args.top_tokens, args.rounds, args.domain_rate)
     settings = _settings(args)
-    found, rounds, classifier = recall(seed, pool, settings, plan)
+    mined = recall(seed, pool, settings, plan)
 
     prints = [s.fingerprint for s in [*open_shards(args.seed, args.text_field), *shards]]
     key = {"plan": asdict(plan), "recipe": asdict(settings), "inputs": prints}
-    manifests = run_shards(shards, args.output, key, Recalled(found), "write", [SCORE])
-    classifier.save(Path(args.output) / "model.bin")
-    write_json(join(args.output, "recall.json"), {"rounds": [asdict(r) for r in rounds], "shards": manifests})
-    head = ["round", "positives", "negatives", "threshold", "documents", "tokens", "new tokens", "good domains"]
-    print(table(head, [(*list(asdict(r).values())[:-1], len(r.domains)) for r in rounds]))
+    manifests = run_shards(shards, args.output, key, Recalled(mined.scores), "write", [SCORE], args.workers)
+    mined.classifier.save(Path(args.output) / "model.bin")
+    report = {"rounds": [asdict(r) for r in mined.rounds], "shards": manifests}
+    storage.write_json(storage.join(args.output, "recall.json"), report)
+    head = ["round", "positives", "negatives", "threshold", "documents", "tokens", "new tokens", "precision", "recall"]
+    lines = [(*list(asdict(r).values())[:9], r.calibration_error, len(r.domains)) for r in mined.rounds]
+    print(table([*head, "calibration error", "good domains"], lines))
+    tell_quarantine(manifests, args.output, args.text_field)
+    _show(mined.judgement, storage.join(args.output, "model.bin"), int(mined.judgement.confusion.sum()))
     return 0
 
 

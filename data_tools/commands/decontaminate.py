@@ -10,6 +10,8 @@ from data_tools import storage
 from data_tools.batch import Outcome, Place, Removed, texts
 from data_tools.decontaminate.index import Index, Item, Rules, excerpt
 from data_tools.records import open_shards, removals, run_shards
+from data_tools.rows import rows_of, tell_quarantine
+from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
 from jaxpt.terminal import table
 
@@ -22,12 +24,7 @@ EXAMPLE = """example:
 def parser() -> argparse.ArgumentParser:
     """Returns the command's flags."""
     rules = Rules()
-    out = argparse.ArgumentParser(
-        "jaxpt-data decontaminate",
-        description=HELP,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    out = Parser("jaxpt-data decontaminate", HELP, EXAMPLE)
     out.add_argument("--input", required=True, help="globs of JSONL (.gz, .zst) or Parquet files, comma-separated")
     out.add_argument("--output", required=True)
     out.add_argument("--eval", required=True, help="globs of the evaluation sets, same formats")
@@ -58,8 +55,10 @@ class Decontaminate:
             first = matches[0]
             piece = excerpt(everything[row], first.token, max(self.index.rules.long, 20))
             seen = [(m.rule, m.item.task, m.item.id, m.value) for m in matches[:20]]
-            sets = sorted({m.item.task for m in matches})
-            detail = {"excerpt": piece, "item_excerpt": first.item.text[:300], "matches": seen, "sets": sets}
+            items: dict[str, list[str]] = {}
+            for name, id in sorted({(m.item.task, m.item.id) for m in matches}):
+                items.setdefault(name, []).append(id)
+            detail = {"excerpt": piece, "item_excerpt": first.item.text[:300], "matches": seen, "items": items}
             removed.append(Removed(row, f"decontaminate-{first.rule}", first.value, detail))
         return Outcome.of(batch, removed)
 
@@ -79,8 +78,7 @@ def main(argv: list[str]) -> int:
     exams = open_shards(args.eval, fields[0])
     items = [
         Item(str(row.get("task") or shard.name.split(".")[0]), str(row.get("id", i)), _text(row, fields))
-        for shard in exams
-        for i, row in enumerate(shard.rows())
+        for i, (shard, row) in enumerate(rows_of(exams, "evaluation sets"))
     ]
     if not items:
         raise JaxptError(f"--eval={args.eval} holds no records with field {fields[0]!r}")
@@ -88,13 +86,27 @@ def main(argv: list[str]) -> int:
     shards = open_shards(args.input, args.text_field)
     settings = {"rules": asdict(index.rules), "eval": [s.fingerprint for s in exams], "fields": fields}
     manifests = run_shards(shards, args.output, settings, Decontaminate(index), "decontaminate", workers=args.workers)
-    hits = Counter(name for line in removals(args.output, manifests) for name in line["sets"])
+    documents: Counter[str] = Counter()
+    found: dict[str, set[str]] = {}
+    for line in removals(args.output, manifests):
+        documents.update(list(line["items"]))
+        for name, ids in line["items"].items():
+            found.setdefault(name, set()).update(ids)
     rows = [(m["name"], m["rows"], m["kept"], sum(m["removed"].values())) for m in manifests]
     print(table(["shard", "documents", "kept", "contaminated"], rows))
-    if hits:
-        print(table(["evaluation set", "documents"], hits.most_common()))
+    tell_quarantine(manifests, args.output, args.text_field)
+    items_of, unchecked = (Counter(i.task for i in group) for group in (index.items, index.unchecked))
+    sets = {
+        name: {
+            "items": items_of[name],
+            "not checked": unchecked[name],
+            "found": len(found.get(name, ())),
+            "documents": documents[name],
+        }
+        for name in sorted(items_of)
+    }
+    print(table(["evaluation set", *next(iter(sets.values()))], [(name, *row.values()) for name, row in sets.items()]))
     print(f"{len(index.items):,} items, {len(index.unchecked):,} too short or only template wording: not checked")
-    unchecked = Counter(i.task for i in index.unchecked)
-    report = {"items": len(index.items), "unchecked": dict(unchecked), "matched_sets": dict(hits), "shards": manifests}
+    report = {"items": len(index.items), "sets": sets, "shards": manifests}
     storage.write_json(storage.join(args.output, "decontaminate.json"), report)
     return 0

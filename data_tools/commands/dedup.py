@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_tools import storage
@@ -17,8 +19,10 @@ from data_tools.dedup import bands, minhash, pipeline, units, verify
 from data_tools.dedup.engine import ENGINES, open_engine
 from data_tools.dedup.store import Layout
 from data_tools.records import FileShard, open_shards, run_shards
+from data_tools.rows import tell_quarantine
+from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
-from jaxpt.terminal import table
+from jaxpt.terminal import progress, table
 
 HELP = "drop exact and near duplicates: documents, paragraphs or lines"
 
@@ -26,15 +30,12 @@ EXAMPLE = """example:
   jaxpt-data dedup --input='clean/*.jsonl.gz' --output=dedup --strictness=balanced
   jaxpt-data dedup --input='old/*.jsonl.gz,new/*.jsonl.gz' --output=dedup-new --store=dedup/signatures"""
 
+EXCERPT = 300  # characters shown of a removed text and of what it repeats
+
 
 def parser() -> argparse.ArgumentParser:
     """Returns the command's flags."""
-    out = argparse.ArgumentParser(
-        "jaxpt-data dedup",
-        description=HELP,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    out = Parser("jaxpt-data dedup", HELP, EXAMPLE)
     out.add_argument("--input", required=True, help="globs of JSONL (.gz, .zst) or Parquet files, comma-separated")
     out.add_argument("--output", required=True, help="folder: shards of the same names, removals, clusters.parquet")
     out.add_argument("--store", help="folder of signatures, kept for later dumps (OUTPUT/signatures)")
@@ -50,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--engine", default="native", help=", ".join(ENGINES))
     out.add_argument("--ray_address", help="cluster for --engine=ray")
     out.add_argument("--splits", type=int, default=1, help="passes over each band; more passes, less memory")
-    out.add_argument("--workers", type=int, default=1, help="processes")
+    out.add_argument("--workers", type=int, default=1, help="processes; 0: one per core")
     out.add_argument("--alarm", type=float, default=0.5, help="warn when a source loses more than this share")
     out.add_argument("--text_field", default="text")
     return out
@@ -66,22 +67,26 @@ def _layout(args: argparse.Namespace) -> Layout:
     return Layout(args.unit, args.least_tokens, not args.exact_only, scheme, layout, choice)
 
 
-def _names(result: pipeline.Result, shards: list[FileShard], wanted: set[int]) -> dict[int, dict]:
-    """Reads id, source and beginning of the units that others are said to repeat."""
+def _names(result: pipeline.Result, shards: list[FileShard], wanted: np.ndarray) -> dict[int, dict]:
+    """Reads id, source and beginning of the units (sorted) that others are said to repeat, about 1 KB each."""
     out: dict[int, dict] = {}
-    for shard, number in zip(shards, result.numbers):
-        mine = {u for u in wanted if u >> units.ROW_BITS == number}
-        if not mine:
-            continue
-        places = result.store.places(number)
-        by_row: dict[int, list[tuple[int, int, int]]] = {}
-        for unit, row, start, stop in zip(*(places[k].tolist() for k in ("unit", "row", "start", "stop"))):
-            if unit in mine:
+    with progress(len(wanted), "anchors", "text", scale=True) as bar:
+        for shard, number in zip(shards, result.numbers):
+            mine = wanted[wanted >> units.ROW_BITS == number]
+            if not len(mine):
+                continue
+            where = result.store.places(number)
+            at = np.searchsorted(where["unit"], mine)
+            by_row: dict[int, list[tuple[int, int, int]]] = {}
+            for unit, row, start, stop in zip(
+                mine.tolist(), *(where[k][at].tolist() for k in ("row", "start", "stop"))
+            ):
                 by_row.setdefault(row, []).append((unit, start, stop))
-        for row, fields in enumerate(shard.rows()):
-            for unit, start, stop in by_row.get(row, ()):
-                excerpt = fields["text"][start : min(stop, start + 300)]
-                out[unit] = {"of_id": fields.get("id"), "of_source": fields.get("source"), "of_excerpt": excerpt}
+            for row, fields in enumerate(shard.rows()):
+                for unit, start, stop in by_row.get(row, ()):
+                    excerpt = fields["text"][start : min(stop, start + EXCERPT)]
+                    out[unit] = {"of_id": fields.get("id"), "of_source": fields.get("source"), "of_excerpt": excerpt}
+            bar.update(len(mine))
     return out
 
 
@@ -104,7 +109,11 @@ class Drop:
             whole = not left.strip()
             for start, stop, why in parts:
                 seen = {name: why[name] for name in ("cluster", "anchor", "jaccard", "covered", "new_run")}
-                detail = {**seen, **self.names.get(why["anchor"], {}), "excerpt": text[start : min(stop, start + 300)]}
+                detail = {
+                    **seen,
+                    **self.names.get(why["anchor"], {}),
+                    "excerpt": text[start : min(stop, start + EXCERPT)],
+                }
                 last = (start, stop) == parts[-1][:2]
                 removed.append(Removed(row, f"dedup-{why['rule']}", why["jaccard"], detail, whole and last))
             if not whole:
@@ -132,7 +141,9 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     shards = open_shards(args.input, args.text_field)
     layout = _layout(args)
-    options = pipeline.Options(args.strictness, True, not args.exact_only, args.splits, args.workers)
+    options = pipeline.Options(
+        args.strictness, True, not args.exact_only, args.splits, args.workers or os.cpu_count() or 1
+    )
     engine = open_engine(args.engine, args.ray_address)
     if not 0 < args.alarm <= 1:
         raise JaxptError(f"--alarm={args.alarm} must be a share in (0, 1]")
@@ -143,7 +154,8 @@ def main(argv: list[str]) -> int:
     run_number = max(s["run"] for s in result.store.shards)
     new = [s for s, n in zip(shards, result.numbers) if result.store.shards[n]["run"] == run_number]
     numbers = {s.name: n for s, n in zip(shards, result.numbers)}
-    names = _names(result, shards, {r["anchor"] for r in result.clusters.to_pylist() if r["rule"] != "kept"})
+    drops = result.clusters.filter(pc.not_equal(result.clusters["rule"], "kept"))
+    names = _names(result, shards, np.unique(drops["anchor"].to_numpy()))
     settings = {"layout": asdict(layout), "strictness": args.strictness, "inputs": [s.fingerprint for s in shards]}
     manifests = run_shards(
         new,
@@ -156,6 +168,7 @@ def main(argv: list[str]) -> int:
     with storage.new_file(storage.join(args.output, "clusters.parquet")) as file:
         pq.write_table(result.clusters, file)
     _report(args, manifests, result.counts)
+    tell_quarantine(manifests, args.output, args.text_field)
     return 0
 
 

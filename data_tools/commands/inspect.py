@@ -1,21 +1,24 @@
-"""`jaxpt-data inspect`: what a packed source holds, rows decoded, files rehashed."""
+"""`jaxpt-data inspect`: what a packed source holds, or what the steps of a pipeline did and why."""
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
+from data_tools import report, storage
 from jaxpt import tokenizers
 from jaxpt.data.packed import PackedSource
 from jaxpt.errors import JaxptError
 from jaxpt.terminal import table
 
-HELP = "show a packed source: counts, options, rows decoded; --verify rehashes it"
+HELP = "show what steps removed and why (with a page to look at), or what a packed source holds"
 
 EPILOG = """\
 example:
   jaxpt-data inspect packed/web --tokenizer=TOKENIZER --rows=2
   jaxpt-data inspect packed/web --verify
+  jaxpt-data inspect data/web --html=report.html        # a workdir of run, or one step's folder
 """
 
 
@@ -28,11 +31,15 @@ def main(argv: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("path", help="a packed source")
+    parser.add_argument("path", help="a packed source, a step's folder or a pipeline's workdir")
     parser.add_argument("--tokenizer", help="shows the rows as text")
     parser.add_argument("--rows", type=int, default=0, help="how many rows to show, evenly spaced")
     parser.add_argument("--verify", action="store_true", help="rehash every file")
+    parser.add_argument("--html", help="of steps: write the report to this file (default: PATH/report.html)")
+    parser.add_argument("--alarm", type=float, default=0.5, help="warn of a source that lost more than this share")
     args = parser.parse_args(list(argv))
+    if not (Path(args.path) / "source.json").is_file() and (steps := report.look(args.path)):
+        return show_steps(args, steps)
     source = PackedSource.open(args.path)
     print(describe(source))
     if args.verify:
@@ -40,6 +47,17 @@ def main(argv: Sequence[str]) -> int:
         print("every file is as it was packed")
     if args.rows:
         print(show_rows(source, args.rows, args.tokenizer))
+    return 0
+
+
+def show_steps(args: argparse.Namespace, steps: Sequence[report.Seen]) -> int:
+    """Prints what each rule took out of each source, the alarms last, and writes the page."""
+    print(table(["step", "source", "rule", "documents", "words", "of its words"], report.rows(steps)))
+    print(*report.alarms(steps, args.alarm), sep="\n")
+    file = args.html or storage.join(args.path, "report.html")
+    with storage.new_file(file) as new:
+        new.write_text(report.page(steps, str(args.path), args.alarm), encoding="utf-8")
+    print(f"report: {file}")
     return 0
 
 

@@ -1,6 +1,7 @@
 """`jaxpt-data perplexity`: score documents and cut both tails by quantiles per language and source."""
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 
@@ -13,6 +14,8 @@ from data_tools.perplexity.ngram import NgramModel
 from data_tools.perplexity.scorers import KenlmScorer, Scorer
 from data_tools.perplexity.tails import CURVE, Tails, cuts
 from data_tools.records import open_shards, run_shards
+from data_tools.rows import rows_of, tell_quarantine
+from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
 from jaxpt.terminal import table
 
@@ -25,12 +28,7 @@ BATCH = 256
 
 def parser() -> argparse.ArgumentParser:
     """Returns the command's flags."""
-    out = argparse.ArgumentParser(
-        "jaxpt-data perplexity",
-        description=HELP,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    out = Parser("jaxpt-data perplexity", HELP, EXAMPLE)
     tails = Tails()
     out.add_argument("--input", required=True, help="globs of records")
     out.add_argument("--output", required=True)
@@ -61,11 +59,16 @@ def _models(args: argparse.Namespace) -> dict[str, Scorer]:
     if args.kenlm:
         return {"": KenlmScorer(args.kenlm)}
     shards = open_shards(args.train, args.text_field)
-    languages = sorted({_name(row, args.language_field) for s in shards for row in s.rows()})
-    texts = lambda lang: (  # noqa: E731
-        row["text"] for s in shards for row in s.rows() if _name(row, args.language_field) == lang
-    )
-    return {lang: NgramModel.train(texts(lang), args.order, args.max_tokens) for lang in languages}
+    languages = sorted({_name(row, args.language_field) for _, row in rows_of(shards, "languages")})
+    if not languages:
+        raise JaxptError(f"--train={args.train} holds no records with a string field {args.text_field!r}")
+
+    def texts(language: str) -> Iterator[str]:
+        for _, row in rows_of(shards, "training text", told=True):
+            if _name(row, args.language_field) == language:
+                yield row["text"]
+
+    return {language: NgramModel.train(texts(language), args.order, args.max_tokens) for language in languages}
 
 
 def _name(row: dict, field: str) -> str:
@@ -120,16 +123,18 @@ def main(argv: list[str]) -> int:
     tails.check()
     shards = open_shards(args.input, args.text_field)
     models = _models(args)
-    scores: dict[str, np.ndarray] = {}
+    parts: dict[str, list[np.ndarray]] = {shard.name: [np.zeros(0)] for shard in shards}
     languages: list[str] = []
     sources: list[str] = []
-    for shard in shards:
-        rows, parts = shard.rows(), []
-        while batch := list(islice(rows, BATCH)):
-            parts.append(_scores(batch, models, args.language_field))
-            languages += [_name(r, args.language_field) for r in batch]
-            sources += [_name(r, args.source_field) for r in batch]
-        scores[shard.name] = np.concatenate(parts) if parts else np.zeros(0)
+    rows = rows_of(shards, "score", told=True)
+    while batch := list(islice(rows, BATCH)):
+        found = _scores([row for _, row in batch], models, args.language_field)
+        for name in dict.fromkeys(shard.name for shard, _ in batch):
+            mine = np.array([shard.name == name for shard, _ in batch])
+            parts[name].append(found[mine])
+        languages += [_name(row, args.language_field) for _, row in batch]
+        sources += [_name(row, args.source_field) for _, row in batch]
+    scores = {name: np.concatenate(found) for name, found in parts.items()}
     table_of_cuts = cuts(np.concatenate(list(scores.values())), languages, sources, tails)
 
     step = Cut(scores, table_of_cuts, args.language_field, args.source_field)
@@ -138,8 +143,9 @@ def main(argv: list[str]) -> int:
     for name in ("output", "workers"):
         settings.pop(name)
     manifests = run_shards(shards, args.output, settings, step, "perplexity", [RULE], args.workers)
-    rows = [(c.language, c.source, c.texts, c.basis, c.low, c.high) for c in table_of_cuts.values()]
-    print(table(["language", "source", "texts", "quantiles of", "low", "high"], rows))
+    lines = [(c.language, c.source, c.texts, c.basis, c.low, c.high) for c in table_of_cuts.values()]
+    print(table(["language", "source", "texts", "quantiles of", "low", "high"], lines))
+    tell_quarantine(manifests, args.output, args.text_field)
     unjudged = int(sum(np.isnan(s).sum() for s in scores.values()))
     if unjudged:
         print(f"{unjudged:,} documents have no words or no model for their language: kept unjudged")

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_tools.dedup import shingles as sh
-from data_tools.dedup.minhash import EMPTY
 from jaxpt.errors import JaxptError
 
 
@@ -60,8 +59,3 @@ def keys(signatures: np.ndarray, bands: Bands) -> np.ndarray:
         out *= np.uint64(sh.TOKEN_BASE)
         out += used[:, :, row].T
     return sh.mix64(out.ravel()).reshape(out.shape)
-
-
-def nonempty(signatures: np.ndarray) -> np.ndarray:
-    """Returns `[n] bool`: which signatures belong to texts with at least one token (the others match nothing)."""
-    return (signatures != EMPTY).any(axis=1)

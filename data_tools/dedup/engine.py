@@ -8,6 +8,13 @@ import pyarrow as pa
 from data_tools.dedup.oracle import NumpyEngine, edge_table
 from jaxpt.errors import JaxptError, nearest
 
+TELEMETRY_OFF = {
+    "DO_NOT_TRACK": "true",  # Daft reports each import and each run unless told not to, and so it does on Ray's workers
+    "DAFT_ANALYTICS_ENABLED": "0",
+    "SCARF_NO_ANALYTICS": "true",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
 
 class DaftEngine:
     """The steps of `NumpyEngine` as Daft plans, on threads of this process or on a Ray cluster; same results."""
@@ -22,21 +29,22 @@ class DaftEngine:
         Raises:
             JaxptError: Daft (or Ray) is not installed, or this process already runs Daft on another runner.
         """
-        os.environ["DO_NOT_TRACK"] = "true"
-        os.environ["DAFT_ANALYTICS_ENABLED"] = "0"
+        os.environ.update(TELEMETRY_OFF)
         os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
         try:
             import daft
 
             if runner == "ray":
-                import ray  # noqa: F401  asked for by name so that the error below can name it
+                import ray
         except ImportError as error:
             raise JaxptError(f"engine {runner!r} needs {error.name}; install it or use --engine=numpy") from error
         self.name = runner
         self._daft = daft
         try:
             if runner == "ray":
-                daft.set_runner_ray(address, noop_if_initialized=True)
+                if not ray.is_initialized():
+                    ray.init(address, runtime_env={"env_vars": TELEMETRY_OFF}, log_to_driver=False)
+                daft.set_runner_ray(noop_if_initialized=True)
             else:
                 daft.set_runner_native()
         except Exception as error:  # Daft's own class: a process sets its runner once

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_tools.dedup import verify
-from data_tools.dedup.store import Layout, Store, candidate_tokens, write_table
+from data_tools.dedup.store import Layout, Store, candidate_tokens
 from data_tools.dedup.units import ROW_BITS, Shard
 from jaxpt.errors import JaxptError
 from jaxpt.terminal import progress
+
+EVIDENCE = ("jaccard", "covered", "new_run")
 
 
 @dataclass(frozen=True)
@@ -36,15 +39,18 @@ class Options:
             raise JaxptError(f"dedup: splits={self.splits}, workers={self.workers} must be >= 1, and exact or near on")
 
 
-def memory_bound(units: int, candidates: int, largest_shard: int, permutations: int = 112, splits: int = 1) -> int:
-    """Returns an upper estimate of the working memory in bytes, beyond 400 MB for Python and the engine.
+def memory_bound(
+    units: int, candidates: int, largest_shard: int, largest_cluster: int = 0, permutations: int = 112, splits: int = 1
+) -> int:
+    """Returns an upper estimate of the working memory in bytes, beyond 600 MB for Python and the engine.
 
-    The largest of: signing one shard (the signatures twice and 700 bytes per unit, per worker); one band of all units
-    in one split (16 bytes a row, six copies while grouping); verification (150 bytes per candidate).
+    The largest of: signing one shard (the signatures twice and 350 bytes per unit, per worker); one band of all units
+    in one split (16 bytes a row, six copies while grouping); the edges and components of the candidates, then their
+    verdicts (300 bytes each; the signatures and band keys of the largest cluster). `benchmarks.dedup` checks it.
     """
-    sign = largest_shard * (8 * permutations + 700)
+    sign = largest_shard * (8 * permutations + 350)
     band = units * 96 // splits
-    return max(sign, band, candidates * 150)
+    return max(sign, band, candidates * 300 + largest_cluster * 12 * permutations)
 
 
 @dataclass(frozen=True)
@@ -120,17 +126,15 @@ def run(shards: Sequence[Shard], store_path: str | Path, layout: Layout, engine,
     exact = _exact(store, engine, options, run_number, before)
     near = _near(store, engine, options, exact, before, dict(zip(numbers, shards)), run_number)
     clusters = _resolve(exact, near, before)
-    drops = clusters.filter(np.array([r != "kept" for r in clusters["rule"].to_pylist()], dtype=bool))
-    write_table(
-        store.path / "dropped" / f"{run_number}.parquet",
-        drops.select(["unit", "anchor"]).rename_columns(["unit", "first"]),
-    )
-    rules = drops["rule"].to_pylist()
+    drops = clusters.filter(pc.not_equal(clusters["rule"], "kept"))
+    store.finish(run_number, drops.select(["unit", "anchor"]).rename_columns(["unit", "first"]))
+    sizes = np.unique(near["cluster"].to_numpy(), return_counts=True)[1]
     counts = {
-        "exact": rules.count("exact"),
-        "near": rules.count("near"),
+        "exact": pc.sum(pc.equal(drops["rule"], "exact")).as_py() or 0,
+        "near": pc.sum(pc.equal(drops["rule"], "near")).as_py() or 0,
         "candidates": len(near),
-        "clusters": len(set(near["cluster"].to_pylist())),
+        "clusters": len(sizes),
+        "largest_cluster": int(sizes.max(initial=0)),
     }
     return Result(store, numbers, clusters, counts)
 
@@ -145,8 +149,8 @@ def _exact(store: Store, engine, options: Options, run_number: int, before: pa.T
     return found.filter(store.run_of(found["unit"].to_numpy()) == run_number)
 
 
-def _candidates(store: Store, engine, options: Options, gone: np.ndarray, run_number: int) -> pa.Table:
-    """Clusters `(unit, label)` of two or more units of which at least one is new, without the units in `gone`."""
+def _candidates(store: Store, engine, options: Options, gone: pa.Table, run_number: int) -> pa.Table:
+    """Clusters `(unit, label)` of two or more units of which at least one is new, without the units of `gone`."""
     paths = store.paths("bands")
     edges: list[pa.Table] = []
     with progress(store.layout.bands.bands * options.splits, "bands", "pass") as bar:
@@ -155,9 +159,8 @@ def _candidates(store: Store, engine, options: Options, gone: np.ndarray, run_nu
                 edges = [engine.union([*edges, engine.star_edges(paths, f"b{band}", split, options.splits)])]
                 bar.update()
     found = engine.components(edges[0])
-    units, labels = found["unit"].to_numpy(), found["label"].to_numpy()
-    alive = ~np.isin(units, gone)
-    units, labels = units[alive], labels[alive]
+    units = engine.anti_join(found, gone)["unit"].to_numpy()
+    labels = found["label"].to_numpy()[np.searchsorted(found["unit"].to_numpy(), units)]
     names, inverse, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     fresh = np.bincount(inverse, store.run_of(units) == run_number, minlength=len(names)) > 0
     keep = ((sizes > 1) & fresh)[inverse]
@@ -166,14 +169,13 @@ def _candidates(store: Store, engine, options: Options, gone: np.ndarray, run_nu
 
 def _near(store, engine, options, exact, before, shards: dict[int, Shard], run_number: int) -> pa.Table:
     """Judges every cluster of candidates: a row per candidate."""
-    empty = {name: [] for name in ("unit", "cluster", "anchor", "jaccard", "covered", "new_run")}
-    gone = np.concatenate([exact["unit"].to_numpy(), before["unit"].to_numpy()])
+    gone = pa.concat_tables([exact.select(["unit"]), before.select(["unit"])])
     ready = options.near and store.layout.near and store.paths("bands")
     found = (
         _candidates(store, engine, options, gone, run_number) if ready else pa.table({"unit": pa.array([], pa.int64())})
     )
     if not len(found):
-        return _verdict_table(empty)
+        return _verdicts(0)
     units = found["unit"].to_numpy()
     by_shard = {int(n): np.sort(units[units >> ROW_BITS == n]) for n in np.unique(units >> ROW_BITS)}
     absent = [n for n in by_shard if n not in shards]
@@ -191,16 +193,22 @@ def _near(store, engine, options, exact, before, shards: dict[int, Shard], run_n
     verdicts = _judge_all(store, found, offsets, options, run_number)
     for n in by_shard:
         (folder / f"{n}.npy").unlink()
-    return _verdict_table(verdicts)
+    return verdicts
 
 
-def _verdict_table(columns: dict[str, list]) -> pa.Table:
-    whole, real = pa.int64(), pa.float64()
-    kinds = {"unit": whole, "cluster": whole, "anchor": whole, "jaccard": real, "covered": real, "new_run": whole}
-    return pa.table({name: pa.array(columns[name], kind) for name, kind in kinds.items()})
+def _verdicts(count: int, columns: dict[str, np.ndarray] | None = None) -> pa.Table:
+    """A table of verdicts; evidence below 0 means that nothing was compared."""
+    columns = columns or {name: np.zeros(count) for name in ("unit", "cluster", "anchor", *EVIDENCE)}
+    kinds = {**dict.fromkeys(("unit", "cluster", "anchor", "new_run"), pa.int64())}
+    bare = columns["jaccard"] < 0
+    arrays = {
+        name: pa.array(column, kinds.get(name, pa.float64()), mask=bare if name in EVIDENCE else None)
+        for name, column in columns.items()
+    }
+    return pa.table(arrays)
 
 
-def _judge_all(store: Store, found: pa.Table, offsets: dict, options: Options, run_number: int) -> dict[str, list]:
+def _judge_all(store: Store, found: pa.Table, offsets: dict, options: Options, run_number: int) -> pa.Table:
     """Runs `verify.judge` over all clusters, reading tokens and signatures through memory maps."""
     units, labels = found["unit"].to_numpy(), found["label"].to_numpy()
     order = _orders(store, units)
@@ -215,21 +223,27 @@ def _judge_all(store: Store, found: pa.Table, offsets: dict, options: Options, r
         i = int(np.searchsorted(mine, unit))
         return verify.Profile(np.asarray(tokens[unit >> ROW_BITS][cuts[i] : cuts[i + 1]]))
 
-    out: dict[str, list] = {name: [] for name in ("unit", "cluster", "anchor", "jaccard", "covered", "new_run")}
+    whole = {name: np.empty(len(units), np.int64) for name in ("unit", "cluster", "anchor", "new_run")}
+    out = {**whole, **{name: np.full(len(units), -1.0) for name in ("jaccard", "covered")}}
     cuts = np.concatenate([[0], np.flatnonzero(np.diff(labels)) + 1, [len(labels)]])
     with progress(len(units), "verify", "text", scale=True) as bar:
         for start, stop in pairwise(cuts):
             group = units[start:stop].tolist()
             table = np.stack([signatures[u >> ROW_BITS][u & (1 << ROW_BITS) - 1] for u in group])
             settled = int((store.run_of(units[start:stop]) < run_number).sum())
-            for verdict in verify.judge(group, table, lambda i, g=group: profile(g[i]), level, settled=settled):
-                seen = verdict.evidence
-                shown = (seen.jaccard, seen.covered, seen.new_run) if seen else (None, None, None)
-                row = (verdict.unit, group[0], verdict.anchor, *shown)
-                for name, value in zip(out, row):
-                    out[name].append(value)
+            verdicts = verify.judge(
+                group, table, lambda i, g=group: profile(g[i]), level, store.layout.bands, settled=settled
+            )
+            for at, verdict in enumerate(verdicts, start):
+                out["unit"][at], out["cluster"][at], out["anchor"][at] = verdict.unit, group[0], verdict.anchor
+                if seen := verdict.evidence:
+                    out["jaccard"][at], out["covered"][at], out["new_run"][at] = (
+                        seen.jaccard,
+                        seen.covered,
+                        seen.new_run,
+                    )
             bar.update(int(stop - start))
-    return out
+    return _verdicts(len(units), {name: out[name] for name in ("unit", "cluster", "anchor", *EVIDENCE)})
 
 
 def _orders(store: Store, units: np.ndarray) -> np.ndarray:
@@ -244,21 +258,32 @@ def _orders(store: Store, units: np.ndarray) -> np.ndarray:
 
 def _resolve(exact: pa.Table, near: pa.Table, before: pa.Table) -> pa.Table:
     """Joins both kinds of drops; an exact copy of a text that was dropped in turn gets that text's anchor."""
-    cluster = dict(zip(near["unit"].to_pylist(), near["cluster"].to_pylist()))
-    stands_for = dict(zip(before["unit"].to_pylist(), before["first"].to_pylist()))
-    stands_for.update(zip(near["unit"].to_pylist(), near["anchor"].to_pylist()))
-    rows = []
-    firsts = set()
-    for unit, first in zip(exact["unit"].to_pylist(), exact["first"].to_pylist()):
-        firsts.add(first)
-        rows.append((unit, cluster.get(first, first), stands_for.get(first, first), "exact", 1.0, 1.0, 0))
-    for row in near.to_pylist():
-        rule = "kept" if row["anchor"] == row["unit"] else "near"
-        rows.append((row["unit"], row["cluster"], row["anchor"], rule, row["jaccard"], row["covered"], row["new_run"]))
-    for unit in firsts - set(cluster) - set(stands_for):
-        rows.append((unit, unit, unit, "kept", None, None, None))
-    rows.sort()
-    columns = list(zip(*rows)) if rows else [[]] * 7
-    kinds = [pa.int64()] * 3 + [pa.string(), pa.float64(), pa.float64(), pa.int64()]
-    names = ["unit", "cluster", "anchor", "rule", "jaccard", "covered", "new_run"]
-    return pa.table({n: pa.array(c, k) for n, c, k in zip(names, columns, kinds)})
+    unit, first = exact["unit"].to_numpy(), exact["first"].to_numpy()
+    judged, clusters, anchors = (near[name].to_numpy() for name in ("unit", "cluster", "anchor"))
+    gone, stand_ins = before["unit"].to_numpy(), before["first"].to_numpy()
+    copies = pa.table(
+        {
+            "unit": unit,
+            "cluster": _map(first, judged, clusters),
+            "anchor": _map(_map(first, gone, stand_ins), judged, anchors),
+            "rule": pa.array(np.full(len(unit), "exact"), pa.string()),
+            "jaccard": np.ones(len(unit)),
+            "covered": np.ones(len(unit)),
+            "new_run": np.zeros(len(unit), np.int64),
+        }
+    )
+    rule = np.where(anchors == judged, "kept", "near")
+    near = near.add_column(3, "rule", pa.array(rule, pa.string()))
+    alone = np.setdiff1d(first, np.concatenate([judged, gone]))  # kept, with exact copies and nothing like them
+    nulls = [pa.nulls(len(alone), near[name].type) for name in EVIDENCE]
+    heads = pa.table([alone, alone, alone, pa.array(np.full(len(alone), "kept"), pa.string()), *nulls], near.schema)
+    return pa.concat_tables([copies, near, heads]).sort_by("unit").combine_chunks()
+
+
+def _map(values: np.ndarray, keys: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Returns `values` with each one that is among `keys` replaced by its target."""
+    if not len(keys):
+        return values
+    sort = np.argsort(keys)
+    at = sort[np.minimum(np.searchsorted(keys, values, sorter=sort), len(keys) - 1)]
+    return np.where(keys[at] == values, targets[at], values)

@@ -26,6 +26,14 @@ from data_tools.dedup.units import ROW_BITS, UNITS, Choice, Shard, exact_hash, o
 from jaxpt.errors import JaxptError, nearest
 
 BATCH_CHARS = 4 << 20  # texts are hashed in batches of about this many characters
+PLACE = {
+    "row": np.int64,
+    "start": np.int64,
+    "stop": np.int64,
+    "preference": np.float64,
+    "high": np.uint64,
+    "low": np.uint64,
+}
 
 
 @dataclass(frozen=True)
@@ -93,8 +101,11 @@ class Store:
     def enrol(self, shards: Sequence[Shard]) -> list[int]:
         """Gives every shard its number: the old one where name and content are known, else the next of a new run.
 
+        A run that was not finished goes on: its shards have to come again, and others that come with them join it.
+
         Raises:
-            JaxptError: a name whose content has changed, or two shards of one name.
+            JaxptError: a name whose content has changed, two shards of one name, or a shard of an unfinished run
+                that was not given.
         """
         names = [shard.name for shard in shards]
         if len(set(names)) < len(names):
@@ -102,7 +113,14 @@ class Store:
             raise JaxptError(f"two input shards are called {twice!r}; give them different names")
         known = {s["name"]: number for number, s in enumerate(self.shards)}
         new = sorted(set(names) - set(known))
-        run = max((s["run"] for s in self.shards), default=-1) + 1
+        last = max((s["run"] for s in self.shards), default=-1)
+        run = last + 1 if last < 0 or self.finished(last) else last
+        absent = [s["name"] for s in self.shards if s["run"] == run and s["name"] not in names]
+        if absent:
+            raise JaxptError(
+                f"{self.path}: its last run was not finished and had shard {absent[0]!r}; add it to --input, "
+                "or use another --store"
+            )
         by_name = {shard.name: shard for shard in shards}
         for name in set(names) & set(known):
             if self.shards[known[name]]["fingerprint"] != by_name[name].fingerprint:
@@ -114,6 +132,14 @@ class Store:
         known = {s["name"]: number for number, s in enumerate(self.shards)}
         return [known[name] for name in names]
 
+    def finished(self, run: int) -> bool:
+        """Whether that run came to its end."""
+        return (self.path / "dropped" / f"{run}.parquet").is_file()
+
+    def finish(self, run: int, dropped: pa.Table) -> None:
+        """Writes what the run dropped, `(unit, first)`; from then on what it kept stays."""
+        write_table(self.path / "dropped" / f"{run}.parquet", dropped)
+
     def done(self, number: int) -> bool:
         """Whether the shard of that number is signed."""
         return (self.path / "shards" / f"{number}.json").is_file()
@@ -123,28 +149,27 @@ class Store:
         marker = self.path / "shards" / f"{number}.json"
         if self.done(number):
             return json.loads(marker.read_text())
-        columns: dict[str, list] = {name: [] for name in ("row", "start", "stop", "order", "high", "low")}
+        columns: list[dict[str, np.ndarray]] = []
         signatures, tokens, documents = [], [], 0
-        for batch, pieces in self._batches(shard, columns):
+        for batch, places, pieces in self._batches(shard):
             documents += batch
             hashed = minhash.hash_tokens(pieces, signature_path)
+            columns.append(places)
             tokens.append(hashed.lengths)
             if self.layout.near:
                 signatures.append(minhash.signatures_of_tokens(hashed, self.layout.scheme, signature_path))
-        count = len(columns["row"])
         lengths = np.concatenate(tokens) if tokens else np.zeros(0, np.int64)
+        count = len(lengths)
         units = np.arange(count, dtype=np.int64) + (number << ROW_BITS)
-        order = order_key(columns.pop("order"), self.shards[number]["run"])
+        joined = {name: np.concatenate([c[name] for c in columns] or [np.zeros(0)]) for name in PLACE}
+        order = order_key(joined.pop("preference"), self.shards[number]["run"])
         table = pa.table(
             {
                 "unit": units,
-                "row": pa.array(columns["row"], pa.int32()),
-                "start": pa.array(columns["start"], pa.int32()),
-                "stop": pa.array(columns["stop"], pa.int32()),
+                **{name: pa.array(joined[name].astype(np.int32)) for name in ("row", "start", "stop")},
                 "tokens": pa.array(lengths, pa.int32()),
                 "order": order,
-                "high": pa.array(columns["high"], pa.uint64()),
-                "low": pa.array(columns["low"], pa.uint64()),
+                **{name: pa.array(joined[name].astype(np.uint64)) for name in ("high", "low")},
             }
         )
         write_table(
@@ -156,8 +181,10 @@ class Store:
         write_json(marker, counts)
         return counts
 
-    def _batches(self, shard: Shard, columns: dict[str, list]) -> Iterator[tuple[int, list[str]]]:
+    def _batches(self, shard: Shard) -> Iterator[tuple[int, dict[str, np.ndarray], list[str]]]:
+        """Yields, a few megabytes of text at a time: documents read, columns `PLACE` of their units, and the texts."""
         split = UNITS[self.layout.unit]
+        rows: list[tuple] = []
         pieces: list[str] = []
         documents = size = 0
         for number, row in enumerate(shard.rows()):
@@ -165,17 +192,14 @@ class Store:
             documents += 1
             for start, stop in split(text):
                 piece = text[start:stop]
-                high, low = exact_hash(piece)
-                preference = self.layout.choice.preference(row, stop - start)
-                for name, value in zip(columns, (number, start, stop, preference, high, low)):
-                    columns[name].append(value)
+                rows.append((number, start, stop, self.layout.choice.preference(row, stop - start), *exact_hash(piece)))
                 pieces.append(piece)
                 size += stop - start
             if size > BATCH_CHARS:
-                yield documents, pieces
-                pieces, documents, size = [], 0, 0
+                yield documents, _columns(rows), pieces
+                rows, pieces, documents, size = [], [], 0, 0
         if documents:
-            yield documents, pieces
+            yield documents, _columns(rows), pieces
 
     def _write_signatures(self, number: int, units: np.ndarray, lengths: np.ndarray, parts: list[np.ndarray]) -> None:
         scheme = self.layout.scheme
@@ -211,6 +235,10 @@ class Store:
         tables = [pq.read_table(f) for f in files if f.is_file()]
         empty = pa.table({"unit": pa.array([], pa.int64()), "first": pa.array([], pa.int64())})
         return pa.concat_tables(tables) if tables else empty
+
+
+def _columns(rows: Sequence[tuple]) -> dict[str, np.ndarray]:
+    return {name: np.array([row[i] for row in rows], kind) for i, (name, kind) in enumerate(PLACE.items())}
 
 
 def candidate_tokens(shard: Shard, store: Store, number: int, units: np.ndarray, path: str = "auto") -> sh.Ragged:

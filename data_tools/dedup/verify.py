@@ -5,13 +5,15 @@ one template agree in most shingles while each says something new. So a text is 
 its anchor, was compared with it token by token; what was seen is returned for every drop.
 """
 
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
 
 import numpy as np
 
+from data_tools.dedup import bands
 from data_tools.dedup import shingles as sh
 from jaxpt.errors import JaxptError, nearest
 
@@ -136,15 +138,67 @@ class Verdict:
     evidence: Evidence | None  # best evidence seen; None where nothing was compared
 
 
+class _Recent:
+    """Profiles of kept texts, made again when asked for after many others: `room` tokens of them are remembered."""
+
+    def __init__(self, make: Callable[[int], Profile], room: int):
+        self._make, self._room, self._held = make, room, 0
+        self._profiles: OrderedDict[int, Profile] = OrderedDict()
+
+    def __call__(self, i: int) -> Profile:
+        if i in self._profiles:
+            self._profiles.move_to_end(i)
+            return self._profiles[i]
+        found = self._profiles[i] = self._make(i)
+        self._held += len(found.tokens)
+        while self._held > self._room and len(self._profiles) > 1:
+            self._held -= len(self._profiles.popitem(last=False)[1].tokens)
+        return found
+
+
+class _Anchors:
+    """Kept texts of one cluster by band key."""
+
+    def __init__(self, signatures: np.ndarray, layout: bands.Bands, most: int):
+        self._signatures, self._most = signatures, most
+        self._keys = bands.keys(signatures, layout).T.tolist() if len(signatures) > most else None
+        self._kept: list[int] = []
+        self._by_key: dict[tuple[int, int], list[int]] = {}
+
+    def add(self, i: int) -> None:
+        """Makes the i-th text an anchor."""
+        self._kept.append(i)
+        for place in enumerate(self._keys[i]) if self._keys else ():
+            self._by_key.setdefault(place, []).append(i)
+
+    def most_like(self, i: int, count: int) -> list[int]:
+        """Returns the anchors whose signatures look most like the i-th text's, among `most` that share rare bands."""
+        near: dict[int, None] = {}
+        if len(self._kept) > self._most:
+            for bucket in sorted((self._by_key.get(k, []) for k in enumerate(self._keys[i])), key=len):
+                near.update(dict.fromkeys(bucket[: self._most]))
+                if len(near) >= self._most:
+                    break
+        for anchor in self._kept[: self._most]:
+            if len(near) >= self._most:
+                break
+            near[anchor] = None
+        chosen = np.fromiter(sorted(near), np.int64, len(near))
+        likeness = (self._signatures[chosen] == self._signatures[i]).mean(axis=1)
+        return chosen[np.argsort(-likeness, kind="stable")[:count]].tolist()
+
+
 def judge(
     units: Sequence[int],
     signatures: np.ndarray,
     profile: Callable[[int], Profile],
     strictness: Strictness,
-    anchors: int = 256,
+    layout: bands.Bands | None = None,
+    most: int = 256,
     tries: int = 4,
     settled: int = 0,
-) -> list[Verdict]:
+    room: int = 4 << 20,
+) -> Iterator[Verdict]:
     """Decides one cluster of candidates, in the order of preference given.
 
     The first unit stays. Each next one is compared with those kept units whose signatures look most like its own;
@@ -155,31 +209,26 @@ def judge(
         signatures: `[n, K] uint32` in that order.
         profile: gives the `Profile` of the i-th unit.
         strictness: when evidence suffices.
-        anchors: kept units that later ones are compared with, at most; beyond that a unit without a match stays.
+        layout: bands of the signatures, `Bands()` by default; they find the anchors of a cluster of more than `most`.
+        most: kept units whose signatures are looked at for each unit.
         tries: comparisons per unit, at most.
         settled: the first so many units were kept by an earlier run and stay whatever this one finds.
+        room: tokens of kept units held ready, 32 bytes each.
 
-    Returns:
+    Yields:
         One verdict per unit, in order.
     """
-    kept: list[int] = []
-    profiles: list[Profile] = []
-    table = np.empty((min(anchors, len(units)), signatures.shape[1]), dtype=np.uint32)
-    out = []
+    anchors, kept = _Anchors(signatures, layout or bands.Bands(), most), _Recent(profile, room)
     for i, unit in enumerate(units):
         best, anchor = None, unit
-        mine = profile(i)
-        likeness = (table[: len(kept)] == signatures[i]).mean(axis=1)
-        for a in np.argsort(-likeness, kind="stable")[: tries if i >= settled else 0]:
-            seen = compare(mine, profiles[a])
+        mine = profile(i) if i >= settled else None
+        for a in anchors.most_like(i, tries) if i >= settled else ():
+            seen = compare(mine, kept(a))
             if best is None or seen.covered > best.covered:
                 best = seen
             if seen.suffices(strictness, len(units)):
-                best, anchor = seen, units[kept[a]]
+                best, anchor = seen, units[a]
                 break
-        out.append(Verdict(int(unit), int(anchor), best))
-        if anchor == unit and len(kept) < len(table):
-            table[len(kept)] = signatures[i]
-            kept.append(i)
-            profiles.append(mine)
-    return out
+        if anchor == unit:
+            anchors.add(i)
+        yield Verdict(int(unit), int(anchor), best)

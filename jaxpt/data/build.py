@@ -10,6 +10,7 @@ from jaxpt.data.origins import Origin, open_origin
 from jaxpt.data.packed import PackedSource, PackedWriter
 from jaxpt.data.packing import PACKERS, Document
 from jaxpt.data.tokenize import ALL, Selection, Tokenized, tokenize
+from jaxpt.data.tokenized import TokenizedDocuments
 from jaxpt.errors import JaxptError, nearest
 
 Report = Callable[[int, int], None]  # (documents, tokens) done since the last call
@@ -100,6 +101,42 @@ def build(
             writer.write(packed)
         facts |= {"text_bytes": book.bytes, **({"left_out": book.left_out} if packing.kind == "chat" else {})}
         return writer.finish(book.ids, book.lengths, tokenizer.fingerprint, facts)
+
+
+def build_tokenized(
+    inputs: TokenizedDocuments,
+    output: str | Path,
+    sequence_length: int,
+    packer: str = "best_fit",
+    selection: Selection = ALL,
+    *,
+    where: tuple[str, str] | None = None,
+    rows_per_shard: int = 65_536,
+    report: Report = lambda documents, tokens: None,
+) -> PackedSource:
+    """Packs documents that were tokenized before: byte for byte what `build` makes of their text.
+
+    Args:
+        inputs: the documents.
+        output: the packed source's directory; must not exist.
+        sequence_length: tokens in a row.
+        packer: "best_fit" or "concat".
+        selection: which documents are taken.
+        where: only documents whose kept field has this value, `(field, value)`.
+        rows_per_shard: rows in one file.
+        report: called now and then with the documents and tokens done since.
+
+    Raises:
+        JaxptError: no such field, or nothing to pack.
+    """
+    book, made = Tokenized([], []), inputs.facts
+    packing = Packing(field=made["text_field"], packer=packer, bos=made["bos"], eos=made["eos"], selection=selection)
+    documents = _counted(inputs.documents(book, selection, where), report)
+    with PackedWriter(output, sequence_length, made["vocab_size"], rows_per_shard=rows_per_shard) as writer:
+        for packed in PACKERS[packer](documents, sequence_length, made["pad_id"]):
+            writer.write(packed)
+        facts = {**packing.facts(None), "text_bytes": book.bytes, **({"where": list(where)} if where else {})}
+        return writer.finish(book.ids, book.lengths, made["tokenizer_fingerprint"], facts)
 
 
 def _tokenized(

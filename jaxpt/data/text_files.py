@@ -10,20 +10,26 @@ import fsspec
 import pyarrow.parquet as pq
 import zstandard
 
+from jaxpt.data.remote import file_system
 from jaxpt.errors import JaxptError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 
 
 def list_files(pattern: str, suffixes: Sequence[str] = SUFFIXES) -> list[str]:
-    """Returns the files a glob, a directory or a file name stands for, sorted; of a directory, those with known suffixes.
+    """Returns the files a glob, a directory or a file name stands for, sorted.
+
+    Of a directory, those with known suffixes; of one that a step of `jaxpt-data` wrote, its shards.
 
     Raises:
         JaxptError: there are none, or a file of an unknown kind was named.
     """
-    fs, path = fsspec.core.url_to_fs(pattern)
+    fs, path = file_system(pattern)
     if fs.isdir(path):
-        found = [f for f in fs.find(path) if f.endswith(tuple(suffixes))]
+        notes = fs.glob(f"{path}/manifests/*.json")  # a step of jaxpt-data wrote it: the shards are those it names
+        made = {note.rsplit("/", 1)[-1].removesuffix(".json") for note in notes}
+        files = (f"{path.rstrip('/')}/{name}" for name in made) if made else fs.find(path)
+        found = [f for f in files if f.endswith(tuple(suffixes))]
     else:
         found = [f for f in fs.glob(path) if not fs.isdir(f)]
     if not found:

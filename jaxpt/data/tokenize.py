@@ -1,6 +1,8 @@
 """Text to tokenized documents: all cores, in the order of the files, whichever batch a document falls in."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +56,84 @@ class Tokenized:
     bytes: int = 0
     left_out: int = 0
 
+    def add(self, identity: bytes, ids: np.ndarray, text_bytes: int) -> Document:
+        """Notes a text and returns it as the next document, every token of which may be a target."""
+        self.ids.append(identity)
+        self.lengths.append(len(ids))
+        self.bytes += text_bytes
+        return Document(ids, np.ones(len(ids), bool), len(self.ids) - 1)
+
+
+BATCH_CHARS = 4 << 20  # texts of so many characters are encoded together at most, however few they are
+
+
+def encoded(
+    documents: Iterable[dict[str, Any]],
+    tokenizer: Any,
+    *,
+    text_field: str = "text",
+    bos: bool = False,
+    eos: bool = True,
+    selection: Selection = ALL,
+    batch: int = 512,
+) -> Iterator[tuple[dict[str, Any], bytes, np.ndarray]]:
+    """Yields each document that is taken with its id and its tokens; a text without tokens is passed over.
+
+    The next batch is encoded by the tokenizer's own threads while the one before is used; batches never change a token.
+
+    Args:
+        documents: dicts with `text_field`.
+        tokenizer: a `jaxpt.tokenizers.Tokenizer`.
+        text_field: where the text is.
+        bos: begin each document with BOS.
+        eos: end each document with EOS (it belongs to its document).
+        selection: which documents are taken.
+        batch: documents encoded together, at most.
+
+    Raises:
+        JaxptError: a text that is no string.
+    """
+
+    def encode(taken: list[tuple[dict[str, Any], bytes]]) -> list[np.ndarray]:
+        return tokenizer.encode_batch([document[text_field] for document, _ in taken], bos=bos, eos=eos)
+
+    with ThreadPoolExecutor(1) as pool:
+        ahead: deque = deque()
+        for taken in _batches(documents, text_field, selection, batch):
+            ahead.append((taken, pool.submit(encode, taken)))
+            if len(ahead) > 1:
+                yield from _joined(*ahead.popleft())
+        while ahead:
+            yield from _joined(*ahead.popleft())
+
+
+def _joined(taken: list[tuple[dict[str, Any], bytes]], made: Future) -> Iterator[tuple]:
+    for (document, identity), ids in zip(taken, made.result(), strict=True):
+        if len(ids):
+            yield document, identity, ids
+
+
+def _batches(
+    documents: Iterable[dict[str, Any]], text_field: str, selection: Selection, batch: int
+) -> Iterator[list[tuple[dict[str, Any], bytes]]]:
+    taken: list[tuple[dict[str, Any], bytes]] = []
+    size = 0
+    for document in documents:
+        text = document[text_field]
+        if not isinstance(text, str):
+            raise JaxptError(f"the field {text_field!r} of a document is {type(text).__name__}, not text")
+        if not text:
+            continue
+        identity = document_id(text)
+        if selection.takes(document, identity):
+            taken.append((document, identity))
+            size += len(text)
+        if len(taken) == batch or size >= BATCH_CHARS:
+            yield taken
+            taken, size = [], 0
+    if taken:
+        yield taken
+
 
 def tokenize(
     documents: Iterable[dict[str, Any]],
@@ -64,7 +144,6 @@ def tokenize(
     bos: bool = False,
     eos: bool = True,
     selection: Selection | None = None,
-    batch: int = 512,
 ) -> Iterator[Document]:
     """Yields the documents as tokens, numbered as they come; fills `book`.
 
@@ -76,29 +155,10 @@ def tokenize(
         bos: begin each document with BOS.
         eos: end each document with EOS (it belongs to its document).
         selection: which documents are taken.
-        batch: documents encoded together.
 
     Raises:
         JaxptError: a text that is no string.
     """
-    selection = selection or Selection()
-    waiting: list[str] = []
-
-    def flush() -> Iterator[Document]:
-        for text, ids in zip(waiting, tokenizer.encode_batch(waiting, bos=bos, eos=eos)):
-            if len(ids):
-                book.ids.append(document_id(text))
-                book.lengths.append(len(ids))
-                book.bytes += len(text.encode("utf-8", "surrogatepass"))
-                yield Document(ids, np.ones(len(ids), bool), len(book.ids) - 1)
-        waiting.clear()
-
-    for document in documents:
-        text = document[text_field]
-        if not isinstance(text, str):
-            raise JaxptError(f"the field {text_field!r} of a document is {type(text).__name__}, not text")
-        if text and selection.takes(document, document_id(text)):
-            waiting.append(text)
-        if len(waiting) == batch:
-            yield from flush()
-    yield from flush()
+    where = {"text_field": text_field, "bos": bos, "eos": eos, "selection": selection or ALL}
+    for document, identity, ids in encoded(documents, tokenizer, **where):
+        yield book.add(identity, ids, len(document[text_field].encode("utf-8", "surrogatepass")))

@@ -1,11 +1,16 @@
 """The global steps: Daft gives what the numpy oracle gives, and the oracle what a plain loop gives."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_tools.dedup.engine import open_engine
+from data_tools.dedup.engine import TELEMETRY_OFF, open_engine
 from data_tools.dedup.oracle import NumpyEngine, edge_table
 from jaxpt.errors import JaxptError
 
@@ -119,3 +124,33 @@ def test_nothing_in_gives_nothing_out(daft_engine):
 def test_an_unknown_engine_names_its_neighbour():
     with pytest.raises(JaxptError, match="did you mean 'native'"):
         open_engine("nativ")
+
+
+LISTENING = """
+import os, socket, sys, threading
+asked = []
+def refuse(host, *args, **kwargs):
+    asked.append(str(host))
+    raise OSError("no network in this test")
+socket.getaddrinfo = refuse
+if sys.argv[1] == "silent":
+    from data_tools.dedup.engine import TELEMETRY_OFF, open_engine
+    import pyarrow as pa
+    open_engine("native").union([pa.table({"left": [1], "right": [2]})])
+else:
+    import daft
+for thread in threading.enumerate():
+    if thread is not threading.current_thread():
+        thread.join(20)
+print("asked for", asked)
+"""
+
+
+@pytest.mark.parametrize("how", ["silent", "as shipped"])
+def test_no_telemetry_leaves_the_engine_although_daft_alone_would_send_some(how):
+    pytest.importorskip("daft")
+    env = {k: v for k, v in os.environ.items() if k not in TELEMETRY_OFF}
+    env["PYTHONPATH"] = str(Path(__file__).resolve().parents[3])
+    call = [sys.executable, "-c", LISTENING, how]
+    done = subprocess.run(call, env=env, capture_output=True, text=True, timeout=300, check=True)
+    assert ("asked for []" in done.stdout) == (how == "silent"), done.stdout

@@ -53,6 +53,7 @@ def test_a_signature_does_not_depend_on_the_texts_around_it():
     np.testing.assert_array_equal(together, alone)
 
 
+@pytest.mark.newest  # runs on Python 3.12 too, whose Unicode database is another one
 def test_signatures_are_pinned_for_ever():
     """A stored signature must stay comparable: if this changes, so must the name of the scheme."""
     digest = hashlib.sha256(minhash.signatures(ODD, path="numpy").astype("<u4").tobytes()).hexdigest()
@@ -156,8 +157,7 @@ def test_band_parameters_come_from_datasketch_and_bad_ones_are_refused():
         bands.keys(minhash.signatures(["a b c"]), bands.Bands(15, 8))
 
 
-def test_empty_texts_match_nothing_and_an_unknown_path_is_named():
-    assert bands.nonempty(minhash.signatures(["", "...", "a"])).tolist() == [False, False, True]
+def test_an_unknown_path_is_named():
     with pytest.raises(JaxptError, match="'gpu' is unknown"):
         minhash.signatures(["a"], path="gpu")
 

@@ -139,6 +139,35 @@ def test_a_new_dump_is_compared_with_the_old_one_which_stays_as_it_was(tmp_path)
         run([Memory("2024", first.texts, "1")], tmp_path)
 
 
+def test_an_unfinished_run_goes_on_with_all_of_its_shards_or_not_at_all(tmp_path, monkeypatch):
+    """What a killed run had only signed was never compared: it must not count as kept."""
+    _, shards = planted(2, 120)
+    want = run(shards, tmp_path / "whole").clusters
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "_near", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(shards[:2], tmp_path / "killed")
+    with pytest.raises(JaxptError, match="last run was not finished and had shard 's0'"):
+        run(shards[2:], tmp_path / "killed")
+    assert run(shards, tmp_path / "killed").clusters.equals(want)
+
+
+def test_a_copy_of_a_text_that_went_itself_is_told_the_text_that_stays(tmp_path):
+    rng = np.random.default_rng(8)
+    text = words(rng, 200)
+    alone = " ".join(words(rng, 50))
+    shard = Memory("s", (" ".join(text), " ".join(text[:-1]), " ".join(text[:-1]), alone, alone))
+    rows = run([shard], tmp_path).clusters.to_pylist()
+    assert [(r["unit"], r["rule"], r["anchor"], r["cluster"]) for r in rows] == [
+        (0, "kept", 0, 0),
+        (1, "near", 0, 0),
+        (2, "exact", 0, 0),
+        (3, "kept", 3, 3),
+        (4, "exact", 3, 3),
+    ]
+    assert [r["jaccard"] is None for r in rows] == [True, False, False, True, False]
+
+
 def test_the_survivor_is_the_longest_the_newest_the_best_or_the_first(tmp_path):
     rng = np.random.default_rng(4)
     text = words(rng, 200)

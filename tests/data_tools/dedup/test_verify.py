@@ -24,7 +24,7 @@ def judge(texts, level):
     tokens = minhash.hash_tokens(texts)
     signatures = minhash.signatures_of_tokens(tokens, minhash.Scheme())
     units = list(range(len(texts)))
-    return verify.judge(units, signatures, lambda i: verify.Profile(tokens[i]), verify.level(level))
+    return list(verify.judge(units, signatures, lambda i: verify.Profile(tokens[i]), verify.level(level)))
 
 
 def dropped(texts, level="balanced"):
@@ -115,17 +115,26 @@ def test_short_texts_compare_by_what_they_have():
     assert dropped(["one two", "One, two!", "two one", "one"]) == [1, 3]
 
 
-def test_nothing_is_dropped_unseen_when_the_anchors_are_used_up():
+def test_a_copy_in_a_crowd_is_found_by_its_bands_however_many_texts_were_kept_before_it():
+    """A hundred texts of one template, and then copies of some of them."""
     rng = np.random.default_rng(9)
-    texts = [words(rng, 50) for _ in range(6)]
-    texts.append(texts[5])
+    frame = words(rng, 200)
+    texts = [[*frame[:100], *words(rng, 30), *frame[100:]] for _ in range(100)]
+    texts += [[*texts[i][:50], "other", *texts[i][51:]] for i in range(0, 100, 20)]
+    want = {100 + k: 20 * k for k in range(5)}
     tokens = minhash.hash_tokens([" ".join(t) for t in texts])
     signatures = minhash.signatures_of_tokens(tokens, minhash.Scheme())
-    profile = lambda i: verify.Profile(tokens[i])  # noqa: E731
-    few = verify.judge(range(7), signatures, profile, verify.level("harsh"), anchors=3)
-    many = verify.judge(range(7), signatures, profile, verify.level("harsh"))
-    assert few[6].anchor == 6
-    assert many[6].anchor == 5
+
+    def found(**limits):
+        profile = lambda i: verify.Profile(tokens[i])  # noqa: E731
+        seen = verify.judge(range(105), signatures, profile, verify.level("balanced"), **limits)
+        return {v.unit: v.anchor for v in seen if v.anchor != v.unit}
+
+    assert found() == found(most=16) == want
+    assert found(most=16, room=1) == want  # nothing remembered, the same result
+    blind = np.tile(signatures[:1], (105, 1))  # without signatures that tell them apart only the first 16 are seen
+    seen = verify.judge(range(105), blind, lambda i: verify.Profile(tokens[i]), verify.level("balanced"), most=16)
+    assert sum(v.anchor != v.unit for v in seen) == 1
 
 
 def test_an_unknown_level_names_its_neighbour():

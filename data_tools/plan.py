@@ -1,0 +1,214 @@
+"""A pipeline: steps in order, each a command of `jaxpt-data` with options and a folder; what is done, what is left.
+
+The key of a step is a hash of its command, its options, the content of the files that these name, and the keys of the
+steps it reads from. `steps/NAME.json` holds the key under which the step's folder was begun, and whether it is done.
+"""
+
+import argparse
+import hashlib
+import importlib
+import json
+import pkgutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from data_tools import commands, storage
+from data_tools.readers import SUFFIXES
+from jaxpt.data.fingerprints import content_fingerprint
+from jaxpt.data.text_files import list_files
+from jaxpt.errors import JaxptError, nearest
+
+SHARED = ("text_field", "tokenizer", "eval", "workers", "alarm")  # given to every step that has such a flag
+HOW = ("workers", "batch_size", "skip_existing", "alarm")  # flags that never change an output
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: a command of `jaxpt-data`, its folder's name (default: the command's), its inputs and its options.
+
+    `inputs` names earlier steps, or paths; by default a step reads what the one before it wrote, the first the
+    pipeline's input.
+    A text among the options may hold `{NAME}`, the folder of an earlier step.
+    """
+
+    command: str
+    name: str = ""
+    inputs: tuple[str, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Steps from raw text on; all fields but these two go to every step whose command has such a flag."""
+
+    input: str
+    steps: tuple[Step, ...]
+    text_field: str = "text"
+    tokenizer: str | None = None
+    eval: str | None = None  # evaluation sets that must not be in the text
+    workers: int = 0  # one per core
+    alarm: float = 0.5  # a source that loses more than this share is warned of
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A step with everything decided: its folder, the arguments of its command, its key."""
+
+    name: str
+    command: str
+    folder: str
+    argv: tuple[str, ...]
+    key: str
+
+
+def known_commands() -> list[str]:
+    """Returns the commands that can be steps."""
+    return [m.name for m in pkgutil.iter_modules(commands.__path__) if m.name not in ("run", "inspect")]
+
+
+def module(command: str) -> Any:
+    """Returns the module of a command."""
+    return importlib.import_module(f"{commands.__name__}.{command}")
+
+
+def plan(pipeline: Pipeline, workdir: str) -> list[Planned]:
+    """Checks every step against its command's flags and returns them in order, before anything runs.
+
+    Raises:
+        JaxptError: an unknown command, option or input, or a value that the command refuses.
+    """
+    if not pipeline.steps:
+        raise JaxptError("config.steps is empty; name at least one command of jaxpt-data")
+    memo = Path(workdir) / "steps" / "files.json"
+    planned: dict[str, Planned] = {}
+    for i, step in enumerate(pipeline.steps):
+        where = f"config.steps[{i}]"
+        known = known_commands()
+        if step.command not in known:
+            hint = nearest(step.command, known) or f"; known: {', '.join(known)}"
+            raise JaxptError(f"{where}.command={step.command} is unknown{hint}")
+        name = step.name or step.command
+        if name in planned or name in ("steps", "report"):
+            raise JaxptError(f"{where}: {name!r} is taken; give the step another name")
+        inputs = step.inputs or tuple(list(planned)[-1:]) or (pipeline.input,)
+        before = []
+        for other in inputs:
+            if other in planned:
+                before.append(planned[other].key)
+            elif "/" in other or "*" in other or "." in other:
+                before.append(content_fingerprint(_files(other), memo))
+            else:
+                hint = nearest(other, planned)
+                raise JaxptError(f"{where}.inputs: there is no step {other!r} before this one{hint}, nor is it a path")
+        folder = storage.join(workdir, name)
+        paths = ",".join(planned[n].folder if n in planned else n for n in inputs)
+        options = _options(step, pipeline, {n: p.folder for n, p in planned.items()})
+        argv = _argv(step.command, where, {"input": paths, "output": folder, **options})
+        facts = {k: v for k, v in options.items() if k not in HOW}
+        named = _named_files(facts.values())
+        before += [planned[n].key for n in planned if "{" + n + "}" in str(step.options)]
+        content = content_fingerprint(named, memo) if named else ""
+        key = hashlib.sha256(json.dumps([step.command, facts, content, before], sort_keys=True, default=str).encode())
+        planned[name] = Planned(name, step.command, folder, argv, key.hexdigest())
+    return list(planned.values())
+
+
+def _options(step: Step, pipeline: Pipeline, folders: Mapping[str, str]) -> dict[str, Any]:
+    """Returns a step's options with those of the pipeline that its command knows, folders put in."""
+    flags = {a.dest for a in module(step.command).parser()._actions}
+    shared = {k: getattr(pipeline, k) for k in SHARED if k in flags and getattr(pipeline, k) is not None}
+
+    def placed(value: Any) -> Any:
+        if isinstance(value, str):
+            for name, folder in folders.items():
+                value = value.replace("{" + name + "}", folder)
+            return value
+        if isinstance(value, Mapping):
+            return {k: placed(v) for k, v in value.items()}
+        return [placed(v) for v in value] if isinstance(value, list | tuple) else value
+
+    resumes = {"skip_existing": True} if "skip_existing" in flags else {}
+    return {**shared, **resumes, **{k: placed(v) for k, v in step.options.items()}}
+
+
+def _argv(command: str, where: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the options as the command's arguments, after the command's own parser has taken them."""
+    parser = module(command).parser()
+    actions = {a.dest: a for a in parser._actions if a.option_strings}
+    argv: list[str] = []
+    for name, value in options.items():
+        if name not in actions:
+            hint = nearest(name, actions) or f"; it has {', '.join(sorted(actions))}"
+            raise JaxptError(f"{where}.options.{name}: jaxpt-data {command} has no --{name}{hint}")
+        argv += _flag(actions[name], value)
+
+    def refuse(message: str) -> NoReturn:
+        raise JaxptError(f"{where} ({command}): {message}")
+
+    parser.error = refuse
+    parser.parse_args(argv)
+    return tuple(argv)
+
+
+def _flag(action: argparse.Action, value: Any) -> list[str]:
+    flag = action.option_strings[0]
+    if action.nargs == 0:  # a switch
+        return [flag] if value else []
+    if value is None:
+        return []
+    if isinstance(value, float) and value.is_integer() and action.type is int:
+        value = int(value)  # configs hold whole numbers as floats
+    if isinstance(value, Mapping):
+        value = [f"{k}={v}" for k, v in value.items()]
+    if isinstance(value, list | tuple):
+        if isinstance(action, argparse._AppendAction):
+            return [f"{flag}={v}" for v in value]
+        value = ",".join(map(str, value))
+    return [f"{flag}={value}"]
+
+
+def _files(pattern: str) -> list[str]:
+    return sorted({path for part in pattern.split(",") for path in list_files(part.strip(), SUFFIXES)})
+
+
+def _named_files(values: Any) -> list[str]:
+    """Returns the files that options name, so that a change of their content is a change of the step."""
+    found: list[str] = []
+    for value in values:
+        for part in value.split(",") if isinstance(value, str) and "/" in value else ():
+            path = Path(part)
+            if path.is_dir():
+                found += [str(f) for f in sorted(path.rglob("*")) if f.is_file()]
+            elif path.is_file():
+                found.append(str(path))
+            elif "*" in part:
+                found += _files(part)
+    return found
+
+
+def state(step: Planned, workdir: str) -> str:
+    """Returns "done", "begun", or "to do" (also where the step was done with other options or inputs)."""
+    note = storage.read_json(storage.join(workdir, "steps", f"{step.name}.json")) or {}
+    if note.get("key") != step.key:
+        return "to do"
+    return "done" if note.get("done") else "begun"
+
+
+def run(steps: Sequence[Planned], workdir: str) -> None:
+    """Runs what is not done. A step begun with the same key goes on; what another key left is removed first."""
+    for number, step in enumerate(steps):
+        was = state(step, workdir)
+        if was == "done":
+            continue
+        facts = {"key": step.key, "number": number, "argv": step.argv}
+        note = storage.join(workdir, "steps", f"{step.name}.json")
+        if was == "to do":
+            storage.remove(step.folder)
+            storage.write_json(note, {**facts, "done": False})
+        print(f"== {step.name}: jaxpt-data {step.command} {' '.join(step.argv)}", flush=True)
+        code = module(step.command).main(list(step.argv))
+        if code:
+            raise JaxptError(f"step {step.name} ended with exit code {code}")
+        storage.write_json(note, {**facts, "done": True})

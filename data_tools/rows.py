@@ -1,0 +1,62 @@
+"""Read records to learn from them: with progress, and saying what could not be read."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_tools.readers import Problem, Progress, read
+from data_tools.records import FileShard
+from jaxpt.errors import JaxptError
+from jaxpt.terminal import progress
+
+
+def rows_of(
+    shards: Sequence[FileShard],
+    what: str,
+    told: bool = False,
+    quarantine: Callable[[FileShard, Problem], None] | None = None,
+) -> Iterator[tuple[FileShard, dict]]:
+    """Yields each valid record beside its shard, its text as `text`.
+
+    Lines that are no records are counted and told on standard error, with the place of the first.
+
+    Args:
+        shards: files.
+        what: what the records are for, as the progress bar names it.
+        told: what is no record is told elsewhere.
+        quarantine: takes what is no record, where it is to be kept.
+    """
+    bad, first = 0, ""
+    with progress(sum(s.size for s in shards), what, "B", scale=True) as bar:
+        for shard in shards:
+            position, told = Progress(), 0
+            for found in read(shard.path, shard.field, position):
+                bar.update(position.bytes - told)
+                told = position.bytes
+                if isinstance(found, Problem):
+                    bad, first = bad + 1, first or f"{shard.path}, line {found.place}: {found.reason}"
+                    if quarantine:
+                        quarantine(shard, found)
+                    continue
+                row = found[1]
+                yield shard, row if shard.field == "text" else {**row, "text": row[shard.field]}
+            bar.update(shard.size - told)
+    if bad and not told:
+        print(f"warning: {what}: not records, left out: {bad:,} lines (first: {first})", file=sys.stderr)
+
+
+def tell_quarantine(manifests: Sequence[Mapping[str, Any]], output: str | Path, field: str) -> None:
+    """Says how many lines of the input were no records and where they are kept.
+
+    Raises:
+        JaxptError: there was not a single record.
+    """
+    rows, bad = sum(m["rows"] for m in manifests), sum(m["quarantined"] for m in manifests)
+    if bad and not rows:
+        raise JaxptError(
+            f"none of {bad:,} lines is a record with a string field {field!r}; name the text's field by --text_field "
+            f"(reasons: {output}/quarantine)"
+        )
+    if bad:
+        print(f"not records: {bad:,} of {rows + bad:,} lines, see {output}/quarantine")
