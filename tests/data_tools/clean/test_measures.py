@@ -83,7 +83,7 @@ def test_unspaced_scripts_are_split_by_character_and_counted_as_words():
 
 def test_the_segmenter_cuts_words_not_characters():
     pytest.importorskip("rjieba", reason="jaxpt[data] brings the Chinese segmenter")
-    view = look("我来到北京清华大学。\n\n我爱你", vocabulary=Vocabulary("jieba"))
+    view = look("我来到北京清华大学。\n\n我们学习数学", vocabulary=Vocabulary("jieba"))
     words = view.words
     assert [words.number(w) is not None for w in ("来到", "北京", "清华大学", "北")] == [True, True, True, False]
     assert value_of_lines(view) == [5, 0, 3]
