@@ -101,7 +101,7 @@ def dclm_lines(text: str, options: Options) -> tuple[str, list[Cut], dict[str, f
         if rule:
             cuts.append(_cut(rule, number, line))
             continue
-        if 0 < len(words) <= options["short_line"]:
+        if 0 < len(words) <= options["short_line"] and len(line) < 400:
             trimmed = _SIGN_IN.sub("", _READ_MORE.sub("", _CART.sub("", line)))
             if trimmed != line:
                 cuts.append(_cut("phrase", number, line))

@@ -183,15 +183,15 @@ def _words_per_line(view: View, options: Options) -> Values:
 
 
 _LOG_LINE = re.compile(
-    r"\s*(?:\[?\d{4}[-/.]\d{2}[-/.]\d{2}[T ,]\d{2}:\d{2}|\[?\d{2}:\d{2}:\d{2}[\].,:\s]"
+    r"(?:\[?\d{4}[-/.]\d{2}[-/.]\d{2}[T ,]\d{2}:\d{2}|\[?\d{2}:\d{2}:\d{2}[\].,:\s]"
     r"|[A-Z][a-z]{2} [ \d]\d \d{2}:\d{2}:\d{2} "
     r"|\[?(?:TRACE|DEBUG|INFO|NOTICE|WARN(?:ING)?|ERROR|FATAL|CRITICAL)\b[\]:| ]"
-    r"|\S+ \S+ \S+ \[\d{2}/[A-Z][a-z]{2}/\d{4}:|\[ *\d+\.\d{6}\]|\s*at [\w$.]+\([\w.]+:\d+\)|Traceback \(most)"
+    r"|\S+ \S+ \S+ \[\d{2}/[A-Z][a-z]{2}/\d{4}:|\[ *\d+\.\d{6}\]|at [\w$.]+\([\w.]+:\d+\)|Traceback \(most)"
 )
 
 
 def _log_lines(view: View, options: Options) -> Values:
-    found = np.array([sum(_LOG_LINE.match(l) is not None for l in lines) for lines in view.full_lines])
+    found = np.array([sum(_LOG_LINE.match(l.lstrip()[:200]) is not None for l in lines) for lines in view.full_lines])
     return ratio(found, view.full_line_counts)
 
 

@@ -59,12 +59,14 @@ def test_symbol_lines():
 def test_every_line_edit_takes_hard_texts_and_keeps_its_word():
     random.seed(0)
     hard = ["", "\n", "\x00", " " * 100_000, "!" * 100_000, "a\n" * 50_000, "| " * 50_000, "[" * 50_000, "1" * 100_000]
+    hard += ["a" + " " * 200_000 + "b", "1." * 50_000 + "@", "+1 " * 50_000, "a@" * 50_000]
     hard += ["".join(random.choices("ab |\n.{中\x00", k=2000)) for _ in range(20)]
     for text in hard:
         for function, name in ((lines.c4_lines, "c4_lines"), (lines.dclm_lines, "dclm_lines")):
             kept, cuts, _ = function(text, EDITS[name].options)
             assert len(kept) <= len(text)
             assert all(len(c[2]) <= lines.EXCERPT for c in cuts)
+        personal.mask(text, {"email": True, "ip": True, "phone": True}, "placeholder")
         kept, cuts, _ = edit("boilerplate_lines", text, phrases=("ab",))
         assert cuts or kept == text
 

@@ -186,6 +186,7 @@ HARD = {
     "one mark": "!" * 300_000,
     "quotes": "'\"" * 200_000,
     "white space": " \t\n\u3000" * 500_000,
+    "far apart": "a" + " " * 300_000 + "b\n" + " " * 300_000 + "c",
     "lines": "x\n" * 300_000,
     "same words": "spam " * 100_000,
     "nul": "\x00" * 100_000 + " a\x00b",
