@@ -38,6 +38,7 @@ EXTRAS = {
         "fasttext-numpy2>=0.10.4,<0.11",
         "resiliparse>=2.0,<3",
     ],
+    "gcs": ["gcsfs>=2024.6"],
     "tfds": ["tensorflow-datasets>=4.9.9,<5", "importlib_resources>=6,<8"],
     "kenlm": ["kenlm>=0.3,<0.4"],
     "ray": ["ray>=2.50,<3"],

@@ -1,10 +1,10 @@
 """A run killed (SIGKILL) again and again at random moments ends bit for bit like one left alone.
 
 `python -m benchmarks.kills` trains once without interruption and once with 20 kills, at moments drawn from a fixed seed
-and kept by this process's own clock: from a third of a start-up to 7 s of training. It goes on killing until at least 3
-fell inside an asynchronous save (seen by the temporary folder left behind) and 1 inside an evaluation, then lets
-the run finish and compares every record and the digests of the final parameters and moments. A third run on another
-mesh must agree within rounding.
+and kept by this process's own clock: one in five within 7 s of the process's birth, the others within 7 s of the first
+step that it trained. It goes on killing until at least 3 fell inside an asynchronous save (seen by the temporary folder
+left behind) and 1 inside an evaluation, then lets the run finish and compares every record and the digests of the final
+parameters and moments. A third run on another mesh must agree within rounding.
 """
 
 import argparse
@@ -26,7 +26,7 @@ STEPS, SAVE, EVALUATE = 3000, 20, 100
 
 
 def child(workdir: Path, steps: int, mesh: dict[str, int]) -> int:
-    """The run itself: a small model, saved and evaluated often; an evaluation takes a third of a second."""
+    """The run itself: a small model, saved and evaluated often; a tenth of the time goes to evaluations."""
     import jax
 
     from benchmarks.made_sources import make_sources
@@ -49,10 +49,14 @@ def child(workdir: Path, steps: int, mesh: dict[str, int]) -> int:
         "sharding": {"mesh": mesh},
     }
 
+    last = time.monotonic()
+
     def hook(step: int, params: Any) -> dict[str, float]:
+        nonlocal last
         if step >= steps:
             raise SystemExit(0)  # the other mesh is compared over its first steps only
-        time.sleep(0.3)
+        time.sleep((time.monotonic() - last) / 10)
+        last = time.monotonic()
         return {"eval/norm": float(jax.numpy.linalg.norm(params["final_norm"]))}
 
     return train(build(RunConfig, config), workdir, lambda *stage: [hook])
@@ -86,14 +90,25 @@ def where(workdir: Path, begun: float) -> tuple[str, int]:
     return "step" if done > newest or last["event"] in ("save", "evaluation ends") else "start-up", newest
 
 
-def kill_often(workdir: Path, kills: int, rng: random.Random, start_up: float) -> list[list[Any]]:
+def trains(workdir: Path, begun: float) -> bool:
+    """Whether the process begun at that time has logged a step of its own."""
+    if not (workdir / "events.jsonl").exists():
+        return False
+    events = [json.loads(line) for line in (workdir / "events.jsonl").read_text().splitlines() if line.endswith("}")]
+    first = next((e["step"] for e in events if e["event"] == "stage" and e["time"] >= begun), None)
+    return first is not None and max((r["step"] for r in read(workdir / "metrics.jsonl")), default=0) > first
+
+
+def kill_often(workdir: Path, kills: int, rng: random.Random) -> list[list[Any]]:
     """Kills the run at random moments until there were enough, then lets it finish; returns a row per kill."""
     rows: list[list[Any]] = []
-    short, slower = True, 1.0
+    short = True
     with progress(kills, "kills") as bar:
         while short:
-            moment, begun = slower * rng.uniform(start_up / 3, start_up + 7), time.time()
-            process = start(workdir)
+            early, moment = rng.random() < 0.2, rng.uniform(0, 7)
+            process, begun = start(workdir), time.time()
+            while not early and not trains(workdir, begun) and process.poll() is None:
+                time.sleep(0.1)
             try:
                 process.wait(moment)
                 raise SystemExit(
@@ -103,9 +118,7 @@ def kill_often(workdir: Path, kills: int, rng: random.Random, start_up: float) -
                 process.kill()
                 process.wait()
             what, newest = where(workdir, begun)
-            rows.append([len(rows) + 1, moment, what, newest])
-            if what == "start-up" and moment > 1.5 * slower * start_up:
-                slower *= 1.3  # the machine has become busier than it was when start-up was timed
+            rows.append([len(rows) + 1, time.time() - begun, what, newest])
             bar.update()
             inside = [r[2] for r in rows]
             short = len(rows) < kills or inside.count("save") < 3 or inside.count("evaluation") < 1
@@ -140,19 +153,11 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         whole, killed, other = (Path(folder) / name for name in ("whole", "killed", "other"))
-        begun, process, start_up = time.time(), start(whole), 0.0
-        while process.poll() is None:
-            if (
-                not start_up
-                and (whole / "metrics.jsonl").exists()
-                and "train/loss" in (whole / "metrics.jsonl").read_text()
-            ):
-                start_up = time.time() - begun
-            time.sleep(0.2 if not start_up else 1)
-        if process.returncode:
+        begun = time.time()
+        if start(whole).wait():
             raise SystemExit((Path(folder) / "whole.log").read_text())
-        print(f"uninterrupted: {time.time() - begun:.0f} s, of which {start_up:.1f} s until the first step")
-        rows = kill_often(killed, args.kills, random.Random(args.seed), start_up)
+        print(f"uninterrupted: {time.time() - begun:.0f} s", flush=True)
+        rows = kill_often(killed, args.kills, random.Random(args.seed))
         print(table(["kill", "after s", "inside", "newest checkpoint"], rows))
         start(other, 4, EVALUATE * 2, fsdp=2, tensor=2).wait()
         compare(whole, killed, other, EVALUATE * 2)

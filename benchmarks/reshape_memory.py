@@ -1,7 +1,7 @@
 """Memory and speed of cutting a bundle that is larger than the memory allowed: `jaxpt reshape` in a fresh process.
 
 python -m benchmarks.reshape_memory --folder=/tmp/big                     # 5 GB bundle, 700 MB allowed
-python -m benchmarks.reshape_memory --folder=/tmp/big --preset=qwen2.5-14b --allowed_mb=6000
+python -m benchmarks.reshape_memory --folder=/tmp/big --preset=qwen2.5-14b --allowed_mb=6000   # --layers=10: 8.6 GB
 
 Memory is the maximum of RssAnon + RssShmem sampled at 20 Hz (memory-mapped files do not count). Speed is bytes read
 plus bytes written per second, against copying the same bundle file by file.
@@ -74,15 +74,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--preset", help="a model preset instead of the 2.5B shape")
-    parser.add_argument("--layers", type=int, default=48)
+    parser.add_argument("--layers", type=int, help="only the first so many, where the disk is small")
     parser.add_argument("--allowed_mb", type=int, default=700)
     parser.add_argument("--variant", default="importance", help="of configs/reshape/subclone.py; scores are data-free")
     args = parser.parse_args()
-    config = (
-        preset(args.preset)
-        if args.preset
-        else ModelConfig(32_000, 2048, 16, 4, 128, 8192, uniform_layers(args.layers), qkv_bias=True)
-    )
+    config = ModelConfig(32_000, 2048, 16, 4, 128, 8192, uniform_layers(48), qkv_bias=True)
+    if args.preset:
+        config = preset(args.preset)
+    if args.layers:
+        config = config.replace(layers=config.layers[: args.layers])
     largest = max(2 * s.size for s in flatten(param_specs(config)).values() if s.stacked)
     source, target = args.folder / "source", args.folder / "target"
     shutil.rmtree(target, ignore_errors=True)

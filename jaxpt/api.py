@@ -13,7 +13,7 @@ from jaxpt.errors import JaxptError
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.forward import forward
 from jaxpt.models.model import Model
-from jaxpt.training.checkpoints import finished_steps, read_params, read_run
+from jaxpt.training.checkpoints import finished_steps, read_model, read_params, read_run
 
 __all__ = ["Model", "ModelConfig", "forward", "kind_of", "load", "save"]
 
@@ -75,7 +75,7 @@ def _from_run(run: Path, step: int | None, dtype: str | None, shardings: Mapping
             f"{run} has no finished checkpoint{'' if step is None else f' {step}'}; it has {steps or 'none'}"
         )
     step = steps[-1] if step is None else step
-    config = ModelConfig.from_dict(json.loads((run / "model.json").read_text(encoding="utf-8"))["config"])
+    config = read_model(run, step)
     params = read_params(run, step, config, shardings)
     if dtype is not None:
         params = jax.tree.map(lambda x: x.astype(dtype), params)

@@ -9,14 +9,26 @@ from jaxpt.data.plan import flat_weights
 from jaxpt.data.pose import Pose
 from jaxpt.duration import Duration, parse
 from jaxpt.errors import JaxptError, nearest
-from jaxpt.models.config import ModelConfig
+from jaxpt.models.config import ModelConfig, RopeConfig
+from jaxpt.models.moe_config import MoeConfig
 
-# Scalars of ModelConfig plus a preset to start from; checked by ModelConfig itself when the model is made.
+
+def _changes(cls: type, **more: Any) -> type:
+    """Returns a section that may state any field of `cls`, and `more`; what it leaves out is None."""
+    fields = {f.name: f.type for f in dataclasses.fields(cls)} | more
+    return dataclasses.make_dataclass(
+        f"{cls.__name__}Changes", [(n, t | None, None) for n, t in fields.items()], frozen=True
+    )
+
+
+# The model's own dataclasses check the values when the model is made; a section states what differs from its preset.
+RopeSection = _changes(RopeConfig, max_positions=int)
+_SECTIONS = {"rope": RopeSection, "rope_local": RopeSection, "moe": _changes(MoeConfig)}
 ModelSection = dataclasses.make_dataclass(
     "ModelSection",
     [("preset", str | None, None)]
     + [
-        (f.name, (f.type | None) if f.type in (int, float, bool, str) else (Any), None)
+        (f.name, _SECTIONS.get(f.name, f.type if f.type in (int, float, bool, str) else Any) | None, None)
         for f in dataclasses.fields(ModelConfig)
     ],
     frozen=True,
@@ -121,7 +133,7 @@ class StageConfig:
     objective: ObjectiveConfig = ObjectiveConfig()
     load: Literal["params", "params+optimizer"] = "params+optimizer"
     freeze: tuple[str, ...] = ()
-    rope: Any = None
+    rope: RopeSection | None = None  # type: ignore[valid-type]
     pose: Pose | None = None
 
     @property
@@ -235,6 +247,7 @@ class RunConfig:
         _positive("config.evaluation.batch_size", self.evaluation.batch_size)
         for name, source in self.sources.items():
             _positive(f"config.sources.{name}.repeat", source.repeat)
+        _check_optimizer("config.optimizer", self.optimizer)
         for key in ("checkpoint.every", "checkpoint.keep_every", "evaluation.every"):
             section, name = key.split(".")
             interval(getattr(getattr(self, section), name), f"config.{key}")
@@ -268,6 +281,19 @@ def interval(text: str | None, where: str) -> Duration | None:
     return every
 
 
+def _check_optimizer(where: str, o: OptimizerConfig) -> None:
+    for name in ("learning_rate", "weight_decay"):
+        _not_negative(f"{where}.{name}", getattr(o, name))
+    for name in ("beta1", "beta2"):
+        if not 0 <= getattr(o, name) < 1:
+            raise JaxptError(f"{where}.{name} is {getattr(o, name)}, it must be at least 0 and below 1")
+    for name in ("eps", "clip_norm"):
+        value = getattr(o, name)
+        if value is not None and not value > 0:
+            hint = " (None: no clipping)" if name == "clip_norm" else ""
+            raise JaxptError(f"{where}.{name} is {value}, it must be above 0{hint}")
+
+
 def _check_stage(where: str, stage: StageConfig, sources: dict[str, SourceConfig]) -> None:
     for name in ("batch_size", "sequence_length", "microbatches"):
         _positive(f"{where}.{name}", getattr(stage, name))
@@ -275,6 +301,7 @@ def _check_stage(where: str, stage: StageConfig, sources: dict[str, SourceConfig
         raise JaxptError(
             f"{where}.batch_size is {stage.batch_size}, not a multiple of microbatches ({stage.microbatches})"
         )
+    _not_negative(f"{where}.learning_rate", stage.learning_rate or 0.0)
     parse(stage.duration, f"{where}.duration")
     if stage.steps < 1:
         raise JaxptError(f"{where}.duration is {stage.duration!r}: not a single step")
@@ -289,6 +316,11 @@ def _check_stage(where: str, stage: StageConfig, sources: dict[str, SourceConfig
             raise JaxptError(f"{where}.mixture.{name}: there is no source {name!r}{nearest(name, sources) or have}")
     if sum(weights.values()) <= 0:
         raise JaxptError(f"{where}.mixture gives no source a weight above 0")
+
+
+def _not_negative(where: str, value: float) -> None:
+    if not value >= 0:
+        raise JaxptError(f"{where} is {value}, it must be at least 0")
 
 
 def _positive(where: str, value: int) -> None:

@@ -1,6 +1,7 @@
 """From the command line to a checked config: a Python file with `get_config()` and overrides of its keys."""
 
 import contextlib
+import dataclasses
 import importlib.util
 import inspect
 import json
@@ -18,6 +19,12 @@ from jaxpt.errors import JaxptError, nearest
 
 T = TypeVar("T")
 
+# what Python's conversions say, and what a person needs to know
+WANTED = {
+    "could not convert string to float": "it must be a number",
+    "invalid literal for int": "it must be a whole number",
+}
+
 
 def load(cls: type[T], file: str, overrides: Sequence[str] = ()) -> T:
     """Reads `FILE.py[:arg]` (or a run's config.json), applies overrides and checks the result.
@@ -32,7 +39,7 @@ def load(cls: type[T], file: str, overrides: Sequence[str] = ()) -> T:
     """
     values = _read(file)
     schema.fill(cls, values)
-    _override(values, overrides)
+    _override(cls, values, overrides)
     return schema.build(cls, values)
 
 
@@ -59,30 +66,34 @@ def _read(file: str) -> ConfigDict:
     return values
 
 
-def _override(values: ConfigDict, overrides: Sequence[str]) -> None:
+def _override(cls: type, values: ConfigDict, overrides: Sequence[str]) -> None:
     """Applies `--config.key=value` flags in place."""
-    overrides = [text for text in overrides if not _find(values, text)]
+    overrides = [text for text in overrides if not _find(cls, values, text)]
     known = flags.FlagValues()
     try:
         with _argv(overrides):  # ml_collections reads the overridden keys from the process's arguments
             config_flags.DEFINE_config_dict("config", values, lock_config=True, flag_values=known)
             known(["jaxpt", *overrides])
     except flags.IllegalFlagValueError as error:
-        raise JaxptError(_one_line(error).removeprefix("flag ")) from error
+        told = _one_line(error).removeprefix("flag ")
+        for raised, meant in WANTED.items():
+            told = re.sub(f"{raised}.*", meant, told)
+        raise JaxptError(told) from error
     except (flags.Error, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise JaxptError(f"{' '.join(overrides)}: {_one_line(error)}") from error
 
 
-def _find(values: ConfigDict, text: str) -> bool:
+def _find(cls: type, values: ConfigDict, text: str) -> bool:
     """Walks to the key an override names, so that a mistyped one is told with its whole path and its neighbour.
 
-    A value of None is set here, as ml_collections reads it as text; returns whether it was.
+    An optional section that the file leaves out is put there. A value of None is set here, as ml_collections reads it
+    as text; returns whether it was.
     """
     match = re.match(r"^--(?:no)?config\.([^=]+)(=.*)?$", text)
     if not match:
         raise JaxptError(f"{text} is not an argument; overrides look like --config.key=value")
     node: Any = values
-    parent, key = None, ""
+    parent, key, hint = None, "", cls
     where = "config"
     for part in re.findall(r"[^.\[\]]+|\[\d+\]", match[1]):
         if part.startswith("["):
@@ -90,19 +101,30 @@ def _find(values: ConfigDict, text: str) -> bool:
                 size = len(node) if isinstance(node, list | tuple) else 0
                 raise JaxptError(f"{text}: {where} has {size} entries, there is no {where}{part}")
             node, where = node[int(part[1:-1])], f"{where}{part}"
+            hint = schema.inside(hint, part)
             continue
+        if node is None and dataclasses.is_dataclass(hint):
+            node = _begin(parent, key, hint)
         if not isinstance(node, ConfigDict):
             raise JaxptError(f"{text}: {where} has no keys, it is {node!r}")
         if part not in node:
-            hint = nearest(part, node.keys()) or f"; the keys are {', '.join(node.keys())}"
-            raise JaxptError(f"{where}.{part} is not a key{hint}")
-        parent, key = node, part
+            told = nearest(part, node.keys()) or f"; the keys are {', '.join(node.keys())}"
+            raise JaxptError(f"{where}.{part} is not a key{told}")
+        parent, key, hint = node, part, schema.inside(hint, part)
         node, where = node[part], f"{where}.{part}"
     if match[2] != "=None" or not isinstance(parent, ConfigDict):
         return False
     with parent.ignore_type():
         parent[key] = None
     return True
+
+
+def _begin(parent: Any, key: str, cls: type) -> ConfigDict:
+    """Puts a section of which nothing is stated yet where there was None."""
+    with parent.unlocked():
+        del parent[key]
+        parent[key] = schema.empty(cls)
+    return parent[key]
 
 
 @contextlib.contextmanager

@@ -42,7 +42,25 @@ def check_keys(values: Any, known: Any, where: str) -> None:
             raise JaxptError(f"{where}.{key} is not a key{hint}")
 
 
-def fill(cls: type, values: ConfigDict, where: str = "config") -> None:
+def inside(hint: Any, key: str) -> Any:
+    """Returns the type of `key` within a section, dict or list of type `hint`, None where nothing is said of it."""
+    if dataclasses.is_dataclass(hint):
+        return _strip_none(_types(hint).get(key))
+    args = typing.get_args(hint)
+    return {dict: args[-1:], tuple: args[:1]}.get(typing.get_origin(hint), (None,))[0]
+
+
+def empty(cls: type) -> ConfigDict:
+    """Returns a section of which nothing is stated yet: defaults, and placeholders for the keys that must be."""
+    values = ConfigDict()
+    for field in dataclasses.fields(cls):
+        if _default(field) is dataclasses.MISSING:
+            values[field.name] = config_dict.placeholder(_kind(_strip_none(_types(cls)[field.name])))
+    fill(cls, values, required=False)
+    return values
+
+
+def fill(cls: type, values: ConfigDict, where: str = "config", *, required: bool = True) -> None:
     """Adds to `values`, in place, every key of `cls` it does not state, so that a flag can override any key.
 
     Optional scalars become placeholders that know their type; dicts in lists become ConfigDicts. A whole number given
@@ -56,7 +74,9 @@ def fill(cls: type, values: ConfigDict, where: str = "config") -> None:
             if name not in values or values[name] is None:
                 default = _default(field)
                 if default is dataclasses.MISSING:
-                    raise JaxptError(f"{where} lacks {name}")
+                    if required:
+                        raise JaxptError(f"{where} lacks {name}")
+                    continue
                 values[name] = config_dict.placeholder(_kind(hint)) if default is None else _plain(default)
             if hint is float and isinstance(values[name], int) and not isinstance(values[name], bool):
                 values[name] = float(values[name])
@@ -152,6 +172,8 @@ def _default(field: dataclasses.Field) -> Any:
 
 
 def _kind(hint: Any) -> type:
+    if typing.get_origin(hint) is typing.Literal:
+        return type(typing.get_args(hint)[0])
     return hint if hint in (int, float, str, bool) else object
 
 

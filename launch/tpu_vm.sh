@@ -8,7 +8,8 @@ launch/tpu_vm.sh COMMAND --name=NAME --zone=ZONE [options] [-- ARGUMENTS OF jaxp
 
   create   --type=v5litepod-16 [--version=v2-alpha-tpuv5-lite] [--spot]   make the TPU VM
   install                                   copy this checkout to all workers and install it there
-  train    -- --config=… --workdir=gs://…   run `jaxpt train` on all workers at once
+  mount    --bucket=BUCKET                  mount a bucket as ~/BUCKET on all workers (gcsfuse)
+  train    -- --config=… --workdir=FOLDER   run `jaxpt train` on all workers at once
   logs                                      follow worker 0
   stop                                      SIGTERM: the run saves a checkpoint, then exits with 75
   delete                                    give the TPU VM back
@@ -17,7 +18,11 @@ launch/tpu_vm.sh COMMAND --name=NAME --zone=ZONE [options] [-- ARGUMENTS OF jaxp
 
   launch/tpu_vm.sh create --name=a --zone=us-west4-a --type=v5litepod-16
   launch/tpu_vm.sh install --name=a --zone=us-west4-a
-  launch/tpu_vm.sh train --name=a --zone=us-west4-a -- --config=configs/quickstart.py --workdir=gs://BUCKET/a
+  launch/tpu_vm.sh mount --name=a --zone=us-west4-a --bucket=BUCKET
+  launch/tpu_vm.sh train --name=a --zone=us-west4-a -- --config=configs/tiny.py:../BUCKET/web --workdir=../BUCKET/runs/a
+
+Commands start in the checkout, ~/jaxpt. A bucket for runs needs the hierarchical namespace: in others the renaming of
+folders, by which a checkpoint becomes whole, is not atomic.
 TXT
 }
 
@@ -25,18 +30,19 @@ fail() { echo "launch/tpu_vm.sh: $1" >&2; exit 2; }
 
 command=${1:-}
 case "$command" in
-  create | install | train | logs | stop | delete) shift ;;
+  create | install | mount | train | logs | stop | delete) shift ;;
   -h | --help | "") usage; exit 0 ;;
-  *) fail "no command '$command'; there are create, install, train, logs, stop, delete" ;;
+  *) fail "no command '$command'; there are create, install, mount, train, logs, stop, delete" ;;
 esac
 
-name="" zone="" type="" version="" project="" spot="" dry=""
+name="" zone="" type="" version="" bucket="" project="" spot="" dry=""
 while [ $# -gt 0 ]; do
   case "$1" in
     --name=*) name=${1#*=} ;;
     --zone=*) zone=${1#*=} ;;
     --type=*) type=${1#*=} ;;
     --version=*) version=${1#*=} ;;
+    --bucket=*) bucket=${1#*=} ;;
     --project=*) project=${1#*=} ;;
     --spot) spot="--spot" ;;
     --dry-run) dry=1 ;;
@@ -73,12 +79,20 @@ case "$command" in
     archive=$(mktemp -d)/jaxpt.tar.gz
     run git -C "$root" archive --format=tar.gz "--output=$archive" HEAD
     run gcloud compute tpus tpu-vm scp "$archive" "$name:jaxpt.tar.gz" "${where[@]}" --worker=all
-    on_workers all 'mkdir -p jaxpt && tar xzf jaxpt.tar.gz -C jaxpt && python3 -m venv jaxpt/.venv && jaxpt/.venv/bin/python -m pip install -q -e "jaxpt[tpu]"'
+    # the images' own Python is 3.10, one too old; Ubuntu 22.04 has 3.11 as a package
+    python='python=$(command -v python3.12 || command -v python3.11) || { sudo apt-get update -q && sudo apt-get install -qy python3.11-venv && python=python3.11; }'
+    on_workers all "set -e; mkdir -p jaxpt; tar xzf jaxpt.tar.gz -C jaxpt; $python; \$python -m venv jaxpt/.venv; jaxpt/.venv/bin/python -m pip install -q -e 'jaxpt[tpu]'"
+    ;;
+  mount)
+    [ -n "$bucket" ] || fail "--bucket is missing, the name of a bucket"
+    case "$bucket" in */* | *:*) fail "--bucket=$bucket is not a name; leave out gs:// and folders" ;; esac
+    missing="gcsfuse is not installed here, see cloud.google.com/storage/docs/cloud-storage-fuse/install"
+    on_workers all "command -v gcsfuse >/dev/null || { echo '$missing'; exit 1; }; mkdir -p $bucket && gcsfuse --implicit-dirs $bucket $bucket"
     ;;
   train)
     [ $# -gt 0 ] || fail "train: give the arguments of jaxpt train after --"
     arguments=$(printf '%q ' "$@")
-    on_workers all "cd jaxpt && (nohup .venv/bin/jaxpt train $arguments >train.log 2>&1 & echo \$! >train.pid)"
+    on_workers all "cd jaxpt && (nohup .venv/bin/jaxpt train --coordinator=auto $arguments >train.log 2>&1 & echo \$! >train.pid)"
     ;;
   logs) on_workers 0 'tail -n 50 -f jaxpt/train.log' ;;
   stop) on_workers all 'kill -TERM "$(cat jaxpt/train.pid)"' ;;

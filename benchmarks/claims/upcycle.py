@@ -1,7 +1,8 @@
 """Is an upcycled mixture better than its dense parent trained on? Equal tokens, loss curves, spikes, router dtypes.
 
 A dense parent is trained on real text (once, kept in --folder); each method goes on from it on the same batches in the
-same order. "random" is a mixture of the same shape at random; "bfloat16-router" is "naive" with a bfloat16 router.
+same order. "random" is a mixture of the same shape at random; "…-bfloat16-router" computes router logits and softmax
+in bfloat16.
 
 python -m benchmarks.claims.upcycle --text='english/*.jsonl.gz' --folder=runs/upcycle
 python -m benchmarks.claims.grow --text='english/*.jsonl.gz' --folder=runs/grow
@@ -20,8 +21,9 @@ OPTIONS = {
     "naive": NAIVE,
     "fine": Upcycling(16, 4, granularity=2, keep=1.0),  # as many active neurons as naive, permuted, cut in two
     **{f"redrawn-{k}": dataclasses.replace(NAIVE, permute=True, keep=k) for k in (0.5, 0.7, 0.9, 0.995)},
+    "naive-bfloat16-router": NAIVE,
     "random": NAIVE,
-    "bfloat16-router": NAIVE,
+    "random-bfloat16-router": NAIVE,
 }
 
 
@@ -30,9 +32,10 @@ def start(config: ModelConfig, params: Any, method: str, seed: int) -> Start:
     if method == "dense":
         return Start(config, params, Compute(), (), True)
     plan = upcycle(config, OPTIONS[method], seed=seed)
-    made = init_params(plan.target, seed) if method == "random" else apply(plan, params)
-    compute = Compute(router_dtype="bfloat16" if method == "bfloat16-router" else "float32")
-    return Start(plan.target, made, compute, (), method != "random" and bool(plan.entry["exact"]))
+    random = method.startswith("random")
+    made = init_params(plan.target, seed) if random else apply(plan, params)
+    compute = Compute(router_dtype="bfloat16" if method.endswith("bfloat16-router") else "float32")
+    return Start(plan.target, made, compute, (), not random and bool(plan.entry["exact"]))
 
 
 if __name__ == "__main__":

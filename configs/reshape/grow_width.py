@@ -9,14 +9,15 @@ from ml_collections import ConfigDict
 
 VARIANTS = {
     "pad": {"how": "pad"},  # new positions add zero, what reads or feeds them is drawn
-    "fpi": {"how": "fpi"},  # copies (bert2BERT), the norms corrected
+    "duplicate": {"how": "duplicate"},  # copies, as evenly as it goes
+    "fpi": {"how": "fpi"},  # copies of sampled positions (bert2BERT), the norms corrected
     "noise": {"how": "fpi", "noise": 0.01},  # copies that learn apart
     "aki": {"how": "aki"},  # new neurons are the next layer's: not the same function
 }
 
 
 def get_config(variant: str = "pad") -> ConfigDict:
-    """Returns the config; `variant` is pad, fpi, noise or aki."""
+    """Returns the config; `variant` is pad, duplicate, fpi, noise or aki."""
     c = ConfigDict()
     c.transforms = [{"name": "grow_width", **VARIANTS[variant]}]
     return c

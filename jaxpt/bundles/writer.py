@@ -1,9 +1,8 @@
 """Writing a bundle slice by slice; it has its name only when it is whole."""
 
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from jaxpt.bundles import store
 from jaxpt.bundles.digest import hex_digest, slice_sums
+from jaxpt.bundles.files import partial_directory, storage_error
 from jaxpt.errors import JaxptError
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.model import Model
@@ -38,23 +38,20 @@ class BundleWriter:
             JaxptError: `path` exists, its parent cannot be written, or a dtype is unknown.
         """
         self.path, self.config = Path(path), config
-        if self.path.exists():
-            raise JaxptError(f"{self.path} exists; remove it or choose another target")
         self._specs = flatten(param_specs(config))
         self.dtypes = {p: dtypes if isinstance(dtypes, str) else dtypes[p] for p in self._specs}
         for leaf, dtype in self.dtypes.items():
             if dtype not in DTYPES:
                 raise JaxptError(f"{leaf}: dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-        self._partial = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
+        self._open = ExitStack()
+        self._partial = self._open.enter_context(partial_directory(self.path))
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(self._partial, ignore_errors=True)
-            self._partial.mkdir()
-        except OSError as e:
-            raise JaxptError(f"{self.path.parent} cannot be written ({e.strerror}); choose another target") from e
-        self._arrays = {
-            p: store.create(self._partial / "params" / p, s, self.dtypes[p]) for p, s in self._specs.items()
-        }
+            self._arrays = {
+                p: store.create(self._partial / "params" / p, s, self.dtypes[p]) for p, s in self._specs.items()
+            }
+        except (ValueError, OSError) as e:  # the former is what TensorStore raises
+            self._open.close()
+            raise storage_error(self.path, e) from e
         layers = {p: s.shape[0] if s.stacked else 1 for p, s in self._specs.items()}
         self._sums = {p: np.zeros((n, 2), np.uint32) for p, n in layers.items()}
         self._written = {
@@ -65,7 +62,7 @@ class BundleWriter:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        shutil.rmtree(self._partial, ignore_errors=True)
+        self._open.close()
 
     def write(self, leaf: str, layer: int | None, value: Any, expert: int | None = None) -> None:
         """Stores one layer of a stacked leaf (`layer` counts within its stack), or a whole leaf (`layer` None).
@@ -91,7 +88,10 @@ class BundleWriter:
         place = (layer or 0, *at[1:])
         if self._written[leaf][place].any():
             raise JaxptError(f"{leaf}{list(at)} is written twice")
-        self._arrays[leaf][at].write(value).result()
+        try:
+            self._arrays[leaf][at].write(value).result()
+        except (ValueError, OSError) as e:
+            raise storage_error(self.path, e) from e
         self._sums[leaf][place[0]] += slice_sums(value, (expert or 0) * value.size)
         self._written[leaf][place] = True
 
@@ -110,11 +110,14 @@ class BundleWriter:
             "dtypes": self.dtypes,
             "digests": {p: [hex_digest(s) for s in sums] for p, sums in self._sums.items()},
         }
-        _write_json(self._partial / "model.json", model)
-        if tokenizer is not None:
-            tokenizer.save(self._partial / "tokenizer")
-        _write_json(self._partial / "lineage.json", list(lineage))
-        self._partial.rename(self.path)
+        try:
+            _write_json(self._partial / "model.json", model)
+            if tokenizer is not None:
+                tokenizer.save(self._partial / "tokenizer")
+            _write_json(self._partial / "lineage.json", list(lineage))
+            self._partial.rename(self.path)
+        except OSError as e:
+            raise storage_error(self.path, e) from e
         return self.path
 
 

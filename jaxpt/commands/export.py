@@ -1,19 +1,23 @@
-"""`jaxpt export`: a bundle into a Hugging Face directory."""
+"""`jaxpt export`: a bundle or a trained run into a Hugging Face directory."""
 
 import argparse
 import json
 import math
 from collections.abc import Sequence
 
+from jaxpt import api
 from jaxpt.bundles import open_bundle
+from jaxpt.errors import JaxptError
 from jaxpt.interop import export_bundle
+from jaxpt.models.specs import flatten, param_specs
 from jaxpt.terminal import progress
 
-HELP = "write a bundle as a Hugging Face model, bit for bit"
+HELP = "write a bundle or a run as a Hugging Face model, bit for bit"
 
 EPILOG = """\
 example:
   jaxpt export --from=BUNDLE --to=HF_DIR
+  jaxpt export --from=runs/a --to=HF_DIR --dtype=bfloat16
 """
 
 
@@ -26,13 +30,20 @@ def main(argv: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--from", dest="source", required=True, metavar="BUNDLE")
+    parser.add_argument(
+        "--from", dest="source", required=True, metavar="PATH", help="bundle, run or RUN/checkpoints/STEP"
+    )
     parser.add_argument("--to", dest="target", required=True, metavar="HF_DIR")
     parser.add_argument("--family", help="model_type to write; default: the one it came from, else what fits")
+    parser.add_argument("--dtype", help="cast to float32, bfloat16 or float16; default: as stored")
     args = parser.parse_args(list(argv))
-    specs = open_bundle(args.source).specs
+    kind = api.kind_of(args.source)
+    if kind == "hugging_face":
+        raise JaxptError(f"--from={args.source} is a Hugging Face directory already; import it first to change it")
+    held = None if kind == "bundle" else api.load(args.source)  # a checkpoint is verified, hence read, as a whole
+    specs = open_bundle(args.source).specs if held is None else flatten(param_specs(held.config))
     with progress(sum(math.prod(s.pieces) for s in specs.values()), "export", "tensor") as bar:
-        target = export_bundle(args.source, args.target, args.family, report=bar.update)
+        target = export_bundle(held or args.source, args.target, args.family, dtype=args.dtype, report=bar.update)
     family = json.loads((target / "config.json").read_text(encoding="utf-8"))["model_type"]
     print(f"{target} ({family})")
     return 0

@@ -14,12 +14,13 @@ from jaxpt.bundles import open_bundle
 from jaxpt.data.log import ScheduleLog
 from jaxpt.data.packed import PackedSource
 from jaxpt.data.quota import ONE
+from jaxpt.data.remote import is_remote
 from jaxpt.errors import JaxptError
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.specs import flatten, param_specs
 from jaxpt.sharding import MESH_AXES, partition_specs
 from jaxpt.terminal import table
-from jaxpt.training.checkpoints import finished_steps, read_run
+from jaxpt.training.checkpoints import finished_steps, read_model, read_run
 from jaxpt.training.starting_point import ledger_of
 
 HELP = "show a bundle, run, checkpoint, Hugging Face directory or packed source"
@@ -47,8 +48,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--tokenizer", help="packed source: show rows as text")
     args = parser.parse_args(list(argv))
     path = Path(args.path)
-    if (path / "source.json").is_file():
-        source = PackedSource.open(path)
+    if is_remote(args.path) or (path / "source.json").is_file():
+        source = PackedSource.open(args.path)
         print(describe(source))
         if args.rows:
             print(show_rows(source, args.rows, args.tokenizer))
@@ -62,8 +63,7 @@ def main(argv: Sequence[str]) -> int:
     if kind == "bundle":
         print(f"\n{_ledger(ledger_of(lineage).to_json())}")
     if kind in ("run", "checkpoint"):
-        run = path if kind == "run" else path.parents[1]
-        print(_run(run, int(path.name) if kind == "checkpoint" else None))
+        print(_run(path if kind == "run" else path.parents[1], _step(path, kind)))
     return 0
 
 
@@ -77,8 +77,7 @@ def _facts(path: Path, kind: str) -> tuple[ModelConfig, Mapping[str, str], Seque
 
         return interop.read_hf_config(path), {}, []
     run = path if kind == "run" else path.parents[1]
-    config = ModelConfig.from_dict(json.loads((run / "model.json").read_text(encoding="utf-8"))["config"])
-    return config, {}, json.loads((run / "lineage.json").read_text(encoding="utf-8"))
+    return read_model(run, _step(path, kind)), {}, json.loads((run / "lineage.json").read_text(encoding="utf-8"))
 
 
 def _config(config: ModelConfig) -> str:
@@ -136,14 +135,21 @@ def _lineage(lineage: Sequence[Mapping[str, Any]]) -> str:
     return table(["lineage", "what", "tokens", ""], rows)
 
 
-def _run(run: Path, step: int | None) -> str:
+def _step(path: Path, kind: str) -> int:
+    """The checkpoint that is shown of a run: the one named, or the newest."""
+    run, wanted = (path, None) if kind == "run" else (path.parents[1], int(path.name))
     steps = finished_steps(run)
-    if not steps or step not in (None, *steps):
+    if not steps or wanted not in (None, *steps):
         raise JaxptError(
-            f"{run} has no finished checkpoint{'' if step is None else f' {step}'}; it has {steps or 'none'}"
+            f"{run} has no finished checkpoint{'' if wanted is None else f' {wanted}'}; it has {steps or 'none'}"
         )
-    facts = read_run(run, step or steps[-1])
-    lines = [f"\ncheckpoints: {', '.join(map(str, steps))}; shown: {step or steps[-1]}, {facts['tokens']:,} tokens\n"]
+    return steps[-1] if wanted is None else wanted
+
+
+def _run(run: Path, step: int) -> str:
+    facts = read_run(run, step)
+    steps = ", ".join(map(str, finished_steps(run)))
+    lines = [f"\ncheckpoints: {steps}; shown: {step}, {facts['tokens']:,} tokens\n"]
     return "\n".join(
         [*lines, _schedule(ScheduleLog.from_json(facts["schedule_log"])), _ledger(facts.get("ledger", []))]
     )
@@ -163,5 +169,14 @@ def _schedule(log: ScheduleLog) -> str:
 
 
 def _ledger(used: Sequence[Mapping[str, Any]]) -> str:
-    rows = [[e["name"], e["fingerprint"][:12], e["epoch"], e["start"], e["stop"], e["path"]] for e in used]
-    return table(["ledger", "source", "epoch", "from", "to", "path"], rows) if rows else "ledger: empty"
+    """A line per source and epoch: rows that were used, and where in the epoch's order they lie."""
+    groups: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
+    for e in used:
+        groups.setdefault((e["name"], e["fingerprint"], e["epoch"]), []).append(e)
+    rows = []
+    for (name, fingerprint, epoch), ranges in groups.items():
+        count = sum(e["stop"] - e["start"] for e in ranges)
+        first, last = min(e["start"] for e in ranges), max(e["stop"] for e in ranges)
+        rows.append([name, epoch, count, first, last, len(ranges), fingerprint[:12], ranges[-1]["path"]])
+    head = ["ledger", "epoch", "rows used", "from", "to", "ranges", "content", "path"]
+    return table(head, rows) if rows else "ledger: empty"

@@ -9,9 +9,11 @@ import jax
 from jaxpt.commands.train import open_plan
 from jaxpt.config import RunConfig
 from jaxpt.config_file import load
+from jaxpt.data.seen import in_common
 from jaxpt.planning import compile_step, topology_devices
 from jaxpt.terminal import table
 from jaxpt.training.feed import make_feed
+from jaxpt.training.overview import overview
 
 HELP = "count a run's data, compile its step for a TPU pod that is not there: memory per device, collectives"
 
@@ -40,7 +42,10 @@ def main(argv: Sequence[str]) -> int:
     config = load(RunConfig, args.config, overrides)
     devices = topology_devices(args.topology) if args.topology else []
     plan, start, _ = open_plan(config)
+    print(overview(plan))
     make_feed(plan, None, start.ledger if start else [], tell=print)
+    for a, b, count in in_common(plan.sources):
+        print(f"sources {a} and {b} hold {count:,} documents in common; pack other parts of the text in each (--part)")
     if not devices:
         return 0
     print(f"{plan.model.param_count():,} parameters on {len(devices)} x {devices[0].device_kind}")

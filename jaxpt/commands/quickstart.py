@@ -58,9 +58,9 @@ def main(argv: Sequence[str]) -> int:
     code = training.train(config, workdir / "run")
     if code:
         return code
-    print(f"\n{results(workdir)}")
-    print(samples(workdir / "run", config))
-    report = write_report(workdir / "run")
+    notes = {"Held-out text against gzip": results(workdir), "Samples": samples(workdir / "run", config)}
+    print("\n" + "\n".join(notes.values()))
+    report = write_report(workdir / "run", notes)
     print(f"\nreport: {report}\n{time.monotonic() - began:.0f} s in all")
     return 0
 

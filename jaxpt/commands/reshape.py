@@ -2,6 +2,9 @@
 
 import argparse
 import dataclasses
+import functools
+import hashlib
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,19 +13,18 @@ from typing import Any
 import numpy as np
 
 from jaxpt import api
-from jaxpt.bundles import BundleWriter, open_bundle
+from jaxpt.bundles import Bundle, BundleWriter, digest, open_bundle
 from jaxpt.config_file import load
 from jaxpt.data import Loader, PackedSource, StageData
 from jaxpt.errors import JaxptError
 from jaxpt.interop import import_bundle
-from jaxpt.models import ModelConfig, flatten, param_specs
+from jaxpt.models import ModelConfig, flatten, param_specs, unflatten
 from jaxpt.reshape.config import CalibrationConfig, HeldOutConfig, ReshapeConfig
-from jaxpt.reshape.datafree import weight_scores
 from jaxpt.reshape.picture import draw_scores
 from jaxpt.reshape.scores import Scores
 from jaxpt.reshape.sequence import Setting, dtypes_after, plans
 from jaxpt.reshape.step_zero import measure, report
-from jaxpt.reshape.stream import InMemory, Source, chain, write
+from jaxpt.reshape.stream import InMemory, chain, write
 from jaxpt.reshape.target import lengths, lengths_of
 from jaxpt.terminal import progress, table
 
@@ -76,16 +78,17 @@ def reshape(config: ReshapeConfig, source: str, target: str, pictures: str | Non
         model = found(source, Path(folder))
         batches, data = rows("calibration", config.calibration, model, config.calibration.mixture)
         held, _ = rows("held_out", config.held_out, model)
-        setting = Setting(config.target, batches, data, config.calibration, None, Path(folder), config.seed, tell=print)
+        setting = Setting(
+            config.target, batches, data, config.calibration, folder=Path(folder), seed=config.seed, tell=print
+        )
         first = config.transforms[0]
         if first.name in ("subclone", "random_init"):
             lengths(model.config, config.target)  # refuse before anything is scored
-        select = first.name == "merge_kv" and first.how == "select"
-        if select or (first.name == "subclone" and first.selection == "importance"):
-            setting.scores = _scores(config, model, setting)
-            if pictures:
-                for path in draw_scores(setting.scores, pictures):
-                    print(f"drew {path}")
+        reads = {"subclone": first.selection == "importance", "merge_kv": first.how == "select"}
+        if reads.get(first.name):
+            _keep_scores(config, model, setting, pictures)
+        elif config.scores is not None or pictures:
+            raise JaxptError(f"config.scores and --pictures are of no use to {first.name}, which reads no scores")
         steps = plans(model.source, config.transforms, setting)
         dtypes = model.dtypes
         for plan in steps:
@@ -104,7 +107,7 @@ def reshape(config: ReshapeConfig, source: str, target: str, pictures: str | Non
 class Found:
     """A model to be reshaped: its slices, what they are stored as, and what goes along with them."""
 
-    source: Source
+    source: Bundle | InMemory
     dtypes: dict[str, str]
     tokenizer: Any
     lineage: list[dict[str, Any]]
@@ -114,6 +117,12 @@ class Found:
     def config(self) -> ModelConfig:
         """The model's config."""
         return self.source.config
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """A short hash of all parameters: which model scores are of."""
+        parts = self.source.digests if isinstance(self.source, Bundle) else digest(unflatten(self.source.leaves))
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def fingerprint(self) -> str | None:
@@ -155,20 +164,41 @@ def _stream(final: Any, dtypes: dict[str, str], target: str, tokenizer: Any, lin
         writer.finish(tokenizer, lineage)
 
 
-def _scores(config: ReshapeConfig, model: Found, setting: Setting) -> Scores:
-    """Stored scores where there are some, else fresh ones, kept where the config says."""
-    if config.scores is not None and Path(config.scores).exists():
-        scores = Scores.load(config.scores)
-        scores.check(model.config)
-        print(f"scores from {config.scores} ({scores.meta['method']}, {scores.meta['tokens']:,} tokens)")
-        return scores
-    scores = setting.score(model.source) if setting.batches else weight_scores(model.source)
+def _keep_scores(config: ReshapeConfig, model: Found, setting: Setting, pictures: str | None) -> None:
+    """Has stored scores used where there are some, fresh ones kept where the config says, and all drawn."""
+    file = config.scores
+    known = file is not None and Path(file).exists()
+    if known:
+        setting.scores = Scores.load(file)
+        setting.scores.check(model.config)
+        _check_request(file, setting.scores, model, setting)
+        print(f"scores from {file} ({setting.scores.meta['method']}, {setting.scores.meta['tokens']:,} tokens)")
+
+    def scored(scores: Scores) -> None:
+        if file is not None and not known:
+            Scores(scores.values, {**scores.meta, "model": model.digest}).save(file)
+            print(f"scores kept in {file}")
+        for path in draw_scores(scores, pictures) if pictures else ():
+            print(f"drew {path}")
+
+    setting.scored = scored
+
+
+def _check_request(file: str, scores: Scores, model: Found, setting: Setting) -> None:
+    """Refuses scores of another model, or of other data or in another way than the config asks for."""
+    way = f"remove {file} or give another file in config.scores"
+    if scores.meta.get("model") != model.digest:
+        raise JaxptError(f"{file} holds scores of other weights than those of the model; {way}")
     if not setting.batches:
-        print("no calibration data: data-free scores (norms of the weights) are used")
-    if config.scores is not None:
-        scores.save(config.scores)
-        print(f"scores kept in {config.scores}")
-    return scores
+        return
+    c = setting.calibration
+    asked = {"data": setting.data, "over_sequence": c.over_sequence, "over_batch": c.over_batch}
+    for name, value in asked.items():
+        if scores.meta.get(name) != value:
+            key = "config.calibration" + ("" if name == "data" else f".{name}")
+            raise JaxptError(f"{file} was scored on {scores.meta.get(name)}, {key} asks for {value}; {way}")
+    if c.removal and "layers_loss" not in scores.values:
+        raise JaxptError(f"{file} lacks the loss change on removal that config.calibration.removal asks for; {way}")
 
 
 def rows(

@@ -13,9 +13,11 @@ from jaxpt.config import RunConfig
 from jaxpt.config_file import load
 from jaxpt.errors import JaxptError
 from jaxpt.measures import Measures
+from jaxpt.sharding import join
 from jaxpt.training import loop, run_directory
 from jaxpt.training.feed import make_feed
 from jaxpt.training.interrupt import EXIT_PREEMPTED
+from jaxpt.training.overview import overview
 from jaxpt.training.plan import Plan, check_disk, make_plan
 from jaxpt.training.sources import open_sources
 from jaxpt.training.starting_point import StartingPoint, open_start
@@ -43,13 +45,19 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="Python file with get_config()")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="run directory, new or to be resumed")
-    parser.add_argument("--coordinator", metavar="HOST:PORT", help="several hosts: address of process 0")
+    parser.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="several hosts: address of process 0, or auto (TPU pod, SLURM, …)"
+    )
     parser.add_argument("--processes", type=int, help="several hosts: how many")
     parser.add_argument("--process_id", type=int, help="several hosts: which one this is")
     args, overrides = parser.parse_known_args(list(argv))
+    if "://" in args.workdir:
+        raise JaxptError(
+            f"--workdir={args.workdir}: a run directory is a folder that all hosts see; mount the bucket (for instance "
+            f"with gcsfuse) and give the folder"
+        )
     config = load(RunConfig, args.config, overrides)
-    if args.coordinator:
-        jax.distributed.initialize(args.coordinator, args.processes, args.process_id)
+    join(args.coordinator, args.processes, args.process_id)
     return train(config, Path(args.workdir))
 
 
@@ -65,6 +73,7 @@ def train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None = None) -> 
         JaxptError: a mistake in the config, the data or the directory; before step one where it can be known by then.
     """
     plan, start, tokenizer = open_plan(config)
+    loop.make_program(plan)  # so that a mistake in mesh, optimizer or batch size is told before anything is written
     first = jax.process_index() == 0
     if first:
         for line in run_directory.prepare(workdir, config, plan.model, tokenizer, start.lineage if start else []):
@@ -74,6 +83,7 @@ def train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None = None) -> 
     tell(f"{plan.model.param_count():,} parameters, {plan.steps:,} steps, {config.tokens_at(plan.steps):,} tokens")
     if start:
         tell(f"starting from {start.found}")
+    tell(overview(plan))
     feed = functools.partial(make_feed, used=start.ledger if start else [], tell=tell)
     measures = Measures(config, tokenizer, workdir)
     state = start.state if start else None

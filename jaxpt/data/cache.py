@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,11 +13,6 @@ from jaxpt.data.build import Packing, build
 from jaxpt.data.origins import Origin, open_origin
 from jaxpt.data.packed import FORMAT, PackedSource
 from jaxpt.terminal import progress
-
-
-def default_cache() -> Path:
-    """Where packed text is kept unless the config says so: `$XDG_CACHE_HOME/jaxpt`, else `~/.cache/jaxpt`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxpt"
 
 
 def packed_on_first_use(

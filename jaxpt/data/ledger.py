@@ -19,26 +19,25 @@ class Used:
 
 
 class Ledger:
-    """A set of used ranges; adding is a union, so branches of runs merge."""
+    """A set of used ranges; what two runs used together is their union, so branches of runs merge."""
 
     def __init__(self, entries: Iterable[Used] = ()):
-        """Starts with `entries`, merged."""
-        self.entries: list[Used] = []
+        """Merges `entries`: ranges of one order that overlap or touch become one."""
+        groups: dict[tuple[str, str, int], list[Used]] = {}
         for entry in entries:
-            self.add(entry)
-
-    def add(self, entry: Used) -> None:
-        """Unites `entry` with what is there."""
-        if entry.stop <= entry.start:
-            return
-        same, other = [], []
-        for e in self.entries:
-            alike = (e.fingerprint, e.key, e.epoch) == (entry.fingerprint, entry.key, entry.epoch)
-            (same if alike and e.start <= entry.stop and entry.start <= e.stop else other).append(e)
-        start = min([entry.start, *(e.start for e in same)])
-        stop = max([entry.stop, *(e.stop for e in same)])
-        merged = Used(entry.fingerprint, entry.key, entry.epoch, start, stop, entry.name, entry.path)
-        self.entries = sorted([*other, merged], key=lambda e: (e.name, e.fingerprint, e.epoch, e.start))
+            if entry.stop > entry.start:
+                groups.setdefault((entry.fingerprint, entry.key, entry.epoch), []).append(entry)
+        self._ranges: dict[tuple[str, str, int], list[tuple[int, int]]] = {}
+        merged: list[Used] = []
+        for group, used in groups.items():
+            ranges: list[tuple[int, int]] = []
+            for start, stop in sorted((e.start, e.stop) for e in used):
+                if ranges and start <= ranges[-1][1]:
+                    start, stop = ranges[-1][0], max(ranges.pop()[1], stop)
+                ranges.append((start, stop))
+            self._ranges[group] = ranges
+            merged += [Used(*group, start, stop, used[-1].name, used[-1].path) for start, stop in ranges]
+        self.entries = sorted(merged, key=lambda e: (e.name, e.fingerprint, e.epoch, e.start))
 
     def union(self, other: "Ledger") -> "Ledger":
         """Returns what either has used."""
@@ -46,7 +45,7 @@ class Ledger:
 
     def ranges(self, fingerprint: str, key: str, epoch: int) -> list[tuple[int, int]]:
         """Returns the used (start, stop) of one epoch, in order and apart."""
-        return [(e.start, e.stop) for e in self.entries if (e.fingerprint, e.key, e.epoch) == (fingerprint, key, epoch)]
+        return self._ranges.get((fingerprint, key, epoch), [])
 
     def rows(self, fingerprint: str) -> int:
         """Returns how many rows of a source were used, over all epochs."""

@@ -1,6 +1,8 @@
 """The loader: global batches as a pure function of the step, on any number of hosts, read ahead through Grain."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import grain
@@ -13,9 +15,22 @@ from jaxpt.data.mixture import Mixture, plan_log
 from jaxpt.data.order import SourceOrder
 from jaxpt.data.packed import PackedSource
 from jaxpt.data.plan import StageData
-from jaxpt.data.pose import skip
+from jaxpt.data.pose import Pose, skip
 from jaxpt.data.quota import ONE
+from jaxpt.data.remote import is_remote
 from jaxpt.errors import JaxptError
+
+REMOTE_THREADS = 8  # batches read at once where the rows lie on an object store
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """The rows of one global batch; `first` is the number of its first row among all rows of the run."""
+
+    source_id: np.ndarray
+    row_id: np.ndarray
+    first: int
+    pose: Pose | None
 
 
 class Loader:
@@ -100,17 +115,23 @@ class Loader:
         `tokens, targets, segment_ids, positions [B, S]` int32, `loss_weights [B, S]` float32, `source_id [B]` int32,
         `row_id [B]` int64.
         """
-        return self._batch(self.mixture, step, lambda size: rows)
+        return self._deliver(self._planned(self.mixture, step), lambda size: rows)
 
-    def _batch(self, mixture: Mixture, step: int, rows: Callable[[int], slice | None]) -> dict[str, np.ndarray]:
+    def _planned(self, mixture: Mixture, step: int) -> _Planned:
+        """Which rows make up the batch at `step`: arithmetic on the mixture's walk, nothing is read."""
         first = mixture.row(step)
         source_id, row_id = self._rows(mixture, step)
-        part = rows(len(source_id)) or slice(None)
-        source_id, row_id, number = source_id[part], row_id[part], (first + np.arange(len(row_id)))[part]
+        return _Planned(source_id, row_id, first, [p for s, p in self._pose if s <= step][-1])
+
+    def _deliver(self, planned: _Planned, rows: Callable[[int], slice | None]) -> dict[str, np.ndarray]:
+        """Reads the rows of a batch that `rows` cuts out."""
+        size = len(planned.row_id)
+        part = rows(size) or slice(None)
+        source_id, row_id = planned.source_id[part], planned.row_id[part]
         out = {**self._read(source_id, row_id), "source_id": source_id, "row_id": row_id}
-        pose = [p for first_step, p in self._pose if first_step <= step][-1]
-        if pose is not None:
-            out["positions"] = skip(out["positions"], out["segment_ids"], pose, self.seed, number)
+        if planned.pose is not None:
+            number = (planned.first + np.arange(size))[part]
+            out["positions"] = skip(out["positions"], out["segment_ids"], planned.pose, self.seed, number)
         return out
 
     def _read(self, source_id: np.ndarray, row_id: np.ndarray) -> dict[str, np.ndarray]:
@@ -135,18 +156,31 @@ class Loader:
         rows: Callable[[int], slice | None] = lambda size: None,
         *,
         prefetch: int = 2,
-        threads: int = 1,
+        threads: int | None = None,
     ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """Yields `(step, batch)` from `start_step` to the plan's end; batches are read ahead in `threads` threads.
+        """Yields `(step, batch)` from `start_step` to the plan's end, read ahead by `threads` threads.
 
-        `rows` cuts a host's share out of a batch of the given size (None: all of it). One thread keeps the mixture's
-        walk in order; more pay only for remote paths. This follows the log as it is now: after `change`, iterate anew.
+        `rows` cuts a host's share out of a batch of the given size (None: all of it). `threads` None: one where all
+        sources lie on this machine (more cost speed there), `REMOTE_THREADS` else. The batches do not depend on it.
+        This follows the log as it is now: after `change`, iterate anew.
         """
-        mixture = self._another()
-        steps = grain.MapDataset.range(start_step, self.steps).map(
-            lambda step: (int(step), self._batch(mixture, int(step), rows))
-        )
-        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
+        if threads is None:
+            threads = REMOTE_THREADS if any(is_remote(s.path) for s in self.sources.values()) else 1
+        mixture, lock = self._another(), threading.Lock()
+        ahead: dict[int, _Planned] = {}
+        next_step = start_step
+
+        def batch(step: int) -> tuple[int, dict[str, np.ndarray]]:
+            nonlocal next_step
+            with lock:  # one walk for all threads, in the order of the steps
+                while next_step <= step:
+                    ahead[next_step] = self._planned(mixture, next_step)
+                    next_step += 1
+                planned = ahead.pop(step)
+            return step, self._deliver(planned, rows)
+
+        steps = grain.MapDataset.range(start_step, self.steps).map(lambda step: batch(int(step)))
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads))
         yield from steps.to_iter_dataset(options)
 
     def change(self, step: int, weights: Mapping[str, float]) -> None:
@@ -168,11 +202,8 @@ class Loader:
 
     def ledger(self, step: int) -> Ledger:
         """Returns all rows used by earlier runs and by this one before `step`."""
-        out = Ledger(self.prior.entries)
-        for order, count in zip(self.orders, self._told.consumed(step)):
-            for entry in order.used(count):
-                out.add(entry)
-        return out
+        now = (e for o, count in zip(self.orders, self._told.consumed(step)) for e in o.used(count))
+        return Ledger([*self.prior.entries, *now])
 
     def to_save(self, step: int) -> dict[str, Any]:
         """Returns what a checkpoint at `step` keeps of the data: the log with an anchor at `step`, and the ledger."""

@@ -4,9 +4,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import fsspec
-
 from jaxpt.data.fingerprints import content_fingerprint
+from jaxpt.data.remote import file_system
 from jaxpt.data.text_files import SUFFIXES, list_files, read_documents
 from jaxpt.data.tfds_split import PREFIX, TfdsSplit
 
@@ -61,7 +60,7 @@ class TextFiles:
 
 
 def _size(file: str) -> int:
-    fs, path = fsspec.core.url_to_fs(file)
+    fs, path = file_system(file)
     return int(fs.size(path) or 0)
 
 
@@ -69,7 +68,7 @@ def is_text(path: str) -> bool:
     """Whether `path` names text to be packed; else it is (or should be) a packed source's directory."""
     if path.startswith(PREFIX):
         return True
-    fs, inner = fsspec.core.url_to_fs(path)
+    fs, inner = file_system(path)
     if fs.isdir(inner):
         return not fs.exists(f"{inner}/source.json") and any(f.endswith(SUFFIXES) for f in fs.find(inner))
     return path.endswith(SUFFIXES) or fs.exists(inner) or "*" in path

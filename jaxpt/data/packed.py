@@ -14,6 +14,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from jaxpt.bundles.files import sha256
 from jaxpt.data import records
 from jaxpt.data.packing import Packed
+from jaxpt.data.remote import default_cache, file_digest, file_system, is_remote, local_copy
 from jaxpt.data.shards import Shards
 from jaxpt.errors import JaxptError
 
@@ -31,8 +32,12 @@ class PackedWriter:
         """Starts a source of rows of `sequence_length` tokens.
 
         Raises:
-            JaxptError: `path` exists.
+            JaxptError: `path` exists, or is none of this machine.
         """
+        if is_remote(path):
+            raise JaxptError(
+                f"{path}: sources are packed on this machine; give a directory, and copy it there as it is"
+            )
         self.path = Path(path)
         if self.path.exists():
             raise JaxptError(f"{self.path} exists; remove it or choose another --output")
@@ -140,12 +145,15 @@ class PackedWriter:
 
 
 class PackedSource:
-    """A packed source opened for reading; columns are memory-mapped, rows are read on demand."""
+    """A packed source opened for reading; columns are memory-mapped, rows are read on demand.
 
-    def __init__(self, path: Path, facts: dict[str, Any]):
+    `path` is a `Path` on this machine, or the address (`gs://…`) as text.
+    """
+
+    def __init__(self, path: Path | str, facts: dict[str, Any], cache: Path):
         """Use `open`."""
-        self.path, self.facts = path, facts
-        self.name = path.name
+        self.path, self.facts, self._cache = path, facts, cache
+        self.name = str(path).rsplit("/", 1)[-1]
         self.rows: int = facts["rows"]
         self.sequence_length: int = facts["sequence_length"]
         self.vocab_size: int = facts["vocab_size"]
@@ -154,36 +162,45 @@ class PackedSource:
         self.tokenizer_fingerprint: str = facts["tokenizer_fingerprint"]
         self.fingerprint = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         shards = [f for f in facts["files"] if f["name"].endswith(".array_record")]
-        self._shards = Shards([str(path / f["name"]) for f in shards], [f["records"] for f in shards])
+        self._shards = Shards([f"{path}/{f['name']}" for f in shards], [f["records"] for f in shards])
         self._columns: dict[str, np.ndarray] = {}
 
     @classmethod
-    def open(cls, path: str | Path) -> "PackedSource":
+    def open(cls, path: str | Path, cache: Path | None = None) -> "PackedSource":
         """Opens a source, checking that every file is there, whole, and counts as `source.json` says.
+
+        Args:
+            path: a directory of this machine, or its address on a file system that fsspec knows (`gs://…`).
+            cache: where columns of a remote source are copied to on first use (None: `default_cache()`); its rows are
+                read where they are.
 
         Raises:
             JaxptError: no packed source, an unknown format, a file missing, truncated or of another count.
         """
-        path = Path(path)
-        file = path / "source.json"
-        if not file.is_file():
-            hint = "it was not packed to the end" if path.is_dir() else "it does not exist"
+        path = str(path).rstrip("/") if is_remote(path) else Path(path)
+        file = f"{path}/source.json"
+        fs, inner = file_system(str(path))
+        if not fs.isfile(f"{inner}/source.json"):
+            hint = "it was not packed to the end" if fs.isdir(inner) else "it does not exist"
             raise JaxptError(f"{path} is no packed source ({hint}: no source.json); make it with jaxpt-data pack")
         try:
-            facts = json.loads(file.read_text())
+            facts = json.loads(fs.cat_file(f"{inner}/source.json"))
             if facts["format"] != FORMAT:
                 raise JaxptError(
                     f"{file}: format {facts['format']} is not read by this jaxpt (format {FORMAT}); pack again"
                 )
+            sizes = {f["name"].rsplit("/", 1)[-1]: f["size"] for f in fs.ls(inner, detail=True)}
             for entry in facts["files"]:
-                part = path / entry["name"]
-                size = part.stat().st_size if part.is_file() else 0
+                size = sizes.get(entry["name"], 0)
                 if size != entry["bytes"]:
                     raise JaxptError(
-                        f"{part} has {size:,} bytes, source.json says {entry['bytes']:,}; pack the source again"
+                        f"{path}/{entry['name']} has {size:,} bytes, source.json says {entry['bytes']:,}; "
+                        f"pack the source again"
                     )
-            source = cls(path, facts)
-        except (json.JSONDecodeError, KeyError, TypeError) as e:
+            source = cls(path, facts, cache or default_cache())
+        except (ValueError, KeyError, TypeError) as e:
+            if isinstance(e, JaxptError):
+                raise
             raise JaxptError(f"{file} is broken ({type(e).__name__}: {e}); pack the source again") from e
         if len(source._shards) != source.rows or len(source.column("row_fill")) != source.rows:
             raise JaxptError(f"{path} holds {len(source._shards):,} rows, source.json says {source.rows:,}; pack again")
@@ -196,7 +213,11 @@ class PackedSource:
         each segment; `document_id [documents, 2]` uint64, `document_tokens [documents]`.
         """
         if name not in self._columns:
-            self._columns[name] = np.load(self.path / f"{name}.npy", mmap_mode="r")
+            file: Path | str = f"{self.path}/{name}.npy"
+            if is_remote(file):
+                entry = next(f for f in self.facts["files"] if f["name"] == f"{name}.npy")
+                file = local_copy(file, entry["bytes"], entry["sha256"], self._cache)
+            self._columns[name] = np.load(file, mmap_mode="r")
         return self._columns[name]
 
     @property
@@ -225,5 +246,5 @@ class PackedSource:
             JaxptError: a file's content is not what was packed.
         """
         for entry in self.facts["files"]:
-            if sha256(self.path / entry["name"]) != entry["sha256"]:
-                raise JaxptError(f"{self.path / entry['name']} was changed since it was packed; pack the source again")
+            if file_digest(f"{self.path}/{entry['name']}") != entry["sha256"]:
+                raise JaxptError(f"{self.path}/{entry['name']} was changed since it was packed; pack the source again")

@@ -1,5 +1,6 @@
 """Documents that earlier runs have seen, by id: what a source packed anew, or at another length, leaves out."""
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -78,6 +79,19 @@ def seen_documents(ledger: Ledger, sources: Mapping[str, Any], keys: Mapping[str
                 found[group] = documents_used(opened[group[0]], entries)
             parts.append(found[group])
         out[name] = np.concatenate(parts)
+    return out
+
+
+def in_common(sources: Mapping[str, Any]) -> list[tuple[str, str, int]]:
+    """Returns pairs of sources of other row lengths and how many documents both hold: text packed twice for one run.
+
+    Documents are told apart by the first half of their ids.
+    """
+    out = []
+    for (a, first), (b, second) in itertools.combinations(sources.items(), 2):
+        if first.sequence_length != second.sequence_length:
+            both = np.intersect1d(first.column("document_id")[:, 0], second.column("document_id")[:, 0])
+            out += [(a, b, len(both))] if len(both) else []
     return out
 
 

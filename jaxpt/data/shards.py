@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
+from jaxpt.data.remote import RangedReader, is_remote
 from jaxpt.errors import JaxptError
 
 LOCAL = "readahead_buffer_size:0,max_parallelism:0"  # what array_record's own documentation names for random access
@@ -22,14 +23,14 @@ class Shards:
         """Opens nothing yet.
 
         Args:
-            files: local paths or `gs://` addresses.
+            files: local paths, or addresses on any file system fsspec knows.
             counts: records in each.
         """
         self.files, self.counts = list(files), list(counts)
         self._offset = np.concatenate([[0], np.cumsum(self.counts, dtype=np.int64)])
-        self._readers: list[ArrayRecordReader | None] = [None] * len(self.files)
-        self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(THREADS) if any("://" in f for f in self.files) else None
+        self._readers: list[ArrayRecordReader | RangedReader | None] = [None] * len(self.files)
+        self._locks = [threading.Lock() for _ in self.files]
+        self._pool = ThreadPoolExecutor(THREADS) if any(map(is_remote, self.files)) else None
 
     def __len__(self) -> int:
         return int(self._offset[-1])
@@ -49,7 +50,11 @@ class Shards:
 
         def one(group: tuple[int, np.ndarray]) -> list[bytes]:
             s, at = group
-            return self._reader(s).read((rows[at] - self._offset[s]).tolist())
+            reader, wanted = self._reader(s), (rows[at] - self._offset[s]).tolist()
+            try:
+                return reader.read(wanted)
+            except (RuntimeError, ValueError, OSError) as e:
+                raise JaxptError(f"{self.files[s]}: records cannot be read ({' '.join(str(e).split())[:120]})") from e
 
         out: list[bytes] = [b""] * len(rows)
         for (_, at), records in zip(groups, (self._pool.map if self._pool else map)(one, groups)):
@@ -57,19 +62,22 @@ class Shards:
                 out[i] = record
         return out
 
-    def _reader(self, s: int) -> ArrayRecordReader:
+    def _reader(self, s: int) -> ArrayRecordReader | RangedReader:
         reader = self._readers[s]
         if reader is None:
-            with self._lock:
+            with self._locks[s]:
                 reader = self._readers[s] = self._readers[s] or self._open(s)
         return reader
 
-    def _open(self, s: int) -> ArrayRecordReader:
+    def _open(self, s: int) -> ArrayRecordReader | RangedReader:
         _allow_open_files()
         try:
-            reader = ArrayRecordReader(self.files[s], options=LOCAL, file_reader_buffer_size=BUFFER)
+            if is_remote(self.files[s]):
+                reader = RangedReader(self.files[s])
+            else:
+                reader = ArrayRecordReader(self.files[s], options=LOCAL, file_reader_buffer_size=BUFFER)
             count = reader.num_records()
-        except (RuntimeError, ValueError) as e:
+        except (RuntimeError, ValueError, OSError) as e:
             raise JaxptError(f"{self.files[s]} cannot be read ({' '.join(str(e).split())[:120]}); pack again") from e
         if count != self.counts[s]:
             raise JaxptError(

@@ -10,6 +10,7 @@ import fsspec
 import pyarrow.parquet as pq
 import zstandard
 
+from jaxpt.data.remote import file_system
 from jaxpt.errors import JaxptError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
@@ -23,7 +24,7 @@ def list_files(pattern: str, suffixes: Sequence[str] = SUFFIXES) -> list[str]:
     Raises:
         JaxptError: there are none, or a file of an unknown kind was named.
     """
-    fs, path = fsspec.core.url_to_fs(pattern)
+    fs, path = file_system(pattern)
     if fs.isdir(path):
         notes = fs.glob(f"{path}/manifests/*.json")  # a step of jaxpt-data wrote it: the shards are those it names
         made = {note.rsplit("/", 1)[-1].removesuffix(".json") for note in notes}

@@ -9,7 +9,6 @@ import numpy as np
 from jaxpt.errors import JaxptError
 from jaxpt.interop.families import family_of
 from jaxpt.interop.family import read_config
-from jaxpt.interop.keys import Keys
 from jaxpt.interop.mapping import Tensor
 from jaxpt.interop.safetensors_file import SafetensorsFile
 from jaxpt.models.config import ModelConfig
@@ -31,10 +30,15 @@ class HuggingFaceCheckpoint:
         self.path = Path(path)
         self.values = _json(self.path / "config.json")
         self.family = family_of(self.values, str(self.path / "config.json"))
-        self.config: ModelConfig = read_config(self.family, Keys(self.values, str(self.path / "config.json")))
+        self.config: ModelConfig = read_config(self.family, self.values, str(self.path / "config.json"))
         self.specs: dict[str, ParamSpec] = flatten(param_specs(self.config))
         self.files = {name: SafetensorsFile(self.path / name) for name in _files(self.path)}
-        self._where = {tensor: file for file in self.files.values() for tensor in file.header}
+        self._where: dict[str, SafetensorsFile] = {}
+        for name, file in self.files.items():
+            if twice := self._where.keys() & file.header.keys():
+                other = self._where[min(twice)].path.name
+                raise JaxptError(f"{self.path}: {min(twice)} stands in {other} and in {name}; remove one")
+            self._where |= dict.fromkeys(file.header, file)
         self.places = self._match()
         self.dtypes = self._dtypes()
 
@@ -71,10 +75,11 @@ class HuggingFaceCheckpoint:
         """Returns a foreign tensor as a memory map."""
         return self._where[name].read(name)
 
-    def slice(self, name: str) -> np.ndarray:
-        """Returns a foreign tensor in our layout: one layer (one expert) of its leaf, or an unstacked one whole."""
+    def slice(self, name: str, index: Any = ...) -> np.ndarray:
+        """Returns a foreign tensor in our layout, one layer (one expert) of its leaf or an unstacked one whole; with
+        `index` only that part of it is read."""
         tensor, leaf, _ = self.places[name]
-        return tensor.to_ours(self.tensor(name), self.specs[leaf])
+        return tensor.to_ours(self.tensor(name), self.specs[leaf], index)
 
 
 def places_of(
@@ -100,15 +105,21 @@ def _json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise JaxptError(f"{file} does not exist; --from takes a Hugging Face model directory")
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as e:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as e:
         raise JaxptError(f"{file} is not JSON: {e}") from e
+    if not isinstance(values, dict):
+        raise JaxptError(f"{file} holds a {type(values).__name__}, no dictionary of keys; fetch it again")
+    return values
 
 
 def _files(path: Path) -> list[str]:
     index = path / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(_json(index)["weight_map"].values()))
+        shards = _json(index).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(n, str) and Path(n).name == n for n in shards.values()):
+            raise JaxptError(f"{index} has no weight_map from tensors to files beside it; fetch it again")
+        names = sorted(set(shards.values()))
         missing = [n for n in names if not (path / n).is_file()]
         if missing:
             raise JaxptError(f"{path} lacks the shard {', '.join(missing)} that {index.name} names; fetch it")

@@ -22,11 +22,9 @@ def read_experts(keys: Keys, mlp: int, normalised: bool, **more: Any) -> MoeConf
     count, local = keys.get("num_experts"), keys.get("num_local_experts")
     if None not in (count, local) and count != local:
         raise keys.refuse("num_local_experts", f"num_experts={count} says otherwise")
-    experts = local if count is None else count
-    if experts is None:
-        raise JaxptError(f"{keys.where} lacks num_experts")
+    experts = keys.whole("num_experts" if local is None else "num_local_experts")
     weights = "renormalised" if normalised else "softmax"
-    return MoeConfig(experts, keys.need("num_experts_per_tok"), mlp, weights=weights, **more)
+    return MoeConfig(experts, keys.whole("num_experts_per_tok"), mlp, weights=weights, **more)
 
 
 def written_experts(config: ModelConfig) -> MoeConfig:
@@ -47,7 +45,11 @@ def mixture_layers(layers: Sequence[LayerSpec]) -> tuple[LayerSpec, ...]:
 
 def read_sparse(keys: Keys, layers: Sequence[LayerSpec]) -> tuple[LayerSpec, ...]:
     """Returns the layers as `decoder_sparse_step` (every which layer is a mixture) and `mlp_only_layers` (not) say."""
-    step, dense = keys.get("decoder_sparse_step", 1), keys.get("mlp_only_layers", [])
+    step, dense = keys.whole("decoder_sparse_step", 1), keys.get("mlp_only_layers", [])
+    if step < 1:
+        raise keys.refuse("decoder_sparse_step", "it must be at least 1")
+    if not isinstance(dense, list):
+        raise keys.refuse("mlp_only_layers", "it must be a list of layer numbers")
     sparse = [i not in dense and (i + 1) % step == 0 for i in range(len(layers))]
     return tuple(dataclasses.replace(layer, ffn="moe") if s else layer for layer, s in zip(layers, sparse))
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,33 +9,39 @@ from typing import Any
 import numpy as np
 
 from jaxpt.bundles import Bundle, open_bundle
-from jaxpt.errors import JaxptError
+from jaxpt.bundles.files import partial_directory
+from jaxpt.errors import JaxptError, nearest
 from jaxpt.interop.checkpoint import places_of
 from jaxpt.interop.families import FAMILIES, expresses, family_for
 from jaxpt.interop.family import Family, read_config, write_config
-from jaxpt.interop.keys import INERT, Keys
+from jaxpt.interop.keys import INERT
 from jaxpt.interop.mapping import Tensor
 from jaxpt.interop.safetensors_file import index_of, shards, write_file
+from jaxpt.models.model import Model
+from jaxpt.models.specs import flatten, param_specs
 
 SHARD_BYTES = 4 * 2**30
+DTYPES = ("float32", "bfloat16", "float16")
 Report = Callable[[int], None]
 
 
 def export_bundle(
-    source: str | Path,
+    source: str | Path | Model,
     target: str | Path,
     family: str | None = None,
     *,
+    dtype: str | None = None,
     shard_bytes: int = SHARD_BYTES,
     report: Report = lambda tensors: None,
 ) -> Path:
-    """Writes a bundle as a Hugging Face directory, one tensor in memory at a time, each dtype kept.
+    """Writes a bundle as a Hugging Face directory, one tensor in memory at a time.
 
     Args:
-        source: the bundle.
+        source: the bundle, or a model in memory.
         target: the directory; must not exist.
         family: `model_type` to write; None: the one it was imported from where that can still express the model, else
             the first that can.
+        dtype: cast every tensor; None keeps each one's own.
         shard_bytes: of one file at most.
         report: called after each tensor with 1.
 
@@ -44,28 +49,23 @@ def export_bundle(
         JaxptError: no family (or not the asked one) can express the model, named with the fact; the target exists or
             cannot be written. Nothing is left at `target` then.
     """
-    bundle, target = open_bundle(source), Path(target)
-    if target.exists():
+    bundle, target = HeldModel(source) if isinstance(source, Model) else open_bundle(source), Path(target)
+    if os.path.lexists(target):
         raise JaxptError(f"{target} exists; remove it or choose another target")
+    if dtype not in (None, *DTYPES):
+        raise JaxptError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}{nearest(dtype, DTYPES)}")
     original = next((e["config"] for e in bundle.lineage if e.get("op") == "import" and "config" in e), {})
     chosen = _family(bundle, family, original)
-    values = _config(chosen, bundle, original)
+    values = _config(chosen, bundle, original, dtype)
     jobs = _jobs(chosen, bundle)
-    planned = [(name, t.foreign_shape(bundle.specs[leaf]), bundle.dtypes[leaf]) for name, t, leaf, _ in jobs]
+    planned = [(name, t.foreign_shape(bundle.specs[leaf]), dtype or bundle.dtypes[leaf]) for name, t, leaf, _ in jobs]
     parts = shards(planned, shard_bytes)
     count = len(parts)
     names = [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
     if count == 1:
         names = ["model.safetensors"]
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-    except OSError as e:
-        raise JaxptError(f"{target.parent} cannot be written ({e.strerror}); choose another target") from e
-    try:
-        tensors = _tensors(jobs, bundle, report)
+    with partial_directory(target) as partial:
+        tensors = _tensors(jobs, bundle, dtype, report)
         for name, part in zip(names, parts):
             write_file(partial / name, part, _first(tensors, len(part)))
         if count > 1:
@@ -75,15 +75,33 @@ def export_bundle(
             tokenizer.save(partial)
         _write(partial / "config.json", values)
         partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+class HeldModel:
+    """A model in memory, read as a bundle is."""
+
+    def __init__(self, model: Model):
+        """Holds `model`, whose leaves are host or device arrays."""
+        self.config, self.lineage = model.config, list(model.lineage)
+        self.specs = flatten(param_specs(model.config))
+        self._params, self._tokenizer = flatten(model.params), model.tokenizer
+        self.dtypes = {path: str(leaf.dtype) for path, leaf in self._params.items()}
+
+    def read(self, leaf: str, layer: int | None = None, index: Any = ...) -> np.ndarray:
+        """As `Bundle.read`."""
+        value = self._params[leaf] if layer is None else self._params[leaf][layer]
+        return np.asarray(value[index])
+
+    def tokenizer(self) -> Any:
+        """As `Bundle.tokenizer`."""
+        return self._tokenizer
 
 
 Job = tuple[str, Tensor, str, tuple[int, ...]]
 
 
-def _jobs(family: Family, bundle: Bundle) -> list[Job]:
+def _jobs(family: Family, bundle: Bundle | HeldModel) -> list[Job]:
     found = [
         (name, tensor, leaf, at)
         for tensor in family.tensors
@@ -95,10 +113,11 @@ def _jobs(family: Family, bundle: Bundle) -> list[Job]:
     return found
 
 
-def _tensors(jobs: list[Job], bundle: Bundle, report: Report) -> Iterator[np.ndarray]:
+def _tensors(jobs: list[Job], bundle: Bundle | HeldModel, dtype: str | None, report: Report) -> Iterator[np.ndarray]:
     for _, tensor, leaf, at in jobs:
         value = bundle.read(leaf, at[0] if at else None, at[1:] or ...)
-        yield tensor.to_foreign(value, bundle.specs[leaf])
+        value = tensor.to_foreign(value, bundle.specs[leaf])
+        yield value if dtype is None else value.astype(dtype, copy=False)
         report(1)
 
 
@@ -107,7 +126,7 @@ def _first(tensors: Iterator[np.ndarray], count: int) -> Iterator[np.ndarray]:
         yield next(tensors)
 
 
-def _family(bundle: Bundle, asked: str | None, original: Mapping[str, Any]) -> Family:
+def _family(bundle: Bundle | HeldModel, asked: str | None, original: Mapping[str, Any]) -> Family:
     if asked is not None:
         if asked not in FAMILIES:
             raise JaxptError(f"--family={asked} is unknown; known: {', '.join(FAMILIES)}")
@@ -118,18 +137,21 @@ def _family(bundle: Bundle, asked: str | None, original: Mapping[str, Any]) -> F
     return family_for(bundle.config)  # it never had a family, or was changed beyond it (upcycled, say)
 
 
-def _config(family: Family, bundle: Bundle, original: Mapping[str, Any]) -> dict[str, Any]:
+def _config(
+    family: Family, bundle: Bundle | HeldModel, original: Mapping[str, Any], dtype: str | None
+) -> dict[str, Any]:
     """The imported config.json where it still describes the model; else a new one with its inert keys carried along."""
+    dtypes = {dtype} if dtype else set(bundle.dtypes.values())
+    stored = dtypes.pop() if len(dtypes) == 1 else "float32"
     if original.get("model_type") == family.model_type:
         try:
-            if read_config(family, Keys(original, "the imported config")) == bundle.config:
-                return dict(original)
+            if read_config(family, original, "the imported config") == bundle.config:
+                said = {k: stored for k in ("dtype", "torch_dtype") if original.get(k)} if dtype else {}
+                return {**original, **said}
         except JaxptError:
             pass
-    carried = {k: v for k, v in original.items() if k in INERT}
-    dtypes = set(bundle.dtypes.values())
-    dtype = dtypes.pop() if len(dtypes) == 1 else "float32"
-    return {**carried, **write_config(family, bundle.config), "dtype": dtype}
+    carried = {k: v for k, v in original.items() if k in INERT and k != "torch_dtype"}
+    return {**carried, **write_config(family, bundle.config), "dtype": stored}
 
 
 def _write(file: Path, values: Any) -> None:

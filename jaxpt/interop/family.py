@@ -1,7 +1,7 @@
 """What one family of foreign models is: its tensors, and its config in both directions."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from jaxpt.errors import JaxptError
@@ -9,12 +9,15 @@ from jaxpt.interop.keys import ACTIVATIONS, Keys, write_rope
 from jaxpt.interop.mapping import Tensor
 from jaxpt.models.config import ModelConfig, uniform_layers
 
+ABSENT = {"rms_norm_eps": 1e-6, "hidden_act": "silu", "rope_theta": 10_000.0}
+
 
 @dataclass(frozen=True)
 class Family:
     """`read` turns config.json's keys into facts of `ModelConfig` beyond the shared ones; `write` the reverse.
 
     `fixed` are the facts that every model of the family has; an export of a model with others is refused by name.
+    `absent` is what the family means by a key that config.json leaves out, where it differs from `ABSENT`.
     """
 
     model_type: str
@@ -23,38 +26,45 @@ class Family:
     fixed: dict[str, Any]
     read: Callable[[Keys, dict[str, Any]], dict[str, Any]]
     write: Callable[[ModelConfig], dict[str, Any]]
-    tied: bool = False  # the family's default of tie_word_embeddings
-    theta: float = 10_000.0
+    absent: Mapping[str, Any] = field(default_factory=dict)
     activation_key: str = "hidden_act"
-    activation: str = "silu"
 
 
-def read_config(family: Family, keys: Keys) -> ModelConfig:
-    """Returns the ModelConfig that a config.json describes.
+def read_config(family: Family, values: Mapping[str, Any], where: str) -> ModelConfig:
+    """Returns the ModelConfig that a config.json describes; `where` names it in errors.
 
     Raises:
-        JaxptError: something it asks for is not implemented, by name.
+        JaxptError: something it asks for is not implemented, is missing or contradicts itself, by name.
     """
-    heads, embed = keys.need("num_attention_heads"), keys.need("hidden_size")
-    positions = keys.get("max_position_embeddings", 2048)
+    keys = Keys(values, where, {**ABSENT, **family.absent})
+    heads, embed = keys.whole("num_attention_heads"), keys.whole("hidden_size")
+    layers = keys.whole("num_hidden_layers")
+    for name, value in (("num_attention_heads", heads), ("num_hidden_layers", layers)):
+        if value < 1:
+            raise keys.refuse(name, "it must be at least 1")
+    keys.must_be("is_causal", True)
+    positions = keys.whole("max_position_embeddings")
     facts: dict[str, Any] = {
-        "vocab_size": keys.need("vocab_size"),
+        "vocab_size": keys.whole("vocab_size"),
         "embed": embed,
-        "mlp": keys.need("intermediate_size"),
+        "mlp": keys.whole("intermediate_size"),
         "heads": heads,
-        "kv_heads": keys.get("num_key_value_heads", heads),
-        "head_dim": keys.get("head_dim", embed // heads),
-        "layers": uniform_layers(keys.need("num_hidden_layers")),
-        "norm_eps": keys.get("rms_norm_eps", 1e-6),
-        "activation": keys.activation(family.activation_key, family.activation),
-        "tie_embeddings": keys.get("tie_word_embeddings", family.tied),
-        "rope": keys.rope(family.theta, positions),
+        "kv_heads": keys.whole("num_key_value_heads", heads),
+        "head_dim": keys.whole("head_dim", embed // heads),
+        "layers": uniform_layers(layers),
+        "norm_eps": keys.number("rms_norm_eps"),
+        "activation": keys.activation(family.activation_key),
+        "tie_embeddings": keys.flag("tie_word_embeddings"),
+        "rope": keys.rope(positions),
         "max_positions": positions,
     }
     facts |= family.fixed
     facts |= family.read(keys, facts)
     keys.finish()
-    return ModelConfig(**facts)
+    try:
+        return ModelConfig(**facts)
+    except JaxptError as e:
+        raise JaxptError(f"{where}: {e}") from e
 
 
 def write_config(family: Family, config: ModelConfig) -> dict[str, Any]:
@@ -78,11 +88,10 @@ def write_config(family: Family, config: ModelConfig) -> dict[str, Any]:
         family.activation_key: foreign[config.activation],
         "tie_word_embeddings": config.tie_embeddings,
         "max_position_embeddings": config.max_positions,
-        "rope_parameters": write_rope(config.rope),
-        "rope_theta": config.rope.theta,
+        **write_rope(config.rope),
         **family.write(config),
     }
-    again = _facts(read_config(family, Keys(out, "the exported config")))
+    again = _facts(read_config(family, out, "the exported config"))
     for name, value in _facts(config).items():
         if name not in again or again[name] != value:
             raise JaxptError(f"export: the family {family.model_type} cannot express {name}={value!r}")

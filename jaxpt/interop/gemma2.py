@@ -3,7 +3,7 @@
 from typing import Any
 
 from jaxpt.interop.family import Family
-from jaxpt.interop.keys import Keys, layer_specs
+from jaxpt.interop.keys import Keys, layer_specs, read_window
 from jaxpt.interop.mapping import BIASES, EMBED, OUTER, PROJECTIONS, Tensor
 from jaxpt.models.config import ModelConfig
 
@@ -13,25 +13,47 @@ NORMS = (
     Tensor("model.layers.{i}.pre_feedforward_layernorm.weight", "mlp_norm", (EMBED,)),
     Tensor("model.layers.{i}.post_feedforward_layernorm.weight", "mlp_post_norm", (EMBED,)),
 )
+ABSENT = {
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+    "final_logit_softcapping": 30.0,
+    "attn_logit_softcapping": 50.0,
+}
 FIXED = {"norm_position": "pre_post", "norm_gain_offset": 1, "norm_cast_order": "gain_before_cast"}
 
 
 def _read(keys: Keys, facts: dict[str, Any]) -> dict[str, Any]:
-    bias = keys.get("attention_bias", False)
-    keys.must_be("hidden_act", "gelu_pytorch_tanh", keys.get("hidden_activation", "gelu_pytorch_tanh"))
+    bias = keys.flag("attention_bias")
+    keys.must_be("hidden_act", "gelu_pytorch_tanh", keys.get("hidden_activation"))
     keys.must_be("use_bidirectional_attention", False)
-    window = keys.get("sliding_window", 4096)
+    window = read_window(keys)
     alternate = ["full_attention" if i % 2 else "sliding_attention" for i in range(len(facts["layers"]))]
+    scalar = keys.number("query_pre_attn_scalar")
+    if scalar <= 0:
+        raise keys.refuse("query_pre_attn_scalar", "it must be above 0")
     return {
         "qkv_bias": bias,
         "o_bias": bias,
-        "head_dim": keys.get("head_dim", 256),
-        "attention_scale": keys.get("query_pre_attn_scalar", 256) ** -0.5,
-        "attention_softcap": keys.get("attn_logit_softcapping"),
-        "logit_softcap": keys.get("final_logit_softcapping"),
+        "attention_scale": scalar**-0.5,
+        "attention_softcap": _cap(keys, "attn_logit_softcapping"),
+        "logit_softcap": _cap(keys, "final_logit_softcapping"),
         "embed_scale": facts["embed"] ** 0.5,
-        "layers": layer_specs(keys.get("layer_types", alternate), window, keys.where),
+        "layers": layer_specs(keys, alternate, window),
     }
+
+
+def _cap(keys: Keys, key: str) -> float | None:
+    if keys.get(key) is None:
+        return None
+    cap = keys.number(key)
+    if cap <= 0:
+        raise keys.refuse(key, "it must be above 0, or null for none")
+    return cap
 
 
 def _write(config: ModelConfig) -> dict[str, Any]:
@@ -60,7 +82,6 @@ FAMILY = Family(
     FIXED,
     _read,
     _write,
-    tied=True,
+    absent=ABSENT,
     activation_key="hidden_activation",
-    activation="gelu_pytorch_tanh",
 )

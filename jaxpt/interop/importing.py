@@ -76,7 +76,7 @@ def load_hf(path: str | Path, *, dtype: str | None = None, shardings: Mapping[st
         shape = [len(range(*cut.indices(n))) for cut, n in zip(index, spec.shape)]
         out = np.empty(shape, kept)
         for at in np.ndindex(wanted.shape):
-            out[at] = checkpoint.slice(str(wanted[at]))[tuple(index[pieces:])]
+            out[at] = checkpoint.slice(str(wanted[at]), tuple(index[pieces:]))
         return out
 
     def one(leaf: str) -> Any:

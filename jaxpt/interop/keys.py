@@ -1,5 +1,6 @@
 """Reading a foreign config.json key by key, so that nothing it asks for is passed over in silence."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,26 +31,56 @@ ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
 }
 
+# What each kind of rope must be told, and what YaRN takes where it is not.
+ROPES: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "yarn": ("factor", "beta_fast", "beta_slow"),
+}
+YARN_USUAL = {"beta_fast": 32.0, "beta_slow": 1.0}
+
 
 class Keys:
     """A config.json being read; `finish` refuses what was not asked for and is not known to be inert."""
 
-    def __init__(self, values: Mapping[str, Any], where: str):
-        """Starts reading `values`; `where` names the file in errors."""
-        self.values, self.where = dict(values), where
+    def __init__(self, values: Mapping[str, Any], where: str, absent: Mapping[str, Any] | None = None):
+        """Starts reading `values`; `where` names the file in errors, `absent` says what a key left out means."""
+        self.values, self.where, self._absent = dict(values), where, absent or {}
         self._read: set[str] = set()
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Returns a value, `default` where the key is absent or null."""
+        """Returns a value; where the key is absent, what the family means by that; `default` where that is null too."""
         self._read.add(key)
-        value = self.values.get(key)
+        value = self.values[key] if key in self.values else self._absent.get(key)
         return default if value is None else value
 
-    def need(self, key: str) -> Any:
-        """Returns a value that must be there."""
-        if self.values.get(key) is None:
+    def whole(self, key: str, default: int | None = None) -> int:
+        """Returns a whole number, which must be there unless there is a default."""
+        value = self._needed(key, default)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self.refuse(key, "it must be a whole number")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """Returns a number, which must be there unless there is a default."""
+        value = self._needed(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.refuse(key, "it must be a number")
+        return value
+
+    def flag(self, key: str, default: bool = False) -> bool:
+        """Returns true or false."""
+        value = self.get(key, default)
+        if not isinstance(value, bool):
+            raise self.refuse(key, "it must be true or false")
+        return value
+
+    def _needed(self, key: str, default: Any) -> Any:
+        value = self.get(key, default)
+        if value is None:
             raise JaxptError(f"{self.where} lacks {key}")
-        return self.get(key)
+        return value
 
     def refuse(self, key: str, why: str = "jaxpt does not implement it") -> JaxptError:
         """Returns the error that names a key and its value."""
@@ -60,48 +91,54 @@ class Keys:
         if self.get(key, allowed[0]) not in allowed:
             raise self.refuse(key)
 
-    def activation(self, key: str = "hidden_act", default: str = "silu") -> str:
+    def activation(self, key: str) -> str:
         """Returns our name of the activation."""
-        name = self.get(key, default)
-        if name not in ACTIVATIONS:
+        name = self.get(key)
+        if not isinstance(name, str) or name not in ACTIVATIONS:
             raise self.refuse(key, f"known activations are {', '.join(ACTIVATIONS)}")
         return ACTIVATIONS[name]
 
-    def rope(self, theta: float, max_positions: int) -> RopeConfig:
+    def rope(self, max_positions: int) -> RopeConfig:
         """Returns the rope of either dialect: `rope_theta` with `rope_scaling`, or `rope_parameters`."""
-        values = dict(self.get("rope_parameters", {}))
-        scaling = dict(self.get("rope_scaling", {}))
-        base = self.get("rope_theta", theta)
-        if any(isinstance(v, Mapping) for v in values.values()):
-            raise self.refuse("rope_parameters", "a rope per layer type is not read for this family")
-        values = {"rope_theta": base, **scaling, **values}
-        kind = values.pop("rope_type", None) or values.pop("type", None) or "default"
-        values.pop("type", None)
-        known = {"linear", "llama3", "yarn", "default"}
-        if kind not in known:
-            raise JaxptError(f"{self.where} asks for rope type {kind!r}; jaxpt implements {', '.join(sorted(known))}")
-        if values.pop("partial_rotary_factor", 1.0) != 1.0:
-            raise self.refuse("rope_parameters", "partial rotary factors are not implemented")
-        made: dict[str, Any] = {"kind": kind, "theta": float(values.pop("rope_theta"))}
-        if kind != "default":
-            made["factor"] = float(values.pop("factor"))
-            original = values.pop("original_max_position_embeddings", None)
-            if kind != "linear":
-                made["original_max_positions"] = int(
-                    original or self.get("original_max_position_embeddings") or max_positions
-                )
-        numbers = {"llama3": ("low_freq_factor", "high_freq_factor"), "yarn": ("beta_fast", "beta_slow")}
-        for name in numbers.get(kind, ()):
-            if values.get(name) is not None:
-                made[name] = float(values[name])
-            values.pop(name, None)
+        self.must_be("partial_rotary_factor", 1.0)
+        new, old = self._rope_of("rope_parameters"), self._rope_of("rope_scaling")
+        if new and old and new != old:
+            raise self.refuse("rope_scaling", "rope_parameters says otherwise; remove one of them")
+        values = Keys(new or old or {"rope_theta": self.number("rope_theta")}, f"{self.where}, rope")
+        kind = values.get("rope_type", "default")
+        made: dict[str, Any] = {"kind": kind, "theta": float(values.number("rope_theta"))}
+        if made["theta"] <= 0:
+            raise values.refuse("rope_theta", "it must be above 0")
+        if not isinstance(kind, str) or kind not in ROPES:
+            raise JaxptError(f"{self.where} asks for rope type {kind!r}; jaxpt implements {', '.join(ROPES)}")
+        values.must_be("partial_rotary_factor", 1.0)
+        if kind in ("llama3", "yarn"):
+            outer = self.get("original_max_position_embeddings")  # where both dialects have it, this one is meant
+            values.values |= {} if outer is None else {"original_max_position_embeddings": outer}
+            made["original_max_positions"] = values.whole("original_max_position_embeddings", max_positions)
+        for name in ROPES[kind]:
+            made[name] = float(values.number(name, YARN_USUAL.get(name)))
+            if made[name] <= 0:
+                raise values.refuse(name, "it must be above 0")
         if kind == "yarn":
             made |= _yarn(values, made["factor"])
-        left = {k: v for k, v in values.items() if v is not None and not k.startswith("_")}
-        if left and kind != "default":
+        left = {k: v for k, v in values.values.items() if k not in values._read and v is not None}
+        if left:
             told = ", ".join(f"{k}={v!r}" for k, v in left.items())
             raise JaxptError(f"{self.where}: rope {kind!r} with {told} is not implemented")
         return RopeConfig(**made)
+
+    def _rope_of(self, key: str) -> dict[str, Any]:
+        """One dialect's dictionary with `rope_type` and `rope_theta` in it, empty where the config has it not."""
+        values = self.get(key, {})
+        if not isinstance(values, Mapping):
+            raise self.refuse(key, "it must be a dictionary")
+        values = {k: v for k, v in values.items() if v is not None or k == "truncate"}
+        if any(isinstance(v, Mapping) for v in values.values()):
+            raise self.refuse(key, "a rope per layer type is not read for this family")
+        kind = values.pop("type", "default")
+        usual = {"rope_type": kind, "rope_theta": self.get("rope_theta")}
+        return {**usual, **values} if values or kind != "default" else {}
 
     def finish(self) -> None:
         """Refuses keys that were not read, are not inert and carry a value."""
@@ -111,41 +148,47 @@ class Keys:
                 raise self.refuse(key, "jaxpt does not know this key; remove it if it does not change the forward pass")
 
 
-def _yarn(values: dict[str, Any], factor: float) -> dict[str, Any]:
+def _yarn(values: Keys, factor: float) -> dict[str, Any]:
     """Attention factor and ramp of YaRN; `mscale` and `mscale_all_dim` are DeepSeek's way of writing the former."""
-    import math
 
     def scale(mscale: float) -> float:
         return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
 
-    attention, top, all_dim = (values.pop(k, None) for k in ("attention_factor", "mscale", "mscale_all_dim"))
+    given = values.get("attention_factor") is not None
+    attention = float(values.number("attention_factor")) if given else None
+    top, all_dim = values.number("mscale", 0.0), values.number("mscale_all_dim", 0.0)
     if attention is None and top and all_dim:
         attention = scale(top) / scale(all_dim)
-    truncate = values.pop("truncate", None)
-    return {"attention_factor": attention, "truncate": True if truncate is None else bool(truncate)}
+    truncate = values.flag("truncate", "truncate" not in values.values)  # written as null it means false
+    return {"attention_factor": attention, "truncate": truncate}
 
 
-def layer_specs(kinds: Sequence[str], window: int | None, where: str) -> tuple[LayerSpec, ...]:
-    """Returns the layers of `layer_types`.
+def layer_specs(keys: Keys, usual: Sequence[str], window: int | None) -> tuple[LayerSpec, ...]:
+    """Returns the layers of `layer_types`, or `usual` (a kind per layer) where the config leaves them out.
 
     Raises:
-        JaxptError: a kind that is neither full nor sliding attention, or sliding without a window.
+        JaxptError: another number of layers, a kind that is neither full nor sliding attention, or sliding without a
+            window.
     """
-    out = []
+    kinds = keys.get("layer_types", usual)
+    if not isinstance(kinds, list) or len(kinds) != len(usual):
+        raise keys.refuse("layer_types", f"it must name the kind of each of the {len(usual)} layers")
+    made = {"full_attention": LayerSpec()}
+    if window is not None:
+        made["sliding_attention"] = LayerSpec("window", window)
     for kind in kinds:
-        if kind == "full_attention":
-            out.append(LayerSpec())
-        elif kind == "sliding_attention" and window is not None:
-            out.append(LayerSpec("window", window))
-        else:
-            raise JaxptError(
-                f"{where} asks for layer type {kind!r} (sliding_window {window}), which jaxpt does not implement"
-            )
-    return tuple(out)
+        if not isinstance(kind, str) or kind not in made:
+            raise JaxptError(f"{keys.where} asks for layer type {kind!r} (sliding_window {window}): not implemented")
+    return tuple(made[kind] for kind in kinds)
+
+
+def read_window(keys: Keys) -> int | None:
+    """Returns `sliding_window`, None where it is null."""
+    return None if keys.get("sliding_window") is None else keys.whole("sliding_window")
 
 
 def write_rope(rope: RopeConfig) -> dict[str, Any]:
-    """Returns `rope_parameters` for a rope.
+    """Returns a rope in both dialects: readers of the older one ignore `rope_parameters`.
 
     Raises:
         JaxptError: a rope that is an explicit table, which no foreign config can say.
@@ -166,4 +209,9 @@ def write_rope(rope: RopeConfig) -> dict[str, Any]:
         for name in ("beta_fast", "beta_slow", "truncate", "attention_factor"):
             if getattr(rope, name) != getattr(usual, name):
                 out[name] = getattr(rope, name)
-    return out
+    scaling = {name: value for name, value in out.items() if name != "rope_theta"}
+    return {
+        "rope_parameters": out,
+        "rope_theta": rope.theta,
+        "rope_scaling": None if rope.kind == "default" else scaling,
+    }

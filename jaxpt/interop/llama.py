@@ -10,7 +10,7 @@ from jaxpt.models.config import ModelConfig
 
 def _read(keys: Keys, facts: dict[str, Any]) -> dict[str, Any]:
     keys.must_be("mlp_bias", False)
-    bias = keys.get("attention_bias", False)
+    bias = keys.flag("attention_bias")
     return {"qkv_bias": bias, "o_bias": bias}
 
 
@@ -18,4 +18,4 @@ def _write(config: ModelConfig) -> dict[str, Any]:
     return {"attention_bias": config.qkv_bias, "mlp_bias": False}
 
 
-FAMILY = Family("llama", "LlamaForCausalLM", LLAMA_LIKE, {}, _read, _write)
+FAMILY = Family("llama", "LlamaForCausalLM", LLAMA_LIKE, {}, _read, _write, absent={"max_position_embeddings": 2048})

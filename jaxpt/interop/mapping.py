@@ -1,6 +1,7 @@
 """How a foreign tensor's dimensions map onto a leaf of the axis table, both ways."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -30,13 +31,16 @@ class Tensor:
         length = dict(zip(spec.axes, spec.shape))
         return tuple(int(np.prod([length[a] for a in group])) for group in self.axes)
 
-    def to_ours(self, value: np.ndarray, spec: ParamSpec) -> np.ndarray:
-        """Returns a foreign tensor in the leaf's layout (one layer, one expert of it), copied once where needed."""
+    def to_ours(self, value: np.ndarray, spec: ParamSpec, index: Any = ...) -> np.ndarray:
+        """Returns a foreign tensor in the leaf's layout: one layer, one expert of it, or what `index` cuts out of that.
+
+        No more than the result is copied.
+        """
         names = spec.axes[len(spec.pieces) :]
         length = dict(zip(spec.axes, spec.shape))
         flat = [a for group in self.axes for a in group]
         split = value.reshape([length[a] for a in flat])
-        return np.ascontiguousarray(split.transpose([flat.index(a) for a in names]))
+        return np.ascontiguousarray(split.transpose([flat.index(a) for a in names])[index])
 
     def to_foreign(self, value: np.ndarray, spec: ParamSpec) -> np.ndarray:
         """Inverse of `to_ours`."""

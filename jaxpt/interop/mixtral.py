@@ -4,7 +4,7 @@ from typing import Any
 
 from jaxpt.interop.experts import mixture_layers, read_experts, written_experts
 from jaxpt.interop.family import Family
-from jaxpt.interop.keys import Keys
+from jaxpt.interop.keys import Keys, read_window
 from jaxpt.interop.mapping import ATTENTION, EMBED, EXPERT_MLP, OUTER, PRE_NORMS, Tensor
 from jaxpt.models.config import ModelConfig, uniform_layers
 
@@ -17,14 +17,13 @@ MIXTURE = (
 
 
 def _read(keys: Keys, facts: dict[str, Any]) -> dict[str, Any]:
-    window = keys.get("sliding_window")
+    window = read_window(keys)
     layers = facts["layers"]
     if window is not None:
         layers = uniform_layers(len(layers), attention="window", window=window)
     return {
         "layers": mixture_layers(layers),
         "moe": read_experts(keys, facts["mlp"], normalised=True),
-        "norm_eps": keys.get("rms_norm_eps", 1e-5),
     }
 
 
@@ -45,5 +44,10 @@ FAMILY = Family(
     {"qk_norm": "none"},
     _read,
     _write,
-    theta=1_000_000.0,
+    absent={
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131_072,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 1_000_000.0,
+    },
 )

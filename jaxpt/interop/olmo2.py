@@ -17,12 +17,20 @@ FIXED = {"norm_position": "post", "qk_norm": "full", "norm_cast_order": "gain_be
 
 
 def _read(keys: Keys, facts: dict[str, Any]) -> dict[str, Any]:
-    bias = keys.get("attention_bias", False)
-    return {"qkv_bias": bias, "o_bias": bias, "norm_eps": keys.get("rms_norm_eps", 1e-5)}
+    bias = keys.flag("attention_bias")
+    return {"qkv_bias": bias, "o_bias": bias}
 
 
 def _write(config: ModelConfig) -> dict[str, Any]:
     return {"attention_bias": config.qkv_bias}
 
 
-FAMILY = Family("olmo2", "Olmo2ForCausalLM", OUTER + PROJECTIONS + BIASES + NORMS, FIXED, _read, _write)
+FAMILY = Family(
+    "olmo2",
+    "Olmo2ForCausalLM",
+    OUTER + PROJECTIONS + BIASES + NORMS,
+    FIXED,
+    _read,
+    _write,
+    absent={"max_position_embeddings": 2048, "rms_norm_eps": 1e-5},
+)

@@ -17,15 +17,14 @@ NORMS = (
 
 def _read(keys: Keys, facts: dict[str, Any]) -> dict[str, Any]:
     keys.must_be("clip_qkv", None)
-    bias = keys.get("attention_bias", False)
+    bias = keys.flag("attention_bias")
     if facts["heads"] * facts["head_dim"] != facts["embed"]:
         raise JaxptError(f"{keys.where}: head_dim={facts['head_dim']} must be hidden_size / num_attention_heads")
     return {
         "layers": mixture_layers(facts["layers"]),
-        "moe": read_experts(keys, facts["mlp"], keys.get("norm_topk_prob", False)),
+        "moe": read_experts(keys, facts["mlp"], keys.flag("norm_topk_prob")),
         "qkv_bias": bias,
         "o_bias": bias,
-        "norm_eps": keys.get("rms_norm_eps", 1e-5),
     }
 
 
@@ -48,4 +47,5 @@ FAMILY = Family(
     {"qk_norm": "full"},
     _read,
     _write,
+    absent={"max_position_embeddings": 4096, "rms_norm_eps": 1e-5},
 )

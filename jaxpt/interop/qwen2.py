@@ -4,9 +4,16 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxpt.interop.family import Family
-from jaxpt.interop.keys import Keys, layer_specs
+from jaxpt.interop.keys import Keys, layer_specs, read_window
 from jaxpt.interop.mapping import LLAMA_LIKE
 from jaxpt.models.config import ModelConfig
+
+ABSENT = {
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 32_768,
+    "sliding_window": 4096,
+    "max_window_layers": 28,
+}
 
 
 def read_windows(
@@ -16,12 +23,11 @@ def read_windows(
 
     `slides(layer, max_window_layers)` is the family's rule for configs without `layer_types`.
     """
-    on = keys.get("use_sliding_window", False)
-    window, first = keys.get("sliding_window"), keys.get("max_window_layers", 28)
-    window = window if on else None
+    window, first = read_window(keys), keys.whole("max_window_layers")
+    window = window if keys.flag("use_sliding_window") else None
     sliding = "sliding_attention" if window is not None else "full_attention"
     kinds = [sliding if slides(i, first) else "full_attention" for i in range(len(facts["layers"]))]
-    return {"layers": layer_specs(keys.get("layer_types", kinds), window, keys.where)}
+    return {"layers": layer_specs(keys, kinds, window)}
 
 
 def write_windows(config: ModelConfig) -> dict[str, Any]:
@@ -37,4 +43,4 @@ def write_windows(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-FAMILY = Family("qwen2", "Qwen2ForCausalLM", LLAMA_LIKE, {"qkv_bias": True}, read_windows, write_windows)
+FAMILY = Family("qwen2", "Qwen2ForCausalLM", LLAMA_LIKE, {"qkv_bias": True}, read_windows, write_windows, absent=ABSENT)

@@ -6,7 +6,7 @@ from jaxpt.interop.experts import read_experts, read_sparse, write_sparse, writt
 from jaxpt.interop.family import Family
 from jaxpt.interop.keys import Keys
 from jaxpt.interop.mapping import EMBED, EXPERTS, LLAMA_LIKE, Tensor
-from jaxpt.interop.qwen2 import read_windows, write_windows
+from jaxpt.interop.qwen2 import ABSENT, read_windows, write_windows
 from jaxpt.models.config import ModelConfig
 
 WIDTH = ("shared_mlp",)
@@ -21,12 +21,12 @@ SHARED = (
 def _read(keys: Keys, facts: dict[str, Any]) -> dict[str, Any]:
     # where layer_types is absent, every other layer below max_window_layers slides, unlike in Qwen 2
     windows = read_windows(keys, facts, lambda layer, first: layer % 2 == 0 and layer < first)
-    shared = {"shared_mlp": keys.need("shared_expert_intermediate_size"), "shared_score": True}
-    normalised = keys.get("norm_topk_prob", False)
+    shared = {"shared_mlp": keys.whole("shared_expert_intermediate_size"), "shared_score": True}
+    normalised = keys.flag("norm_topk_prob")
     return {
         "layers": read_sparse(keys, windows["layers"]),
-        "moe": read_experts(keys, keys.need("moe_intermediate_size"), normalised, **shared),
-        "qkv_bias": keys.get("qkv_bias", True),
+        "moe": read_experts(keys, keys.whole("moe_intermediate_size"), normalised, **shared),
+        "qkv_bias": keys.flag("qkv_bias"),
     }
 
 
@@ -44,4 +44,12 @@ def _write(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-FAMILY = Family("qwen2_moe", "Qwen2MoeForCausalLM", LLAMA_LIKE + EXPERTS + SHARED, {"qk_norm": "none"}, _read, _write)
+FAMILY = Family(
+    "qwen2_moe",
+    "Qwen2MoeForCausalLM",
+    LLAMA_LIKE + EXPERTS + SHARED,
+    {"qk_norm": "none"},
+    _read,
+    _write,
+    absent={**ABSENT, "num_key_value_heads": 16, "qkv_bias": True},
+)

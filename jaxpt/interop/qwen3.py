@@ -5,18 +5,25 @@ from typing import Any
 from jaxpt.interop.family import Family
 from jaxpt.interop.keys import Keys
 from jaxpt.interop.mapping import HEAD_NORMS, LLAMA_LIKE
-from jaxpt.interop.qwen2 import read_windows, write_windows
+from jaxpt.interop.qwen2 import ABSENT, read_windows, write_windows
 from jaxpt.models.config import ModelConfig
 
 
 def _read(keys: Keys, facts: dict[str, Any]) -> dict[str, Any]:
-    bias = keys.get("attention_bias", False)
-    head_dim = keys.get("head_dim", 128)  # the family's default, not hidden_size / heads
-    return {"qkv_bias": bias, "o_bias": bias, "head_dim": head_dim, **read_windows(keys, facts)}
+    bias = keys.flag("attention_bias")
+    return {"qkv_bias": bias, "o_bias": bias, **read_windows(keys, facts)}
 
 
 def _write(config: ModelConfig) -> dict[str, Any]:
     return {"attention_bias": config.qkv_bias, **write_windows(config)}
 
 
-FAMILY = Family("qwen3", "Qwen3ForCausalLM", LLAMA_LIKE + HEAD_NORMS, {"qk_norm": "head"}, _read, _write)
+FAMILY = Family(
+    "qwen3",
+    "Qwen3ForCausalLM",
+    LLAMA_LIKE + HEAD_NORMS,
+    {"qk_norm": "head"},
+    _read,
+    _write,
+    absent={**ABSENT, "head_dim": 128},
+)

@@ -4,21 +4,22 @@ from typing import Any
 
 from jaxpt.interop.experts import read_experts, read_sparse, write_sparse, written_experts
 from jaxpt.interop.family import Family
-from jaxpt.interop.keys import Keys
+from jaxpt.interop.keys import Keys, read_window
 from jaxpt.interop.mapping import EXPERTS, HEAD_NORMS, LLAMA_LIKE
+from jaxpt.interop.qwen2 import ABSENT
 from jaxpt.models.config import ModelConfig, uniform_layers
 
 
 def _read(keys: Keys, facts: dict[str, Any]) -> dict[str, Any]:
-    bias, normalised = keys.get("attention_bias", False), keys.get("norm_topk_prob", False)
-    window, on = keys.get("sliding_window"), keys.get("use_sliding_window", False)
+    bias, normalised = keys.flag("attention_bias"), keys.flag("norm_topk_prob")
+    window, on = read_window(keys), keys.flag("use_sliding_window")
     keys.get("max_window_layers")  # stands in released configs; the family's forward does not read it
     layers = facts["layers"]
     if on and window is not None:
         layers = uniform_layers(len(layers), attention="window", window=window)
     return {
         "layers": read_sparse(keys, layers),
-        "moe": read_experts(keys, keys.need("moe_intermediate_size"), normalised),
+        "moe": read_experts(keys, keys.whole("moe_intermediate_size"), normalised),
         "qkv_bias": bias,
         "o_bias": bias,
     }
@@ -40,5 +41,11 @@ def _write(config: ModelConfig) -> dict[str, Any]:
 
 
 FAMILY = Family(
-    "qwen3_moe", "Qwen3MoeForCausalLM", LLAMA_LIKE + HEAD_NORMS + EXPERTS, {"qk_norm": "head"}, _read, _write
+    "qwen3_moe",
+    "Qwen3MoeForCausalLM",
+    LLAMA_LIKE + HEAD_NORMS + EXPERTS,
+    {"qk_norm": "head"},
+    _read,
+    _write,
+    absent={**ABSENT, "num_key_value_heads": 4},
 )

@@ -36,12 +36,14 @@ class SafetensorsFile:
                 raise JaxptError(f"{path} is truncated or no safetensors file ({size:,} bytes)")
             try:
                 header = json.loads(f.read(length))
-            except ValueError as e:
+            except (ValueError, RecursionError) as e:
                 raise JaxptError(f"{path} is no safetensors file: its header is not JSON") from e
+        if not isinstance(header, dict):
+            raise JaxptError(f"{path} is no safetensors file: its header is no dictionary of tensors")
         header.pop("__metadata__", None)
         self.header: dict[str, dict[str, Any]] = header
         self._base = 8 + length
-        want = max((t["data_offsets"][1] for t in header.values()), default=0) + self._base
+        want = _end(path, header) + self._base
         if size != want:
             raise JaxptError(
                 f"{path} has {size:,} bytes, its header asks for {want:,}: truncated or damaged; fetch it again"
@@ -68,11 +70,30 @@ class SafetensorsFile:
         """Returns a tensor as a memory map."""
         start, stop = self.header[name]["data_offsets"]
         dtype, shape = DTYPES[self.header[name]["dtype"]], self.shape(name)
-        if stop - start != math.prod(shape) * dtype.itemsize:
-            raise JaxptError(f"{self.path}: {name} of shape {shape} has {stop - start:,} bytes; the file is damaged")
         if stop == start:
             return np.empty(shape, dtype)
         return np.memmap(self.path, np.uint8, "r", self._base + start, (stop - start,)).view(dtype).reshape(shape)
+
+
+def _end(path: Path, header: Mapping[str, Any]) -> int:
+    """Where the data of a header's tensors ends, which must lie side by side from 0 on."""
+    for name, entry in header.items():
+        if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
+            raise JaxptError(f"{path}: {name} has no dtype in the header; the file is damaged, fetch it again")
+        numbers = [entry.get("shape"), entry.get("data_offsets")]
+        if not all(isinstance(n, list) and all(type(i) is int and i >= 0 for i in n) for n in numbers):
+            raise JaxptError(f"{path}: {name} has no shape or place in the header; the file is damaged, fetch it again")
+        if len(numbers[1]) != 2:
+            raise JaxptError(f"{path}: {name} has {len(numbers[1])} data_offsets; the file is damaged, fetch it again")
+    at = 0
+    for (start, stop), name in sorted((entry["data_offsets"], name) for name, entry in header.items()):
+        if start != at or stop < start:
+            raise JaxptError(f"{path}: {name} does not begin where the tensor before it ends; fetch the file again")
+        kind, shape = header[name]["dtype"], header[name]["shape"]
+        if kind in DTYPES and stop - start != math.prod(shape) * DTYPES[kind].itemsize:
+            raise JaxptError(f"{path}: {name}, {kind} {shape}, has {stop - start:,} bytes; fetch the file again")
+        at = stop
+    return at
 
 
 Planned = Sequence[tuple[str, tuple[int, ...], str]]  # name, shape, numpy dtype name

@@ -1,6 +1,7 @@
 """What a model is: every fact the forward pass reads, in frozen dataclasses that travel as JSON."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -216,6 +217,10 @@ class ModelConfig:
         layers = values.get("layers", ())
         if isinstance(layers, int):
             values["layers"] = uniform_layers(layers)
+        elif isinstance(layers, str) or not all(isinstance(entry, Mapping) for entry in layers):
+            raise JaxptError(
+                f"model.layers is {layers!r}, it must be a number of layers or a list of {{ffn, window, …}}"
+            )
         else:
             made: list[LayerSpec] = []
             for i, entry in enumerate(layers):

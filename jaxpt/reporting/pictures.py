@@ -7,10 +7,12 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
-from jaxpt.reporting.series import series, smooth
+from jaxpt.reporting.series import runs, series, smooth
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -24,13 +26,21 @@ def _figure(title: str, y: str) -> tuple[Figure, Axes]:
 
 
 def _stages(axes: Axes, records: Records) -> None:
-    """A thin line wherever the stage changes."""
-    before = None
+    """A thin line wherever the stage changes, each stage's name above where it began."""
+    names: list[tuple[int, str]] = []
+    last = 0
     for record in records:
-        stage = record.get("stage", before)
-        if before is not None and stage != before:
-            axes.axvline(record["step"], color="0.6", lw=0.8, ls=":")
-        before = stage
+        stage = record.get("stage")
+        if stage is not None and (not names or names[-1][1] != stage):
+            names.append((last, stage))
+        last = record["step"]
+    if len(names) < 2:
+        return
+    axes.set_title(axes.get_title(), pad=16)
+    for step, name in names:
+        axes.axvline(step, color="0.6", lw=0.8, ls=":")
+        place = {"xytext": (1, 3), "textcoords": "offset points", "xycoords": ("data", "axes fraction")}
+        axes.annotate(name, (step, 1.0), fontsize=7, color="0.25", **place)
 
 
 def loss(records: Records) -> Figure | None:
@@ -40,8 +50,11 @@ def loss(records: Records) -> Figure | None:
         return None
     figure, axes = _figure("training loss per source", "nats per token")
     for name, (steps, values) in found.items():
-        (line,) = axes.plot(steps, smooth(values, max(len(values) // 20, 1)), lw=1.6, label=name)
-        axes.plot(steps, values, lw=0.7, alpha=0.25, color=line.get_color())
+        (line,) = axes.plot([], [], lw=1.6, label=name)
+        for part in runs(steps, records, f"data/wanted/{name}"):  # no line through stages without this source
+            mean = smooth(values[part], max(len(values) // 20, 1))
+            axes.plot(steps[part], mean, lw=1.6, color=line.get_color())
+            axes.plot(steps[part], values[part], lw=0.7, alpha=0.25, color=line.get_color())
     _stages(axes, records)
     axes.legend(frameon=False)
     return figure
@@ -77,19 +90,44 @@ def learning_rate(records: Records) -> Figure | None:
 
 
 def mixture(records: Records) -> Figure | None:
-    """Realised share of each source, and dashed what was wanted."""
+    """What batches are made of: realised shares stacked, stage by stage, and where the wanted ones end (dashed)."""
     wanted, found = series(records, "data/wanted/"), series(records, "data/share/")
     if not found:
         return None
-    figure, axes = _figure("mixture: realised (line), wanted (dashed)", "share of rows")
-    for name, (steps, values) in found.items():
-        (line,) = axes.plot(steps, values, lw=1.6, label=name)
-        if name in wanted:
-            axes.plot(*wanted[name], lw=1.0, ls="--", color=line.get_color())
+    figure, axes = _figure("mixture: shares of rows; dashed: as wanted", "share of rows, stacked")
+    names = sorted(found, key=lambda n: -found[n][1].sum())
+    colors = plt.get_cmap("tab20")(np.arange(len(names)) % 20)
+    first = 0
+    for stage in _legs(records):
+        at = {n: np.isin(steps, stage) for n, (steps, _) in found.items()}
+        edge, line = np.zeros(len(stage)), np.zeros(len(stage))
+        for n, color in zip(names, colors):
+            top = edge + found[n][1][at[n]]
+            axes.fill_between([first, *stage], [edge[0], *edge], [top[0], *top], color=color, lw=0, step="pre")
+            edge = top
+            if n in wanted and wanted[n][1][at[n]].any():
+                line = line + wanted[n][1][at[n]]
+                axes.plot([first, *stage], [line[0], *line], lw=0.7, ls="--", color="0.15", drawstyle="steps-pre")
+        first = stage[-1]
     axes.set_ylim(0, 1)
+    axes.margins(x=0)
+    handles = [Patch(color=c, label=n) for n, c in zip(names, colors)]
+    figure.legend(handles=handles[::-1], frameon=False, loc="outside right upper", fontsize=8)
     _stages(axes, records)
-    axes.legend(frameon=False, ncols=3)
     return figure
+
+
+def _legs(records: Records) -> list[list[int]]:
+    """Steps with a record of the mixture, stage by stage."""
+    out: list[list[int]] = []
+    before = object()
+    for record in records:
+        if any(k.startswith("data/share/") for k in record):
+            if record.get("stage") != before or not out:
+                out.append([])
+            out[-1].append(record["step"])
+            before = record.get("stage")
+    return out
 
 
 def throughput(records: Records) -> Figure | None:
@@ -103,7 +141,7 @@ def throughput(records: Records) -> Figure | None:
     rates = [r["perf/tokens_per_s"] for r in cold]
     axes.plot([r["step"] for r in cold], rates, "x", color="0.5", label="with compilation")
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower right")
     return figure
 
 

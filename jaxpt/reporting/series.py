@@ -29,3 +29,16 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
     low = np.maximum(np.arange(len(values)) - half, 0)
     high = np.minimum(np.arange(len(values)) + half + 1, len(values))
     return (total[high] - total[low]) / (high - low)
+
+
+def runs(steps: np.ndarray, records: Sequence[Mapping[str, Any]], needed: str) -> list[slice]:
+    """Returns `steps` in pieces between which some record has `needed` at 0.
+
+    Args:
+        steps: ascending.
+        records: of the run, in order.
+        needed: a metric; where it is absent, nothing is cut.
+    """
+    off = np.array([r["step"] for r in records if r.get(needed) == 0.0])
+    cuts = np.flatnonzero(np.diff(np.searchsorted(off, steps))) + 1 if len(off) else np.zeros(0, int)
+    return [slice(a, b) for a, b in zip([0, *cuts.tolist()], [*cuts.tolist(), len(steps)])]

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxpt.models import Model, ParamSpec, flatten, unflatten
-from jaxpt.reshape.ops import Op
+from jaxpt.reshape.ops import Mix, Op
 from jaxpt.reshape.plan import Plan, Rule, Term, draw
 
 CHUNK_BYTES = 256 << 20  # host arrays are worked on in pieces of this size where arithmetic is needed
@@ -130,9 +130,22 @@ def _host(path: str, spec: ParamSpec, rule: Rule, leaves: Mapping[str, np.ndarra
 def _device(
     path: str, spec: ParamSpec, rule: Rule, leaves: Mapping[str, Any], dtype: Any, sharding: NamedSharding | None
 ) -> jax.Array:
-    return jax.jit(make_leaf(path, spec, rule, dtype, sharding), out_shardings=sharding)(
-        leaves, leaf_tables(spec, rule)
-    )
+    one = make_slice(path, spec, rule, dtype, sharding)
+    if any(isinstance(op, Mix) and op.per_layer for term in rule for op in term.ops):
+        return _layer_by_layer(one, spec, rule, leaves, dtype, sharding)
+    return jax.jit(make_leaf(one, spec, rule), out_shardings=sharding)(leaves, leaf_tables(spec, rule))
+
+
+def _layer_by_layer(
+    one: Any, spec: ParamSpec, rule: Rule, leaves: Mapping[str, Any], dtype: Any, sharding: NamedSharding | None
+) -> jax.Array:
+    """One call per layer, so that only one of the matrices is there, which may be larger than the parameter."""
+    empty = jax.jit(lambda: jnp.zeros(spec.shape, dtype), out_shardings=sharding)
+    fill = jax.jit(lambda out, *at: out.at[at[-1]].set(one(*at)), donate_argnums=0, out_shardings=sharding)
+    out = empty()
+    for layer in range(spec.shape[0]):
+        out = fill(out, leaves, [[op.table(layer) for op in term.ops] for term in rule], layer)
+    return out
 
 
 def leaf_tables(spec: ParamSpec, rule: Rule) -> Any:
@@ -151,11 +164,28 @@ def leaf_tables(spec: ParamSpec, rule: Rule) -> Any:
     return tables
 
 
-def make_leaf(path: str, spec: ParamSpec, rule: Rule, dtype: Any, sharding: NamedSharding | None) -> Any:
-    """Returns the function `(leaves, tables) -> leaf` that makes one parameter, to be compiled with `sharding`.
+def make_leaf(one: Any, spec: ParamSpec, rule: Rule) -> Any:
+    """Returns the function `(leaves, tables of all layers) -> leaf` that makes a parameter of slices made by `one`."""
 
-    A stacked parameter is made layer by layer in `lax.map`. Where a sharding is given, each op sees its own dimensions
-    whole and another dimension split instead (an all-to-all), so that no device holds a whole slice.
+    def of(layer: Any, tables: Any) -> Any:
+        return [
+            [v if v is None or not op.per_layer else v[layer] for op, v in zip(term.ops, values)]
+            for term, values in zip(rule, tables)
+        ]
+
+    def make(leaves: Mapping[str, Any], tables: Any) -> jax.Array:
+        if not spec.stacked:
+            return one(leaves, tables, None)
+        return jax.lax.map(lambda l: one(leaves, of(l, tables), l), jnp.arange(spec.shape[0]))
+
+    return make
+
+
+def make_slice(path: str, spec: ParamSpec, rule: Rule, dtype: Any, sharding: NamedSharding | None) -> Any:
+    """Returns the function `(leaves, tables of this layer, layer) -> slice` of one parameter, to be compiled.
+
+    Where a sharding is given, each op sees its own dimensions whole and another dimension split instead (an
+    all-to-all), so that no device holds a whole slice.
     """
     place = _Placement(sharding, spec)
 
@@ -169,18 +199,12 @@ def make_leaf(path: str, spec: ParamSpec, rule: Rule, dtype: Any, sharding: Name
                 x = x if term.layers is None else x[jnp.asarray(term.layers)[layer]]
             if not all(op.exact for op in term.ops) or len(rule) > 1:
                 x = x.astype(jnp.float32)
-            for op, value in zip(term.ops, values):
-                table = value[layer] if op.per_layer else value
+            for op, table in zip(term.ops, values):
                 x = op.on(place.beside(x, op.dims), None if table is None else jnp.asarray(table))
             total = x if total is None else total + x
         return place.final(total.astype(dtype))
 
-    def make(leaves: Mapping[str, Any], tables: Any) -> jax.Array:
-        if not spec.stacked:
-            return one(leaves, tables, None)
-        return jax.lax.map(lambda l: one(leaves, tables, l), jnp.arange(spec.shape[0]))
-
-    return make
+    return one
 
 
 def _fresh(spec: ParamSpec, term: Term, path: str, layer: Any) -> jax.Array:

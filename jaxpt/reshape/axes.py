@@ -47,6 +47,7 @@ SIZES = {
 ORDER = ("vocab", "embed", "rotary_dim", "head_dim", "kv_heads", "heads", "expert_mlp", "experts", "mlp", "shared_mlp")
 
 DUPLICABLE = ("embed", "mlp", "expert_mlp", "shared_mlp", "heads", "kv_heads")
+MASKABLE = ("embed", "heads", "kv_heads", "mlp", "expert_mlp", "shared_mlp")
 PADDABLE = ("embed", "vocab", "mlp", "expert_mlp", "shared_mlp", "kv_heads")
 
 
@@ -375,15 +376,16 @@ def mask(config: ModelConfig, axis: str, keep: Any) -> Plan:
 
     Args:
         config: the source.
-        axis: `embed`, `heads`, `kv_heads` or `mlp`.
+        axis: one of `MASKABLE`. Whole experts cannot be: what is left of one would still share in the router's softmax.
         keep: kept positions, `[k]` or `[L, k]`, as in `select`.
 
     Raises:
         JaxptError: as `select`; or a norm shared by axes cut differently, whose one eps cannot express the mask.
     """
     keep = checked_index(config, axis, keep)
-    if axis not in ("embed", "heads", "kv_heads", "mlp"):
-        raise JaxptError(f"{axis} cannot be masked; embed, heads, kv_heads and mlp can")
+    if axis not in MASKABLE or keep.ndim > 2:
+        what = axis if axis not in MASKABLE else f"{axis} expert by expert"
+        raise JaxptError(f"{what} cannot be masked; {', '.join(MASKABLE)} can")
     size = axis_size(config, axis)
     changes: dict[str, Any] = {}
     ratio = keep.shape[-1] / size

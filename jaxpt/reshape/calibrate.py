@@ -7,6 +7,7 @@ taken inside `jit` over the global batch, in float32.
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -125,6 +126,17 @@ def loss(source: Source, batches: Sequence[Mapping[str, Any]], compute: Compute 
     return float(total[0] / total[1])
 
 
+@dataclass(frozen=True)
+class Also:
+    """Sums that are taken in the pass that scores a model.
+
+    After each layer `finished` gets its global number, its own scores (as if it were the only layer) and the sums.
+    """
+
+    measure: Measure
+    finished: Callable[[int, Scores, Any], None]
+
+
 def activation_scores(
     source: Source,
     batches: Iterable[Mapping[str, Any]],
@@ -133,6 +145,7 @@ def activation_scores(
     over_sequence: str = "mean",
     over_batch: str = "l2",
     removal: bool = False,
+    also: Also | None = None,
     compute: Compute = Compute(),  # noqa: B008
 ) -> Scores:
     """Returns scores from a forward pass (Muralidharan et al. 2024, Minitron; Men et al. 2024, Block Influence).
@@ -150,6 +163,7 @@ def activation_scores(
         over_sequence: "mean" or "l2".
         over_batch: "l2" or "mean".
         removal: also measure the loss change when each layer alone is left out, at the price of L more passes.
+        also: further sums to be taken in the same pass, and what gets them.
         compute: dtypes and attention implementation.
 
     Raises:
@@ -163,7 +177,14 @@ def activation_scores(
             raise JaxptError(f"scores: {name} is {value!r}, it must be one of {', '.join(known)}")
     batches = list(batches)
     sums: list[dict[str, np.ndarray]] = []
-    walk(source, batches, _measure(over_sequence, over_batch), lambda l, s: sums.append(s), compute)
+
+    def finished(l: int, s: Any) -> None:
+        sums.append(s[0])
+        if also is not None:
+            own = _finish_scores(source.config, _stacked(sums[-1:]), over_batch)
+            also.finished(l, Scores(own, {}), s[1])
+
+    walk(source, batches, _measure(over_sequence, over_batch, also and also.measure), finished, compute)
     values = _finish_scores(source.config, _stacked(sums), over_batch)
     tokens = sum(int(np.prod(np.shape(b["tokens"]))) for b in batches)
     passes = 1
@@ -183,7 +204,7 @@ def activation_scores(
 
 
 @functools.lru_cache(maxsize=8)
-def _measure(over_sequence: str, over_batch: str) -> Measure:
+def _measure(over_sequence: str, over_batch: str, more: Measure | None) -> Measure:
     def rows(x: jax.Array, weight: jax.Array) -> jax.Array:
         """Combines `[B, S, ...]` over the sequence, then over the batch (as a sum that is finished later)."""
         x = x.astype(jnp.float32)
@@ -192,11 +213,12 @@ def _measure(over_sequence: str, over_batch: str) -> Measure:
         y = (jnp.abs(x) * w).sum(1) / count if over_sequence == "mean" else jnp.sqrt((x * x * w).sum(1) / count)
         return (y * y).sum(0) if over_batch == "l2" else y.sum(0)
 
-    def measure(seen: dict[str, jax.Array], x: jax.Array, y: jax.Array, weight: jax.Array) -> dict[str, jax.Array]:
+    def measure(seen: dict[str, jax.Array], x: jax.Array, y: jax.Array, weight: jax.Array) -> Any:
+        beside = None if more is None else more(seen, x, y, weight)
         x, y = x.astype(jnp.float32), y.astype(jnp.float32)
         before, after = jnp.linalg.norm(x, axis=-1), jnp.linalg.norm(y, axis=-1)
         cosine = (x * y).sum(-1) / jnp.maximum(before * after, 1e-30)
-        return {
+        sums = {
             "attention_in": rows(seen["attention_in"], weight),
             "ffn_in": rows(seen["ffn_in"], weight),
             "attention_out": rows(seen["attention_out"], weight),
@@ -207,6 +229,7 @@ def _measure(over_sequence: str, over_batch: str) -> Measure:
             "count": weight.sum(),
             "rows": (weight.sum(1) > 0).sum().astype(jnp.float32),
         }
+        return sums, beside
 
     return measure
 

@@ -5,7 +5,7 @@ M' = (S[k, k] + λ I)^-1 S[k, :] M minimises E |x M - x_k M'|^2; λ = ridge × m
 write to the residual stream are compensated: the norms before the others restore the scale of what they read.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpt.errors import JaxptError
-from jaxpt.models import Compute
-from jaxpt.reshape.calibrate import walk
+from jaxpt.models import Compute, ModelConfig
+from jaxpt.reshape.calibrate import Also, activation_scores, walk
 from jaxpt.reshape.ops import Mix
 from jaxpt.reshape.plan import Plan, Term
+from jaxpt.reshape.scores import Scores
 from jaxpt.reshape.stream import Source
+from jaxpt.reshape.subclone import choose
 
 RIDGE = 1e-3
 READS = {"mlp": "ffn_hidden", "heads": "attention_out"}  # axis that is cut -> activation whose moments are needed
@@ -47,6 +49,40 @@ def _moments(axes: tuple[str, ...]) -> Any:
 _MEASURES = {axes: _moments(axes) for axes in (("mlp",), ("heads",), ("mlp", "heads"))}
 
 
+class _Fit:
+    """The compensating matrices of all layers, `[L, k, n]` per axis, filled layer by layer."""
+
+    def __init__(self, config: ModelConfig, keep: Mapping[str, int], ridge: float, folder: Path | None):
+        if "mlp" in keep and config.layers_of("moe"):
+            raise JaxptError("compensation along mlp is for dense layers only; this model has mixtures of experts")
+        self.axes = tuple(a for a in READS if a in keep)
+        self.width = {"mlp": 1, "heads": config.head_dim}
+        self.ridge = ridge
+        self.matrices: dict[str, Any] = {}
+        for axis in self.axes:
+            shape = (len(config.layers), keep[axis] * self.width[axis], _inputs(config)[axis])
+            if folder is None:
+                self.matrices[axis] = np.zeros(shape, np.float32)
+            else:
+                folder.mkdir(parents=True, exist_ok=True)
+                self.matrices[axis] = np.lib.format.open_memmap(folder / f"{axis}.npy", "w+", np.float32, shape)
+
+    def solve(self, l: int, moments: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray]) -> None:
+        """Solves layer `l` for the positions `kept` (`[k]` per axis), after which its moments are not needed."""
+        for axis in self.axes:
+            index = (kept[axis][:, None] * self.width[axis] + np.arange(self.width[axis])).reshape(-1)
+            self.matrices[axis][l] = solve(moments[axis], index, self.ridge)
+
+
+def _inputs(config: ModelConfig) -> dict[str, int]:
+    return {"mlp": config.mlp, "heads": config.heads * config.head_dim}
+
+
+def moment_flops(config: ModelConfig, axes: Iterable[str], tokens: int) -> float:
+    """Returns what summing the second moments of `axes` over `tokens` costs beside the forward pass."""
+    return float(2 * tokens * len(config.layers) * sum(_inputs(config)[a] ** 2 for a in axes))
+
+
 def gather_compensation(
     source: Source,
     batches: Sequence[Mapping[str, Any]],
@@ -71,29 +107,52 @@ def gather_compensation(
     Raises:
         JaxptError: `mlp` of a model with mixtures of experts.
     """
-    c = source.config
-    if "mlp" in kept and c.layers_of("moe"):
-        raise JaxptError("compensation along mlp is for dense layers only; this model has mixtures of experts")
-    axes = tuple(a for a in ("mlp", "heads") if a in kept)
-    width = {"mlp": 1, "heads": c.head_dim}
-    size = {"mlp": c.mlp, "heads": c.heads * c.head_dim}
-    out: dict[str, Any] = {}
-    for axis in axes:
-        shape = (len(c.layers), kept[axis].shape[1] * width[axis], size[axis])
-        if folder is None:
-            out[axis] = np.zeros(shape, np.float32)
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            out[axis] = np.lib.format.open_memmap(folder / f"{axis}.npy", "w+", np.float32, shape)
+    fit = _Fit(source.config, {a: index.shape[1] for a, index in kept.items()}, ridge, folder)
 
     def finished(l: int, sums: dict[str, np.ndarray]) -> None:
-        for axis in axes:
-            index = (kept[axis][l][:, None] * width[axis] + np.arange(width[axis])).reshape(-1)
-            out[axis][l] = solve(sums[axis], index, ridge)
+        fit.solve(l, sums, {a: index[l] for a, index in kept.items()})
 
-    if axes:
-        walk(source, batches, _MEASURES[axes], finished, compute)
-    return out
+    if fit.axes:
+        walk(source, batches, _MEASURES[fit.axes], finished, compute)
+    return fit.matrices
+
+
+def score_and_compensate(
+    source: Source,
+    batches: Sequence[Mapping[str, Any]],
+    want: Mapping[str, int],
+    *,
+    ridge: float = RIDGE,
+    folder: Path | None = None,
+    **scoring: Any,
+) -> tuple[Scores, dict[str, Any]]:
+    """Returns scores, and the compensating matrices of the cut to `want` that they choose, from the same pass.
+
+    What a layer keeps along `mlp` and `heads` depends on its own scores alone, so each layer is solved as soon as it
+    was passed and its second moments are dropped.
+
+    Args:
+        source: the uncut model.
+        batches: see `calibrate.walk`.
+        want: every length of the target, see `target.lengths`.
+        ridge: as in `gather_compensation`.
+        folder: as in `gather_compensation`.
+        scoring: further arguments of `calibrate.activation_scores`, whose errors it raises.
+
+    Raises:
+        JaxptError: `mlp` of a model with mixtures of experts.
+    """
+    c = source.config
+    keep = {a: want[a] for a in READS if want[a] != getattr(c, a)}
+    fit = _Fit(c, keep, ridge, folder)
+
+    def finished(l: int, scores: Scores, sums: Mapping[str, np.ndarray]) -> None:
+        kept = choose(c.replace(layers=(c.layers[l],)), {**want, "layers": 1}, scores, depth="first")
+        fit.solve(l, sums, {a: getattr(kept, a)[0] for a in fit.axes})
+
+    also = Also(_MEASURES[fit.axes], finished) if fit.axes else None
+    scores = activation_scores(source, batches, also=also, **scoring)
+    return scores, fit.matrices
 
 
 def compensated(plan: Plan, matrices: Mapping[str, Any], *, tokens: int = 0, flops: float = 0.0) -> Plan:

@@ -25,10 +25,10 @@ class TransformConfig:
     """One transform; options that its `name` does not read keep their defaults.
 
     subclone: `selection, scaling, depth, compensate, ridge`. prune_depth: `by, rescale`. drop_layers: `drop`.
-    merge_kv: `how` (mean, select). grow_width: `how` (pad, fpi, aki), `fresh, noise`. grow_depth: `how` (llama_pro,
-    stack, interpolate, depth_up_scale). upcycle: `mixture`, and of which layers: `layers` by number, else every
-    `every`-th of those behind the first `dense_first`. All but `drop_layers`, `upcycle` and `average_experts` read the
-    target.
+    merge_kv: `how` (mean, select). grow_width: `how` (pad, duplicate, fpi, aki), `fresh, noise`. grow_depth: `how`
+    (llama_pro, stack, interpolate, depth_up_scale). upcycle: `mixture`, and of which layers: `layers` by number,
+    else every `every`-th of those behind the first `dense_first`. All but `drop_layers`, `upcycle` and
+    `average_experts` read the target.
     """
 
     name: str

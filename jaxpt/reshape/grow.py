@@ -12,13 +12,16 @@ import numpy as np
 from jaxpt.errors import JaxptError
 from jaxpt.models import ModelConfig
 from jaxpt.models.specs import GLOBAL_AXES
-from jaxpt.reshape.axes import axis_size, duplicate, plan_axes, role
+from jaxpt.reshape.axes import axis_size, duplicate, plan_axes, role, with_groups
 from jaxpt.reshape.ops import Scale, Take
 from jaxpt.reshape.plan import Plan, Rule, Term
 
 
-def _sampled(config: ModelConfig, axis: str, size: int, seed: int) -> np.ndarray:
-    """All old positions, then uniform samples of them: one row for a global axis, one per layer otherwise."""
+def _copied(config: ModelConfig, axis: str, size: int, seed: int | None) -> np.ndarray:
+    """All old positions, then copies of them: one row for a global axis, one per layer otherwise.
+
+    Copies are uniform samples, or without a seed the old positions over again.
+    """
     old = axis_size(config, axis)
     if not old <= size:
         raise JaxptError(f"target.{axis} is {size}, smaller than the source's {old}; growth only makes an axis longer")
@@ -28,11 +31,26 @@ def _sampled(config: ModelConfig, axis: str, size: int, seed: int) -> np.ndarray
         raise JaxptError(f"target.heads is {size}, not a multiple of kv_heads ({parts})")
     n, more = old // parts, (size - old) // parts
     rng = np.random.default_rng(seed)
+    copies = lambda: np.arange(more) % n if seed is None else rng.integers(0, n, more)  # noqa: E731
     rows = [
-        np.concatenate([p * n + np.concatenate([np.arange(n), rng.integers(0, n, more)]) for p in range(parts)])
-        for _ in range(count)
+        np.concatenate([p * n + np.concatenate([np.arange(n), copies()]) for p in range(parts)]) for _ in range(count)
     ]
     return rows[0] if axis in GLOBAL_AXES else np.stack(rows)
+
+
+def repeat(config: ModelConfig, axis: str, size: int, seed: int = 0, noise: float = 0.0) -> Plan:
+    """Returns the growth of `axis` to any larger size by copies as even as they can be: 0 … n-1, 0 … n-1, and so on.
+
+    At a multiple of the old size every position has equally many copies (Samragh et al. 2024, HyperCloning). The rule
+    for the norms and `noise` (drawn from `seed`) are those of `fpi`.
+
+    Raises:
+        JaxptError: as `fpi`.
+    """
+    index = _copied(config, axis, size, None)
+    plan = duplicate(config, axis, index).with_entry(seed=seed)
+    plan.entry["options"]["noise"] = noise
+    return _with_noise(plan, axis, index, noise, seed) if noise else plan
 
 
 def fpi(config: ModelConfig, axis: str, size: int, seed: int = 0, noise: float = 0.0) -> Plan:
@@ -45,7 +63,7 @@ def fpi(config: ModelConfig, axis: str, size: int, seed: int = 0, noise: float =
     Raises:
         JaxptError: a smaller size, or an axis that cannot be duplicated.
     """
-    index = _sampled(config, axis, size, seed)
+    index = _copied(config, axis, size, seed)
     plan = duplicate(config, axis, index)
     options = {"axis": axis, "size": size, "noise": noise}
     plan = plan.with_entry(op="fpi", options=options, seed=seed)
@@ -63,8 +81,8 @@ def _partners(row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _with_noise(plan: Plan, axis: str, index: np.ndarray, noise: float, seed: int) -> Plan:
-    if axis == "kv_heads":
-        raise JaxptError("fpi: noise is for embed, mlp and heads, whose readers are one axis")
+    if axis == "kv_heads":  # what reads a group is o, by the group's query heads
+        axis, index = "heads", with_groups(plan.source, index)
     per_layer = axis not in GLOBAL_AXES
     made = [_partners(row) for row in (index if per_layer else index[None])]
     at, sign = (np.stack([m[i] for m in made]) for i in (0, 1))

@@ -6,12 +6,12 @@ from typing import Any
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models import ModelConfig
 from jaxpt.reshape.axes import pad
-from jaxpt.reshape.grow import aki, depth_up_scale, fpi, interpolate, llama_pro, stack
+from jaxpt.reshape.grow import aki, depth_up_scale, fpi, interpolate, llama_pro, repeat, stack
 from jaxpt.reshape.grow_heads import pad_head_dim, pad_heads, split_kv
 from jaxpt.reshape.plan import Plan
 from jaxpt.reshape.target import Target, grown_lengths
 
-WIDER = ("pad", "fpi", "aki")
+WIDER = ("pad", "duplicate", "fpi", "aki")
 
 
 def widen(
@@ -28,10 +28,11 @@ def widen(
     Args:
         config: the source.
         target: lengths of at least the source's; `layers` is not read.
-        how: "pad" appends positions that add zero (any axis); "fpi" copies positions (bert2BERT; not head_dim); "aki"
-            is fpi with the next layer's neurons along `mlp` (not function-preserving).
+        how: "pad" appends positions that add zero (any axis); "duplicate" copies positions as evenly as it goes, "fpi"
+            sampled ones (bert2BERT), neither along head_dim; "aki" is fpi with the next layer's neurons along `mlp`
+            (not function-preserving).
         fresh: pad: draw the side of new positions that may be drawn.
-        noise: fpi: deviation of what is added to one copy's readers and taken from another's (embed, mlp, heads).
+        noise: duplicate, fpi: deviation of what is added to one copy's readers and taken from another's.
         seed: of draws and samples.
 
     Raises:
@@ -39,7 +40,16 @@ def widen(
     """
     if how not in WIDER:
         raise JaxptError(f"grow_width: how is {how!r}, it must be one of {', '.join(WIDER)}{nearest(how, WIDER)}")
+    if noise and how not in ("duplicate", "fpi"):
+        raise JaxptError(
+            f"grow_width: noise is for copies (how='duplicate' or 'fpi'), how={how!r} makes none that need it"
+        )
     want = grown_lengths(config, target)
+    if how == "aki" and want["mlp"] == config.mlp:
+        raise JaxptError(
+            "grow_width: how='aki' makes new neurons of the next layer's; set target.mlp above the source's"
+        )
+    copy = repeat if how == "duplicate" else fpi
     out: list[Plan] = []
 
     def add(plan: Plan) -> None:
@@ -56,7 +66,7 @@ def widen(
         elif how == "aki" and axis == "mlp":
             add(aki(now(), want[axis], seed))
         else:
-            add(fpi(now(), axis, want[axis], seed, noise))
+            add(copy(now(), axis, want[axis], seed, noise))
     for step in _heads(config, want["heads"], want["kv_heads"], how, fresh, noise, seed):
         add(step(now()))
     if want["head_dim"] != config.head_dim:
@@ -74,7 +84,7 @@ Step = Callable[[ModelConfig], Plan]
 def _heads(config: ModelConfig, heads: int, kv: int, how: str, fresh: bool, noise: float, seed: int) -> list[Step]:
     """Whole groups where groups stay as large or grow, parts of groups where they shrink; then heads in each group."""
     steps: list[Step] = []
-    group = config.group
+    group, copy = config.group, repeat if how == "duplicate" else fpi
     if heads // kv < group:
         group = group * config.kv_heads // kv
         steps.append(lambda c: split_kv(c, kv))
@@ -82,13 +92,13 @@ def _heads(config: ModelConfig, heads: int, kv: int, how: str, fresh: bool, nois
         steps.append(
             (lambda c: pad(c, "kv_heads", kv, fresh=fresh, seed=seed))
             if how == "pad"
-            else (lambda c: fpi(c, "kv_heads", kv, seed))
+            else (lambda c: copy(c, "kv_heads", kv, seed, noise))
         )
     if heads != kv * group:
         steps.append(
             (lambda c: pad_heads(c, heads, fresh=fresh, seed=seed))
             if how == "pad"
-            else (lambda c: fpi(c, "heads", heads, seed, noise))
+            else (lambda c: copy(c, "heads", heads, seed, noise))
         )
     return steps
 

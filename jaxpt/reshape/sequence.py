@@ -8,7 +8,7 @@ from typing import Any
 from jaxpt.errors import JaxptError
 from jaxpt.models import Compute
 from jaxpt.reshape.calibrate import activation_scores
-from jaxpt.reshape.compensate import compensated, gather_compensation
+from jaxpt.reshape.compensate import compensated, gather_compensation, moment_flops, score_and_compensate
 from jaxpt.reshape.config import CalibrationConfig, TransformConfig
 from jaxpt.reshape.datafree import weight_scores
 from jaxpt.reshape.depth import drop_layers
@@ -23,12 +23,17 @@ from jaxpt.reshape.target import Target, lengths
 from jaxpt.reshape.upcycle import average_experts, upcycle
 
 
+def _nobody(scores: Scores) -> None:
+    pass
+
+
 @dataclasses.dataclass
 class Setting:
     """What the transforms may use.
 
     `batches` is the calibration data (empty: none), `data` what identifies it, `scores` those of the first source
-    where they are stored, `folder` a place for matrices larger than memory, `tell` prints a line.
+    where they are stored, `scored` gets the first scores that are used, `folder` is a place for matrices larger than
+    memory, `tell` prints a line.
     """
 
     target: Target
@@ -36,6 +41,7 @@ class Setting:
     data: Any = None
     calibration: CalibrationConfig = dataclasses.field(default_factory=CalibrationConfig)
     scores: Scores | None = None
+    scored: Callable[[Scores], Any] = _nobody
     folder: Path | None = None
     seed: int = 0
     tell: Callable[[str], None] = print
@@ -45,26 +51,37 @@ class Setting:
         """How forward passes are computed."""
         return Compute(dtype=self.calibration.dtype)
 
+    @property
+    def scoring(self) -> dict[str, Any]:
+        """How scores are taken from data: the options of `activation_scores`."""
+        c = self.calibration
+        names = ("over_sequence", "over_batch", "removal")
+        return {"data": self.data, "compute": self.compute, **{n: getattr(c, n) for n in names}}
+
     def score(self, source: Source) -> Scores:
-        """Returns stored scores that fit, else scores from the data, else data-free ones, and says which."""
-        if self.scores is not None:
-            scores, self.scores = self.scores, None  # they are of the first model only
-            scores.check(source.config)
-            return scores
+        """Returns stored scores, else scores from the data, else data-free ones, and says which."""
+        stored = self.stored(source)
+        if stored is not None:
+            return stored
         if self.batches:
-            c = self.calibration
             self.tell(f"scoring on {len(self.batches)} batches")
-            return activation_scores(
-                source,
-                self.batches,
-                data=self.data,
-                over_sequence=c.over_sequence,
-                over_batch=c.over_batch,
-                removal=c.removal,
-                compute=self.compute,
-            )
+            return self.note(activation_scores(source, self.batches, **self.scoring))
         self.tell("no calibration data: data-free scores (norms of the weights) are used")
-        return weight_scores(source)
+        return self.note(weight_scores(source))
+
+    def stored(self, source: Source) -> Scores | None:
+        """Returns the stored scores, once: they are of the first model only."""
+        if self.scores is None:
+            return None
+        scores, self.scores = self.scores, None
+        scores.check(source.config)
+        return self.note(scores)
+
+    def note(self, scores: Scores) -> Scores:
+        """Hands the first scores to `scored`."""
+        first, self.scored = self.scored, _nobody
+        first(scores)
+        return scores
 
     def need_data(self, what: str) -> None:
         """Raises a JaxptError if there is no calibration data."""
@@ -88,18 +105,27 @@ def plans(source: Source, transforms: Sequence[TransformConfig], setting: Settin
 
 def _subclone(source: Source, t: TransformConfig, s: Setting) -> list[Plan]:
     target, config = lengths(source.config, s.target), source.config
-    scores = s.score(source) if t.selection == "importance" else None
+    if t.compensate:
+        s.need_data("compensate=True")
+    scores, matrices = None, None
+    if t.selection == "importance":
+        scores = s.stored(source) if t.compensate else s.score(source)
+    if t.compensate and t.selection == "importance" and scores is None:
+        s.tell(f"scoring and compensating on {len(s.batches)} batches")
+        scores, matrices = score_and_compensate(source, s.batches, target, ridge=t.ridge, folder=s.folder, **s.scoring)
+        s.note(scores)
     plan = subclone_plan(config, target, scores, selection=t.selection, scaling=t.scaling, depth=t.depth)
     if not t.compensate:
         return [plan]
-    s.need_data("compensate=True")
     kept = choose(config, target, scores, depth=t.depth)
     plan = dataclasses.replace(cut(config, target, kept, scores), entry=plan.entry)
     index = {a: getattr(kept, a) for a in ("mlp", "heads") if getattr(kept, a) is not None}
-    matrices = gather_compensation(source, s.batches, index, ridge=t.ridge, folder=s.folder, compute=s.compute)
     tokens = sum(int(b["tokens"].size) for b in s.batches)
-    flops = tokens * config.flops_per_token(s.batches[0]["tokens"].shape[1], backward=False)
-    return [compensated(plan, matrices, tokens=tokens, flops=flops)]
+    flops, passes = moment_flops(config, index, tokens), 0
+    if matrices is None:
+        matrices = gather_compensation(source, s.batches, index, ridge=t.ridge, folder=s.folder, compute=s.compute)
+        flops, passes = flops + tokens * config.flops_per_token(s.batches[0]["tokens"].shape[1], backward=False), 1
+    return [compensated(plan, matrices, tokens=passes * tokens, flops=flops)]
 
 
 def _prune_depth(source: Source, t: TransformConfig, s: Setting) -> list[Plan]:

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from jaxpt.errors import JaxptError, nearest
-from jaxpt.models import ModelConfig, MoeConfig, flatten, param_specs
+from jaxpt.models import ModelConfig, MoeConfig, ParamSpec, flatten, param_specs
+from jaxpt.models.moe_config import RouterWeights
 from jaxpt.reshape.ops import Mix, Op, Scale, Split, Take
 from jaxpt.reshape.plan import Plan, Rule, Term, index_digest
 
@@ -35,20 +36,30 @@ class Upcycling:
     shared_mlp: int = 0
     permute: bool = True
     scale: ScaleRule = "sqrt"
-    weights: Literal["softmax", "renormalised"] = "renormalised"
+    weights: RouterWeights = "renormalised"
     keep: float = 0.6
     shared_index: bool = True
     router_std: float = 0.002
     selection_bias: bool = False
 
     def __post_init__(self) -> None:
+        for name, low in (("experts", 1), ("experts_per_token", 1), ("granularity", 1), ("shared_mlp", 0)):
+            if getattr(self, name) < low:
+                raise JaxptError(f"upcycle: {name} is {getattr(self, name)}, it must be at least {low}")
         if self.experts % self.granularity:
             raise JaxptError(f"upcycle: experts {self.experts} is no multiple of granularity {self.granularity}")
-        if self.scale not in get_args(ScaleRule):
-            known = get_args(ScaleRule)
-            raise JaxptError(f"upcycle: scale is {self.scale!r}, one of {', '.join(known)}{nearest(self.scale, known)}")
+        if self.experts_per_token > self.experts:
+            raise JaxptError(
+                f"upcycle: experts_per_token is {self.experts_per_token}, there are only {self.experts} experts"
+            )
+        for name, known in (("scale", get_args(ScaleRule)), ("weights", get_args(RouterWeights))):
+            if (value := getattr(self, name)) not in known:
+                hint = nearest(value, known)
+                raise JaxptError(f"upcycle: {name} is {value!r}, it must be one of {', '.join(known)}{hint}")
         if not 0 <= self.keep <= 1:
             raise JaxptError(f"upcycle: keep is {self.keep}, a fraction from 0 to 1")
+        if self.router_std < 0:
+            raise JaxptError(f"upcycle: router_std is {self.router_std}, a deviation of at least 0")
 
     @property
     def factor(self) -> float:
@@ -149,7 +160,7 @@ def upcycle(config: ModelConfig, options: Upcycling, layers: Sequence[int] | Non
         if not spec.stacked:
             rules[path] = (Term(path),)
         elif kind == "moe" and name.startswith(("expert_", "shared_", "router")):
-            rules[path] = _moe_rule(options, name, at["moe"], order, seed)
+            rules[path] = _moe_rule(options, name, spec, at["moe"], order, seed)
         else:
             rules[path] = (Term(f"blocks/dense/{name}", (), at[kind]),)
     exact, why = options.exactness()
@@ -171,10 +182,12 @@ def _orders(config: ModelConfig, o: Upcycling, layers: np.ndarray, seed: int) ->
     return np.stack(shared), np.stack(routed)
 
 
-def _moe_rule(o: Upcycling, name: str, layers: np.ndarray, order: tuple[np.ndarray, np.ndarray], seed: int) -> Rule:
+def _moe_rule(
+    o: Upcycling, name: str, spec: ParamSpec, layers: np.ndarray, order: tuple[np.ndarray, np.ndarray], seed: int
+) -> Rule:
     if name == "router":  # equal columns for the experts of a copy
         first = np.arange(o.experts) // o.granularity * o.granularity
-        return (Term(None, (Take(1, first), Scale(None, np.float32(o.router_std / 0.02))), None, seed),)
+        return (Term(None, (Take(1, first), Scale(None, np.float32(o.router_std / spec.init_std))), None, seed),)
     if name == "router_bias":
         return (Term(None, (), None, seed),)
     prefix, matrix = name.split("_")

@@ -1,6 +1,7 @@
 """Mesh, rules from axis names to mesh axes, hosts."""
 
 from jaxpt.sharding.activations import constrain
+from jaxpt.sharding.hosts import join
 from jaxpt.sharding.mesh import MESH_AXES, make_mesh
 from jaxpt.sharding.rules import RULES, batch_sharding, param_shardings, partition_specs
 
@@ -9,6 +10,7 @@ __all__ = [
     "RULES",
     "batch_sharding",
     "constrain",
+    "join",
     "make_mesh",
     "param_shardings",
     "partition_specs",

@@ -33,6 +33,8 @@ class Tokenizer(ABC):
         self.files = tuple(files)
         self.settings = settings or {}
         template = self.settings.get("chat_template")
+        if isinstance(template, list):  # several by name
+            template = {t["name"]: t["template"] for t in template}.get("default")
         self.chat_template: str | None = template if isinstance(template, str) else None
 
     @abstractmethod
@@ -116,5 +118,11 @@ class Tokenizer(ABC):
 
     @property
     def special_texts(self) -> dict[str, str]:
-        """`bos_token` and `eos_token` as templates write them; empty where there is none."""
-        return {f"{n}_token": "" if (i := getattr(self, f"{n}_id")) is None else self.piece(i) for n in ("bos", "eos")}
+        """`bos_token`, `eos_token`, `pad_token`, `unk_token` as templates write them; empty where there is none."""
+        ids = {name: getattr(self, f"{name}_id") for name in ("bos", "eos", "pad", "unk")}
+        return {f"{name}_token": "" if i is None else self.piece(i) for name, i in ids.items()}
+
+    def _told(self, name: str) -> str | None:
+        """The text of a special token as the settings name it."""
+        value = self.settings.get(f"{name}_token")
+        return value.get("content") if isinstance(value, dict) else value

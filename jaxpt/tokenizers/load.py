@@ -10,6 +10,7 @@ from jaxpt.tokenizers.interface import Tokenizer
 from jaxpt.tokenizers.sentencepiece import SentencePieceTokenizer
 
 _BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+GPT2 = ("GPT2Tokenizer", "GPT2TokenizerFast")  # whose vocab.json and merges.txt say all
 
 
 def load(path: str | Path) -> Tokenizer:
@@ -20,7 +21,8 @@ def load(path: str | Path) -> Tokenizer:
             from `tokenizer.json`, then `tokenizer.model`, then `vocab.json` with `merges.txt`.
 
     Raises:
-        JaxptError: nothing there is a tokenizer.
+        JaxptError: nothing there is a tokenizer, or not a whole one: tokens were added in files that only the library
+            which wrote them can read.
     """
     path = Path(path)
     if not path.exists():
@@ -40,21 +42,46 @@ def load(path: str | Path) -> Tokenizer:
         merges = folder / "merges.txt"
         if not merges.is_file():
             raise JaxptError(f"{merges} is missing; {chosen} needs it")
-        return HuggingFaceTokenizer(read_byte_level_bpe(chosen, merges), [chosen, merges, *beside], settings)
+        if (kind := settings.get("tokenizer_class", GPT2[0])) not in GPT2:
+            raise JaxptError(f"{chosen}: a {kind} splits text in its own way; {_convert(folder)}")
+        tokenizer = HuggingFaceTokenizer(read_byte_level_bpe(chosen, merges), [chosen, merges, *beside], settings)
+        return _whole(tokenizer, chosen)
     if chosen.suffix == ".json":
         extra = [p for p in known if p.name == "tokenizer.model"]  # carried along: other tools look for it
         return HuggingFaceTokenizer(read_json(chosen), [chosen, *extra, *beside], settings)
-    return SentencePieceTokenizer(chosen, [chosen, *beside], settings)
+    return _whole(SentencePieceTokenizer(chosen, [chosen, *beside], settings), chosen)
+
+
+def _whole(tokenizer: Tokenizer, file: Path) -> Tokenizer:
+    """Returns `tokenizer`, unless tokens were added beside its file, which it would split into pieces in silence."""
+    added = {text: i for text, i in _json(file.parent / "added_tokens.json").items() if isinstance(i, int)}
+    for i, token in tokenizer.settings.get("added_tokens_decoder", {}).items():
+        added[token["content"]] = int(i)
+    for text, i in added.items():
+        if i >= tokenizer.vocab_size or tokenizer.piece(i) != text:
+            raise JaxptError(f"{file} has no {text!r} (id {i}), which was added beside it; {_convert(file.parent)}")
+    return tokenizer
+
+
+def _convert(folder: Path) -> str:
+    load_it = f"AutoTokenizer.from_pretrained('{folder}').save_pretrained('{folder}')"
+    return f'make a tokenizer.json: python -c "from transformers import AutoTokenizer; {load_it}"'
+
+
+def _json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise JaxptError(f"{file} is not JSON: {e}") from e
+    if not isinstance(values, dict):
+        raise JaxptError(f"{file} holds no dictionary of keys; fetch it again or remove it")
+    return values
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    file = folder / "tokenizer_config.json"
-    settings: dict[str, Any] = {}
-    if file.is_file():
-        try:
-            settings = json.loads(file.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as e:
-            raise JaxptError(f"{file} is not JSON: {e}") from e
+    settings = {**_json(folder / "special_tokens_map.json"), **_json(folder / "tokenizer_config.json")}
     template = folder / "chat_template.jinja"
     if template.is_file():
         settings["chat_template"] = template.read_text(encoding="utf-8")

@@ -29,8 +29,14 @@ class SentencePieceTokenizer(Tokenizer):
         except RuntimeError as e:
             raise JaxptError(f"{model} is not a SentencePiece model (truncated or another format)") from e
         self.vocab_size = self._model.get_piece_size()
-        ids = (getattr(self._model, f"{n}_id")() for n in ("bos", "eos", "pad", "unk"))
-        self.bos_id, self.eos_id, self.pad_id, self.unk_id = (i if i >= 0 else None for i in ids)
+        self.bos_id, self.eos_id, self.pad_id, self.unk_id = (self._find(n) for n in ("bos", "eos", "pad", "unk"))
+
+    def _find(self, name: str) -> int | None:
+        text = self._told(name)
+        if text and self.piece(told := self._model.piece_to_id(text)) == text:
+            return told
+        own = getattr(self._model, f"{name}_id")()
+        return own if own >= 0 else None
 
     def piece(self, i: int) -> str:
         """Returns the vocabulary entry of an id, as stored."""

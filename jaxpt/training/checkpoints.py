@@ -22,7 +22,7 @@ from jaxpt.models.specs import ParamSpec, flatten, map_specs, param_specs, unfla
 for _name in ("absl", "asyncio"):  # Orbax tells every save in a dozen lines and every failure in hundreds: we tell it
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
-Run = dict[str, Any]  # what is saved as `run` beside the arrays: step, tokens, schedule log, ledger, digests
+Run = dict[str, Any]  # saved as `run` beside the arrays: step, tokens, model, schedule log, ledger, digests
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,11 @@ def compare(saved: Mapping[str, list[str]], now: Mapping[str, list[str]]) -> Non
 def read_run(workdir: Path, step: int) -> Run:
     """Returns the `run` item of a checkpoint."""
     return json.loads((Path(workdir) / "checkpoints" / str(step) / "run" / "metadata").read_text())
+
+
+def read_model(workdir: Path, step: int) -> ModelConfig:
+    """Returns the model of a checkpoint: that of the run, with the rope of the stage that it was saved in."""
+    return ModelConfig.from_dict(read_run(workdir, step)["model"])
 
 
 def finished_steps(workdir: Path) -> list[int]:

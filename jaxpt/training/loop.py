@@ -98,14 +98,9 @@ def train(
         JaxptError: a full disk, damaged checkpoints only, a loss that is not finite.
     """
     config = plan.config
-    layout = make_layout(plan.model, config.sharding, devices)
+    layout, optimizer, steps = make_program(plan, devices)
     peak, source = peak_flops(config.metrics.peak_flops_per_device, layout.mesh.devices.flatten().tolist())
     with jax.set_mesh(layout.mesh), Interrupt() as interrupt:
-        optimizer = make_optimizer(config.optimizer, param_specs(plan.model))
-        steps: dict[StepSpec, Callable] = {}
-        for i, stage in enumerate(plan.stages):  # all of them now, so that a mistake in the last is told first
-            if stage.step not in steps:
-                steps[stage.step] = make_step(stage.step, optimizer, layout, f"config.stages[{i}]")
         checkpoints = Checkpoints(workdir, _retention(plan), asynchronous=config.checkpoint.asynchronous)
         restored = checkpoints.restore(abstract_state(plan.model, optimizer, layout), tell)
         saved = restored[1] if restored else None
@@ -125,6 +120,24 @@ def train(
         finally:
             metrics.close()
         return code
+
+
+def make_program(
+    plan: Plan, devices: Sequence[Any] | None = None
+) -> tuple[Layout, Optimizer, dict[StepSpec, Callable]]:
+    """Lays the model out on the mesh and makes the optimizer and every stage's step, none of them compiled yet.
+
+    Raises:
+        JaxptError: a mesh that does not fit the devices or the model, an unknown optimizer or objective, rows that do
+            not divide, a name in `freeze` that the model lacks.
+    """
+    layout = make_layout(plan.model, plan.config.sharding, devices)
+    optimizer = make_optimizer(plan.config.optimizer, param_specs(plan.model))
+    steps: dict[StepSpec, Callable] = {}
+    for i, stage in enumerate(plan.stages):
+        if stage.step not in steps:
+            steps[stage.step] = make_step(stage.step, optimizer, layout, f"config.stages[{i}]")
+    return layout, optimizer, steps
 
 
 def _draw(plan: Plan) -> Callable[[Layout, Optimizer], State]:
@@ -254,7 +267,8 @@ def _save(run: Run, *, wait: bool) -> None:
     with run.clock.pause(run.state):
         if run.step not in run.checkpoints.steps():
             run.metrics.event("save", run.step)
-            saved = {"tokens": run.config.tokens_at(run.step), **run.feed.to_save(run.step)}
+            model = run.plan.stages[run.config.stage_of(run.step - 1)].model.to_dict()  # with the stage's rope
+            saved = {"tokens": run.config.tokens_at(run.step), "model": model, **run.feed.to_save(run.step)}
             run.checkpoints.save(run.step, run.state, saved)
         if wait:
             run.checkpoints.wait()

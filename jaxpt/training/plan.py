@@ -97,7 +97,7 @@ def make_plan(
                     f"or set {where}.sequence_length={sources[name].sequence_length}"
                 )
         if stage.rope is not None:
-            now = with_rope(now, stage.rope)
+            now = with_rope(now, _stated(stage.rope))
         if stage.pose is not None:
             check_pose(f"{where}.pose.target", stage, now)
         schedule = resolve(stage.schedule, stop - first, stage.tokens_per_step, f"{where}.schedule")
@@ -121,7 +121,7 @@ def model_config(section: ModelSection, start: ModelConfig | None) -> ModelConfi
     Raises:
         JaxptError: neither preset nor shape, a value ModelConfig refuses, or a shape that is not that of `start`.
     """
-    given = {k: v for k, v in vars(section).items() if v is not None and k != "preset"}
+    given = {k: _stated(v) for k, v in vars(section).items() if v is not None and k != "preset"}
     if start is not None:
         have = start.to_dict()
         if isinstance(given.get("layers"), int) and given["layers"] == len(start.layers):
@@ -129,7 +129,7 @@ def model_config(section: ModelSection, start: ModelConfig | None) -> ModelConfi
         for key, value in given.items():
             if key in ("rope", "rope_local"):
                 continue
-            if have[key] != value:
+            if have[key] != ({**(have[key] or {}), **value} if key == "moe" else value):
                 raise JaxptError(
                     f"config.model.{key} is {value!r}, the model of init_from has {have[key]!r}; remove it"
                 )
@@ -139,8 +139,19 @@ def model_config(section: ModelSection, start: ModelConfig | None) -> ModelConfi
     base = preset(section.preset).to_dict() if section.preset else {}
     if base and base["moe"] is None and "moe" in given:
         del base["qk_norm"]  # a dense preset's says nothing about mixtures: their default holds
-    rope = {**base.get("rope", {}), **given.pop("rope", {})}
-    return ModelConfig.from_dict({**base, **given, **({"rope": rope} if rope else {})})
+    for name in ("rope", "rope_local", "moe"):
+        if name in given:
+            given[name] = {**(base.get(name) or {}), **given[name]}
+    if "max_positions" in given.get("rope", {}):
+        given["max_positions"] = given["rope"].pop("max_positions")
+    return ModelConfig.from_dict({**base, **given})
+
+
+def _stated(value: Any) -> Any:
+    """The keys that a section states; other values as they are."""
+    if not dataclasses.is_dataclass(value):
+        return value
+    return {k: v for k, v in vars(value).items() if v is not None}
 
 
 def with_rope(model: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:

@@ -6,9 +6,10 @@ from typing import Any
 from jaxpt.config import RunConfig, SourceConfig
 from jaxpt.data import PackedSource
 from jaxpt.data.build import Packing
-from jaxpt.data.cache import default_cache, packed_on_first_use
+from jaxpt.data.cache import packed_on_first_use
 from jaxpt.data.origins import is_text
 from jaxpt.data.plan import flat_weights
+from jaxpt.data.remote import default_cache
 from jaxpt.errors import JaxptError
 
 
@@ -27,13 +28,13 @@ def open_sources(config: RunConfig, tokenizer: Any) -> dict[str, PackedSource]:
 
 def _open(config: RunConfig, name: str, source: SourceConfig, tokenizer: Any) -> PackedSource:
     where = f"config.sources.{name}"
+    cache = Path(config.cache) if config.cache else default_cache()
     if not is_text(source.path):
         if source.pack != Packing():
             raise JaxptError(f"{where}.pack is set, but {source.path} is packed already; remove pack or name the text")
-        return PackedSource.open(source.path)
+        return PackedSource.open(source.path, cache)
     if tokenizer is None:
         raise JaxptError(f"{where}: {source.path} is text, which needs a tokenizer; set config.tokenizer")
-    cache = Path(config.cache) if config.cache else default_cache()
     try:
         length = row_length(config, name)
         return packed_on_first_use(source.path, length, source.pack, tokenizer, cache, name)

@@ -13,7 +13,7 @@ from jaxpt.interop.checkpoint import HuggingFaceCheckpoint
 from jaxpt.interop.importing import has_tokenizer, lineage_entry, load_hf
 from jaxpt.models.config import ModelConfig
 from jaxpt.optim.optimizers import Optimizer
-from jaxpt.training.checkpoints import finished_steps, read_run, read_state
+from jaxpt.training.checkpoints import finished_steps, read_model, read_run, read_state
 from jaxpt.training.state import Layout, State, abstract_state, new_opt_state, state_shardings
 
 
@@ -81,7 +81,7 @@ def _from_run(run: Path, step: int | None, load: str) -> StartingPoint:
     if not steps or (step is not None and step not in steps):
         raise JaxptError(f"config.init_from: {run} has no finished checkpoint{'' if step is None else f' {step}'}")
     chosen = steps[-1] if step is None else step
-    model = ModelConfig.from_dict(json.loads((run / "model.json").read_text(encoding="utf-8"))["config"])
+    model = read_model(run, chosen)
     with_moments = load == "params+optimizer"
 
     def state(layout: Layout, optimizer: Optimizer) -> State:

@@ -11,7 +11,7 @@ from jaxpt.bundles import open_bundle, save_bundle
 from jaxpt.cli import main
 from jaxpt.data import PackedSource
 from jaxpt.data.build import Packing, build
-from jaxpt.models import flatten
+from jaxpt.models import Model, flatten, unflatten
 from jaxpt.reshape import Scores, apply, subclone_plan, weight_scores
 from jaxpt.reshape.plan import Plan, identity_rules
 from jaxpt.reshape.step_zero import StepZero, report
@@ -61,13 +61,41 @@ def test_scores_from_data_are_kept_drawn_and_reused_for_another_shape(bundle, pa
     assert run(*common, *first, f"--pictures={tmp_path / 'pictures'}") == 0
     assert sorted(p.name for p in (tmp_path / "pictures").iterdir())[:2] == ["embed.png", "heads.png"]
     entry = open_bundle(tmp_path / "a").lineage[-1]
-    assert entry["tokens"] == 2 * 2 * 8 * 64  # one pass for scores, one for second moments
+    assert entry["tokens"] == 2 * 8 * 64  # scores and second moments come from one pass
     assert entry["scores"]["data"]["sources"]["text"] == PackedSource.open(packed).fingerprint
     assert Scores.load(kept).meta["tokens"] == 2 * 8 * 64
     capsys.readouterr()
     assert run(*common, f"--config={SUBCLONE}", f"--to={tmp_path / 'b'}", "--config.target.layers=3") == 0
     assert "scores from" in capsys.readouterr().out
     assert len(open_bundle(tmp_path / "b").config.layers) == 3
+    again = [*common, *first[:1], *first[2:], f"--to={tmp_path / 'c'}"]
+    assert run(*again) == 0
+    assert (
+        open_bundle(tmp_path / "c").lineage[-1]["tokens"] == 2 * 2 * 8 * 64
+    )  # stored scores, moments in a second pass
+    jax.tree.map(np.testing.assert_array_equal, *(open_bundle(tmp_path / n).params() for n in "ac"))
+
+
+def test_stored_scores_of_other_data_or_weights_are_refused_not_used(bundle, packed, tmp_path, capsys):
+    kept, to = tmp_path / "scores.npz", f"--to={tmp_path / 'x'}"
+    common = [f"--config={SUBCLONE}", f"--config.scores={kept}", "--config.target.mlp=100"]
+    data = f"--config.calibration.sources={{'text': '{packed}'}}"
+    assert run(*common, f"--from={bundle}", f"--to={tmp_path / 'a'}", data, "--config.calibration.batches=1") == 0
+    twice = {k: v * 2 for k, v in flatten(open_bundle(bundle).params()).items()}
+    source = open_bundle(bundle)
+    other = save_bundle(Model(source.config, unflatten(twice), source.tokenizer()), tmp_path / "twice")
+    one = [data, "--config.calibration.batches=1"]
+    for model, extra, said in (
+        (other, one, "other weights than those of the model"),
+        (bundle, [data, "--config.calibration.batches=2"], "config.calibration asks for"),
+        (bundle, [*one, "--config.calibration.over_batch=mean"], "config.calibration.over_batch asks for mean"),
+        (bundle, [*one, "--config.calibration.removal=True"], "lacks the loss change on removal"),
+        (bundle, ["--config.transforms[0].selection=uniform"], "of no use to subclone"),
+    ):
+        capsys.readouterr()
+        assert run(*common, f"--from={model}", to, *extra) == 1
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
 
 
 def test_transforms_compose_in_order(bundle, packed, tmp_path):

@@ -9,6 +9,8 @@ import pytest
 
 from benchmarks.made_sources import make_sources
 from jaxpt import cli
+from jaxpt.api import load
+from jaxpt.models import flatten
 from jaxpt.training.checkpoints import finished_steps, read_run
 from jaxpt.training.metrics import read
 
@@ -65,6 +67,17 @@ def test_a_run_trains_on_its_mixture_and_says_what_it_used(run):
     assert abs(sum(last[f"data/deviation/{n}"] for n in "abc")) < 1e-6
 
 
+def test_stages_mixtures_and_the_ledger_are_shown(setting, run, capsys):
+    assert cli.main(["plan", f"--config={setting / 'config.py'}:{setting / 'sources'}"]) == 0
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["stage1", "5", "2,560", "8", "64", "0.01", "to", "0.001", "5", "cosine"] in shown
+    assert ["a", "50", "10"] in shown
+    assert ["c", "20"] in shown  # nothing of it in the second stage
+    assert cli.main(["inspect", str(run)]) == 0
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert next(line for line in shown if line[:1] == ["b"])[1:6] == ["0", "60", "0", "60", "1"]
+
+
 def test_inspect_shows_where_the_mixture_changed(run, capsys):
     assert cli.main(["inspect", str(run / "checkpoints" / "5")]) == 0
     shown = capsys.readouterr().out.splitlines()
@@ -86,6 +99,17 @@ def test_stopping_and_going_on_is_the_same_run(setting, run, tmp_path):
     assert first["ledger"] == second["ledger"]
 
 
+def test_a_checkpoint_is_loaded_with_the_rope_of_its_stage(setting, tmp_path):
+    longer = "--config.stages[1].rope={'theta': 5e4, 'max_positions': 4096}"
+    assert train(setting, tmp_path / "long", longer) == 0
+    short = load(tmp_path / "long" / "checkpoints" / "10").config
+    assert (short.rope.theta, short.max_positions) == (10_000.0, 2048)
+    config = load(tmp_path / "long").config
+    assert (config.rope.theta, config.max_positions) == (5e4, 4096)
+    assert train(setting, tmp_path / "next", f"--config.init_from={tmp_path / 'long'}") == 0
+    assert load(tmp_path / "next").config == config
+
+
 def test_a_second_run_starts_from_the_first_and_takes_other_rows(setting, run, tmp_path):
     assert train(setting, tmp_path / "next", f"--config.init_from={run}") == 0
     assert losses(tmp_path / "next")[1] < losses(run)[1] - 0.5
@@ -95,10 +119,18 @@ def test_a_second_run_starts_from_the_first_and_takes_other_rows(setting, run, t
     assert sum(e["stop"] - e["start"] for e in ledger) == 2 * 15 * 8  # the union: no row was taken twice
 
 
+def test_a_run_goes_out_as_a_hugging_face_model(run, tmp_path, capsys):
+    assert cli.main(["export", f"--from={run}", f"--to={tmp_path / 'hf'}"]) == 0
+    ours, back = load(run), load(tmp_path / "hf")
+    assert back.config == ours.config
+    for path, leaf in flatten(ours.params).items():
+        np.testing.assert_array_equal(leaf, flatten(back.params)[path], err_msg=path)
+
+
 def test_moments_are_taken_along_unless_only_params_are_loaded(setting, run, tmp_path):
-    for load, count in (("params+optimizer", 30), ("params", 15)):
-        workdir = tmp_path / load
-        assert train(setting, workdir, f"--config.init_from={run}", f"--config.stages[0].load={load}") == 0
+    for what, count in (("params+optimizer", 30), ("params", 15)):
+        workdir = tmp_path / what
+        assert train(setting, workdir, f"--config.init_from={run}", f"--config.stages[0].load={what}") == 0
         assert read_run(workdir, 15)["digests"]["count"] == [str(count)]
 
 

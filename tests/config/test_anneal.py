@@ -76,9 +76,9 @@ def test_each_stage_ends_at_the_rate_where_the_next_begins(config):
 def test_the_budget_of_240_billion_tokens_is_counted_at_once(config):
     rows = dict.fromkeys(config.sources, 25_000_000)
     plan = make_plan(config, {n: Large(n, r) for n, r in rows.items()}, preset("qwen2.5-7b"))
-    told, began = [], time.monotonic()
+    told, began = [], time.process_time()
     make_feed(plan, None, tell=told.append)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 30  # of the processor: not by going through 14 million steps
     needed = next(line for line in told[0].splitlines() if line.startswith("code"))
     assert int(needed.split()[5].replace(",", "")) == pytest.approx((0.4 + 0.25 / 1.05) * 40e9 / 4096, rel=1e-2)
     rows["exam_questions"] = 10_000_000
@@ -94,3 +94,17 @@ def test_the_small_plan_is_the_large_one_in_other_sizes(config):
     assert ratios == pytest.approx([10.0] * 4)
     assert [s.batch_size * 64 for s in small.stages] == [s.batch_size for s in config.stages]
     assert small.tokens_at(10**6) < 2e6
+
+
+def test_one_run_holds_general_text_a_long_leg_and_the_four_annealing_stages(config):
+    whole = load(RunConfig, str(CONFIGS / "whole_small.py"))
+    assert [s.name for s in whole.stages] == ["general", "long", *(s.name for s in config.stages)]
+    general, long, first, *rest = whole.stages
+    assert long.sequence_length == 4 * general.sequence_length == long.pose.target // 4
+    assert long.rope["max_positions"] == long.pose.target
+    assert long.tokens_per_step == general.tokens_per_step
+    assert [s.load for s in (first, *rest)] == ["params"] + ["params+optimizer"] * 3
+    assert [s.mixture for s in (first, *rest)] == [s.mixture for s in config.stages]
+    used = [set(flat_weights(s.mixture)) for s in whole.stages]
+    assert not used[0] & used[1]
+    assert not (used[0] | used[1]) & set.union(*used[2:])

@@ -109,7 +109,7 @@ def test_a_packing_that_is_killed_leaves_nothing_that_is_taken_for_a_source(tmp_
     ready = context.Event()
     process = context.Process(target=_slowly, args=(text, cache, str(tokenizer.files[0]), ready))
     process.start()
-    assert ready.wait(60)
+    assert ready.wait(600)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert made(cache) == []
@@ -132,7 +132,7 @@ def test_processes_that_need_one_source_at_once_pack_it_once(tmp_path, tokenizer
     processes = [context.Process(target=_pack, args=args) for _ in range(3)]
     for p in processes:
         p.start()
-    got = {answers.get(timeout=60) for _ in processes}
+    got = {answers.get(timeout=600) for _ in processes}
     for p in processes:
         p.join()
     assert len(got) == 1

@@ -1,5 +1,6 @@
 """Delivered batches, read by their documents: exact shares, no row twice, the same on any number of hosts."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -25,13 +26,13 @@ def sources(tmp_path_factory):
     return {name: source(folder / name, n, tag=i) for i, (name, n) in enumerate(ROWS.items())}
 
 
-def oracle(batches, stages):
+def oracle(batches, stages, names=tuple(ROWS)):
     """Reads documents out of the delivered tokens: no document twice, and every prefix within one row of its share."""
-    seen, counts, rows, weights = set(), np.zeros(len(ROWS)), 0, None
+    seen, counts, rows, weights = set(), np.zeros(len(names)), 0, None
     for stage, batch in batches:
-        wanted = np.array([stages[stage].weights.get(n, 0) for n in ROWS])
+        wanted = np.array([stages[stage].weights.get(n, 0) for n in names])
         if weights is None or not np.allclose(wanted / wanted.sum(), weights):
-            counts, rows, weights = np.zeros(len(ROWS)), 0, wanted / wanted.sum()
+            counts, rows, weights = np.zeros(len(names)), 0, wanted / wanted.sum()
         for document in delivered(batch):
             assert document not in seen, f"document {document} twice"
             seen.add(document)
@@ -102,6 +103,52 @@ def test_any_restart_from_a_saved_log_gives_the_same_batches(sources, parts, sto
         assert delivered(loader.batch(step)) == whole[step]
 
 
+LONG = {"d": 250, "e": 300}
+MIXED = st.lists(
+    st.tuples(
+        st.booleans(),
+        st.integers(1, 5),
+        st.integers(1, 11),
+        st.tuples(*[st.sampled_from([0.03, 1 / 3, 0.5, 1.0, 0.2])] * 3),
+    ),
+    min_size=2,
+    max_size=4,
+)
+LEGS = st.lists(st.tuples(st.integers(1, 6), st.sampled_from([1, 2, 4])), max_size=5)  # (steps, hosts) until a restart
+
+
+@pytest.fixture(scope="module")
+def both_lengths(sources, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("long")
+    return {
+        **sources,
+        **{n: source(folder / n, rows, length=16, tag=3 + i) for i, (n, rows) in enumerate(LONG.items())},
+    }
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(MIXED, LEGS)
+def test_the_oracle_agrees_across_lengths_batch_sizes_restarts_and_numbers_of_hosts(both_lengths, parts, legs):
+    first, stages = 0, []
+    for long, steps, size, weights in parts:
+        names, length = (LONG, 16) if long else (ROWS, 8)
+        stages.append(StageData(first, steps, size, length, dict(zip(names, weights))))
+        first += steps
+    batches, saved = [], None
+    for steps, hosts in [*legs, (first, 1)]:
+        log = ScheduleLog.from_json(json.loads(json.dumps(saved["schedule_log"]))) if saved else None
+        loader = Loader(both_lengths, stages, log=log)
+        start, stop = len(batches), min(len(batches) + steps, first)
+        for step in range(start, stop):
+            stage = max(i for i, s in enumerate(stages) if s.first_step <= step)
+            edges = [stages[stage].batch_size * h // hosts for h in range(hosts + 1)]
+            shares = [loader.batch(step, slice(a, b)) for a, b in itertools.pairwise(edges) if b > a]
+            batches.append((stage, {"tokens": np.concatenate([share["tokens"] for share in shares])}))
+        saved = loader.to_save(stop)
+    assert len(batches) == first
+    oracle(batches, stages, (*ROWS, *LONG))
+
+
 @pytest.mark.parametrize("hosts", [1, 2, 4])
 def test_hosts_together_see_the_global_batch(sources, hosts):
     stages = plan([(3, 8, (1, 2, 3))])
@@ -155,6 +202,14 @@ def test_a_second_run_takes_no_row_of_the_first(sources):
     saved[0] = {**entry, "stop": entry["stop"] - 1}
     planted = Loader(sources, stages, used=Ledger.from_json(saved))
     assert len(seen & {d for _, b in walk(planted, stages) for d in delivered(b)}) == 1
+
+
+def test_a_ledger_of_very_many_ranges_is_merged_in_one_pass():
+    ranges = [Used("f", "k", 0, 3 * i, 3 * i + 2) for i in range(100_000)]
+    ledger = Ledger([*ranges, Used("f", "k", 0, 29, 31)])
+    assert len(ledger.entries) == 100_000 - 1
+    assert ledger.rows("f") == 200_001
+    assert Ledger.from_json(ledger.to_json()).entries == ledger.entries
 
 
 def test_ledgers_of_branches_unite():

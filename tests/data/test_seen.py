@@ -10,9 +10,10 @@ from jaxpt.data import Loader, StageData
 from jaxpt.data.build import Packing, build
 from jaxpt.data.ledger import Ledger
 from jaxpt.data.order import SourceOrder, order_key
-from jaxpt.data.seen import documents_used, rows_with, seen_documents
+from jaxpt.data.seen import documents_used, in_common, rows_with, seen_documents
+from jaxpt.data.tokenize import Selection
 from jaxpt.errors import JaxptError
-from jaxpt.tokenizers import train_sentencepiece
+from jaxpt.tokenizers import load, train_sentencepiece
 
 TEXTS = [f"document {i}: " + "word and some " * (i % 29) for i in range(300)]
 
@@ -112,3 +113,16 @@ def test_a_source_that_is_gone_or_changed_is_named_with_the_way_out(packed, befo
     shutil.copytree(packed["other"].path, tmp_path / "gone")
     with pytest.raises(JaxptError, match="which has changed since"):
         left_out(gone, {"l": packed["long"]})
+
+
+def test_text_packed_at_two_lengths_for_one_run_is_noticed_unless_each_holds_a_part_of_it(packed, tmp_path):
+    assert in_common(packed) == [("short", "long", len(TEXTS))]
+    folder = packed["short"].path.parent
+    tokenizer = load(folder / "tokenizer.model")
+    apart = {}
+    for part, length in (("train", 64), ("held_out", 256)):
+        packing = Packing(selection=Selection(part, share=0.3))
+        apart[part] = build(str(folder / "d.jsonl"), tmp_path / part, tokenizer, length, packing)
+    assert in_common(apart) == []
+    assert sum(s.documents for s in apart.values()) == len(TEXTS)
+    assert apart["held_out"].documents > 50

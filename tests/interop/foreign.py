@@ -22,6 +22,14 @@ SCALINGS = {
     "linear": {"rope_type": "linear", "factor": 3.0},
     "llama3": {"rope_type": "llama3", **LLAMA3},
     "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
+    "yarn_mscale": {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 16,
+        "mscale": 0.7,
+        "mscale_all_dim": 1.1,
+        "truncate": False,
+    },
     "yarn_given": {
         "rope_type": "yarn",
         "factor": 4.0,
@@ -50,7 +58,7 @@ CASES = {
         "qwen2", use_sliding_window=True, sliding_window=5, max_window_layers=2, tie_word_embeddings=True
     ),
     "qwen3": _case("qwen3", head_dim=8),
-    "qwen3_biased": _case("qwen3", "yarn", head_dim=8, attention_bias=True, tie_word_embeddings=True),
+    "qwen3_biased": _case("qwen3", "yarn_mscale", head_dim=8, attention_bias=True, tie_word_embeddings=True),
     "mistral": _case("mistral", sliding_window=7),
     "mistral_full": _case("mistral", sliding_window=None, head_dim=8),
     "olmo2": _case("olmo2"),
@@ -108,21 +116,28 @@ CASES |= {
 }
 
 
-def made(name, seed=0, dtype="float32"):
+def made(name, dtype="float32"):
     """A transformers model whose every parameter is normal with deviation 0.1 (gains around one)."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     kind, values = CASES[name]
     config = AutoConfig.for_model(kind, **values)
-    config._attn_implementation = "eager"
-    torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    return redrawn(model).to(getattr(torch, dtype))
+
+
+def redrawn(model, deviation=0.1):
+    """The model, every parameter drawn anew; a gain around one (around zero in Gemma, which adds the one itself)."""
+    import torch
+
+    draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for path, p in model.named_parameters():
-            gain = "norm" in path and kind != "gemma2"
-            p.copy_(torch.randn_like(p) * 0.1 + (1.0 if gain else 0.0))
-    return model.to(getattr(torch, dtype))
+            gain = "norm" in path and model.config.model_type != "gemma2"
+            noise = torch.randn(p.shape, generator=draw) * (0.1 if "norm" in path else deviation)
+            p.copy_(noise + (1.0 if gain else 0.0))
+    return model
 
 
 def logits(model, tokens, mask=None, positions=None):

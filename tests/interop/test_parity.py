@@ -18,16 +18,32 @@ pytestmark = [
     pytest.mark.skipif(bool(missing), reason=f"needs {' and '.join(missing)}: install jaxpt[parity]"),
 ]
 
-TOKENS = np.random.default_rng(0).integers(0, 67, (2, 40))  # positions beyond the window of 32
+ROW = np.random.default_rng(0).integers(0, 67, (2, 40))  # positions beyond the window of 32
+PAD, CUT = 9, 15  # of the left-padded row; of the row that holds two documents
+TOKENS = np.concatenate([ROW, ROW])
+SEGMENTS = np.ones_like(TOKENS)
+SEGMENTS[2, :PAD] = 0
+SEGMENTS[3, CUT:] = 2
+POSITIONS = np.tile(np.arange(40), (4, 1))
+POSITIONS[2] = np.maximum(POSITIONS[2] - PAD, 0)
+POSITIONS[3, CUT:] -= CUT
+
+
+class Pair:
+    """A transformers model, its directory, what we read there, and our logits of the four rows as one program."""
+
+    def __init__(self, name, folder):
+        self.kind, self.folder, self.model = CASES[name][0], folder, made(name)
+        self.model.save_pretrained(folder)
+        self.ours = load_hf(folder)
+        rows = (jnp.array(TOKENS), jnp.array(SEGMENTS), jnp.array(POSITIONS))
+        self.run = jax.jit(lambda params: forward(self.ours.config, params, *rows))
+        self.logits = np.asarray(self.run(self.ours.params))
 
 
 @pytest.fixture(scope="module", params=CASES)
 def pair(request, tmp_path_factory):
-    """(name, transformers model, its directory)."""
-    folder = tmp_path_factory.mktemp(request.param) / "hf"
-    model = made(request.param)
-    model.save_pretrained(folder)
-    return request.param, model, folder
+    return Pair(request.param, tmp_path_factory.mktemp(request.param) / "hf")
 
 
 def close(ours, theirs, tolerance=2e-4):
@@ -35,53 +51,38 @@ def close(ours, theirs, tolerance=2e-4):
 
 
 def test_logits_are_those_of_transformers(pair):
-    _, model, folder = pair
-    ours = load_hf(folder)
-    close(forward(ours.config, ours.params, jnp.array(TOKENS)), logits(model, TOKENS))
+    close(pair.logits[:2], logits(pair.model, ROW))
 
 
 def test_padding_changes_nothing(pair):
-    _, model, folder = pair
-    ours = load_hf(folder)
-    real = np.ones_like(TOKENS)
-    real[1, :9] = 0  # left padding, as transformers expects it
-    positions = np.maximum(np.cumsum(real, axis=1) - 1, 0)
-    want = logits(model, TOKENS, real, positions)
-    got = forward(ours.config, ours.params, jnp.array(TOKENS), jnp.array(real), jnp.array(positions))
-    close(np.where(real[..., None], got, 0), np.where(real[..., None], want, 0))
+    real = SEGMENTS[2:3]
+    want = logits(pair.model, TOKENS[2:3], real, POSITIONS[2:3])
+    close(np.where(real[..., None], pair.logits[2:3], 0), np.where(real[..., None], want, 0))
 
 
 def test_packed_documents_equal_separate_ones(pair):
-    _, model, folder = pair
-    ours = load_hf(folder)
-    row = jnp.array(TOKENS[:1])
-    segments = jnp.array([[1] * 15 + [2] * 25])
-    got = forward(ours.config, ours.params, row, segments)
-    want = np.concatenate([logits(model, TOKENS[:1, :15]), logits(model, TOKENS[:1, 15:])], axis=1)
-    close(got, want)
+    one, two = logits(pair.model, TOKENS[3:, :CUT]), logits(pair.model, TOKENS[3:, CUT:])
+    close(pair.logits[3:], np.concatenate([one, two], axis=1))
 
 
 def test_every_leaf_matters(pair):
-    _, _, folder = pair
-    ours = load_hf(folder)
-    flat = flatten(ours.params)
-    run = jax.jit(lambda params: forward(ours.config, params, jnp.array(TOKENS[:1])))
-    before = run(ours.params)
+    flat = flatten(pair.ours.params)
     for path, leaf in flat.items():
         noise = np.random.default_rng(1).normal(0, 0.3, leaf.shape).astype(leaf.dtype)
-        after = run(unflatten({**flat, path: leaf + noise}))
-        assert float(jnp.abs(after - before).max()) > 1e-4 * float(jnp.abs(before).max()), path
+        after = pair.run(unflatten({**flat, path: leaf + noise}))
+        assert np.abs(after - pair.logits).max() > 1e-4 * np.abs(pair.logits).max(), path
 
 
 def test_it_goes_out_as_it_came_in(pair, tmp_path):
     from transformers import AutoModelForCausalLM
 
-    _, model, folder = pair
-    import_bundle(folder, tmp_path / "bundle")
+    import_bundle(pair.folder, tmp_path / "bundle")
     export_bundle(tmp_path / "bundle", tmp_path / "hf", shard_bytes=20_000)
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", attn_implementation="eager")
-    assert json.loads((tmp_path / "hf/config.json").read_text()) == json.loads((folder / "config.json").read_text())
-    before, after = model.state_dict(), again.state_dict()
+    assert json.loads((tmp_path / "hf/config.json").read_text()) == json.loads(
+        (pair.folder / "config.json").read_text()
+    )
+    before, after = pair.model.state_dict(), again.state_dict()
     assert before.keys() == after.keys()
     for name, value in before.items():
         assert value.equal(after[name]), name
@@ -94,12 +95,9 @@ def test_a_config_written_anew_says_the_same(pair):
     from jaxpt.interop.families import FAMILIES
     from jaxpt.interop.family import write_config
 
-    name, model, folder = pair
-    ours = load_hf(folder)
-    kind, _ = CASES[name]
-    written = write_config(FAMILIES[kind], ours.config)
-    theirs = AutoConfig.for_model(kind, **{k: v for k, v in written.items() if k != "model_type"}).to_dict()
-    original = model.config.to_dict()
+    written = write_config(FAMILIES[pair.kind], pair.ours.config)
+    theirs = AutoConfig.for_model(pair.kind, **{k: v for k, v in written.items() if k != "model_type"}).to_dict()
+    original = pair.model.config.to_dict()
     free = ("rope_theta", "architectures", "max_window_layers", "sliding_window")  # said otherwise, or not read
     free += ("decoder_sparse_step", "mlp_only_layers")  # two ways to say which layers are dense
     for key, value in written.items():
@@ -124,6 +122,7 @@ def test_half_precision_keeps_its_bits(tmp_path, dtype):
 def test_the_older_config_dialect_is_read(tmp_path, name):
     model = made(name)
     model.save_pretrained(tmp_path / "hf")
+    newer = load_hf(tmp_path / "hf").config  # whose logits are compared above
     values = json.loads((tmp_path / "hf/config.json").read_text())
     rope = values.pop("rope_parameters")
     values["rope_theta"] = rope.pop("rope_theta")
@@ -133,8 +132,7 @@ def test_the_older_config_dialect_is_read(tmp_path, name):
         values["num_experts"] = values.pop("num_local_experts")
         values["max_window_layers"] = 4
     (tmp_path / "hf/config.json").write_text(json.dumps(values))
-    ours = load_hf(tmp_path / "hf")
-    close(forward(ours.config, ours.params, jnp.array(TOKENS)), logits(model, TOKENS))
+    assert load_hf(tmp_path / "hf").config == newer
 
 
 def test_the_real_tiny_model_exported_continues_as_its_golden_outputs(shared, tmp_path):

@@ -25,7 +25,7 @@ def value_and_grads(name, sizes):
     return jax.jit(jax.value_and_grad(f, argnums=(0, 1), has_aux=True))(x, w)
 
 
-@pytest.mark.parametrize("name", ["tiled", "ragged_dot", "auto"])
+@pytest.mark.parametrize("name", ["tiled", "ragged_dot", "auto", "megablox"])
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 def test_value_and_gradients_are_the_dense_reference(name, sizes):
     for a, b in zip(jax.tree.leaves(value_and_grads(name, sizes)), jax.tree.leaves(value_and_grads("dense", sizes))):

@@ -13,16 +13,23 @@ def launch(*arguments):
 
 
 def test_train_runs_the_given_arguments_on_every_worker():
-    done = launch("train", "--name=a", "--zone=z", "--dry-run", "--", "--config=c.py", "--workdir=gs://b/a b")
+    done = launch("train", "--name=a", "--zone=z", "--dry-run", "--", "--config=c.py", "--workdir=../b/a b")
     assert done.returncode == 0
     assert "tpu-vm ssh a --zone=z --worker=all" in done.stdout
-    assert "train" in done.stdout
-    assert "gs://b/a" in done.stdout
+    assert "train\\ --coordinator=auto" in done.stdout
+    assert "../b/a" in done.stdout
 
 
 def test_create_picks_the_runtime_of_the_generation():
     done = launch("create", "--name=a", "--zone=z", "--type=v6e-8", "--spot", "--dry-run")
     assert "--accelerator-type=v6e-8 --version=v2-alpha-tpuv6e --spot" in done.stdout
+
+
+def test_a_bucket_is_mounted_on_every_worker():
+    done = launch("mount", "--name=a", "--zone=z", "--bucket=b", "--dry-run")
+    assert done.returncode == 0
+    assert "--worker=all" in done.stdout
+    assert "gcsfuse\\ --implicit-dirs\\ b\\ b" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -31,6 +38,8 @@ def test_create_picks_the_runtime_of_the_generation():
         (("creat", "--name=a"), "no command 'creat'"),
         (("create", "--zone=z"), "--name is missing"),
         (("create", "--name=a", "--zone=z", "--type=v9-8"), "no known runtime for --type=v9-8"),
+        (("mount", "--name=a", "--zone=z"), "--bucket is missing"),
+        (("mount", "--name=a", "--zone=z", "--bucket=gs://b"), "leave out gs://"),
         (("train", "--name=a", "--zone=z"), "give the arguments of jaxpt train after --"),
         (("logs", "--name=a", "--zon=z"), "unknown option '--zon=z'"),
     ],

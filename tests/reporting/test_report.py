@@ -16,11 +16,17 @@ def run(path: Path, steps: int) -> Path:
     """A run directory with made metrics."""
     path.mkdir()
     (path / "model.json").write_text(json.dumps({"config": config().to_dict()}))
-    (path / "config.json").write_text('{"seed": 0, "note": "<b>"}')
+    stage = {"duration": "5 steps", "batch_size": 4, "sequence_length": 8, "mixture": {"code": 1.0}}
+    plan = [{**stage, "name": "a"}, {**stage, "name": "b", "duration": "15 steps", "learning_rate": 2e-5}]
+    planned = {"model": {"preset": "tiny-1m"}, "sources": {"code": {"path": "<b>"}}, "stages": plan}
+    (path / "config.json").write_text(json.dumps(planned))
+    begun = [{"event": "start", "step": 0, "mesh": {"fsdp": 4}}, {"event": "resume", "step": 3, "mesh": {"fsdp": 2}}]
+    (path / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in begun) + '{"event": "st')
     records = [{"step": 0, "tokens": 0, "eval/bpb/code": 5.0}]
     for s in range(1, steps + 1):
         record = {"step": s, "stage": "a" if s < 5 else "b", "tokens": s * 10, "train/loss": 3 - s / 10}
         record |= {"train/loss/code": 3 - s / 10, "data/share/code": 0.7, "data/wanted/code": 0.7}
+        record |= {"data/deviation/code": 0.25 - s / 10, "perf/mfu": 0.5, "perf/step_s": 1.0, "perf/data_wait_s": 0.02}
         record |= {"optim/learning_rate": 1e-3, "perf/tokens_per_s": 100.0 + s, "train/grad_norm": 1.0}
         records.append({**record, "perf/warmup": True} if s == 1 else record)
     records.append({"step": steps, "tokens": steps * 10, "eval/bpb/code": 2.25})
@@ -33,9 +39,28 @@ def test_the_report_shows_figures_and_pictures(tmp_path):
     text = page.read_text()
     for told in ("61", "5.0000 (step 0)", "2.2500 (step 10)", "training loss", "2.0000", "106", "&lt;b&gt;"):
         assert told in text, told
+    for told in (
+        "10 of 20 (50%)",
+        "100 of 640",
+        "more than 0.75 rows",
+        "MFU 50.0%, 2.0% waiting",
+        "5 … 20",
+        "peak 2e-05",
+    ):
+        assert told in text, told
+    assert "fsdp=2" in text
+    assert "2, resumed at step 3" in text
     for name in ("loss", "bits_per_byte", "learning_rate", "mixture", "throughput", "gradient_norm"):
         assert (page.parent / f"{name}.png").stat().st_size > 5000
         assert f'alt="{name}"' in text
+
+
+def test_notes_are_shown_and_kept_for_the_next_report(tmp_path):
+    path = run(tmp_path / "r", 10)
+    assert "Samples" not in write_report(path).read_text()
+    write_report(path, {"Samples": "1 < 2"})
+    text = write_report(path).read_text()
+    assert "<h2>Samples</h2><pre>1 &lt; 2</pre>" in text
 
 
 def test_the_balance_of_experts_is_shown(tmp_path):

@@ -143,6 +143,23 @@ def test_cutting_what_was_padded_gives_the_source_back(name):
         jax.tree.map(np.testing.assert_array_equal, back, p)
 
 
+@pytest.mark.parametrize("name", [n for n in VARIANTS if n != "olmo2"])
+@pytest.mark.parametrize("axis", ["kv_heads", "heads", "mlp", "embed"])
+def test_cutting_every_copy_but_one_and_merging_its_readers_gives_the_source_back(name, axis):
+    c = VARIANTS[name]
+    p = random_params(c)
+    size = {"kv_heads": 2, "heads": 6, "mlp": 40, "embed": 24}[axis]
+    twice = duplicate(c, axis, np.repeat(np.arange(size), 2))
+    first = select(twice.target, axis, np.arange(size) * 2)
+    share = 2**0.5 if axis == "embed" else 2.0  # each copy had its part of the effect
+    merge = scale(first.target, axis, reader=share, **({"writer": share, "gain": share} if axis == "embed" else {}))
+    if axis == "kv_heads":
+        merge = scale(first.target, "heads", reader=share)
+    cut = apply(first, apply(twice, p))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), apply(merge, cut), p)
+    assert not np.allclose(logits(first.target, cut), logits(c, p), atol=1e-2)  # unmerged, half of it is lost
+
+
 def test_dtypes_are_kept_and_host_arrays_stay_on_the_host():
     c = VARIANTS["qwen3"]
     p = jax.tree.map(lambda a: a.astype(jnp.bfloat16), random_params(c))

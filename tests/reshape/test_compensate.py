@@ -9,7 +9,7 @@ from jaxpt.models import flatten
 from jaxpt.reshape.apply import apply
 from jaxpt.reshape.axes import AxisMap, plan_axes
 from jaxpt.reshape.calibrate import activation_scores, walk
-from jaxpt.reshape.compensate import compensated, gather_compensation, solve
+from jaxpt.reshape.compensate import compensated, gather_compensation, moment_flops, score_and_compensate, solve
 from jaxpt.reshape.stream import InMemory, Reshaped, gather
 from jaxpt.reshape.subclone import choose, cut, subclone_plan
 from jaxpt.reshape.target import lengths
@@ -100,6 +100,22 @@ def test_matrices_on_disk_and_streaming_give_the_same_result(tmp_path):
     plain = flatten(apply(plan, p))
     changed = {k for k, v in flatten(a).items() if not np.array_equal(v, plain[k])}
     assert changed == {"blocks/dense/down"}
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "o_bias"])
+def test_one_pass_gives_the_scores_and_the_matrices_of_two(name):
+    c = VARIANTS[name]
+    source, b = InMemory(c, random_params(c)), batches(c)
+    want = lengths(c, {"mlp": 20, "kv_heads": 1, "heads": 2, "embed": 12, "layers": 2})
+    scores, matrices = score_and_compensate(source, b, want, data="x")
+    alone = activation_scores(source, b, data="x")
+    kept = choose(c, want, alone)
+    apart = gather_compensation(source, b, {"mlp": kept.mlp, "heads": kept.heads})
+    assert scores.meta == alone.meta
+    jax.tree.map(np.testing.assert_array_equal, dict(scores.values), dict(alone.values))
+    for axis, matrix in apart.items():
+        np.testing.assert_allclose(matrices[axis], matrix, rtol=1e-5, atol=1e-6)
+    assert moment_flops(c, ("mlp", "heads"), 10) == 10 * 3 * 2 * (40**2 + 48**2)
 
 
 def test_a_changed_head_dim_is_refused():

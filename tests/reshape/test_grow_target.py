@@ -56,14 +56,26 @@ def test_a_norm_across_heads_is_not_padded(target):
         widen(VARIANTS["olmo2"], TARGETS[target])
 
 
-@pytest.mark.parametrize(
-    ("name", "target"), [("llama", "heads"), ("tied", "groups"), ("qwen3", "heads"), ("gemma2", "embed")]
-)
-def test_copies_with_noise_that_cancels_keep_the_function(name, target):
+COPIES = [("llama", "heads"), ("tied", "groups"), ("qwen3", "heads"), ("gemma2", "embed"), ("olmo2", "groups")]
+
+
+@pytest.mark.parametrize("how", ["fpi", "duplicate"])
+@pytest.mark.parametrize(("name", "target"), COPIES)
+def test_copies_with_noise_that_cancels_keep_the_function(name, target, how):
     c = VARIANTS[name]
     p = random_params(c)
-    noise = 0.0 if target == "groups" else 0.1
-    config, params = grown(widen(c, TARGETS[target], "fpi", noise=noise, seed=3), p)
+    config, params = grown(widen(c, TARGETS[target], how, noise=0.1, seed=3), p)
+    close(logits(config, params), logits(c, p), 1e-4)
+    plain = grown(widen(c, TARGETS[target], how, seed=3), p)[1]
+    assert any(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(params)))
+
+
+@pytest.mark.parametrize("name", ["tied", "olmo2"])
+def test_even_copies_are_whole_repeats_and_keep_the_function(name):
+    c = VARIANTS[name]
+    p = random_params(c)
+    config, params = grown(widen(c, {"embed": 48, "mlp": 80, "heads": 12}, "duplicate"), p)
+    np.testing.assert_array_equal(params["blocks"]["dense"]["up"][..., 40:], params["blocks"]["dense"]["up"][..., :40])
     close(logits(config, params), logits(c, p), 1e-4)
 
 
@@ -158,6 +170,8 @@ def test_gradients_reach_what_is_new():
         (lambda c: widen(c, {"mlp": 30}), "target.mlp is 30, smaller than the source's 40"),
         (lambda c: widen(c, {"mpl": 50}), "did you mean 'mlp'"),
         (lambda c: widen(c, {"mlp": 50}, "pda"), "did you mean 'pad'"),
+        (lambda c: widen(c, {"mlp": 50}, noise=0.1), "noise is for copies"),
+        (lambda c: widen(c, {"embed": 50}, "aki"), "how='aki' makes new neurons of the next layer's"),
         (lambda c: widen(c, {}), "not wider than the source"),
         (lambda c: widen(c, {"heads": 7}), "not a multiple of target.kv_heads"),
         (lambda c: widen(c, {"head_dim": 12}, "fpi"), "does not grow head_dim; use how='pad'"),

@@ -9,7 +9,7 @@ import pytest
 from jaxpt.errors import JaxptError
 from jaxpt.models import flatten, unflatten
 from jaxpt.reshape.apply import apply
-from jaxpt.reshape.axes import duplicate, pad, permute, select
+from jaxpt.reshape.axes import duplicate, mask, pad, permute, select
 from jaxpt.reshape.calibrate import activation_scores, layer_leaves, walk
 from jaxpt.reshape.compensate import gather_compensation
 from jaxpt.reshape.datafree import weight_scores
@@ -38,6 +38,25 @@ def test_leaving_out_a_used_expert_changes_the_function():  # the proof above ca
     assert plan.target.moe.experts == 4
     assert apply(plan, p)["blocks"]["moe"]["router"].shape == (3, 24, 4)
     assert np.abs(reshaped(plan, p) - logits(c, p)).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("name", "axis"), [("moe", "expert_mlp"), ("moe_mixed", "expert_mlp"), ("moe_mixed", "shared_mlp")]
+)
+def test_masked_neurons_of_experts_compute_what_cut_ones_do(name, axis):
+    c = VARIANTS[name]
+    p = random_params(c)
+    size = c.moe.shared_mlp if axis == "shared_mlp" else c.moe.mlp
+    keep = np.stack([np.sort(np.random.default_rng(l).permutation(size)[:5]) for l in range(3)])
+    close(reshaped(mask(c, axis, keep), p), reshaped(select(c, axis, keep), p))
+    assert not np.allclose(reshaped(mask(c, axis, keep), p), logits(c, p), atol=1e-2)
+
+
+def test_whole_experts_and_each_experts_own_neurons_cannot_be_masked_and_the_refusal_says_so():
+    with pytest.raises(JaxptError, match="experts cannot be masked; embed"):
+        mask(WIDE, "experts", [0, 1])
+    with pytest.raises(JaxptError, match="expert_mlp expert by expert cannot be masked"):
+        mask(WIDE, "expert_mlp", np.zeros((3, 6, 4), int))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 
 from jaxpt.models import ModelConfig, flatten, param_specs, unflatten, uniform_layers
-from jaxpt.reshape.apply import apply, leaf_tables, make_leaf
-from jaxpt.reshape.axes import duplicate, pad
+from jaxpt.reshape.apply import apply, leaf_tables, make_leaf, make_slice
+from jaxpt.reshape.axes import duplicate, pad, select
+from jaxpt.reshape.compensate import compensated
 from jaxpt.reshape.datafree import weight_scores
+from jaxpt.reshape.depth import drop_layers
+from jaxpt.reshape.grow import aki, fpi, llama_pro
+from jaxpt.reshape.merge import merge_kv
 from jaxpt.reshape.stream import InMemory
 from jaxpt.reshape.subclone import random_init, subclone_plan
+from jaxpt.reshape.upcycle import Upcycling, upcycle
 from jaxpt.sharding import make_mesh, param_shardings
 from tests.reshape.proofs import random_params
 
@@ -28,6 +33,10 @@ def plans(c, p):
         "random": random_init(c, SMALL, 3),
         "duplicate": duplicate(c, "embed", np.arange(128) % 64),
         "pad": pad(c, "mlp", 160),
+        "fpi": fpi(c, "heads", 16, 1, noise=0.1),
+        "aki": aki(c, 160, 1),
+        "llama_pro": llama_pro(c, 2),
+        "upcycle": upcycle(c, Upcycling(4, 2, granularity=2, keep=0.6), layers=[1, 3]),
     }
 
 
@@ -45,7 +54,7 @@ def test_every_transform_gives_the_host_result_on_a_mesh(shape):
         out, want = flatten(apply(plan, sharded, where)), flatten(apply(plan, p))
         for path, leaf in out.items():
             assert leaf.sharding == flatten(where)[path], (name, path)
-            np.testing.assert_allclose(leaf, want[path], rtol=1e-6, atol=1e-7, err_msg=f"{name} {path}")
+            np.testing.assert_allclose(leaf, want[path], rtol=1e-5, atol=1e-6, err_msg=f"{name} {path}")
 
 
 def largest(compiled):
@@ -54,13 +63,13 @@ def largest(compiled):
     return max(int(np.prod([int(n) for n in s.split(",")])) for s in shapes)
 
 
-def compiled(path, plan, p, mesh, *, place=True):
+def compiled(path, plan, p, mesh):
     spec, rule = plan.specs[path], plan.rules[path]
     to = flatten(param_shardings(param_specs(plan.target), mesh))[path]
     at = flatten(param_shardings(param_specs(plan.source), mesh))[path]
     leaf = flatten(p)[path]
     leaves = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)}
-    make = make_leaf(path, spec, rule, jnp.float32, to if place else None)
+    make = make_leaf(make_slice(path, spec, rule, jnp.float32, to), spec, rule)
     return jax.jit(make, out_shardings=to).lower(leaves, leaf_tables(spec, rule)).compile()
 
 
@@ -87,6 +96,48 @@ def test_a_program_that_gathers_everything_is_caught():  # the proof above can f
     lowered = gather.lower(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)).compile()
     assert largest(lowered) > max(leaf.size // 8, leaf[0].size // 2)
     del plan
+
+
+def test_a_tied_bfloat16_model_gives_the_host_bits_on_a_mesh():
+    c = BIG.replace(tie_embeddings=True, qkv_bias=False, qk_norm="none")
+    p = jax.tree.map(lambda a: a.astype(jnp.bfloat16), random_params(c))
+    mesh = make_mesh({"fsdp": 4, "tensor": 2})
+    for plan in (subclone_plan(c, SMALL, selection="uniform"), merge_kv(c, 2), drop_layers(c, [1])):
+        where = param_shardings(param_specs(plan.target), mesh)
+        out, want = flatten(apply(plan, placed(c, p, mesh), where)), flatten(apply(plan, p))
+        for path, leaf in out.items():
+            assert leaf.dtype == jnp.bfloat16
+            assert leaf.sharding == flatten(where)[path]
+            np.testing.assert_array_equal(np.asarray(leaf), want[path], err_msg=path)
+
+
+def test_compensation_on_a_mesh_needs_one_layers_matrix_at_a_time_and_no_full_slice():
+    p, mesh = random_params(BIG), make_mesh({"fsdp": 8})
+    matrix = np.random.default_rng(0).normal(size=(4, 32, 128)).astype(np.float32)
+    asked = []
+
+    class Matrices:
+        """Matrices computed on demand, which remember what was asked for."""
+
+        def __getitem__(self, layer):
+            asked.append(layer)
+            return matrix[layer]
+
+    even = np.broadcast_to(np.arange(32) * 4, (4, 32))
+    plain = select(BIG, "mlp", even).with_entry(layers=[0, 1, 2, 3])
+    plan = compensated(plain, {"mlp": Matrices()})
+    where = param_shardings(param_specs(plan.target), mesh)
+    out = apply(plan, placed(BIG, p, mesh), where)
+    assert asked == [0, 1, 2, 3]
+    want = apply(compensated(plain, {"mlp": matrix}), p)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), out, want)
+    path = "blocks/dense/down"
+    leaf, to = flatten(p)[path], flatten(where)[path]
+    at = flatten(param_shardings(param_specs(BIG), mesh))[path]
+    one = make_slice(path, plan.specs[path], plan.rules[path], jnp.float32, to)
+    leaves = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)}
+    program = jax.jit(lambda leaves, table: one(leaves, [[table]], 0)).lower(leaves, matrix[0]).compile()
+    assert largest(program) <= leaf[0].size // 2
 
 
 def test_moments_follow_on_a_mesh():

@@ -72,6 +72,22 @@ def test_every_parameter_on_the_residual_stream_keeps_one_index_set(name):
     assert set(sets) == {path for path, spec in plan.specs.items() if "embed" in spec.axes}
 
 
+def test_one_parameter_with_another_index_set_breaks_the_function():  # the proof above can fail
+    """A model that uses 16 of 24 channels is cut to them exactly, and wrongly once one parameter keeps others."""
+    from jaxpt.reshape.axes import mask
+
+    c = VARIANTS["llama"]
+    m = mask(c, "embed", np.arange(3, 19))
+    c, p = m.target, apply(m, random_params(c))
+    plan = subclone_plan(c, {"embed": 16}, weight_scores(InMemory(c, p)))
+    close(reshaped(plan, p), logits(c, p))
+    for path in ("embed/table", "blocks/dense/o", "blocks/dense/up", "final_norm", "head"):
+        (term,) = plan.rules[path]
+        ops = tuple(dataclasses.replace(o, index=np.roll(o.index, 1)) if isinstance(o, Take) else o for o in term.ops)
+        broken = dataclasses.replace(plan, rules={**plan.rules, path: (dataclasses.replace(term, ops=ops),)})
+        assert not np.allclose(reshaped(broken, p), logits(c, p), atol=1e-2), path
+
+
 @pytest.mark.parametrize("name", DENSE)
 def test_query_heads_stay_with_their_kv_head(name):
     c, p, s = scored(name)

@@ -113,6 +113,19 @@ def test_host_and_device_make_the_same_experts():
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_widths_that_do_not_divide_are_refused():
-    with pytest.raises(JaxptError, match="not divided by granularity 3"):
-        upcycle(C, Upcycling(6, 3, granularity=3))
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"granularity": 3}, "not divided by granularity 3"),
+        ({"granularity": 0}, "granularity is 0, it must be at least 1"),
+        ({"granularity": 4}, "experts 6 is no multiple of granularity 4"),
+        ({"experts_per_token": 7}, "there are only 6 experts"),
+        ({"scale": "sqr"}, "did you mean 'sqrt'"),
+        ({"weights": "renormalized"}, "did you mean 'renormalised'"),
+        ({"keep": 60}, "keep is 60, a fraction from 0 to 1"),
+        ({"shared_mlp": 40}, "mlp 40 less shared_mlp 40"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_by_name(options, said):
+    with pytest.raises(JaxptError, match=said):
+        upcycle(C, Upcycling(**{"experts": 6, "experts_per_token": 3, **options}))

@@ -3,6 +3,8 @@
 import gzip
 import json
 import shutil
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -78,6 +80,33 @@ def test_hugging_face_agrees_with_its_library_on_real_text(shared, name):
             assert ours.decode(ids) == text
 
 
+def test_encoding_a_batch_releases_the_gil(shared):
+    """This thread goes on while the library is at work, whose call into C would otherwise hold the lock to its end."""
+    texts = sample(shared)
+    sentencepiece_ = load(shared / "data/tokenizers/mistral_v1")
+    json_ = load(shared / "data/tokenizers/gpt2")
+    for call in (lambda: sentencepiece_._encode(texts), lambda: json_._inner.encode_batch_fast(texts)):
+        thread = threading.Thread(target=call)
+        thread.start()
+        ticks = 0
+        while thread.is_alive():
+            ticks += 1
+            time.sleep(0.001)
+        assert ticks >= 3
+
+
+@pytest.mark.parametrize("name", ["tokenizers/mistral_v1", "stories260K/hf"])
+def test_a_real_model_file_and_its_tokenizer_json_are_one_tokenizer(shared, tmp_path, name):
+    model = load(shared / "data" / name)
+    inner = as_llama_json(model.files[0], [model.piece(i) for i in range(model.vocab_size)], prefix=True)
+    inner.save(str(tmp_path / "tokenizer.json"))
+    same = load(tmp_path)
+    assert same.fingerprint == model.fingerprint
+    texts = sample(shared)
+    for text, a, b in zip(texts, model.encode_batch(texts), same.encode_batch(texts), strict=True):
+        assert a.tolist() == b.tolist(), text[:60]
+
+
 def test_one_tokenizer_in_two_formats_has_one_fingerprint(trained, tmp_path):
     """The same pieces written as a tokenizer.json of the Llama form."""
     pieces = [trained.piece(i) for i in range(trained.vocab_size)]
@@ -90,7 +119,7 @@ def test_one_tokenizer_in_two_formats_has_one_fingerprint(trained, tmp_path):
     assert same.fingerprint == trained.fingerprint
 
 
-def as_llama_json(model_file, pieces):
+def as_llama_json(model_file, pieces, prefix=False):
     """A BPE `tokenizer.json` with byte fallback: a merge for every split of a piece into two, by the piece's id."""
     from sentencepiece import sentencepiece_model_pb2 as pb
 
@@ -106,7 +135,8 @@ def as_llama_json(model_file, pieces):
             {p: i for i, p in enumerate(pieces)}, [m for _, m in merges], unk_token="<unk>", byte_fallback=True
         )
     )
-    inner.normalizer = hf.normalizers.Replace(" ", "▁")
+    spaces = hf.normalizers.Replace(" ", "▁")
+    inner.normalizer = hf.normalizers.Sequence([hf.normalizers.Prepend("▁"), spaces]) if prefix else spaces
     inner.decoder = hf.decoders.Sequence(
         [hf.decoders.Replace("▁", " "), hf.decoders.ByteFallback(), hf.decoders.Fuse()]
     )
@@ -126,6 +156,39 @@ def test_chat_template_is_read_and_rendered_in_a_sandbox(trained, tmp_path):
         load(tmp_path).apply_chat_template([])
     with pytest.raises(JaxptError, match="has no chat template"):
         trained.apply_chat_template([])
+
+
+def test_of_several_chat_templates_the_default_one_is_taken(trained, tmp_path):
+    trained.save(tmp_path)
+    named = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "{{ unk_token }}usual"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    assert load(tmp_path).apply_chat_template([]) == "<unk>usual"
+
+
+def test_special_tokens_are_those_that_the_files_beside_it_name(trained, tmp_path):
+    trained.save(tmp_path)
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"eos_token": {"content": "<pad>"}, "pad_token": "n"}))
+    assert load(tmp_path).eos_id == trained.pad_id
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<s>"}))
+    assert load(tmp_path).eos_id == trained.bos_id
+    assert load(tmp_path).fingerprint != trained.fingerprint
+
+
+def test_tokens_added_beside_the_vocabulary_are_refused_not_split(trained, shared, tmp_path):
+    trained.save(tmp_path)
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<s>": 1, "<|im_start|>": 330}))
+    with pytest.raises(JaxptError, match=r"has no '<\|im_start\|>' \(id 330\).*make a tokenizer.json: python -c"):
+        load(tmp_path)
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<s>": 1}))
+    assert load(tmp_path).fingerprint == trained.fingerprint
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": {"2": {"content": "[INST]"}}}))
+    with pytest.raises(JaxptError, match=r"has no '\[INST\]' \(id 2\)"):
+        load(tmp_path)
+    shutil.copytree(shared / "data/tokenizers/gpt2", tmp_path / "q", copy_function=shutil.copyfile)
+    (tmp_path / "q").chmod(0o755)
+    (tmp_path / "q/tokenizer_config.json").write_text('{"tokenizer_class": "Qwen2Tokenizer"}')
+    with pytest.raises(JaxptError, match="a Qwen2Tokenizer splits text in its own way"):
+        load(tmp_path / "q")
 
 
 def test_bad_input_is_named(trained, tmp_path):

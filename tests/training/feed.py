@@ -1,4 +1,5 @@
-"""A feed that makes its batches from the step's number, for tests of the loop; delays make kills easy to time."""
+"""A feed that makes its batches from the step's number, for tests of the loop; it can stop, so that a kill never comes
+too late, however slow the machine."""
 
 import time
 from dataclasses import dataclass
@@ -17,16 +18,22 @@ class MadeSource:
     tokenizer_fingerprint: str = "f" * 64
 
 
-class MadeFeed:
-    """Counting sequences with random strides: quickly learnt, different in every step."""
+def hold(step, at, release):
+    """Stops before the batch of step `at` (None: nowhere) until the file `release` is there: mostly for good."""
+    while step == at and not release.exists():
+        time.sleep(0.05)
 
-    def __init__(self, plan, saved=None, delay=0.0):
-        self.plan, self.delay = plan, delay
+
+class MadeFeed:
+    """Counting sequences with random strides: quickly learnt, different in every step. `hold_at`, `release`: `hold`."""
+
+    def __init__(self, plan, hold_at=None, release=None):
+        self.plan, self.hold_at, self.release = plan, hold_at, release
 
     def iterate(self, start_step, rows=lambda size: None):
         for step in range(start_step, self.plan.steps):
             stage = self.plan.stages[self.plan.config.stage_of(step)].config
-            time.sleep(self.delay)
+            hold(step, self.hold_at, self.release)
             whole = self.batch(step, stage.batch_size, stage.sequence_length)
             part = rows(stage.batch_size) or slice(None)
             yield step, {k: v[part] for k, v in whole.items()}

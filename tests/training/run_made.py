@@ -3,14 +3,13 @@
 import dataclasses
 import json
 import sys
-import time
 from pathlib import Path
 
 from jaxpt.config import RunConfig
 from jaxpt.schema import build
 from jaxpt.training import loop, run_directory
 from jaxpt.training.plan import make_plan
-from tests.training.feed import MadeFeed, MadeSource
+from tests.training.feed import MadeFeed, MadeSource, hold
 
 STAGE = {"batch_size": 8, "sequence_length": 16, "mixture": {"a": 1.0, "b": 1.0}}
 CONFIG = {
@@ -37,21 +36,23 @@ CONFIG = {
 }
 
 
-def start(workdir, *, delay=0.0, pause=0.0, devices=1, tell=print, **changes):
-    """Runs; `delay` seconds a batch, `pause` seconds an evaluation; returns the exit code."""
+def start(workdir, *, hold_at=None, hold_evaluation=None, devices=1, tell=print, **changes):
+    """Runs; before a batch or in an evaluation it may wait for WORKDIR/release. Returns the exit code."""
     import jax
 
     config = build(RunConfig, {**CONFIG, **changes})
     config = dataclasses.replace(config, sharding=dataclasses.replace(config.sharding, mesh={"fsdp": devices}))
     plan = make_plan(config, {"a": MadeSource(), "b": MadeSource()})
 
+    release = Path(workdir) / "release"
+
     def hook(step, params):
-        time.sleep(pause)
+        hold(step, hold_evaluation, release)
         return {"eval/norm": float(jax.numpy.linalg.norm(params["final_norm"]))}
 
     if jax.process_index() == 0:
         run_directory.prepare(Path(workdir), config, plan.model, None, [])
-    feed = lambda plan, saved: MadeFeed(plan, saved, delay)  # noqa: E731
+    feed = lambda plan, saved: MadeFeed(plan, hold_at, release)  # noqa: E731
     hooks = lambda *stage: [hook]  # noqa: E731
     return loop.train(plan, Path(workdir), feed, None, hooks, tell=tell, devices=jax.devices()[:devices])
 

@@ -5,7 +5,6 @@ Every process writes down which documents were in the rows it was given, read ou
 
 import json
 import sys
-import time
 from pathlib import Path
 
 from jaxpt.config import RunConfig
@@ -15,6 +14,7 @@ from jaxpt.training import loop, run_directory
 from jaxpt.training.feed import make_feed
 from jaxpt.training.plan import make_plan
 from tests.data.made import delivered, source
+from tests.training.feed import hold
 from tests.training.run_made import CONFIG
 
 ROWS, VOCAB, LENGTH = {"a": 300, "b": 400, "c": 450}, 512, 8
@@ -33,17 +33,17 @@ def make(folder):
 
 
 class Recorded:
-    """A feed that writes down what it gave, at `delay` seconds a batch."""
+    """A feed that writes down what it gave, and stops for good before the batch of step `hold_at`."""
 
-    def __init__(self, feed, path, delay):
-        self._feed, self._path, self._delay = feed, path, delay
+    def __init__(self, feed, path, hold_at):
+        self._feed, self._path, self._hold_at = feed, path, hold_at
 
     def __getattr__(self, name):
         return getattr(self._feed, name)
 
     def iterate(self, start_step, rows):
         for step, batch in self._feed.iterate(start_step, rows):
-            time.sleep(self._delay)
+            hold(step, self._hold_at, self._path.with_suffix(".release"))
             size = len(batch["source_id"])
             first = next((r.start for r in (rows(n) for n in (4, 8, 12)) if r and r.stop - r.start == size), 0)
             with open(self._path, "a", encoding="utf-8") as f:
@@ -60,8 +60,8 @@ def follow_the_norm(step, params, weights):
     return {"a": 0.1 + part, "b": 0.1 + (1 - part), "c": 0.3}, {"reweight/weight/a": part}
 
 
-def start(folder, workdir, *, delay=0.0, devices=1, stages=STAGES, reweight=None, tell=print):
-    """Runs; returns the exit code."""
+def start(folder, workdir, *, hold_at=None, devices=1, stages=STAGES, reweight=None, tell=print):
+    """Runs, at most up to the batch of step `hold_at`; returns the exit code."""
     import jax
 
     every = {"reweight": {"every": reweight, "reference": "made"}} if reweight else {}
@@ -73,7 +73,7 @@ def start(folder, workdir, *, delay=0.0, devices=1, stages=STAGES, reweight=None
     if jax.process_index() == 0:
         run_directory.prepare(Path(workdir), config, plan.model, None, [])
     where = Path(folder) / f"{Path(workdir).name}.{jax.process_index()}.delivered"
-    feed = lambda plan, saved: Recorded(make_feed(plan, saved, tell=tell), where, delay)  # noqa: E731
+    feed = lambda plan, saved: Recorded(make_feed(plan, saved, tell=tell), where, hold_at)  # noqa: E731
     policies = lambda *stage: follow_the_norm  # noqa: E731
     return loop.train(plan, Path(workdir), feed, policies=policies, tell=tell, devices=jax.devices()[:devices])
 

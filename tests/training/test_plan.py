@@ -65,7 +65,8 @@ def test_a_source_of_weight_zero_may_have_other_rows():
         ({"model": {"preset": "tiny-1n"}}, "tiny-1m"),
         ({"model": {**CONFIG["model"], "kv_heads": 3}}, "model.heads is 2, not a multiple of model.kv_heads (3)"),
         ({"compute": {"dtype": "bfloat32"}}, "did you mean 'float32'?"),
-        ({"stages": [{**STAGE, "duration": "9 steps", "rope": {"teta": 1}}]}, "model.rope.teta"),
+        ({"stages": [{**STAGE, "duration": "9 steps", "rope": {"teta": 1}}]}, "stages[0].rope.teta is not a key"),
+        ({"model": {**CONFIG["model"], "layers": "three"}}, "model.layers is 'three', it must be a number"),
         ({"stages": [{**STAGE, "duration": "9 steps", "schedule": {"name": "wds"}}]}, "did you mean 'wsd'?"),
         (
             {"stages": [{**STAGE, "duration": "9 steps", "pose": {"target": 16}}]},

@@ -1,0 +1,78 @@
+"""A run at a glance: what it is, how far it came, what it reached, at which speed."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from jaxpt.config import RunConfig
+from jaxpt.models.config import ModelConfig
+from jaxpt.reporting.series import series
+
+Records = Sequence[Mapping[str, Any]]
+Rows = list[list[str]]
+
+
+def summary(records: Records, events: Records, model: ModelConfig, config: RunConfig) -> Rows:
+    """Returns rows of a name and what there is to say."""
+    last = next((r for r in reversed(records) if "train/loss" in r), records[-1])
+    steps = config.first_steps()[-1]
+    done, tokens = last["step"], config.tokens_at(steps)
+    rows = [
+        ["model", _shape(model)],
+        ["steps", f"{done:,} of {steps:,}" + (", finished" if done == steps else f" ({done / steps:.0%})")],
+        ["tokens", f"{last.get('tokens', 0):,} of {tokens:,}"],
+    ]
+    if "train/loss" in last:
+        rows.append(["training loss, last step logged", f"{last['train/loss']:.4f}"])
+    apart = [abs(v) for _, values in series(records, "data/deviation/").values() for v in values]
+    if apart:
+        rows.append(["mixture", f"at no logged step was a source more than {max(apart):.2f} rows from what was wanted"])
+    return rows + _speed(records) + _starts(events)
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """Returns the events of an events.jsonl, none where there is no file; a half-written last line is left out."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+
+
+def _shape(model: ModelConfig) -> str:
+    shape = (
+        f"{len(model.layers)} layers, embed {model.embed}, heads {model.heads} over {model.kv_heads}, mlp {model.mlp}"
+    )
+    if model.moe is not None:
+        m = model.moe
+        shape += f"; {m.experts} experts of {m.mlp}, {m.experts_per_token} per token"
+        shape += f", shared {m.shared_mlp}" if m.shared_mlp else ""
+        shape += f", in {len(model.layers_of('moe'))} layers, {model.active_param_count():,} parameters active"
+    return f"{model.param_count():,} parameters: {shape}, vocabulary {model.vocab_size:,}"
+
+
+def _speed(records: Records) -> Rows:
+    warm = [r for r in records if "perf/tokens_per_s" in r and not r.get("perf/warmup")]
+    if not warm:
+        return []
+    text = f"{median(r['perf/tokens_per_s'] for r in warm):,.0f} tokens/s"
+    if "perf/mfu" in warm[-1]:
+        text += f", MFU {median(r['perf/mfu'] for r in warm):.1%}"
+    if "perf/data_wait_s" in warm[-1]:
+        text += (
+            f", {sum(r['perf/data_wait_s'] for r in warm) / sum(r['perf/step_s'] for r in warm):.1%} waiting for data"
+        )
+    return [["speed, median without compilation", text]]
+
+
+def _starts(events: Records) -> Rows:
+    begun = [e for e in events if e["event"] in ("start", "resume")]
+    if not begun:
+        return []
+    resumed = [f"{e['step']:,}" for e in begun if e["event"] == "resume"]
+    mesh = " × ".join(f"{k}={n}" for k, n in begun[-1].get("mesh", {}).items() if n > 1) or "one device"
+    rows = [["mesh", mesh]]
+    if resumed:
+        named = ", ".join(resumed[-8:])
+        rows.append(["starts", f"{len(begun)}, resumed at step {'… ' if len(resumed) > 8 else ''}{named}"])
+    return rows

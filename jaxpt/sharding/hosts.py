@@ -1,0 +1,46 @@
+"""Several hosts as one machine: the process joins the others before it looks for devices."""
+
+import jax
+
+from jaxpt.errors import JaxptError
+
+
+def join(coordinator: str | None, processes: int | None = None, process_id: int | None = None) -> None:
+    """Joins the processes of one run; does nothing without a coordinator.
+
+    Args:
+        coordinator: HOST:PORT of process 0; or "auto": this and the rest is asked of the cluster (a Cloud TPU pod,
+            SLURM, Open MPI, Kubernetes).
+        processes: how many there are.
+        process_id: which one this is, from 0.
+
+    Raises:
+        JaxptError: arguments that do not go together, no cluster that "auto" knows, or a coordinator out of reach.
+    """
+    if coordinator is None:
+        if processes is not None or process_id is not None:
+            raise JaxptError("--processes and --process_id need --coordinator=HOST:PORT, the address of process 0")
+        return
+    auto = coordinator == "auto"
+    if auto and (processes is not None or process_id is not None):
+        raise JaxptError(
+            "--coordinator=auto asks the cluster for the processes; leave out --processes and --process_id"
+        )
+    if not auto and not coordinator.rpartition(":")[2].isdigit():
+        raise JaxptError(f"--coordinator={coordinator} is not of the form HOST:PORT (or auto)")
+    if not auto and (processes is None or process_id is None or not 0 <= process_id < processes):
+        raise JaxptError(
+            f"--coordinator={coordinator} needs --processes=N and --process_id=0…N-1, got {processes} and {process_id}"
+        )
+    try:
+        if auto:
+            jax.distributed.initialize()
+        else:
+            jax.distributed.initialize(coordinator, processes, process_id)
+    except ValueError as error:  # no cluster environment answered
+        raise JaxptError(
+            "--coordinator=auto found neither a Cloud TPU pod, SLURM, Open MPI nor Kubernetes; give HOST:PORT of "
+            "process 0 with --processes and --process_id, or leave it out on one host"
+        ) from error
+    except RuntimeError as error:
+        raise JaxptError(f"--coordinator={coordinator}: {str(error)[:200]}; is process 0 running?") from error

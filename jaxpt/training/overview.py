@@ -1,0 +1,68 @@
+"""A plan as a person reads it before step one: its stages, and the mixture of each."""
+
+import math
+from collections.abc import Mapping
+
+from jaxpt.config import ObjectiveConfig
+from jaxpt.data.plan import flat_weights
+from jaxpt.terminal import table
+from jaxpt.training.plan import Plan, Source, StagePlan
+
+
+def overview(plan: Plan) -> str:
+    """Returns the stages and the mixtures of `plan` as tables."""
+    return f"{stages(plan)}\n\n{mixtures(plan)}\n"
+
+
+def stages(plan: Plan) -> str:
+    """Returns a line per stage: its size, its learning rate, and what is special about it."""
+    head = ["stages", "steps", "tokens", "batch size", "sequence length", "learning rate", "over steps", ""]
+    rows = []
+    for i, stage in enumerate(plan.stages):
+        steps, end = stage.stop - stage.first, stage.peak * stage.schedule[-1].end
+        config = stage.config
+        rate = f"{stage.peak:g}" if math.isclose(end, stage.peak) else f"{stage.peak:g} to {end:g}"
+        shapes = ", ".join(f"{s.steps:,} {s.shape}" for s in stage.schedule)
+        size = [steps, steps * config.tokens_per_step, config.batch_size, config.sequence_length]
+        rows.append([config.name, *size, rate, shapes, "; ".join(_special(stage, i))])
+    return table(head, rows)
+
+
+def mixtures(plan: Plan) -> str:
+    """Returns a line per source: its share of each stage in per cent, of rows or of tokens as the stage counts."""
+    parts = [_shares(stage, plan.sources) for stage in plan.stages]
+    head = ["mixture in %", *(f"{s.config.name}, of {s.config.mixture_unit}" for s in plan.stages)]
+    rows = [[name, *(100 * p[name] if p.get(name) else "" for p in parts)] for name in plan.sources]
+    lines = [table(head, rows)]
+    for stage in plan.stages:
+        total = sum(flat_weights(stage.config.mixture, {n: s.rows for n, s in plan.sources.items()}).values())
+        if not math.isclose(total, 1, rel_tol=1e-6):
+            name = stage.config.name
+            lines.append(f"{name}: the weights given sum to {total:g}; each counts as its part of that")
+    return "\n".join(lines)
+
+
+def _shares(stage: StagePlan, sources: Mapping[str, Source]) -> dict[str, float]:
+    weights = dict(stage.weights)
+    if stage.config.mixture_unit == "tokens":
+        weights = {n: w * sources[n].tokens / sources[n].rows for n, w in weights.items()}
+    total = sum(weights.values())
+    return {n: w / total for n, w in weights.items()}
+
+
+def _special(stage: StagePlan, i: int) -> list[str]:
+    """What of a stage is not the usual."""
+    c, out = stage.config, []
+    if i and c.load == "params":
+        out.append("moments start afresh")
+    if c.freeze:
+        out.append(f"frozen: {', '.join(c.freeze)}")
+    if c.rope is not None:
+        out.append("rope: " + ", ".join(f"{k}={v}" for k, v in dict(c.rope).items()))
+    if c.pose is not None:
+        out.append(f"positions skip up to {c.pose.target:,}")
+    if c.reweight.every:
+        out.append(f"weights follow the losses every {c.reweight.every}")
+    if c.objective.name != ObjectiveConfig().name:
+        out.append(f"objective: {c.objective.name}")
+    return out
