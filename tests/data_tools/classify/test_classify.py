@@ -119,7 +119,8 @@ def test_recall_finds_what_looks_like_the_seed_and_tells_the_domains():
     held = sum(s.examples for s in mined.judgement.labels if s.label == "math")
     assert rounds[1].positives > rounds[0].positives == 60 - held
     assert held > 3
-    assert all(r.recall == 1.0 and r.precision >= 0.5 for r in rounds)
+    assert rounds[1].recall > rounds[0].recall > 0.5  # the domain that was learned helps
+    assert min(r.precision for r in rounds) > 0.8
     assert rounds[1].new_tokens < rounds[0].new_tokens == 3000
 
 
