@@ -49,7 +49,10 @@ def test_two_ray_nodes_write_what_the_oracle_writes(tmp_path):
     pytest.importorskip("ray", reason="--engine=ray is the extra [ray]")
     pytest.importorskip("daft")
     env = {k: v for k, v in os.environ.items() if k not in ("RAY_USAGE_STATS_ENABLED", "DO_NOT_TRACK")}
-    slow = {"RAY_raylet_start_wait_time_s": "300", "RAY_health_check_timeout_ms": "120000"}  # machines under load
+    slow = {
+        "RAY_raylet_start_wait_time_s": "300",
+        "RAY_gcs_server_request_timeout_seconds": "300",
+    }  # machines under load
     env |= {"PYTHONPATH": str(ROOT), "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", **slow}
     call = [sys.executable, "-c", SCRIPT, str(tmp_path)]
     done = subprocess.run(call, env=env, capture_output=True, text=True, timeout=900, check=False)
