@@ -101,7 +101,6 @@ def test_onto_a_mesh_no_device_has_more_read_than_its_part(tmp_path, monkeypatch
     monkeypatch.setattr(HuggingFaceCheckpoint, "slice", noted)
     where = param_shardings(param_specs(model.config), make_mesh({"fsdp": 8}))
     load_hf(hf, shardings=where)
-    assert all(value.base is None or value.flags.owndata or value.nbytes < 2_000 for value in read)
     split = {path: leaf for path, leaf in flatten(model.params).items() if not flatten(where)[path].is_fully_replicated}
     assert {"embed/table", "blocks/dense/q", "blocks/dense/down"} <= split.keys()
     largest = max(leaf.nbytes // (leaf.shape[0] if path.startswith("blocks") else 1) for path, leaf in split.items())
