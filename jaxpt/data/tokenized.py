@@ -33,7 +33,8 @@ class TokenizedWriter:
         kind = pa.from_numpy_dtype(self._kind)
         columns = [("id", pa.binary(16)), ("tokens", pa.large_list(kind)), ("text_bytes", pa.int64())]
         self._schema = pa.schema([*columns, *((name, pa.string()) for name in self._fields)])
-        self._writer = pq.ParquetWriter(file, self._schema, compression="zstd", compression_level=1)
+        how = {"compression": "zstd", "compression_level": 1, "use_dictionary": list(self._fields)}
+        self._writer = pq.ParquetWriter(file, self._schema, **how)
         self._clear()
 
     def _clear(self) -> None:
