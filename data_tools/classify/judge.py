@@ -5,8 +5,10 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import matplotlib
 import numpy as np
 import xxhash
+from matplotlib.figure import Figure
 
 from jaxpt.errors import JaxptError
 
@@ -138,29 +140,30 @@ def quantile_threshold(scores: np.ndarray, keep: float, weights: np.ndarray | No
     return Threshold(keep, float(cut), float(weights[scores >= cut].sum() / total[-1]))
 
 
-def _diagram(calibration: Calibration) -> str:
-    """Returns SVG: above, stated probability against what happened, with its standard error; below, how many texts."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+def diagram(calibration: Calibration) -> Figure:
+    """Draws stated probability against what happened, with 68 % intervals (Wilson), and below it how many texts."""
     filled = calibration.count > 0
     stated, happened = calibration.stated[filled], calibration.happened[filled]
-    spread = np.sqrt(happened * (1 - happened) / calibration.count[filled])
+    number = calibration.count[filled]
+    middle = (happened * number + 0.5) / (number + 1)
+    reach = np.sqrt(happened * (1 - happened) * number + 0.25) / (number + 1)
+    bars = np.stack([happened - middle + reach, middle + reach - happened]).clip(0)
     edges = np.linspace(0, 1, len(calibration.count) + 1)
-    with plt.rc_context({"svg.hashsalt": "calibration", "svg.fonttype": "none"}):  # the same bytes every time
-        figure, (top, bottom) = plt.subplots(2, 1, figsize=(4.6, 5.6), sharex=True, height_ratios=(3, 1))
-        top.plot([0, 1], [0, 1], "--", color="0.6", label="as stated")
-        top.errorbar(stated, happened, spread, fmt="o-", color="#b33", capsize=3, label="held-out texts")
-        top.set(ylabel="share that was right", xlim=(0, 1), ylim=(0, 1.02))
-        top.legend(loc="upper left", frameon=False)
-        bottom.bar(edges[:-1], calibration.count, np.diff(edges), align="edge", color="#ccd", edgecolor="white")
-        bottom.set(xlabel="stated probability of the chosen label", ylabel="texts")
-        figure.tight_layout()
-        out = io.StringIO()
+    figure = Figure(figsize=(4.6, 5.6), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    top.plot([0, 1], [0, 1], "--", color="0.6", label="as stated")
+    top.errorbar(stated, happened, bars, fmt="o-", color="#b33", capsize=3, label="held-out texts")
+    top.set(ylabel="share that was right", xlim=(0, 1), ylim=(0, 1.02))
+    top.legend(loc="upper left", frameon=False)
+    bottom.bar(edges[:-1], calibration.count, np.diff(edges), align="edge", color="#99b", edgecolor="white")
+    bottom.set(xlabel="stated probability of the chosen label", ylabel="texts")
+    return figure
+
+
+def _svg(figure: Figure) -> str:
+    out = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "calibration"}):  # the same bytes every time
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-        plt.close(figure)
     return out.getvalue()[out.getvalue().index("<svg") :]
 
 
@@ -175,6 +178,6 @@ def picture(judgement: Judgement, title: str) -> str:
 <style>body{{font:14px sans-serif;margin:2em}}td,th{{padding:2px 10px;text-align:right}}</style>
 <h1>{html.escape(title)}</h1>
 <p>Held-out accuracy {judgement.accuracy:.3f}, expected calibration error {judgement.calibration.error:.3f}.</p>
-{_diagram(judgement.calibration)}
+{_svg(diagram(judgement.calibration))}
 <table><tr><th>label</th><th>texts</th><th>precision</th><th>recall</th><th>F1</th></tr>{rows}</table>
 """

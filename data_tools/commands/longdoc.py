@@ -11,7 +11,7 @@ import pyarrow as pa
 from data_tools import storage
 from data_tools.batch import Outcome, Place, Removed, Rule, texts
 from data_tools.dedup import minhash
-from data_tools.longdoc.dependence import Dependence, dependence
+from data_tools.longdoc.dependence import COMPRESSION, UNIQUE_LINES, dependence
 from data_tools.longdoc.distribution import Distribution, divergence, measure, rebalance
 from data_tools.longdoc.links import Walk, links_in, normal_url, walks
 from data_tools.longdoc.repositories import join_repository
@@ -30,12 +30,11 @@ EXAMPLE = """examples:
   jaxpt-data longdoc --how=links --input='wiki/*.jsonl.gz' --output=long_wiki --max_tokens=32768
   jaxpt-data longdoc --how=select --input='books/*.jsonl.gz' --output=long_books --least_tokens=8192"""
 HOWS = ("repositories", "links", "select")
-LINES, DENSITY = 0.6, 0.15  # select: share of lines that occur once, compressed size; below stand logs and tables
 RULES = [
     Rule("longdoc-short", low=1, high=1e6, log=True),
+    Rule("longdoc-lines", least=UNIQUE_LINES),
+    Rule("longdoc-compression", least=COMPRESSION),
     Rule("longdoc-gain", low=-0.2, high=0.4),
-    Rule("longdoc-lines", least=LINES),
-    Rule("longdoc-compression", least=DENSITY),
 ]
 
 
@@ -161,24 +160,14 @@ class Select:
         seen = [dependence(text, background=self.background) for text in texts(batch)]
         removed = []
         for row, one in enumerate(seen):
-            rule, value = self._why(one)
-            if rule:
-                removed.append(Removed(row, rule, value, asdict(one)))
+            if why := one.against(self.least_tokens, self.least_gain):
+                removed.append(Removed(row, f"longdoc-{why[0]}", why[1], asdict(one)))
         values = (
             np.array([v(s) for s in seen], np.float64)
-            for v in (lambda s: s.tokens, lambda s: s.gain, lambda s: s.unique_lines, lambda s: s.compression)
+            for v in (lambda s: s.tokens, lambda s: s.unique_lines, lambda s: s.compression, lambda s: s.gain)
         )
         columns = {"dependence": pa.array([asdict(s) for s in seen])}
         return Outcome.of(batch, removed, columns=columns, statistics=dict(zip([r.name for r in RULES], values)))
-
-    def _why(self, seen: Dependence) -> tuple[str, float]:
-        if seen.tokens < self.least_tokens:
-            return "longdoc-short", seen.tokens
-        if not seen.gain > self.least_gain:
-            return "longdoc-gain", seen.gain
-        if seen.unique_lines < LINES:
-            return "longdoc-lines", seen.unique_lines
-        return ("longdoc-compression", seen.compression) if seen.compression < DENSITY else ("", 0.0)
 
 
 def _select(args: argparse.Namespace, shards: list[FileShard]) -> tuple[Distribution, Distribution, list[dict]]:

@@ -10,6 +10,7 @@ from data_tools.dedup import shingles as sh
 from jaxpt.errors import JaxptError
 
 CACHE_WEIGHT = 0.5  # of what was read, against the background; far and near share it where far is allowed
+UNIQUE_LINES, COMPRESSION = 0.6, 0.15  # below stand logs and tables, and generated text
 VOCABULARY = 50_000  # of the uniform background that is used when none is given
 
 
@@ -23,10 +24,15 @@ class Dependence:
     unique_lines: float  # share of non-empty lines that occur once; logs and tables repeat theirs
     compression: float  # compressed bytes / bytes; very low: generated text
 
-    def is_long(self, least_gain: float = 0.0, least_unique: float = 0.6, least_compression: float = 0.15) -> bool:
-        """Whether far context helps and the text is no log or table."""
-        enough = self.unique_lines >= least_unique and self.compression >= least_compression
-        return self.tokens > 0 and self.gain > least_gain and enough
+    def against(self, least_tokens: int = 1, least_gain: float = 0.0) -> tuple[str, float] | None:
+        """Returns what speaks against a long document, `(rule, value)`: short, lines, compression or gain."""
+        if self.tokens < least_tokens:
+            return "short", self.tokens
+        if self.unique_lines < UNIQUE_LINES:
+            return "lines", self.unique_lines
+        if self.compression < COMPRESSION:
+            return "compression", self.compression
+        return None if self.gain > least_gain else ("gain", self.gain)
 
 
 def _counts_before(tokens: np.ndarray, near: int) -> tuple[np.ndarray, np.ndarray]:

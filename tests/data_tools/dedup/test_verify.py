@@ -116,26 +116,25 @@ def test_short_texts_compare_by_what_they_have():
 
 
 def test_a_copy_in_a_crowd_is_found_by_its_bands_however_many_texts_were_kept_before_it():
-    """Four hundred texts of one template, and late among them copies of early ones."""
+    """A hundred texts of one template, and then copies of some of them."""
     rng = np.random.default_rng(9)
     frame = words(rng, 200)
-    texts = [[*frame[:100], *words(rng, 30), *frame[100:]] for _ in range(400)]
-    texts += [[*texts[i][:50], "other", *texts[i][51:]] for i in range(0, 400, 20)]
-    want = {400 + k: 20 * k for k in range(20)}
+    texts = [[*frame[:100], *words(rng, 30), *frame[100:]] for _ in range(100)]
+    texts += [[*texts[i][:50], "other", *texts[i][51:]] for i in range(0, 100, 20)]
+    want = {100 + k: 20 * k for k in range(5)}
     tokens = minhash.hash_tokens([" ".join(t) for t in texts])
     signatures = minhash.signatures_of_tokens(tokens, minhash.Scheme())
 
     def found(**limits):
         profile = lambda i: verify.Profile(tokens[i])  # noqa: E731
-        seen = verify.judge(range(420), signatures, profile, verify.level("balanced"), **limits)
+        seen = verify.judge(range(105), signatures, profile, verify.level("balanced"), **limits)
         return {v.unit: v.anchor for v in seen if v.anchor != v.unit}
 
-    assert found() == found(most=1000) == want
-    assert found(most=16) == want
+    assert found() == found(most=16) == want
     assert found(most=16, room=1) == want  # nothing remembered, the same result
-    blind = np.tile(signatures[:1], (420, 1))  # without signatures that tell them apart only the first 16 are seen
-    seen = verify.judge(range(420), blind, lambda i: verify.Profile(tokens[i]), verify.level("balanced"), most=16)
-    assert sum(v.anchor != v.unit for v in seen) < 3
+    blind = np.tile(signatures[:1], (105, 1))  # without signatures that tell them apart only the first 16 are seen
+    seen = verify.judge(range(105), blind, lambda i: verify.Profile(tokens[i]), verify.level("balanced"), most=16)
+    assert sum(v.anchor != v.unit for v in seen) == 1
 
 
 def test_an_unknown_level_names_its_neighbour():

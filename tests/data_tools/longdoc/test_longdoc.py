@@ -158,15 +158,16 @@ def test_far_context_pays_in_a_book_and_not_in_unrelated_texts_joined(shared):
     real = [dependence(b[:120_000], background=background) for b in books]
     joined = dependence("\n".join(web[300:])[:120_000], background=background)
     assert min(r.gain for r in real) > joined.gain
-    assert all(r.unique_lines > 0.6 for r in real)
+    assert all(r.against() is None for r in real)
 
 
 def test_logs_and_tables_are_not_taken_for_long_documents():
     log = "\n".join(["GET /index.html 200", "GET /style.css 200"] * 2000)
     seen = dependence(log)
     assert seen.unique_lines < 0.01
-    assert not seen.is_long()
-    assert not dependence("too short").is_long()
+    assert seen.against()[0] == "lines"
+    assert dependence("too short").against(4096) == ("short", 2)
+    assert dependence("too short").against() == ("gain", 0.0)  # nothing far away
     with pytest.raises(JaxptError, match="near=0"):
         dependence("x", near=0)
 
