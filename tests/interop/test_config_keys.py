@@ -140,9 +140,12 @@ def small(kind):
 
 def variants(base, whole):
     """(key, what was done, config) for every key that the file has or could have."""
+    from transformers import GenerationConfig
+
     yield "", "nothing", base
     kept = {"dtype", "torch_dtype", "_attn_implementation", "attn_implementation", "output_attentions"}
     kept |= {"ignore_keys_at_rope_validation"}  # what transformers sets itself, as sets and names
+    kept |= vars(GenerationConfig()).keys()  # what it checks for itself
     yield "", "inert keys", {**base, **dict.fromkeys(INERT - base.keys() - whole.keys() - kept, 7)}
     for key in sorted((base.keys() | whole.keys() | TRIED.keys()) - INERT):
         for value in [*TRIED.get(key, []), *others(base.get(key, whole.get(key)))]:
