@@ -44,7 +44,7 @@ class Start:
 def spikes(losses: Sequence[float]) -> int:
     """Counts steps whose loss stands `SPIKE` deviations above the 50 before it, from step 50 on."""
     windows = ((losses[i], losses[i - 50 : i]) for i in range(50, len(losses)))
-    return sum(now > np.mean(past) + SPIKE * np.std(past) for now, past in windows)
+    return sum(bool(now > np.mean(past) + SPIKE * np.std(past)) for now, past in windows)
 
 
 @functools.cache  # methods of one shape share a compilation
