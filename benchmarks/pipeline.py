@@ -1,7 +1,8 @@
 """A whole pipeline over many kinds of text, from raw files to packed sources, killed on the way and trained on.
 
 `python -m benchmarks.pipeline --text=FOLDER --tokenizer=TOKENIZER --folder=DIR` runs `configs/data/shared_text.py` once
-without interruption and once with three SIGKILLs in the middle of a step; both must leave the same bytes. Then a small model trains on an exact mixture of the packed sources. Run again, what is done stays.
+without interruption and once with three SIGKILLs in the middle of a step; both must leave the same bytes. Then
+a small model trains on an exact mixture of the packed sources. Run again, what is done stays.
 """
 
 import argparse

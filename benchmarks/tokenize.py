@@ -47,7 +47,7 @@ def main() -> None:
                 return sum(map(len, tokenizer._encode(texts)))
 
             def text_to_packed(out: Path = out) -> int:
-                return build(args.text, out / "a", tokenizer, args.sequence_length).tokens
+                return build(args.text.split(","), out / "a", tokenizer, args.sequence_length).tokens
 
             def tokenize_then_pack(out: Path = out) -> int:
                 flags = [f"--input={args.text}", f"--output={out}/t", f"--tokenizer={args.tokenizer}"]

@@ -208,8 +208,7 @@ def count_words(batch: pa.RecordBatch) -> np.ndarray:
     begin[1:] &= space[:-1]
     starts = (offsets[:-1] - offsets[0])[np.diff(offsets) > 0]
     begin[starts] = ~space[starts] & ~wide[starts]
-    total = np.concatenate([[0], np.cumsum(begin | wide)])
-    return np.diff(total[offsets - offsets[0]])
+    return np.diff(np.searchsorted(np.flatnonzero(begin | wide), offsets - offsets[0]))
 
 
 def check(outcome: Outcome, rows: int, what: str) -> None:

@@ -107,7 +107,7 @@ def plan(pipeline: Pipeline, workdir: str) -> list[Planned]:
         options = _options(step, pipeline, {n: p.folder for n, p in planned.items()})
         argv = _argv(step.command, where, {"input": paths, "output": folder, **options})
         facts = {k: v for k, v in options.items() if k not in HOW}
-        named = _named_files(facts.values())
+        named = _named_files(facts.values(), workdir)
         before += [planned[n].key for n in planned if "{" + n + "}" in str(step.options)]
         content = content_fingerprint(named, memo) if named else ""
         key = hashlib.sha256(json.dumps([step.command, facts, content, before], sort_keys=True, default=str).encode())
@@ -173,12 +173,14 @@ def _files(pattern: str) -> list[str]:
     return sorted({path for part in pattern.split(",") for path in list_files(part.strip(), SUFFIXES)})
 
 
-def _named_files(values: Any) -> list[str]:
-    """Returns the files that options name, so that a change of their content is a change of the step."""
+def _named_files(values: Any, workdir: str) -> list[str]:
+    """Returns the files outside the workdir that options name: a change of their content is a change of the step."""
     found: list[str] = []
     for value in values:
         for part in value.split(",") if isinstance(value, str) and "/" in value else ():
             path = Path(part)
+            if path.is_relative_to(workdir):
+                continue  # what another step wrote: its key counts
             if path.is_dir():
                 found += [str(f) for f in sorted(path.rglob("*")) if f.is_file()]
             elif path.is_file():

@@ -56,7 +56,7 @@ def kind_of(path: str) -> str:
 
 
 def output_name(path: str) -> str:
-    """Returns the output shard's name: the input's, ending in `.jsonl.gz` where it is no kind that is written."""
+    """Returns the output shard's name: the input's, with `.jsonl.gz` added where it is no kind that is written."""
     name = path.rsplit("/", 1)[-1]
     if kind_of(name) in ("jsonl", "parquet"):
         return name
@@ -169,7 +169,7 @@ def _lines(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
 def _parse(line: bytes, place: int, field: str) -> Found:
     start = line[:200].decode("utf-8", "replace")
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode("utf-8-sig" if place == 0 else "utf-8"))
     except UnicodeDecodeError:
         return Problem(place, "invalid UTF-8", start)
     except (ValueError, RecursionError):

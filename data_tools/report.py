@@ -62,12 +62,13 @@ def alarms(steps: Sequence[Seen], share: float) -> list[str]:
     lines = []
     for seen in steps:
         for source, entry in seen.sources.items():
-            by = {unit: lost(entry, unit) for unit in ("documents", "words")}
+            units = ("documents",) if seen.manifests[0]["step"] == "extract" else ("documents", "words")
+            by = {unit: lost(entry, unit) for unit in units}  # of HTML most words are no text
             if max(by.values()) > share:
                 rules = sorted(entry["removed"].items(), key=lambda r: -r[1]["documents"])[:3]
                 most = ", ".join(f"{rule} {amount['documents']:,}" for rule, amount in rules) or "parts cut out"
                 line = f"warning: {seen.name}: {source} lost {by['documents']:.0%} of {entry['in']['documents']:,} "
-                lines.append(f"{line}documents, {by['words']:.0%} of its words (alarm at {share:.0%}): {most}")
+                lines.append(f"{line}documents, {lost(entry, 'words'):.0%} of its words (alarm at {share:.0%}): {most}")
     return lines
 
 
@@ -116,8 +117,8 @@ def histogram(rule: Rule, bins: Sequence[int]) -> str:
     for i, n in enumerate(bins):
         if not n:
             continue
-        middle = (edges[i] + edges[i + 1]) / 2
-        out = (rule.least is not None and middle < rule.least) or (rule.most is not None and middle > rule.most)
+        out = rule.least is not None and edges[i + 1] <= rule.least
+        out |= rule.most is not None and edges[i] >= rule.most and i > 0
         tall = max(1.0, np.sqrt(n / tallest) * (height - 4))  # square root: rare values stay visible
         left, right = x(edges[i]), x(edges[i + 1])
         place = f'x="{left:.1f}" y="{height - tall:.1f}" width="{max(right - left - 0.6, 0.6):.1f}" height="{tall:.1f}"'
@@ -171,7 +172,10 @@ def _overview(steps: Sequence[Seen]) -> str:
         bars = []
         for seen in steps:
             entry = seen.sources.get(name)
-            part = entry["kept"]["words"] / max(first["in"]["words"], 1) if entry else 0.0
+            if entry is None:  # this step did not see the source
+                bars.append("<td></td>")
+                continue
+            part = entry["kept"]["words"] / max(first["in"]["words"], 1)
             bars.append(f'<td><div class="bar"><i style="width:{min(part, 1):.1%}"></i></div>{part:.1%}</td>')
         head = f"<td>{html.escape(name)}</td><td>{first['in']['documents']:,}</td><td>{first['in']['words']:,}</td>"
         lines.append(f"<tr>{head}{''.join(bars)}</tr>")
@@ -201,7 +205,7 @@ def _examples(seen: Seen) -> Iterator[str]:
         for line in lines:
             where = " · ".join(str(line[k]) for k in ("source", "id", "url") if line.get(k))
             other = line.get("of_excerpt") or line.get("item_excerpt") or ""
-            repeats = " · ".join(str(line[k]) for k in ("of_source", "of_id", "sets") if line.get(k))
+            repeats = " · ".join(str(line[k]) for k in ("of_source", "of_id", "matches") if line.get(k))
             value = f"{line['value']:.4g}" if isinstance(line["value"], float) else line["value"]
             left = f"<b>{html.escape(where)}</b><pre>{html.escape(line['excerpt'])}</pre>"
             right = f"<b>{html.escape(repeats)}</b><pre>{html.escape(other)}</pre>" if other else ""

@@ -40,7 +40,8 @@ def new_file(path: str | Path) -> Iterator[Path]:
             file = Path(folder) / path.rsplit("/", 1)[1]
             yield file
             fs, inner = fsspec.core.url_to_fs(path)
-            fs.makedirs(fs._parent(inner), exist_ok=True)
+            if not {"s3", "gs", "abfs"} & set(fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)):
+                fs.makedirs(inner.rsplit("/", 1)[0], exist_ok=True)  # object stores have no folders
             fs.put_file(str(file), inner)
         return
     target = Path(path)

@@ -16,8 +16,18 @@ def get_config(folder: str) -> ConfigDict:
     steps = [
         {"command": "extract", "name": "pages", "inputs": [page]},
         {"command": "clean", "name": "web", "inputs": ["pages", *web], "options": {"preset": "harsh"}},
-        {"command": "clean", "name": "chinese", "inputs": [f"{folder}/chinese"], "options": {"preset": "harsh-zh"}},
-        {"command": "clean", "name": "prose", "inputs": [f"{folder}/english"], "options": {"preset": "gopher"}},
+        {
+            "command": "clean",
+            "name": "chinese",
+            "inputs": [f"{folder}/chinese"],
+            "options": {"preset": "harsh-zh", "set": ["language.least=0.4"]},
+        },
+        {
+            "command": "clean",
+            "name": "prose",
+            "inputs": [f"{folder}/english"],
+            "options": {"preset": "gopher", "set": ["words.most=10000000"]},
+        },
         {
             "command": "dedup",
             "inputs": [

@@ -113,6 +113,20 @@ class Classifier:
                 out[row, [column[name] for name in found]] = np.minimum(chance, 1.0)
         return out
 
+    def best(self, texts: Sequence[str]) -> list[tuple[str, float]]:
+        """Returns the likeliest label of every text with its probability; ("", 0.0) where no word is known.
+
+        The texts are given to the model as they are, on one line: as language identification models were trained.
+        """
+        if not len(texts):
+            return []
+        plain = [_BREAKS.sub(" ", t.encode("utf-8", "replace").decode("utf-8")).strip() for t in texts]
+        names, values = self._model.predict(plain, k=1)
+        return [
+            (found[0].removeprefix(PREFIX), min(float(chance[0]), 1.0)) if len(found) else ("", 0.0)
+            for found, chance in zip(names, values)
+        ]
+
     def scores(self, texts: Sequence[str]) -> np.ndarray:
         """Returns `[n] float32`: the probability of the recipe's positive label.
 

@@ -6,7 +6,6 @@ triples. They are linear in the length of the text.
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 from data_tools.clean import characters
@@ -102,7 +101,7 @@ def dclm_lines(text: str, options: Options) -> tuple[str, list[Cut], dict[str, f
         if rule:
             cuts.append(_cut(rule, number, line))
             continue
-        if 0 < len(words) <= options["short_line"]:
+        if 0 < len(words) <= options["short_line"] and len(line) < 400:
             trimmed = _SIGN_IN.sub("", _READ_MORE.sub("", _CART.sub("", line)))
             if trimmed != line:
                 cuts.append(_cut("phrase", number, line))
@@ -115,12 +114,8 @@ def dclm_lines(text: str, options: Options) -> tuple[str, list[Cut], dict[str, f
     return ("\n".join(kept) if cuts else text), cuts, edited
 
 
-@lru_cache(maxsize=8)
-def _any_of(phrases: tuple[str, ...]) -> re.Pattern:
-    return re.compile("|".join(map(re.escape, phrases)), re.IGNORECASE)
-
-
-_BAR = re.compile(r"\s[|»›·•/>]\s|[|»›]")
+_BARS = ("|", "»", "›", "·", " / ", " > ")
+_BAR = re.compile(r"\s[·/>]\s|[|»›·]")
 _UNSPACED = re.compile(rf"[{characters.UNSPACED_CLASS}]")
 
 
@@ -136,23 +131,29 @@ def _short(line: str, most: int) -> bool:
 def boilerplate_lines(text: str, options: Options) -> tuple[str, list[Cut], dict[str, float]]:
     """Cuts navigation bars, stock phrases, and runs of short lines at the top and the bottom of a page.
 
-    Options: `bar_parts`: a line of so many parts between separators is a bar when the parts are short; `phrases`: a line of
-    at most `phrase_words` words that holds one goes; `run`: so many short lines in a row (of at most `short_words` words,
-    without an end mark) at either end go.
+    Options: `bar_parts`: a line of so many parts between separators is a bar when the parts are short; `phrases`: a
+    line of at most `phrase_words` words that holds one goes; `run`: so many short lines in a row (of at most
+    `short_words` words, without an end mark) at either end go.
     """
     lines = text.split("\n")
     rules: dict[int, str] = {}
-    phrases = _any_of(tuple(options["phrases"])) if options["phrases"] else None
+    whole = text.lower()
+    phrases = [phrase for phrase in options["phrases"] if phrase in whole]
+    bars = [bar for bar in _BARS if bar in text]
     for number, line in enumerate(lines):
+        if not (bars or phrases):
+            break
         if len(line) > 400 or not line or line.isspace():
             continue
-        if line.count("|") + line.count("»") + line.count("›") + line.count("·") + line.count(" / ") > 1:
+        if bars and sum(map(line.count, bars)) > 1:
             parts = [p for p in _BAR.split(line) if p and not p.isspace()]
             if len(parts) >= options["bar_parts"] and _length(line) <= len(parts) * options["short_words"]:
                 rules[number] = "navigation_bar"
                 continue
-        if phrases and phrases.search(line) and _length(line) <= options["phrase_words"]:
-            rules[number] = "stock_phrase"
+        if phrases and _length(line) <= options["phrase_words"]:
+            lower = line.lower()
+            if any(phrase in lower for phrase in phrases):
+                rules[number] = "stock_phrase"
     for order in (range(len(lines)), range(len(lines) - 1, -1, -1)):
         _mark_run(lines, order, rules, options)
     cuts = [_cut(rules[n], n, lines[n].strip()) for n in sorted(rules)]

@@ -29,7 +29,9 @@ EXAMPLE = """examples:
 def parser() -> Parser:
     """Returns the command's flags."""
     out = Parser("jaxpt-data pack", HELP, EXAMPLE)
-    out.add_argument("--input", required=True, help="JSONL, Parquet or what `tokenize` wrote: file, folder or glob")
+    out.add_argument(
+        "--input", required=True, help="JSONL, Parquet (globs, comma-separated), or the folder that `tokenize` wrote"
+    )
     out.add_argument("--output", required=True, help="folder of the packed source; must not exist")
     out.add_argument("--sequence_length", "--sequence-length", type=int, required=True, help="tokens in a row")
     out.add_argument("--tokenizer", help="directory, .model or tokenizer.json; not for tokenized documents")
@@ -83,7 +85,7 @@ def _pack_text(args: argparse.Namespace) -> PackedSource:
     )
     if _there(args, Path(args.output)):
         return PackedSource.open(args.output)
-    origin = open_origin(args.input)
+    origin = open_origin(args.input.split(",") if "," in args.input else args.input)
     tokenizer = tokenizers.load(args.tokenizer)
     with progress(origin.size, "pack", origin.unit, scale=True) as bar:
         report = _reporter(bar, lambda: origin.position)
@@ -100,7 +102,10 @@ def _pack_tokenized(args: argparse.Namespace) -> list[PackedSource]:
     selection = Selection(args.part, args.held_out, args.group_field)
     jobs: list[tuple[Path, tuple[str, str] | None]] = [(Path(args.output), None)]
     if args.by:
-        jobs = [(Path(args.output) / name, (args.by, v)) for name, v in _folders(documents.values(args.by)).items()]
+        jobs = [
+            (Path(args.output) / name, (args.by, v))
+            for name, v in _folders(documents.values(args.by, selection)).items()
+        ]
     made = []
     with progress(documents.size * (args.part != "held_out"), "pack", "tok", scale=True) as bar:
         done = 0

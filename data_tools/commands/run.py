@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from data_tools import plan
+from data_tools import plan, storage
 from jaxpt.config_file import load
 from jaxpt.dispatch import Parser
+from jaxpt.errors import JaxptError
 from jaxpt.terminal import table
 
 HELP = "run a whole pipeline: every step of a config, those done already left as they are"
@@ -28,6 +29,8 @@ def main(argv: Sequence[str]) -> int:
     """Checks all steps, then runs what is not done; returns 0 when all is done."""
     overrides = [a for a in argv if a.startswith(("--config.", "--noconfig."))]
     args = parser().parse_args([a for a in argv if a not in overrides])
+    if storage.is_remote(args.workdir):
+        raise JaxptError(f"--workdir={args.workdir} must be a local folder; its input may be remote")
     pipeline = load(plan.Pipeline, args.config, overrides)
     steps = plan.plan(pipeline, args.workdir)
     rows = [(s.name, plan.state(s, args.workdir), f"jaxpt-data {s.command} {' '.join(s.argv)}") for s in steps]

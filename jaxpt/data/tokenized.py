@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from jaxpt.data.packing import Document
 from jaxpt.data.records import DTYPES, token_dtype
-from jaxpt.data.tokenize import Selection, Tokenized
+from jaxpt.data.tokenize import ALL, Selection, Tokenized
 from jaxpt.errors import JaxptError
 
 FORMAT = 1
@@ -33,7 +33,8 @@ class TokenizedWriter:
         kind = pa.from_numpy_dtype(self._kind)
         columns = [("id", pa.binary(16)), ("tokens", pa.large_list(kind)), ("text_bytes", pa.int64())]
         self._schema = pa.schema([*columns, *((name, pa.string()) for name in self._fields)])
-        self._writer = pq.ParquetWriter(file, self._schema, compression="zstd", compression_level=1)
+        how = {"compression": "zstd", "compression_level": 1, "use_dictionary": list(self._fields)}
+        self._writer = pq.ParquetWriter(file, self._schema, **how)
         self._clear()
 
     def _clear(self) -> None:
@@ -89,17 +90,19 @@ class TokenizedDocuments:
             raise JaxptError(f"{note}: format {self.facts.get('format')} is not read by this jaxpt; tokenize again")
         self.size = sum(shard["tokens"] for shard in self.facts["shards"])
 
-    def values(self, field: str) -> list[str]:
-        """Returns the values of a kept field, sorted; a document without one is under "none".
+    def values(self, field: str, selection: Selection = ALL) -> list[str]:
+        """Returns the values of a kept field among the documents that are taken, sorted; "none" where there is none.
 
         Raises:
             JaxptError: the field was not kept.
         """
-        self._check(field)
-        found = set()
+        fields = [field, *([selection.group_field] if selection.group_field else [])]
+        for name in fields:
+            self._check(name)
+        found: set[str] = set()
         for shard in self.facts["shards"]:
-            column = pq.read_table(self.path / shard["name"], columns=[field])[field]
-            found |= {v or "none" for v in column.unique().to_pylist()}
+            table = pq.read_table(self.path / shard["name"], columns=["id", *dict.fromkeys(fields)])
+            found |= {row[field] or "none" for row in table.to_pylist() if selection.takes(row, row["id"])}
         return sorted(found)
 
     def _check(self, field: str) -> None:

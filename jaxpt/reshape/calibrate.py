@@ -169,12 +169,7 @@ def activation_scores(
     Raises:
         JaxptError: no batches, or an unknown aggregation.
     """
-    for name, value, known in (
-        ("over_sequence", over_sequence, OVER_SEQUENCE),
-        ("over_batch", over_batch, OVER_BATCH),
-    ):
-        if value not in known:
-            raise JaxptError(f"scores: {name} is {value!r}, it must be one of {', '.join(known)}")
+    _check_aggregation(over_sequence, over_batch)
     batches = list(batches)
     sums: list[dict[str, np.ndarray]] = []
 
@@ -201,6 +196,15 @@ def activation_scores(
         "over_batch": over_batch,
     }
     return Scores(values, meta)
+
+
+def _check_aggregation(over_sequence: str, over_batch: str) -> None:
+    for name, value, known in (
+        ("over_sequence", over_sequence, OVER_SEQUENCE),
+        ("over_batch", over_batch, OVER_BATCH),
+    ):
+        if value not in known:
+            raise JaxptError(f"scores: {name} is {value!r}, it must be one of {', '.join(known)}")
 
 
 @functools.lru_cache(maxsize=8)

@@ -180,6 +180,13 @@ def test_mistakes_are_one_line_and_leave_nothing_behind(bundle, tmp_path, capsys
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_mistyped_variant_is_told_with_its_neighbour(bundle, tmp_path, capsys):
+    assert run(f"--config={SUBCLONE}:compensate", f"--from={bundle}", f"--to={tmp_path / 'x'}") == 1
+    said = capsys.readouterr().err.strip()
+    assert "has no variant 'compensate' (did you mean 'compensated'?); there are importance, scaled" in said
+    assert "\n" not in said
+
+
 def test_the_source_may_be_a_run_or_one_of_its_checkpoints(tmp_path):
     start(tmp_path / "run", tell=lambda line: None, stages=[CONFIG["stages"][0]])
     for path, step in ((tmp_path / "run", 20), (tmp_path / "run" / "checkpoints" / "15", 15)):

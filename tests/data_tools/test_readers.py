@@ -73,7 +73,7 @@ def test_a_warc_file_gives_its_pages_and_says_why_others_give_none(tmp_path):
         "no text in the page",
     ]
     manifest = run_shards([shard], tmp_path / "out", {}, KeepLong(), "test")[0]
-    assert (manifest["name"], manifest["kept"], manifest["quarantined"]) == ("crawl.jsonl.gz", 2, 3)
+    assert (manifest["name"], manifest["kept"], manifest["quarantined"]) == ("crawl.warc.jsonl.gz", 2, 3)
     (tmp_path / "cut.warc.gz").write_bytes(gzip.compress(data)[:-20])
     with pytest.raises(JaxptError, match="damaged archive"):
         list(open_shards(str(tmp_path / "cut.warc.gz"))[0].records())
@@ -85,7 +85,7 @@ def test_pages_and_plain_text_are_one_record_a_file(tmp_path):
     (tmp_path / "b.txt").write_text("plain\ntext")
     (tmp_path / "c.txt.gz").write_bytes(gzip.compress(b"\xff\xfe\xff"))
     shards = open_shards(str(tmp_path))
-    assert [s.name for s in shards] == ["a.jsonl.gz", "b.jsonl.gz", "c.jsonl.gz"]
+    assert [s.name for s in shards] == ["a.html.jsonl.gz", "b.txt.jsonl.gz", "c.txt.jsonl.gz"]
     a, b, c = (next(iter(s.records())) for s in shards)
     assert a["text"].startswith("The first paragraph")
     assert b == {"text": "plain\ntext", "path": "b.txt"}
@@ -111,14 +111,14 @@ def test_extraction_finds_the_articles_of_real_pages(shared):
 
 
 def test_parquet_keeps_its_columns_and_types_and_puts_rows_without_text_aside(tmp_path):
-    rows = {"text": ["long text", None, "x"], "when": pa.array([1, 2, 3], pa.timestamp("s")), "n": [[1], [], None]}
+    rows = {"text": ["long text", None, "x"], "when": pa.array([1, 2, 3], pa.timestamp("ms")), "n": [[1], [], None]}
     pq.write_table(pa.table(rows), tmp_path / "a.parquet")
     pq.write_table(pa.table({"text": pa.array([1, 2])}), tmp_path / "b.parquet")
     first, second = run_shards(open_shards(str(tmp_path)), tmp_path / "out", {}, KeepLong(), "test")
     assert (first["rows"], first["kept"], first["quarantined"], first["removed"]) == (2, 1, 1, {"short": 1})
     assert (second["rows"], second["quarantined"]) == (0, 2)
     out = pq.read_table(tmp_path / "out/a.parquet")
-    assert out.schema.field("when").type == pa.timestamp("s")
+    assert out.schema.field("when").type == pa.timestamp("ms")
     assert out.drop_columns("when").to_pylist() == [{"text": "long text", "n": [1]}]
 
 

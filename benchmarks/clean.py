@@ -1,0 +1,203 @@
+"""Clean real text: speed of every preset, and agreement with datatrove rule by rule.
+
+python -m benchmarks.clean --input='web/*.jsonl.gz'                    # speed, in CPU seconds of one core
+python -m benchmarks.clean --input='web/*.jsonl.gz' --agreement        # against datatrove, rule by rule
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from data_tools.batch import from_rows
+from data_tools.clean import pipeline, presets
+from data_tools.records import open_shards
+from jaxpt.terminal import progress, table
+
+BATCH_BYTES = 8 << 20
+Texts = Sequence[str]
+
+
+def batches(texts: Texts) -> list[pa.RecordBatch]:
+    """Returns the texts as batches like those of `run_shards`."""
+    out, mine, size = [], [], 0
+    for text in texts:
+        if mine and (size + len(text) > BATCH_BYTES or len(mine) == 1024):
+            out.append(from_rows(mine, range(len(mine)))[0])
+            mine, size = [], 0
+        mine.append({"text": text})
+        size += len(text)
+    return [*out, from_rows(mine, range(len(mine)))[0]] if mine else out
+
+
+def speed(name: str, made: Sequence[pa.RecordBatch], size: int, rounds: int) -> list[float]:
+    """Returns megabytes per CPU second of a preset in each round; the first meets every word for the first time."""
+    preset = presets.load(name, ["domain_lines.on=false"])
+    pipeline.vocabulary.cache_clear()
+    out = []
+    for _ in range(rounds):
+        start = time.process_time()
+        for batch in made:
+            pipeline.judge(batch, preset)
+        out.append(size / 1e6 / (time.process_time() - start))
+    return out
+
+
+def peer_speed(texts: Texts) -> float:
+    """Returns megabytes per CPU second of datatrove's two Gopher filters, which make up the preset `gopher`."""
+    from datatrove.data import Document
+    from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilter
+
+    filters = (GopherRepetitionFilter(), GopherQualityFilter())
+    filters[0].filter(Document("warm up", "0"))
+    start = time.process_time()
+    for text in texts:
+        for peer in filters:
+            peer.filter(Document(text, "0"))
+    return sum(len(t.encode("utf-8", "replace")) for t in texts) / 1e6 / (time.process_time() - start)
+
+
+def peers() -> dict[str, Callable[[str], bool]]:
+    """Returns, for each rule, datatrove's filter with that rule alone: a function from a text to whether it stays."""
+    from datatrove.data import Document
+    from datatrove.pipeline.filters import (
+        C4QualityFilter,
+        FineWebQualityFilter,
+        GopherQualityFilter,
+        GopherRepetitionFilter,
+    )
+
+    quality = {
+        "words": {"min_doc_words": 50, "max_doc_words": 100_000},
+        "mean_word_length": {"min_avg_word_length": 3, "max_avg_word_length": 10},
+        "bullet_lines": {"max_bullet_lines_ratio": 0.9},
+        "ellipsis_lines": {"max_ellipsis_lines_ratio": 0.3},
+        "alphabetic_words": {"max_non_alpha_words_ratio": 0.8},
+        "stop_words": {"min_stop_words": 2},
+    }
+    off = dict.fromkeys((k for mine in quality.values() for k in mine), None)
+    out: dict[str, object] = {
+        name: GopherQualityFilter(**{**off, "max_symbol_word_ratio": None, **mine}) for name, mine in quality.items()
+    }
+    out["hash_signs+ellipses"] = GopherQualityFilter(**off, max_symbol_word_ratio=0.1)
+    repetition = {
+        "duplicate_paragraphs": {"dup_para_frac": 0.3},
+        "duplicate_paragraph_characters": {"dup_para_char_frac": 0.2},
+        "duplicate_lines": {"dup_line_frac": 0.3},
+        "duplicate_line_characters": {"dup_line_char_frac": 0.2},
+        **{f"top_{n}_gram": {"top_n_grams": ((n, share),)} for n, share in ((2, 0.2), (3, 0.18), (4, 0.16))},
+        **{f"repeated_{n}_gram": {"dup_n_grams": ((n, round(0.2 - 0.01 * n, 2)),)} for n in range(5, 11)},
+    }
+    off = {"dup_para_frac": None, "dup_para_char_frac": None, "dup_line_frac": None, "dup_line_char_frac": None}
+    off |= {"top_n_grams": (), "dup_n_grams": ()}
+    out |= {name: GopherRepetitionFilter(**{**off, **mine}) for name, mine in repetition.items()}
+    fine = {
+        "punctuated_lines": {"line_punct_thr": 0.12},
+        "short_lines": {"short_line_thr": 0.67},
+        "repeated_line_characters": {"char_duplicates_ratio": 0.01},
+        "line_breaks_per_word": {"new_line_ratio": 0.3},
+    }
+    off = {"line_punct_thr": -1, "short_line_thr": 9, "char_duplicates_ratio": 9, "new_line_ratio": 9e9}
+    out |= {name: FineWebQualityFilter(**{**off, **mine}) for name, mine in fine.items()}
+    off = {"min_num_sentences": -1, "filter_lorem_ipsum": False, "filter_curly_bracket": False}
+    for name, mine in {
+        "lorem_ipsum": {"filter_lorem_ipsum": True},
+        "curly_brackets": {"filter_curly_bracket": True},
+        "sentences": {"min_num_sentences": 5},
+    }.items():
+        out[name] = C4QualityFilter(**{**off, **mine})
+
+    def stays(peer: object) -> Callable[[str], bool]:
+        def ask(text: str) -> bool:
+            answer = peer.filter(Document(text, "0"))
+            return answer if isinstance(answer, bool) else answer[0]
+
+        return ask
+
+    return {name: stays(peer) for name, peer in out.items()}
+
+
+def ours(texts: Texts) -> dict[str, np.ndarray]:
+    """Returns, for each rule of the published presets, which texts stay, `[n] bool`."""
+    out: dict[str, np.ndarray] = {}
+    for name in ("fineweb", "gopher", "c4"):
+        changes = [f"{step}.on=false" for step in ("language", "listed_address", "address_words")]
+        changes += ["c4_lines.on=false", "lorem_ipsum.on=false", "curly_brackets.on=false", "sentences.on=false"]
+        preset = presets.load(name, changes if name == "fineweb" else [])
+        decisions = [pipeline.judge(batch, preset) for batch in batches(texts)]
+        for rule in preset.rules():
+            values = np.concatenate([d.values[rule.name] for d in decisions])
+            low = -np.inf if rule.least is None else rule.least
+            out[rule.name] = (values >= low) & (values <= (np.inf if rule.most is None else rule.most))
+    out["hash_signs+ellipses"] = out.pop("hash_signs") & out.pop("ellipses")
+    return out
+
+
+def disagreements(texts: Texts) -> dict[str, list[tuple[int, bool]]]:
+    """Returns, for each rule, the texts on which the two differ, with our decision (True: stays)."""
+    mine = ours(texts)
+    out: dict[str, list[tuple[int, bool]]] = {name: [] for name in mine}
+    asked = peers()
+    with progress(len(texts), "datatrove", "text") as bar:
+        for i, text in enumerate(texts):
+            for name, stays in asked.items():
+                if stays(text) != mine[name][i]:
+                    out[name].append((i, bool(mine[name][i])))
+            bar.update()
+    return out
+
+
+def c4_text(texts: Texts) -> int:
+    """Returns how many texts C4's line rules leave different from datatrove's result."""
+    from datatrove.data import Document
+    from datatrove.pipeline.filters import C4QualityFilter
+
+    peer = C4QualityFilter(min_num_sentences=-1, filter_lorem_ipsum=False, filter_curly_bracket=False)
+    preset = presets.load("c4", ["lorem_ipsum.on=false", "curly_brackets.on=false", "sentences.on=false"])
+    edited = [text for batch in batches(texts) for text in pipeline.judge(batch, preset).texts]
+    different = 0
+    for text, mine in zip(texts, edited):
+        document = Document(text, "0")
+        peer.filter(document)
+        different += document.text != mine
+    return different
+
+
+def main() -> None:
+    """Reads the texts, measures, prints."""
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--input", required=True)
+    flags.add_argument("--presets", default="gopher,c4,fineweb,dclm,harsh")
+    flags.add_argument("--rounds", type=int, default=3)
+    flags.add_argument("--most", type=int, default=10**9, help="texts")
+    flags.add_argument("--peer", type=int, default=0, help="also time datatrove's gopher on so many texts")
+    flags.add_argument("--agreement", action="store_true")
+    args = flags.parse_args()
+    texts = [row["text"] for shard in open_shards(args.input) for row in shard.rows()][: args.most]
+    size = sum(len(t.encode("utf-8", "replace")) for t in texts)
+    print(f"{len(texts):,} texts, {size / 1e6:.1f} MB")
+    if args.agreement:
+        found = disagreements(texts)
+        rows = [
+            (
+                rule,
+                len(places),
+                f"{1 - len(places) / len(texts):.4%}",
+                " ".join(f"{i}:{'stays' if s else 'goes'}" for i, s in places[:9]),
+            )
+            for rule, places in found.items()
+        ]
+        print(table(["rule", "disagree", "agree", "which texts, and what we say"], rows))
+        print(f"C4's lines: {c4_text(texts)} texts come out different")
+        return
+    if args.peer:
+        print(f"datatrove, gopher: {peer_speed(texts[: args.peer]):.2f} MB per CPU second")
+    made = batches(texts)
+    rows = [[name, *(round(s, 2) for s in speed(name, made, size, args.rounds))] for name in args.presets.split(",")]
+    print(table(["MB per CPU second", *(f"round {i + 1}" for i in range(args.rounds))], rows))
+
+
+if __name__ == "__main__":
+    main()
