@@ -128,7 +128,8 @@ def _find(cls: type, values: ConfigDict, text: str) -> bool:
         if not isinstance(node, ConfigDict):
             raise JaxptError(f"{text}: {where} has no keys, it is {node!r}")
         if part not in node:
-            told = nearest(part, node.keys()) or f"; the keys are {', '.join(node.keys())}"
+            keys = ", ".join(node.keys())
+            told = nearest(part, node.keys()) or (f"; the keys are {keys}" if keys else "; add it in the config file")
             raise JaxptError(f"{where}.{part} is not a key{told}")
         parent, key, hint = node, part, schema.inside(hint, part)
         node, where = node[part], f"{where}.{part}"
