@@ -60,13 +60,19 @@ class Scores:
         return self.values[name]
 
     def check(self, config: ModelConfig) -> None:
-        """Raises a JaxptError if the arrays' shapes do not fit `config`."""
+        """Raises a JaxptError if the arrays' shapes do not fit `config`, or a score is no finite number."""
         size = lengths_of(config)
         for name, array in self.values.items():
             want = tuple(size.get(a, 0) for a in AXES[name])
             if array.shape != want:
                 raise JaxptError(
                     f"scores.{name} has shape {array.shape}, the model needs {want}: made for another model"
+                )
+            if not np.isfinite(array).all():
+                at = tuple(np.argwhere(~np.isfinite(array))[0])
+                raise JaxptError(
+                    f"scores.{name}[{', '.join(map(str, at))}] is {array[at]}, so nothing can be ranked by it; "
+                    "look at the model's weights, or score in float32 (config.calibration.dtype)"
                 )
 
     def save(self, path: str | Path) -> None:

@@ -253,6 +253,13 @@ def test_importance_without_scores_and_scores_of_another_model_are_refused():
         subclone_plan(c, SMALL, s, scaling="fanin")
 
 
+def test_scores_that_are_no_numbers_are_refused_instead_of_keeping_the_first_positions():
+    c, _, s = scored("llama")
+    s.values["mlp"][1, 5] = np.nan
+    with pytest.raises(JaxptError, match=r"scores\.mlp\[1, 5\] is nan"):
+        subclone_plan(c, SMALL, s)
+
+
 def test_a_notebook_cuts_a_model_in_one_call_and_its_lineage_grows():
     c, p, s = scored("tied")
     model = Model(c, p, "tokenizer", ({"op": "import"},))
