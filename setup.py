@@ -36,6 +36,9 @@ EXTRAS = {
         "daft>=0.7.20,<0.8",
         "numba>=0.61,<0.70",
         "fasttext-numpy2>=0.10.4,<0.11",
+        "ftfy>=6.3,<7",
+        "py3langid>=0.4,<0.5",
+        "rjieba>=0.2.2,<0.3",
         "resiliparse>=2.0,<3",
     ],
     "gcs": ["gcsfs>=2024.6"],
@@ -44,7 +47,14 @@ EXTRAS = {
     "kenlm": ["kenlm>=0.3,<0.4"],
     "ray": ["ray>=2.50,<3"],
     "eval": ["lm_eval>=0.4.9,<0.5"],
-    "dev": ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "hypothesis>=6.100,<7", "ruff>=0.17,<0.18"],
+    "dev": [
+        "pytest>=8,<10",
+        "pytest-xdist>=3.6,<4",
+        "hypothesis>=6.100,<7",
+        "ruff>=0.17,<0.18",
+        "datatrove>=0.10,<0.11",  # the reference that cleaning is compared with
+        "spacy>=3.8,<4",  # what datatrove splits words with
+    ],
     "parity": ["torch==2.13.0", "transformers>=5.20,<5.30"],
 }
 

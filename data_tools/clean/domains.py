@@ -1,8 +1,8 @@
 """Lines that many pages of one domain share: a first pass counts them, exactly, in bounded memory.
 
-The first pass writes, for each shard, a 64-bit key per distinct line of each record, derived from (domain, line), sorted.
-The keys are then counted in `splits` passes over the range of keys. What decides is how many records of the domain hold the
-line, so that neither the order of records nor the number of workers changes anything.
+The first pass writes, for each shard, a 64-bit key per distinct line of each record, derived from (domain, line),
+sorted. The keys are then counted in `splits` passes over the range of keys. What decides is how many records of the
+domain hold the line, so that neither the order of records nor the number of workers changes anything.
 
 Memory: 40 bytes per line of the largest shard while it is read, then 24 bytes per line of the corpus / `splits`, and 8
 bytes per line found frequent in every worker (memory-mapped). Two lines with one key (probability 1e-7 at 2 million
@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def write_keys(path: Path, records: Iterable[tuple[str, str]]) -> None:
 def frequent(paths: Sequence[Path], least: int, splits: int = 1) -> Iterator[np.ndarray]:
     """Yields the keys that occur at least `least` times over all files, ascending, one range of keys after another."""
     edges = [(i << 64) // splits for i in range(splits + 1)]
-    for low, high in zip(edges[:-1], edges[1:]):
+    for low, high in pairwise(edges):
         parts = []
         for path in paths:
             keys = np.load(path, mmap_mode="r")

@@ -101,7 +101,7 @@ def dclm_lines(text: str, options: Options) -> tuple[str, list[Cut], dict[str, f
         if rule:
             cuts.append(_cut(rule, number, line))
             continue
-        if 0 < len(words) <= options["short_line"]:
+        if 0 < len(words) <= options["short_line"] and len(line) < 400:
             trimmed = _SIGN_IN.sub("", _READ_MORE.sub("", _CART.sub("", line)))
             if trimmed != line:
                 cuts.append(_cut("phrase", number, line))
@@ -131,9 +131,9 @@ def _short(line: str, most: int) -> bool:
 def boilerplate_lines(text: str, options: Options) -> tuple[str, list[Cut], dict[str, float]]:
     """Cuts navigation bars, stock phrases, and runs of short lines at the top and the bottom of a page.
 
-    Options: `bar_parts`: a line of so many parts between separators is a bar when the parts are short; `phrases`: a line of
-    at most `phrase_words` words that holds one goes; `run`: so many short lines in a row (of at most `short_words` words,
-    without an end mark) at either end go.
+    Options: `bar_parts`: a line of so many parts between separators is a bar when the parts are short; `phrases`: a
+    line of at most `phrase_words` words that holds one goes; `run`: so many short lines in a row (of at most
+    `short_words` words, without an end mark) at either end go.
     """
     lines = text.split("\n")
     rules: dict[int, str] = {}

@@ -183,14 +183,15 @@ def _words_per_line(view: View, options: Options) -> Values:
 
 
 _LOG_LINE = re.compile(
-    r"\s*(?:\[?\d{4}[-/.]\d{2}[-/.]\d{2}[T ,]\d{2}:\d{2}|\[?\d{2}:\d{2}:\d{2}[\].,:\s]"
-    r"|[A-Z][a-z]{2} [ \d]\d \d{2}:\d{2}:\d{2} |\[?(?:TRACE|DEBUG|INFO|NOTICE|WARN(?:ING)?|ERROR|FATAL|CRITICAL)\b[\]:| ]"
-    r"|\S+ \S+ \S+ \[\d{2}/[A-Z][a-z]{2}/\d{4}:|\[ *\d+\.\d{6}\]|\s*at [\w$.]+\([\w.]+:\d+\)|Traceback \(most)"
+    r"(?:\[?\d{4}[-/.]\d{2}[-/.]\d{2}[T ,]\d{2}:\d{2}|\[?\d{2}:\d{2}:\d{2}[\].,:\s]"
+    r"|[A-Z][a-z]{2} [ \d]\d \d{2}:\d{2}:\d{2} "
+    r"|\[?(?:TRACE|DEBUG|INFO|NOTICE|WARN(?:ING)?|ERROR|FATAL|CRITICAL)\b[\]:| ]"
+    r"|\S+ \S+ \S+ \[\d{2}/[A-Z][a-z]{2}/\d{4}:|\[ *\d+\.\d{6}\]|at [\w$.]+\([\w.]+:\d+\)|Traceback \(most)"
 )
 
 
 def _log_lines(view: View, options: Options) -> Values:
-    found = np.array([sum(_LOG_LINE.match(l) is not None for l in lines) for lines in view.full_lines])
+    found = np.array([sum(_LOG_LINE.match(l.lstrip()[:200]) is not None for l in lines) for lines in view.full_lines])
     return ratio(found, view.full_line_counts)
 
 
@@ -229,7 +230,7 @@ def _address_words(view: View, options: Options) -> Values:
 
 
 def _content_type(view: View, options: Options) -> Values:
-    """0 where the field that names the content type names one that is not in `keep`, else 1 (also where it is absent)."""
+    """0 where the field of the content type names one that is not in `keep`, else 1 (also where it is absent)."""
     keep = tuple(k.lower() for k in options["keep"])
     given = [(v or "").partition(";")[0].strip().lower() for v in view.field(options["field"])]
     return np.array([float(not v or v.startswith(keep)) for v in given])

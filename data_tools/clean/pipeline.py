@@ -1,4 +1,4 @@
-"""The step: judge a batch of records by a preset, edit their texts, and say what went, by which rule and which value."""
+"""The step: judge a batch of records by a preset, edit their texts, and say what went, by which rule and value."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class Decision:
 
 
 def judge(batch: pa.RecordBatch, preset: Preset) -> Decision:
-    """Judges a batch that has a column `text` (and `url`, … where rules ask for them). Pure: the batch stays as it is."""
+    """Judges a batch with a column `text` (and `url`, … where rules ask for them). Pure: the batch stays as it is."""
     texts = batch_texts(batch)
     n = len(texts)
     grams = [name for name in preset.steps if name in NAMES]
@@ -55,8 +55,10 @@ def judge(batch: pa.RecordBatch, preset: Preset) -> Decision:
     columns: dict[str, list] = {}
     cuts: list[list[tuple[str, Cut]]] = [[] for _ in texts]
 
+    memory: dict[str, list[int]] | None = {} if any(name in EDITS for name in preset.steps) else None
+
     def look(now: Sequence[str]) -> View:
-        return View(now, vocabulary(preset.segmenter), grams, preset.characters_per_word, fields)
+        return View(now, vocabulary(preset.segmenter), grams, preset.characters_per_word, fields, memory)
 
     view = look(texts)
     for name, options in preset.steps.items():

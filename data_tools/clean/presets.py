@@ -131,13 +131,10 @@ def _steps(name: str, steps: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             options[key] = _check_value(step, key, value, _known(step)[key])
         if options["on"]:
             out[step] = {k: v for k, v in options.items() if k != "on"}
-    for step in out:
-        if step in _BY_EDIT and list(out).index(step) < (
-            list(out).index(_BY_EDIT[step]) if _BY_EDIT[step] in out else 999
-        ):
-            raise JaxptError(
-                f"preset {name}: {step} is measured by the edit {_BY_EDIT[step]}, which must come before it"
-            )
+    for i, step in enumerate(out):
+        edit = _BY_EDIT.get(step)
+        if edit and edit not in list(out)[:i]:
+            raise JaxptError(f"preset {name}: {step} is measured by the edit {edit}, which must come before it")
     return out
 
 

@@ -1,7 +1,7 @@
 """Repair text that was decoded wrongly: mojibake, HTML entities, terminal escapes, control characters (by ftfy).
 
-ftfy reads every line several times; a pattern that is quick to test finds the texts that it could change at all. Nothing
-is made uniform: curly quotes, ligatures, full-width marks and line breaks stay as they are.
+ftfy reads every line several times; a pattern that is quick to test finds the texts that it could change at all.
+Nothing is made uniform: curly quotes, ligatures, full-width marks and line breaks stay as they are.
 """
 
 import re
@@ -9,12 +9,14 @@ from functools import cache
 
 from jaxpt.errors import JaxptError
 
-# What ftfy could change under the settings below: control characters, entities, the replacement character, and pairs of
-# characters that UTF-8 bytes turn into when they are read as a one-byte encoding. Such bytes never become ideographs, kana,
-# Hangul syllables or East Asian marks, so text in those scripts costs nothing.
+# What ftfy could change under the settings below: control characters, entities, the replacement character, and pairs
+# of characters that UTF-8 bytes turn into when they are read as a one-byte encoding. Such bytes never become
+# ideographs, kana, Hangul syllables or East Asian marks, so text in those scripts costs nothing.
 _CONTROLS = "\x00-\x08\x0b\x0c\x0e-\x1f\x7f"
 _SUSPECT_ASCII = re.compile(f"[{_CONTROLS}]|&[#0-9A-Za-z]+;")
-_WRONG = "\u00a0-\u024f\u02c6-\u02dd\u0370-\u04ff\u2013-\u203a\u20ac\u2116\u2122\u2202-\u25ca\u2500-\u25a0\ufb01\ufb02\uf8ff"
+_WRONG = (
+    "\u00a0-\u024f\u02c6-\u02dd\u0370-\u04ff\u2013-\u203a\u20ac\u2116\u2122\u2202-\u25ca\u2500-\u25a0\ufb01\ufb02\uf8ff"
+)
 _SUSPECT = re.compile(
     f"[{_CONTROLS}\x80-\x9f\u206a-\u206f\ufeff\ufff9-\ufffd\ud800-\udfff]|&[#0-9A-Za-z]+;"
     f"|[\u00c2\u00c3] |[{_WRONG}][{_WRONG}]"

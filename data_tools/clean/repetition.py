@@ -1,8 +1,8 @@
 """How much of a text repeats itself: lines, paragraphs, the most frequent n-gram, all repeated n-grams.
 
-Whether an n-gram repeats is decided for a whole batch at a time: the n-grams of n words are grouped by the pair (group of
-the first n - 1 words, group of the last n - 1 words), and only words inside repeated (n - 1)-grams are looked at again, so
-that after the pairs little is left to sort. No hash decides anything.
+Whether an n-gram repeats is decided for a whole batch at a time: the n-grams of n words are grouped by the pair (group
+of the first n - 1 words, group of the last n - 1 words), and only words inside repeated (n - 1)-grams are looked at
+again, so that after the pairs little is left to sort. No hash decides anything.
 """
 
 from collections.abc import Sequence

@@ -24,9 +24,19 @@ class View:
         ngrams: Sequence[str] = (),
         stretch: float = 1.0,
         field: Callable[[str], list[str | None]] | None = None,
+        memory: dict[str, list[int]] | None = None,
     ):
-        """Args: the texts; who splits them; the n-gram measures wanted; characters of an unspaced script that make a word
-        where every such character is split off; a function from a field's name to its values."""
+        """Makes a view.
+
+        Args:
+            texts: n texts.
+            vocabulary: splits them into words.
+            ngrams: the n-gram measures wanted.
+            stretch: characters of an unspaced script that make a word, where each is split off.
+            field: from a field's name to its values.
+            memory: lines of this batch split before.
+        """
+        self._memory = memory
         self.texts, self._vocabulary, self._ngrams, self._stretch = texts, vocabulary, tuple(ngrams), stretch
         self.field = field or (lambda name: [None] * len(texts))
         self.columns: dict[str, list] = {}  # what measures found out about each text, added to the records
@@ -42,7 +52,7 @@ class View:
     @cached_property
     def words(self) -> Words:
         """The words."""
-        return self._vocabulary.words(self.texts)
+        return self._vocabulary.words(self.texts, self._memory)
 
     @cached_property
     def all_counts(self) -> np.ndarray:

@@ -44,12 +44,13 @@ _INSIDE = re.compile(
     rf"\.\.+|…|[{_PICTURES}]|(?<=[0-9])[+\-*^](?=[0-9-])|(?<=[^\W\dA-Z_'\"”“`‘´’])\.(?=[A-Z'\"”“`‘´’])"
     r"|(?<=[^\W\d_]),(?=[^\W\d_])|(?<=[^\W_])(?:---?|[-–—~]|——)(?=[^\W\d_])|(?<=[^\W_])[:<>=/](?=[^\W\d_])"
 )
-_ABBREVIATIONS = frozenset(
-    "Mt. Ak. Ala. Apr. Ariz. Ark. Aug. Calif. Colo. Conn. Dec. Del. Feb. Fla. Ga. Ia. Id. Ill. Ind. Jan. Jul. Jun. Kan. "
-    "Ky. La. Mar. Mass. Mich. Minn. Miss. Neb. Nev. Nov. Oct. Okla. Ore. Pa. Sep. Sept. Tenn. Va. Wash. Wis. a.m. p.m. "
-    "Adm. Bros. co. Co. Corp. Dr. e.g. E.g. Gen. Gov. i.e. I.e. Inc. Jr. Ltd. Md. Messrs. Mo. Mont. Mr. Mrs. Ms. Ph.D. "
-    "Prof. Rep. Rev. Sen. St. vs. v.s. and/or w/o C++ 's 'S ’s 'll 're 'd 'em :) ;) :( :D :P ;-) :-) :/ ): :] '' <3".split()
-) | {f"{c}." for c in "abcdefghijklmnopqrstuvwxyzäöü"}
+_LETTERS = {f"{c}." for c in "abcdefghijklmnopqrstuvwxyzäöü"}
+_WHOLE = """
+Mt. Ak. Ala. Apr. Ariz. Ark. Aug. Calif. Colo. Conn. Dec. Del. Feb. Fla. Ga. Ia. Id. Ill. Ind. Jan. Jul. Jun. Kan. Ky.
+La. Mar. Mass. Mich. Minn. Miss. Neb. Nev. Nov. Oct. Okla. Ore. Pa. Sep. Sept. Tenn. Va. Wash. Wis. a.m. p.m. Adm. Bros.
+co. Co. Corp. Dr. e.g. E.g. Gen. Gov. i.e. I.e. Inc. Jr. Ltd. Md. Messrs. Mo. Mont. Mr. Mrs. Ms. Ph.D. Prof. Rep. Rev.
+Sen. St. vs. v.s. and/or w/o C++ 's 'S ’s 'll 're 'd 'em :) ;) :( :D :P ;-) :-) :/ ): :] '' <3"""
+_ABBREVIATIONS = frozenset(_WHOLE.split()) | _LETTERS
 _TOGETHER = {"cannot": ("can", "not"), "Cannot": ("Can", "not"), "gonna": ("gon", "na"), "gotta": ("got", "ta")}
 
 
@@ -94,11 +95,11 @@ def _core(piece: str) -> Iterable[str]:
 
 def split_piece(piece: str) -> list[str]:
     """Splits a run of characters without white space into words, in time linear in its length."""
-    if len(piece) > LONGEST_PIECE or piece.isalpha() and piece not in _TOGETHER or piece.isdigit():
+    if len(piece) > LONGEST_PIECE or (piece.isalpha() and piece not in _TOGETHER) or piece.isdigit():
         return [piece]
-    if piece[-1] in _PLAIN_TAILS and piece[:-1].isalpha() and piece not in _ABBREVIATIONS:
-        if piece[-1] != "." or piece[-2].islower():  # nearly every word before a mark
-            return [*_core(piece[:-1]), piece[-1]]
+    plain = piece[-1] in _PLAIN_TAILS and piece[:-1].isalpha() and piece not in _ABBREVIATIONS
+    if plain and (piece[-1] != "." or piece[-2].islower()):  # nearly every word before a mark
+        return [*_core(piece[:-1]), piece[-1]]
     heads: list[str] = []
     tails: list[str] = []
     low, high = 0, len(piece)
@@ -215,9 +216,15 @@ class Vocabulary:
             for piece in pieces:
                 out.extend(known.get(piece) or self._piece(piece))
 
-    def words(self, texts: Sequence[str]) -> Words:
-        """Splits `texts` into words, line by line."""
-        if len(self._ids) + len(self._pieces) > REMEMBERED:
+    def words(self, texts: Sequence[str], memory: dict[str, list[int]] | None = None) -> Words:
+        """Splits `texts` into words, line by line.
+
+        Args:
+            texts: n texts.
+            memory: lines split before, for texts of which an edit has since cut some; give the same dictionary to all
+                calls for one batch, and a new one for the next batch.
+        """
+        if not memory and len(self._ids) + len(self._pieces) > REMEMBERED:
             self._forget()
         flat: list[int] = []
         lines, counts = [0], []
@@ -225,7 +232,14 @@ class Vocabulary:
             mine = text.splitlines()
             counts.append(len(mine))
             for line in mine:
-                self._add_line(line, flat)
+                known = memory.get(line.strip()) if memory else None
+                before = len(flat)
+                if known is None:
+                    self._add_line(line, flat)
+                    if memory is not None:
+                        memory[line.strip()] = flat[before:]
+                else:
+                    flat += known
                 lines.append(len(flat))
         done = len(self._tables[0])
         self._tables = tuple(

@@ -22,7 +22,7 @@ HELP = "drop, cut and repair raw text by a preset of rules"
 
 EXAMPLE = """examples:
   jaxpt-data clean --input='web/*.jsonl.gz' --output=clean --preset=fineweb
-  jaxpt-data clean --input='web/*.jsonl.gz' --output=clean --preset=harsh --set=words.least=200 --set=short_lines.on=false
+  jaxpt-data clean --input='web/*.jsonl.gz' --output=clean --preset=harsh --set=words.least=200
   jaxpt-data clean --input='zh/*.jsonl.gz' --output=clean --preset=fineweb2-zh --lid_model=glotlid.bin
   jaxpt-data clean --list"""
 
