@@ -45,10 +45,14 @@ def make(folder: Path, name: str, layers: int | None) -> tuple[int, int]:
     names = [f"model-{i:05d}-of-{len(parts):05d}.safetensors" for i in range(1, len(parts) + 1)]
     names = ["model.safetensors"] if len(parts) == 1 else names
     for name, part in zip(names, parts):
-        random = (rng.standard_normal(shape, np.float32).astype(ml_dtypes.bfloat16) for _, shape, _ in part)
-        write_file(folder / name, part, random)
+        write_file(folder / name, part, (_random(rng, shape) for _, shape, _ in part))
     (folder / "model.safetensors.index.json").write_text(json.dumps(index_of(dict(zip(names, parts)))))
     return max(2 * int(np.prod(shape)) for _, shape, _ in planned), max(2 * s.size for s in specs.values())
+
+
+def _random(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Random bits as bfloat16; without the exponent's highest bit, so that all are finite."""
+    return (rng.integers(0, 2**16, shape, np.uint16) & 0xBFFF).view(ml_dtypes.bfloat16)
 
 
 def measured(*arguments: str) -> tuple[int, float]:

@@ -60,7 +60,7 @@ def measure(texts: Sequence[str], separator: str, seed: int) -> dict:
         name: {
             "texts": len(found),
             "gain (median)": float(np.median(found)),
-            "gain > 0": float(np.mean(np.asarray(found) > 0)),
+            **{f"gain > {least}": float(np.mean(np.asarray(found) > least)) for least in (0, 0.01, 0.02)},
             "real is above": better(gains["real"], found),
         }
         for name, found in gains.items()

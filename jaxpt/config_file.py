@@ -7,6 +7,7 @@ import inspect
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,7 +49,7 @@ def _read(file: str) -> ConfigDict:
     if not Path(path).is_file():
         raise JaxptError(f"--config={file}: there is no file {path}")
     if path.endswith(".json"):
-        return ConfigDict(json.loads(Path(path).read_text()))
+        return ConfigDict(_json(path))
     spec = importlib.util.spec_from_file_location("jaxpt_run_config", path)
     if spec is None or spec.loader is None:
         raise JaxptError(f"--config={file}: give a Python file (.py) with get_config(), or a .json file")
@@ -70,6 +71,19 @@ def _read(file: str) -> ConfigDict:
     if not isinstance(values, ConfigDict):
         values = ConfigDict(values)
     return values
+
+
+def _json(path: str) -> dict[str, Any]:
+    def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        for name, count in Counter(name for name, _ in pairs).items():
+            if count > 1:
+                raise JaxptError(f"--config={path} gives {name!r} twice; name each key and each source once")
+        return dict(pairs)
+
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=distinct)
+    except json.JSONDecodeError as error:
+        raise JaxptError(f"--config={path} is not JSON ({error})") from error
 
 
 def _override(cls: type, values: ConfigDict, overrides: Sequence[str]) -> None:

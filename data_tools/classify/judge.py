@@ -141,15 +141,18 @@ def quantile_threshold(scores: np.ndarray, keep: float, weights: np.ndarray | No
 
 
 def diagram(calibration: Calibration) -> Figure:
-    """Draws stated probability against what happened, with its standard error, and below it how many texts."""
+    """Draws stated probability against what happened, with 68 % intervals (Wilson), and below it how many texts."""
     filled = calibration.count > 0
     stated, happened = calibration.stated[filled], calibration.happened[filled]
-    spread = np.sqrt(happened * (1 - happened) / calibration.count[filled])
+    number = calibration.count[filled]
+    middle = (happened * number + 0.5) / (number + 1)
+    reach = np.sqrt(happened * (1 - happened) * number + 0.25) / (number + 1)
+    bars = np.stack([happened - middle + reach, middle + reach - happened]).clip(0)
     edges = np.linspace(0, 1, len(calibration.count) + 1)
     figure = Figure(figsize=(4.6, 5.6), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     top.plot([0, 1], [0, 1], "--", color="0.6", label="as stated")
-    top.errorbar(stated, happened, spread, fmt="o-", color="#b33", capsize=3, label="held-out texts")
+    top.errorbar(stated, happened, bars, fmt="o-", color="#b33", capsize=3, label="held-out texts")
     top.set(ylabel="share that was right", xlim=(0, 1), ylim=(0, 1.02))
     top.legend(loc="upper left", frameon=False)
     bottom.bar(edges[:-1], calibration.count, np.diff(edges), align="edge", color="#99b", edgecolor="white")

@@ -94,7 +94,7 @@ class Classifier:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "train.txt"
             path.write_text("".join(lines), encoding="utf-8")
-            model = _train(fasttext, path, recipe)
+            model = _train(fasttext, path, recipe.for_examples(len(lines)))
         return Classifier(model, recipe)
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:

@@ -20,9 +20,18 @@ class Recipe:
     bucket: int = 200_000
     loss: str = "softmax"
     lowercase: bool = True
+    small: int = 100_000  # examples; with fewer, `lr` and `epoch` are at least the next two
+    small_lr: float = 0.5
+    small_epoch: int = 20
     max_chars: int = 20_000  # of each document, from its beginning
     held_out: float = 0.1
     seed: int = 0
+
+    def for_examples(self, count: int) -> "Recipe":
+        """Returns the settings for so many examples: what suits millions hardly moves a classifier of a thousand."""
+        if count >= self.small:
+            return self
+        return replace(self, lr=max(self.lr, self.small_lr), epoch=max(self.epoch, self.small_epoch))
 
 
 RECIPES = {
@@ -35,7 +44,7 @@ RECIPES = {
 
 
 def recipe(name: str, **overrides) -> Recipe:
-    """Returns the recipe of that name with some settings replaced.
+    """Returns the recipe of that name with some settings replaced; a given `lr` or `epoch` is taken as it is.
 
     Raises:
         JaxptError: an unknown recipe or setting.
@@ -46,4 +55,5 @@ def recipe(name: str, **overrides) -> Recipe:
     for key in overrides:
         if key not in known:
             raise JaxptError(f"classify recipe setting {key!r} is unknown{nearest(key, known)}")
-    return replace(RECIPES[name], **overrides)
+    asked = {"small": 0} if {"lr", "epoch"} & set(overrides) else {}
+    return replace(RECIPES[name], **{**asked, **overrides})

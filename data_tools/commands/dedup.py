@@ -176,11 +176,11 @@ def _report(args: argparse.Namespace, manifests: list[dict], counts: dict) -> No
     rows, alarms = [], []
     for m in manifests:
         lost = 1 - m["kept"] / max(m["rows"], 1)
-        removed = m["removed"]
-        rows.append((m["name"], m["rows"], m["kept"], removed.get("dedup-exact", 0), removed.get("dedup-near", 0)))
+        parts = [m["removed"].get(rule, 0) + m["cut"].get(rule, 0) for rule in ("dedup-exact", "dedup-near")]
+        rows.append((m["name"], m["rows"], m["kept"], *parts))
         if lost > args.alarm:
             alarms.append(f"warning: {m['name']} lost {lost:.0%} of its documents (alarm at {args.alarm:.0%})")
-    print(table(["shard", "documents", "kept", "exact", "near"], rows))
+    print(table(["shard", "documents", "kept", f"exact {args.unit}s", f"near {args.unit}s"], rows))
     print(*alarms, sep="\n", end="\n" if alarms else "")
     storage.write_json(
         storage.join(args.output, "dedup.json"), {"counts": counts, "shards": manifests, "alarms": alarms}

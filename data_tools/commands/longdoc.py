@@ -11,7 +11,7 @@ import pyarrow as pa
 from data_tools import storage
 from data_tools.batch import Outcome, Place, Removed, Rule, texts
 from data_tools.dedup import minhash
-from data_tools.longdoc.dependence import COMPRESSION, UNIQUE_LINES, dependence
+from data_tools.longdoc.dependence import COMPRESSION, LEAST_GAIN, UNIQUE_LINES, dependence
 from data_tools.longdoc.distribution import Distribution, divergence, measure, rebalance
 from data_tools.longdoc.links import Walk, links_in, normal_url, walks
 from data_tools.longdoc.repositories import join_repository
@@ -34,7 +34,7 @@ RULES = [
     Rule("longdoc-short", low=1, high=1e6, log=True),
     Rule("longdoc-lines", least=UNIQUE_LINES),
     Rule("longdoc-compression", least=COMPRESSION),
-    Rule("longdoc-gain", low=-0.2, high=0.4),
+    Rule("longdoc-gain", least=LEAST_GAIN, low=-0.2, high=0.4),
 ]
 
 
@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--max_tokens", type=int, default=32_768, help="links: words of a joined document")
     out.add_argument("--max_degree", type=int, default=32, help="links: a hub keeps so many")
     out.add_argument("--least_tokens", type=int, default=4096, help="select: words, at least")
-    out.add_argument("--least_gain", type=float, default=0.0, help="select: nats per word that far context adds")
+    out.add_argument("--least_gain", type=float, default=LEAST_GAIN, help="select: nats per word that far context adds")
     out.add_argument("--workers", type=int, default=1, help="select: processes over shards; 0: one per core")
     out.add_argument("--domain_field", default="source", help="what is kept in balance")
     out.add_argument("--most", type=float, default=4.0, help="largest weight when rebalancing")

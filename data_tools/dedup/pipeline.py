@@ -46,11 +46,11 @@ def memory_bound(
 
     The largest of: signing one shard (the signatures twice and 350 bytes per unit, per worker); one band of all units
     in one split (16 bytes a row, six copies while grouping); the edges and components of the candidates, then their
-    verdicts (300 bytes each; the signatures and band keys of the largest cluster). `benchmarks.dedup` checks it.
+    verdicts (800 bytes each; the signatures and band keys of the largest cluster). `benchmarks.dedup` checks it.
     """
     sign = largest_shard * (8 * permutations + 350)
     band = units * 96 // splits
-    return max(sign, band, candidates * 300 + largest_cluster * 12 * permutations)
+    return max(sign, band, candidates * 800 + largest_cluster * 12 * permutations)
 
 
 @dataclass(frozen=True)

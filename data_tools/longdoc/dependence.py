@@ -10,6 +10,7 @@ from data_tools.dedup import shingles as sh
 from jaxpt.errors import JaxptError
 
 CACHE_WEIGHT = 0.5  # of what was read, against the background; far and near share it where far is allowed
+LEAST_GAIN = 0.02  # nats per token; pieces of many texts of one kind, joined, mostly stay below (docs/dedup.md)
 UNIQUE_LINES, COMPRESSION = 0.6, 0.15  # below stand logs and tables, and generated text
 VOCABULARY = 50_000  # of the uniform background that is used when none is given
 
@@ -24,7 +25,7 @@ class Dependence:
     unique_lines: float  # share of non-empty lines that occur once; logs and tables repeat theirs
     compression: float  # compressed bytes / bytes; very low: generated text
 
-    def against(self, least_tokens: int = 1, least_gain: float = 0.0) -> tuple[str, float] | None:
+    def against(self, least_tokens: int = 1, least_gain: float = LEAST_GAIN) -> tuple[str, float] | None:
         """Returns what speaks against a long document, `(rule, value)`: short, lines, compression or gain."""
         if self.tokens < least_tokens:
             return "short", self.tokens

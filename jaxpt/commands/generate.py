@@ -38,6 +38,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--no_bos", action="store_true", help="do not begin the prompt with BOS")
     parser.add_argument("--dtype", default="float32", help="compute dtype: float32 or bfloat16")
     args = parser.parse_args(list(argv))
+    if args.max_new_tokens < 1:
+        raise JaxptError(f"--max_new_tokens={args.max_new_tokens} must be at least 1")
     sampling = Sampling(args.temperature, args.top_k, args.top_p)
     model = api.load(args.model)
     words = model.tokenizer

@@ -30,6 +30,6 @@ def main(argv: Sequence[str]) -> int:
     found = HuggingFaceCheckpoint(args.source)
     kinds = ", ".join(sorted(set(found.dtypes.values())))
     print(f"{args.source}: {found.family.model_type}, {found.config.param_count():,} parameters in {kinds}")
-    with progress(len(found.places), "import", "tensor") as bar:
+    with progress(len(found.places) + len(found.files), "import", "tensor or digest") as bar:
         print(import_bundle(args.source, args.target, bar.update))
     return 0

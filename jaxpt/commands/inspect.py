@@ -15,7 +15,7 @@ from jaxpt.data.log import ScheduleLog
 from jaxpt.data.packed import PackedSource
 from jaxpt.data.quota import ONE
 from jaxpt.data.remote import is_remote
-from jaxpt.errors import JaxptError
+from jaxpt.errors import JaxptError, nearest
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.specs import flatten, param_specs
 from jaxpt.sharding import MESH_AXES, partition_specs
@@ -119,9 +119,13 @@ def _mesh(text: str) -> AbstractMesh:
         lengths = {name: int(n) for name, n in (part.split("=") for part in text.split(","))}
     except ValueError:
         raise JaxptError(f"--mesh={text} is not of the form fsdp=8,tensor=4") from None
-    for name in lengths:
+    for name, length in lengths.items():
         if name not in MESH_AXES:
-            raise JaxptError(f"--mesh: {name} is no mesh axis; they are {', '.join(MESH_AXES)}")
+            raise JaxptError(
+                f"--mesh={text}: {name} is no mesh axis{nearest(name, MESH_AXES)}; they are {', '.join(MESH_AXES)}"
+            )
+        if length < 1:
+            raise JaxptError(f"--mesh={text}: {name} must be at least 1")
     return AbstractMesh(tuple(lengths.get(n, 1) for n in MESH_AXES), MESH_AXES)
 
 

@@ -63,10 +63,11 @@ class Loader:
             seed: decides the skips of stages with `pose`; nothing else.
 
         Raises:
-            JaxptError: a mistake in the plan; a log of other sources.
+            JaxptError: a mistake in the plan; one source under two names; a log of other sources.
         """
         self.sources, self.seed = dict(sources), seed
         names = tuple(self.sources)
+        _all_different(self.sources)
         if log is not None and log.names != names:
             raise JaxptError(f"the checkpoint's sources are {', '.join(log.names)}, the run's are {', '.join(names)}")
         self.prior = used or Ledger()
@@ -216,3 +217,14 @@ class Loader:
             "prior_ledger": self.prior.to_json(),
             "fingerprints": {n: s.fingerprint for n, s in self.sources.items()},
         }
+
+
+def _all_different(sources: Mapping[str, PackedSource]) -> None:
+    first: dict[str, str] = {}
+    for name, source in sources.items():
+        other = first.setdefault(source.fingerprint, name)
+        if other != name:
+            raise JaxptError(
+                f"sources {other} and {name} hold the same rows ({source.path}), which would be used twice; name "
+                f"them once"
+            )

@@ -30,6 +30,11 @@ class Selection:
             raise JaxptError(f"part={self.part} is not one of all, train, held_out")
         if not 0 <= self.share < 1:
             raise JaxptError(f"the held-out share {self.share} must be at least 0 and below 1")
+        if (self.part == "all") != (self.share == 0):
+            raise JaxptError(
+                f"part={self.part} does not go with a held-out share of {self.share}; give part=train or part=held_out "
+                f"and a share above 0, or neither"
+            )
 
     def takes(self, document: dict[str, Any], identity: bytes) -> bool:
         """Whether `document`, whose id is `identity`, is taken."""

@@ -29,6 +29,8 @@ class HuggingFaceCheckpoint:
         """
         self.path = Path(path)
         self.values = _json(self.path / "config.json")
+        generation = self.path / "generation_config.json"  # how to sample; carried through
+        self.generation = _json(generation) if generation.is_file() else None
         self.family = family_of(self.values, str(self.path / "config.json"))
         self.config: ModelConfig = read_config(self.family, self.values, str(self.path / "config.json"))
         self.specs: dict[str, ParamSpec] = flatten(param_specs(self.config))
@@ -49,9 +51,11 @@ class HuggingFaceCheckpoint:
                 wanted[name] = (tensor, leaf, at)
         given = set(self._where)
         given = {n for n in given if not n.endswith("rotary_emb.inv_freq")}  # follows from the config
-        tied = self.config.tie_embeddings and "lm_head.weight" in given
-        if tied and np.array_equal(self.tensor("lm_head.weight"), self.tensor("model.embed_tokens.weight")):
-            given.discard("lm_head.weight")
+        head, table = "lm_head.weight", "model.embed_tokens.weight"
+        if self.config.tie_embeddings and {head, table} <= given:
+            if not np.array_equal(self.tensor(head), self.tensor(table)):
+                raise JaxptError(f"{self.path}: {head} is not {table}, config.json asks for tie_word_embeddings=True")
+            given.discard(head)
         lost, odd = wanted.keys() - given, given - wanted.keys()
         for what, names in (("lacks", lost), ("holds tensors the config does not describe:", odd)):
             if names:

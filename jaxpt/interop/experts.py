@@ -24,7 +24,11 @@ def read_experts(keys: Keys, mlp: int, normalised: bool, **more: Any) -> MoeConf
         raise keys.refuse("num_local_experts", f"num_experts={count} says otherwise")
     experts = keys.whole("num_experts" if local is None else "num_local_experts")
     weights = "renormalised" if normalised else "softmax"
-    return MoeConfig(experts, keys.whole("num_experts_per_tok"), mlp, weights=weights, **more)
+    chosen = keys.whole("num_experts_per_tok")
+    try:
+        return MoeConfig(experts, chosen, mlp, weights=weights, **more)
+    except JaxptError as e:
+        raise JaxptError(f"{keys.where}: {e}") from e
 
 
 def written_experts(config: ModelConfig) -> MoeConfig:

@@ -54,7 +54,8 @@ def export_bundle(
         raise JaxptError(f"{target} exists; remove it or choose another target")
     if dtype not in (None, *DTYPES):
         raise JaxptError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}{nearest(dtype, DTYPES)}")
-    original = next((e["config"] for e in bundle.lineage if e.get("op") == "import" and "config" in e), {})
+    imported = next((e for e in bundle.lineage if e.get("op") == "import" and "config" in e), {})
+    original = imported.get("config", {})
     chosen = _family(bundle, family, original)
     values = _config(chosen, bundle, original, dtype)
     jobs = _jobs(chosen, bundle)
@@ -73,6 +74,8 @@ def export_bundle(
         tokenizer = bundle.tokenizer()
         if tokenizer is not None:
             tokenizer.save(partial)
+        if "generation_config" in imported:
+            _write(partial / "generation_config.json", imported["generation_config"])
         _write(partial / "config.json", values)
         partial.rename(target)
     return target

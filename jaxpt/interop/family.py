@@ -9,7 +9,7 @@ from jaxpt.interop.keys import ACTIVATIONS, Keys, write_rope
 from jaxpt.interop.mapping import Tensor
 from jaxpt.models.config import ModelConfig, uniform_layers
 
-ABSENT = {"rms_norm_eps": 1e-6, "hidden_act": "silu", "rope_theta": 10_000.0}
+ABSENT = {"rms_norm_eps": 1e-6, "rope_theta": 10_000.0}
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Family:
     """`read` turns config.json's keys into facts of `ModelConfig` beyond the shared ones; `write` the reverse.
 
     `fixed` are the facts that every model of the family has; an export of a model with others is refused by name.
-    `absent` is what the family means by a key that config.json leaves out, where it differs from `ABSENT`.
+    `absent` is what the family means by a key that config.json leaves out, where it differs from `ABSENT` and "silu".
     """
 
     model_type: str
@@ -36,7 +36,7 @@ def read_config(family: Family, values: Mapping[str, Any], where: str) -> ModelC
     Raises:
         JaxptError: something it asks for is not implemented, is missing or contradicts itself, by name.
     """
-    keys = Keys(values, where, {**ABSENT, **family.absent})
+    keys = Keys(values, where, {**ABSENT, family.activation_key: "silu", **family.absent})
     heads, embed = keys.whole("num_attention_heads"), keys.whole("hidden_size")
     layers = keys.whole("num_hidden_layers")
     for name, value in (("num_attention_heads", heads), ("num_hidden_layers", layers)):

@@ -24,7 +24,7 @@ def import_bundle(source: str | Path, target: str | Path, report: Report = lambd
     Args:
         source: the directory.
         target: the bundle; must not exist.
-        report: called after each tensor with 1.
+        report: called with 1 after each tensor, and for each file whose digest is taken.
 
     Raises:
         JaxptError: as `HuggingFaceCheckpoint` and `BundleWriter`; nothing is left at `target` then.
@@ -35,18 +35,22 @@ def import_bundle(source: str | Path, target: str | Path, report: Report = lambd
         for name, (_, leaf, at) in checkpoint.places.items():
             writer.write(leaf, at[0] if at else None, checkpoint.slice(name), *at[1:])
             report(1)
-        return writer.finish(tokenizer, [lineage_entry(checkpoint)])
+        return writer.finish(tokenizer, [lineage_entry(checkpoint, report)])
 
 
-def lineage_entry(checkpoint: HuggingFaceCheckpoint) -> dict[str, Any]:
-    """Returns what the lineage says of an import: files with their SHA-256, family, dtypes, the foreign config."""
-    files = {name: sha256(checkpoint.path / name) for name in ["config.json", *checkpoint.files]}
+def lineage_entry(checkpoint: HuggingFaceCheckpoint, report: Report = lambda files: None) -> dict[str, Any]:
+    """Returns what the lineage says of an import: files with their SHA-256, family, dtypes, the foreign configs."""
+    files = {"config.json": sha256(checkpoint.path / "config.json")}
+    for name in checkpoint.files:
+        files[name] = sha256(checkpoint.path / name)
+        report(1)
     return {
         "op": "import",
         "options": {"family": checkpoint.family.model_type, "from": checkpoint.path.name},
         "dtypes": sorted(set(checkpoint.dtypes.values())),
         "files": files,
         "config": checkpoint.values,
+        **({"generation_config": checkpoint.generation} if checkpoint.generation else {}),
     }
 
 
@@ -63,6 +67,14 @@ def load_hf(path: str | Path, *, dtype: str | None = None, shardings: Mapping[st
         JaxptError: as `HuggingFaceCheckpoint`.
     """
     checkpoint = HuggingFaceCheckpoint(path)
+    params = read_params(checkpoint, dtype, shardings)
+    return Model(checkpoint.config, params, _tokenizer(checkpoint.path), (lineage_entry(checkpoint),))
+
+
+def read_params(
+    checkpoint: HuggingFaceCheckpoint, dtype: str | None = None, shardings: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Returns the parameters of an opened checkpoint; arguments as `load_hf`."""
     where = flatten(shardings) if shardings is not None else {}
     names: dict[str, list[str]] = {}
     for name, (_, leaf, _) in checkpoint.places.items():
@@ -85,8 +97,7 @@ def load_hf(path: str | Path, *, dtype: str | None = None, shardings: Mapping[st
             return jax.make_array_from_callback(shape, where[leaf], lambda index: part(leaf, index))
         return part(leaf, tuple(slice(0, n) for n in shape))
 
-    params = unflatten({leaf: one(leaf) for leaf in checkpoint.specs})
-    return Model(checkpoint.config, params, _tokenizer(checkpoint.path), (lineage_entry(checkpoint),))
+    return unflatten({leaf: one(leaf) for leaf in checkpoint.specs})
 
 
 def read_hf_config(path: str | Path) -> ModelConfig:

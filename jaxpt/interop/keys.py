@@ -143,8 +143,10 @@ class Keys:
     def finish(self) -> None:
         """Refuses keys that were not read, are not inert and carry a value."""
         for key, value in self.values.items():
-            empty = value is None or value is False or value in ("", [], {}, 0, 0.0, 1.0)
-            if key not in self._read and key not in INERT and not empty:
+            off = value is None or value is False or value in ("", [], {})
+            off |= not isinstance(value, bool) and value == 0
+            neutral = isinstance(value, float) and value == 1.0  # a factor that does nothing; True and 1 say more
+            if key not in self._read and key not in INERT and not (off or neutral):
                 raise self.refuse(key, "jaxpt does not know this key; remove it if it does not change the forward pass")
 
 
@@ -172,13 +174,14 @@ def layer_specs(keys: Keys, usual: Sequence[str], window: int | None) -> tuple[L
     """
     kinds = keys.get("layer_types", usual)
     if not isinstance(kinds, list) or len(kinds) != len(usual):
-        raise keys.refuse("layer_types", f"it must name the kind of each of the {len(usual)} layers")
+        raise keys.refuse("layer_types", f"it must name a kind for each of num_hidden_layers={len(usual)}")
     made = {"full_attention": LayerSpec()}
     if window is not None:
         made["sliding_attention"] = LayerSpec("window", window)
     for kind in kinds:
         if not isinstance(kind, str) or kind not in made:
-            raise JaxptError(f"{keys.where} asks for layer type {kind!r} (sliding_window {window}): not implemented")
+            told = f"asks for {kind!r} in layer_types (sliding_window {window})"
+            raise JaxptError(f"{keys.where} {told}: jaxpt does not implement it")
     return tuple(made[kind] for kind in kinds)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,42 +40,53 @@ def _dense(x: jax.Array, w: jax.Array, sizes: jax.Array, precision: jax.lax.Prec
     return jnp.einsum("mk,ekn,me->mn", x, w, mine.astype(x.dtype), precision=precision)
 
 
-def _tiles(rows: int, sizes: jax.Array, tile: int) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Returns each tile's group, first row and end of its group (`[T]` each), and how many of the T tiles are used.
+def _lengths(rows: int, groups: int) -> tuple[int, int]:
+    """Rows of a long and of a short tile: long ones while a group has as many, short ones for what is left of it."""
+    return min(4 * TILE, rows), max(8, min(TILE // 2, rows // groups))
 
-    T = M // tile + E bounds Σ ceil(size / tile) whatever the sizes are.
-    """
-    groups = sizes.shape[0]
-    per = -(-sizes // tile)
-    last = jnp.cumsum(per)
-    t = jnp.arange(rows // tile + groups)
-    group = jnp.minimum(jnp.searchsorted(last, t, side="right"), groups - 1)
+
+def _fold_tiles(tile: Callable[..., jax.Array], first: jax.Array, size: jax.Array, lengths: tuple[int, int], x: Any):
+    """Folds `tile(length, first row, x)` over the tiles of one group; only the last may reach past its end."""
+    long, short = lengths
+    many = size // long
+    rest = first + many * long
+    x = jax.lax.fori_loop(0, many, lambda t, x: tile(long, first + t * long, x), x)
+    return jax.lax.fori_loop(0, -(-(size - many * long) // short), lambda t, x: tile(short, rest + t * short, x), x)
+
+
+def _fold_groups(group: Callable[..., jax.Array], sizes: jax.Array, x: jax.Array) -> jax.Array:
+    """Folds `group(g, x)` over the groups that have rows, in order."""
+    used = jnp.argsort(sizes == 0, stable=True)
+    return jax.lax.fori_loop(0, jnp.sum(sizes > 0), lambda i, x: group(used[i], x), x)
+
+
+def _looped(x: jax.Array, w: jax.Array, sizes: jax.Array, precision: Any, transposed: bool = False) -> jax.Array:
+    """The loop of `_tiled`; `transposed` multiplies by each matrix's transpose."""
+    rows, lengths = x.shape[0], _lengths(x.shape[0], len(w))
+    padded = jnp.pad(x, ((0, lengths[1]), (0, 0)))
     ends = jnp.cumsum(sizes)
-    first = ends[group] - sizes[group] + (t - (last - per)[group]) * tile
-    return group, first, ends[group], last[-1]
+    inner = (((1,), (1 if transposed else 0,)), ((), ()))
 
+    def group(g: jax.Array, out: jax.Array) -> jax.Array:
+        matrix = jax.lax.dynamic_index_in_dim(w, g, keepdims=False)
 
-def _tile_length(rows: int, groups: int) -> int:
-    return max(8, min(TILE, -(-rows // groups)))
+        def tile(length: int, first: jax.Array, out: jax.Array) -> jax.Array:
+            piece = jax.lax.dynamic_slice_in_dim(padded, first, length)
+            y = jax.lax.dot_general(piece, matrix, inner, precision=precision)
+            return jax.lax.dynamic_update_slice_in_dim(out, y, first, 0)  # rows past the end: the next group's turn
+
+        return _fold_tiles(tile, ends[g] - sizes[g], sizes[g], lengths, out)
+
+    width = w.shape[1 if transposed else 2]
+    out = _fold_groups(group, sizes, jnp.zeros((rows + lengths[1], width), x.dtype))
+    nothing = jnp.zeros((lengths[1], width), x.dtype)
+    return jax.lax.dynamic_update_slice_in_dim(out, nothing, ends[-1], 0)[:rows]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _tiled(x: jax.Array, w: jax.Array, sizes: jax.Array, precision: jax.lax.Precision | None) -> jax.Array:
     """A loop over tiles of rows of one group; work follows the real sizes (XLA's CPU ragged_dot multiplies E times)."""
-    rows = x.shape[0]
-    tile = _tile_length(rows, len(w))
-    group, first, end, used = _tiles(rows, sizes, tile)
-    padded = jnp.pad(x, ((0, tile), (0, 0)))
-
-    def body(t: jax.Array, out: jax.Array) -> jax.Array:
-        piece = jax.lax.dynamic_slice_in_dim(padded, first[t], tile)
-        y = jnp.dot(piece, jax.lax.dynamic_index_in_dim(w, group[t], keepdims=False), precision=precision)
-        # rows past the group's end are overwritten by the next group's first tile
-        y = jnp.where(first[t] + jnp.arange(tile)[:, None] < end[t], y, 0)
-        return jax.lax.dynamic_update_slice_in_dim(out, y, first[t], 0)
-
-    out = jnp.zeros((rows + tile, w.shape[2]), x.dtype)
-    return jax.lax.fori_loop(0, used, body, out)[:rows]
+    return _looped(x, w, sizes, precision)
 
 
 def _tiled_forward(x: jax.Array, w: jax.Array, sizes: jax.Array, precision: jax.lax.Precision | None):
@@ -83,20 +95,22 @@ def _tiled_forward(x: jax.Array, w: jax.Array, sizes: jax.Array, precision: jax.
 
 def _tiled_backward(precision: jax.lax.Precision | None, saved: tuple, dy: jax.Array):
     x, w, sizes = saved
-    rows = x.shape[0]
-    tile = _tile_length(rows, len(w))
-    group, first, end, used = _tiles(rows, sizes, tile)
-    padded, dy_padded = (jnp.pad(a, ((0, tile), (0, 0))) for a in (x, dy))
+    lengths = _lengths(x.shape[0], len(w))
+    padded, dy_padded = (jnp.pad(a, ((0, lengths[1]), (0, 0))) for a in (x, dy))
+    ends = jnp.cumsum(sizes)
 
-    def body(t: jax.Array, dw: jax.Array) -> jax.Array:
-        a = jax.lax.dynamic_slice_in_dim(padded, first[t], tile)
-        a = jnp.where(first[t] + jnp.arange(tile)[:, None] < end[t], a, 0)
-        b = jax.lax.dynamic_slice_in_dim(dy_padded, first[t], tile)
-        part = jnp.einsum("mk,mn->kn", a, b, precision=precision, preferred_element_type=jnp.float32)
-        return dw.at[group[t]].add(part)
+    def group(g: jax.Array, dw: jax.Array) -> jax.Array:
+        def tile(length: int, first: jax.Array, total: jax.Array) -> jax.Array:
+            a, b = (jax.lax.dynamic_slice_in_dim(m, first, length) for m in (padded, dy_padded))
+            if length == lengths[1]:
+                a = jnp.where(first + jnp.arange(length)[:, None] < ends[g], a, 0)
+            return total + jnp.einsum("mk,mn->kn", a, b, precision=precision, preferred_element_type=jnp.float32)
 
-    dw = jax.lax.fori_loop(0, used, body, jnp.zeros(w.shape, jnp.float32))
-    return _tiled(dy, jnp.swapaxes(w, 1, 2), sizes, precision), dw.astype(w.dtype), None
+        one = _fold_tiles(tile, ends[g] - sizes[g], sizes[g], lengths, jnp.zeros(w.shape[1:], jnp.float32))
+        return jax.lax.dynamic_update_index_in_dim(dw, one, g, 0)
+
+    dw = _fold_groups(group, sizes, jnp.zeros(w.shape, jnp.float32))
+    return _looped(dy, w, sizes, precision, transposed=True), dw.astype(w.dtype), None
 
 
 _tiled.defvjp(_tiled_forward, _tiled_backward)

@@ -27,6 +27,18 @@ def reorder(x: jax.Array, order: jax.Array, inverse: jax.Array) -> jax.Array:
 reorder.defvjp(lambda x, order, inverse: (x[order], inverse), lambda inverse, dy: (dy[inverse], None, None))
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def spread(x: jax.Array, order: jax.Array, inverse: jax.Array, k: int) -> jax.Array:
+    """Returns row i // k of `x` at each i of `order`, a permutation of the k copies of every row; gradient likewise."""
+    return x[order // k]
+
+
+spread.defvjp(
+    lambda x, order, inverse, k: (x[order // k], inverse),
+    lambda k, inverse, dy: (jnp.sum(dy[inverse].reshape(-1, k, dy.shape[-1]), axis=1), None, None),
+)
+
+
 @dataclass(frozen=True)
 class Network:
     """The gated network of every expert: activation, products, and the mesh axis its width is split over."""
@@ -113,7 +125,7 @@ def _local(
     order = jnp.argsort(flat, stable=True)
     inverse = jnp.argsort(order)
     sizes = jnp.bincount(flat, length=config.experts)
-    rows = reorder(jnp.repeat(x.reshape(-1, d), k, axis=0), order, inverse)
+    rows = spread(x.reshape(-1, d), order, inverse, k)
     if config.capacity_factor is not None:
         out = _capacity(config, rows, flat[order], sizes, w, net, ways)
     elif ways > 1:

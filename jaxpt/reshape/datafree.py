@@ -1,8 +1,8 @@
 """Scores from the weights alone, read slice by slice: norms of what writes an axis times norms of what reads it.
 
-For a neuron j: |up_j| |down_j| (and the gate beside up); for an expert the same of all its neurons; for a head:
-|v_g| |o_h|, v being that of its kv head; for a residual channel: all writers' norms times all readers'. Weaker than
-scores from data, and free.
+For a neuron j: |gate_j| |up_j| |down_j|, so that one whose gate or up is zero counts nothing; for an expert: the root of
+its neurons' squares summed; for a head: |v_g| |o_h|, v being that of its kv head; for a residual channel: all writers'
+norms times all readers'. Weaker than scores from data, and free.
 """
 
 import numpy as np
@@ -46,7 +46,7 @@ def _layer(source: Source, l: int, values: dict[str, np.ndarray], stream: dict[s
     c = source.config
     structure = c.layers[l].ffn
     stack = c.layers_of(structure).index(l)
-    widths: dict[tuple[str, str], np.ndarray] = {}
+    widths: dict[str, np.ndarray] = {}
     out = np.zeros((c.heads, c.head_dim))
     value = np.zeros((c.kv_heads, c.head_dim))
     for name, spec in block_specs(c, structure).items():
@@ -56,17 +56,16 @@ def _layer(source: Source, l: int, values: dict[str, np.ndarray], stream: dict[s
         if spec.residual in stream:
             _add_stream(stream, spec, x)
         if width := next((a for a in ("mlp", "expert_mlp", "shared_mlp") if a in spec.axes), None):
-            side = "reader" if width in spec.fan_in_axes else "writer"
-            widths[width, side] = widths.get((width, side), 0) + _energy(x, spec, ("experts", width))
+            widths[width] = widths.get(width, 1) * _energy(x, spec, ("experts", width))
         elif "heads" in spec.fan_in_axes:
             out += _energy(x, spec, ("heads", "head_dim"))
         elif "kv_heads" in spec.axes and not spec.rotary:
             value += _energy(x, spec, ("kv_heads", "head_dim"))
     group_out = out.reshape(c.kv_heads, c.group, c.head_dim)
-    for width in {width for width, _ in widths}:
-        values[width][l] = np.sqrt(widths[width, "reader"] * widths[width, "writer"])
-    if ("expert_mlp", "reader") in widths:
-        values["experts"][l] = np.sqrt(widths["expert_mlp", "reader"].sum(-1) * widths["expert_mlp", "writer"].sum(-1))
+    for width, energy in widths.items():
+        values[width][l] = np.sqrt(energy)
+    if "expert_mlp" in widths:
+        values["experts"][l] = np.sqrt(widths["expert_mlp"].sum(-1))
     values["heads"][l] = np.sqrt(out.sum(-1) * np.repeat(value.sum(-1), c.group))
     values["kv_heads"][l] = np.sqrt(group_out.sum((1, 2)) * value.sum(-1))
     values["head_dim"][l] = np.sqrt(group_out.sum(1) * value)

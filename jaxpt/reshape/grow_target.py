@@ -1,6 +1,6 @@
 """Growth to a target shape: which plans, axis by axis, make a model as wide or as deep as is asked."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from jaxpt.errors import JaxptError, nearest
@@ -38,69 +38,59 @@ def widen(
     Raises:
         JaxptError: a length below the source's, an unknown way, or a growth that the way does not have.
     """
-    if how not in WIDER:
-        raise JaxptError(f"grow_width: how is {how!r}, it must be one of {', '.join(WIDER)}{nearest(how, WIDER)}")
-    if noise and how not in ("duplicate", "fpi"):
-        raise JaxptError(
-            f"grow_width: noise is for copies (how='duplicate' or 'fpi'), how={how!r} makes none that need it"
-        )
     want = grown_lengths(config, target)
-    if how == "aki" and want["mlp"] == config.mlp:
-        raise JaxptError(
-            "grow_width: how='aki' makes new neurons of the next layer's; set target.mlp above the source's"
-        )
-    copy = repeat if how == "duplicate" else fpi
+    _check_way(config, want, how, noise)
     out: list[Plan] = []
-
-    def add(plan: Plan) -> None:
-        out.append(plan)
-
-    def now() -> ModelConfig:
-        return out[-1].target if out else config
-
-    for axis in ("embed", "mlp", "expert_mlp", "shared_mlp"):
-        if want.get(axis) == grown_lengths(config, {}).get(axis):
-            continue
-        if how == "pad":
-            add(pad(now(), axis, want[axis], fresh=fresh, seed=seed))
-        elif how == "aki" and axis == "mlp":
-            add(aki(now(), want[axis], seed))
-        else:
-            add(copy(now(), axis, want[axis], seed, noise))
-    for step in _heads(config, want["heads"], want["kv_heads"], how, fresh, noise, seed):
-        add(step(now()))
-    if want["head_dim"] != config.head_dim:
-        if how != "pad":
-            raise JaxptError(f"grow_width: how={how!r} does not grow head_dim; use how='pad' for it")
-        add(pad_head_dim(now(), want["head_dim"], fresh=fresh, seed=seed))
+    for step in _steps(config, want, how, fresh, noise, seed):
+        out.append(step(out[-1].target if out else config))
     if not out:
         raise JaxptError("grow_width: the target is not wider than the source; set config.target, e.g. target.mlp")
     return out
 
 
+def _check_way(config: ModelConfig, want: Mapping[str, int], how: str, noise: float) -> None:
+    if how not in WIDER:
+        raise JaxptError(f"grow_width: how is {how!r}, it must be one of {', '.join(WIDER)}{nearest(how, WIDER)}")
+    if noise and how not in ("duplicate", "fpi"):
+        raise JaxptError(f"grow_width: noise is for copies, how='duplicate' or 'fpi'; how={how!r} needs none")
+    if how == "aki" and want["mlp"] == config.mlp:
+        raise JaxptError("grow_width: how='aki' makes neurons of the next layer's; set target.mlp above the source's")
+    if how != "pad" and want["head_dim"] != config.head_dim:
+        raise JaxptError(f"grow_width: how={how!r} does not grow head_dim; use how='pad' for it")
+
+
 Step = Callable[[ModelConfig], Plan]
 
 
-def _heads(config: ModelConfig, heads: int, kv: int, how: str, fresh: bool, noise: float, seed: int) -> list[Step]:
-    """Whole groups where groups stay as large or grow, parts of groups where they shrink; then heads in each group."""
-    steps: list[Step] = []
-    group, copy = config.group, repeat if how == "duplicate" else fpi
-    if heads // kv < group:
+def _steps(
+    config: ModelConfig, want: Mapping[str, int], how: str, fresh: bool, noise: float, seed: int
+) -> Iterator[Step]:
+    """What is to be done, each step on the model that the ones before it made."""
+
+    def longer(axis: str) -> Step:
+        if how == "pad":
+            if axis == "heads":
+                return lambda c: pad_heads(c, want["heads"], fresh=fresh, seed=seed)
+            return lambda c: pad(c, axis, want[axis], fresh=fresh, seed=seed)
+        if how == "aki" and axis == "mlp":
+            return lambda c: aki(c, want["mlp"], seed)
+        return lambda c: (repeat if how == "duplicate" else fpi)(c, axis, want[axis], seed, noise)
+
+    have = grown_lengths(config, {})
+    for axis in ("embed", "mlp", "expert_mlp", "shared_mlp"):
+        if want.get(axis) != have.get(axis):
+            yield longer(axis)
+    # whole groups where groups stay as large or grow, parts of groups where they shrink; then heads in each group
+    group, kv = config.group, want["kv_heads"]
+    if want["heads"] // kv < group:
         group = group * config.kv_heads // kv
-        steps.append(lambda c: split_kv(c, kv))
+        yield lambda c: split_kv(c, kv)
     elif kv != config.kv_heads:
-        steps.append(
-            (lambda c: pad(c, "kv_heads", kv, fresh=fresh, seed=seed))
-            if how == "pad"
-            else (lambda c: copy(c, "kv_heads", kv, seed, noise))
-        )
-    if heads != kv * group:
-        steps.append(
-            (lambda c: pad_heads(c, heads, fresh=fresh, seed=seed))
-            if how == "pad"
-            else (lambda c: copy(c, "heads", heads, seed, noise))
-        )
-    return steps
+        yield longer("kv_heads")
+    if want["heads"] != kv * group:
+        yield longer("heads")
+    if want["head_dim"] != config.head_dim:
+        yield lambda c: pad_head_dim(c, want["head_dim"], fresh=fresh, seed=seed)
 
 
 def _depth_up_scale(config: ModelConfig, layers: int) -> Plan:

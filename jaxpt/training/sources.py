@@ -52,6 +52,7 @@ def row_length(config: RunConfig, name: str) -> int:
     lengths = sorted({stage.sequence_length for stage in using})
     if len(lengths) > 1:
         raise JaxptError(
-            f"stages use it at sequence lengths {', '.join(map(str, lengths))}; give a source for each length"
+            f"stages use it at sequence lengths {', '.join(map(str, lengths))}; give a source for each length, "
+            f"with other documents in each (pack.selection)"
         )
     return lengths[0]

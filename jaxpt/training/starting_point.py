@@ -10,7 +10,7 @@ from jaxpt.bundles import open_bundle
 from jaxpt.data.ledger import Ledger
 from jaxpt.errors import JaxptError
 from jaxpt.interop.checkpoint import HuggingFaceCheckpoint
-from jaxpt.interop.importing import has_tokenizer, lineage_entry, load_hf
+from jaxpt.interop.importing import has_tokenizer, lineage_entry, read_params
 from jaxpt.models.config import ModelConfig
 from jaxpt.optim.optimizers import Optimizer
 from jaxpt.training.checkpoints import finished_steps, read_model, read_run, read_state
@@ -104,7 +104,7 @@ def _from_hugging_face(path: Path) -> StartingPoint:
     checkpoint = HuggingFaceCheckpoint(path)
 
     def state(layout: Layout, optimizer: Optimizer) -> State:
-        return _fresh(layout, optimizer, load_hf(path, dtype="float32", shardings=layout.params).params)
+        return _fresh(layout, optimizer, read_params(checkpoint, "float32", layout.params))
 
     found = f"Hugging Face directory {path} ({checkpoint.family.model_type})"
     tokenizer = path if has_tokenizer(path) else None

@@ -78,6 +78,12 @@ def test_inspect_says_what_it_found(bundle, capsys):
         (("generate", "--model={bundle}", "--prompt=x", "--dtype=float23"), "did you mean 'float32'"),
         (("inspect", "{bundle}/params"), "is no bundle"),
         (("inspect", "{bundle}", "--mesh=fsdp"), "--mesh=fsdp is not of the form"),
+        (
+            ("generate", "--model={bundle}", "--prompt=x", "--max_new_tokens=-1"),
+            "--max_new_tokens=-1 must be at least 1",
+        ),
+        (("inspect", "{bundle}", "--mesh=fsdp=0"), "--mesh=fsdp=0: fsdp must be at least 1"),
+        (("inspect", "{bundle}", "--mesh=fdsp=2"), "did you mean 'fsdp'?"),
         (("inspect", "{bundle}", "--mesh=fsdp=5"), "is not divided by the mesh axis 'fsdp'"),
         (("report", "--workdir={bundle}"), "is no run directory"),
     ],

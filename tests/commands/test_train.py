@@ -156,11 +156,22 @@ def refused(capsys, *args, **kinds):
         ("--config.sharding.mesh.fsdp=3", "needs 3 devices, there are 8"),
         ("--config.stages[0].freeze=('vocabulary',)", "did you mean 'vocab'?"),
         ("--config.init_from=nowhere", "config.init_from: nowhere is no bundle"),
+        ("--config.optimizer.name=adam", "config.optimizer.name is 'adam', which is no optimizer (did you mean"),
+        ("--config.stages[1].objective.name=next", "config.stages[1].objective.name is 'next'"),
     ],
 )
 def test_a_mistake_is_one_line_before_step_one(setting, tmp_path, capsys, override, told):
     assert told in refused(capsys, setting, tmp_path / "run", override)
-    assert not (tmp_path / "run" / "metrics.jsonl").exists() or not read(tmp_path / "run" / "metrics.jsonl")
+    if "duration" in override:  # the data needed is counted when it is known what a run to go on with has used
+        assert not read(tmp_path / "run" / "metrics.jsonl")
+    else:
+        assert not (tmp_path / "run").exists()  # so that no wrong model or seed is kept for the next start
+
+
+def test_a_bucket_is_no_run_directory(setting, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "mount the bucket" in refused(capsys, setting, "gs://bucket/run")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_truncated_data_file_is_told_before_step_one(setting, tmp_path, capsys):

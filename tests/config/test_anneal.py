@@ -101,7 +101,7 @@ def test_one_run_holds_general_text_a_long_leg_and_the_four_annealing_stages(con
     assert [s.name for s in whole.stages] == ["general", "long", *(s.name for s in config.stages)]
     general, long, first, *rest = whole.stages
     assert long.sequence_length == 4 * general.sequence_length == long.pose.target // 4
-    assert long.rope["max_positions"] == long.pose.target
+    assert long.rope.max_positions == long.pose.target
     assert long.tokens_per_step == general.tokens_per_step
     assert [s.load for s in (first, *rest)] == ["params"] + ["params+optimizer"] * 3
     assert [s.mixture for s in (first, *rest)] == [s.mixture for s in config.stages]

@@ -158,6 +158,13 @@ def test_a_stored_config_reads_back_the_same(file, tmp_path):
     assert load(RunConfig, str(stored)) == config
 
 
+def test_a_source_that_json_names_twice_is_refused(tmp_path):
+    (tmp_path / "c.json").write_text('{"sources": {"web": {"path": "a"}, "web": {"path": "b"}}, "stages": []}')
+    assert refused(str(tmp_path / "c.json")).endswith("c.json gives 'web' twice; name each key and each source once")
+    (tmp_path / "c.json").write_text('{"sources": ')
+    assert "is not JSON" in refused(str(tmp_path / "c.json"))
+
+
 def sections(hint):
     """The dataclasses that a section, and what it holds, are made of."""
     if dataclasses.is_dataclass(hint):

@@ -205,10 +205,10 @@ def test_a_second_run_takes_no_row_of_the_first(sources):
 
 
 def test_a_ledger_of_very_many_ranges_is_merged_in_one_pass():
-    ranges = [Used("f", "k", 0, 3 * i, 3 * i + 2) for i in range(100_000)]
+    ranges = [Used("f", "k", 0, 3 * i, 3 * i + 2) for i in range(20_000)]
     ledger = Ledger([*ranges, Used("f", "k", 0, 29, 31)])
-    assert len(ledger.entries) == 100_000 - 1
-    assert ledger.rows("f") == 200_001
+    assert len(ledger.entries) == 20_000 - 1
+    assert ledger.rows("f") == 40_001
     assert Ledger.from_json(ledger.to_json()).entries == ledger.entries
 
 
@@ -274,6 +274,8 @@ def test_mistakes_in_a_plan_are_named(sources):
         Loader(sources, [StageData(0, 5, 4, 8, {"d": 1.0})])
     with pytest.raises(JaxptError, match=r"stages\[1\] begins at step 6"):
         Loader(sources, [StageData(0, 5, 4, 8, {"a": 1}), StageData(6, 5, 4, 8, {"a": 1})])
+    with pytest.raises(JaxptError, match=r"sources a and again hold the same rows .* name them once"):
+        Loader({**sources, "again": sources["a"]}, plan([(5, 4, (1, 1, 1))]))
     saved = Loader(sources, plan([(5, 4, (1, 1, 1))])).log
     with pytest.raises(JaxptError, match="the checkpoint's sources are a, b, c, the run's are a, b"):
         Loader({n: sources[n] for n in ("a", "b")}, [StageData(0, 5, 4, 8, {"a": 1})], log=saved)

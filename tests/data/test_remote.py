@@ -109,7 +109,7 @@ def test_what_is_wrong_with_a_remote_source_is_told_by_its_address(pair, tmp_pat
 
 def test_text_on_a_store_is_packed_on_first_use(tmp_path):
     texts = [f"{a} and {b} make {a + b}" for a in range(12) for b in range(12)]
-    tokenizer = train_sentencepiece(texts, tmp_path / "t.model", 270)
+    tokenizer = train_sentencepiece(texts, tmp_path / "t.model", 290)
     lines = "".join(json.dumps({"text": t}) + "\n" for t in texts).encode()
     (tmp_path / "t.jsonl").write_bytes(lines)
     STORE.pipe_file("/bucket/text/t.jsonl", lines)

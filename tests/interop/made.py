@@ -6,9 +6,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 from jaxpt.interop import export_bundle
-from jaxpt.models import Model, MoeConfig
-from tests.models.tiny import VARIANTS, random_params
+from jaxpt.models import Model, MoeConfig, flatten, param_specs, unflatten
+from tests.models.tiny import VARIANTS
 
 # what the family fixes and the variants of other tests do not have
 FACTS = {
@@ -20,6 +22,12 @@ FAMILY_OF = {"llama": "llama", "tied": "llama", "qwen2": "qwen2", "qwen3": "qwen
 FAMILY_OF |= {"moe": "qwen3_moe", "moe_mixed": "qwen2_moe"}
 
 
+def drawn(c):
+    """Parameters drawn anew by numpy, which has nothing to compile."""
+    rng, specs = np.random.default_rng(0), flatten(param_specs(c))
+    return unflatten({path: rng.normal(0, 0.2, spec.shape).astype("float32") for path, spec in specs.items()})
+
+
 def hf_directory(folder, name="llama", family=None, **changes):
     """`folder/hf`, a variant of the test models in the form of `family`."""
     shutil.copytree(_made(name, family or FAMILY_OF[name], tuple(changes.items())), folder / "hf")
@@ -29,7 +37,7 @@ def hf_directory(folder, name="llama", family=None, **changes):
 @functools.cache
 def _made(name, family, changes):
     c = VARIANTS[name].replace(**dict(changes))
-    return export_bundle(Model(c, random_params(c)), _folder() / f"{len(list(_folder().iterdir()))}", family)
+    return export_bundle(Model(c, drawn(c)), _folder() / f"{len(list(_folder().iterdir()))}", family)
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,20 +18,22 @@ from jaxpt.models import Model, MoeConfig, flatten, forward, param_specs, unifor
 from jaxpt.reshape import transform
 from jaxpt.reshape.upcycle import Upcycling, upcycle
 from jaxpt.sharding import make_mesh, param_shardings
-from tests.interop.made import FACTS, FAMILY_OF, edit, hf_directory
-from tests.models.tiny import VARIANTS, random_params
+from tests.interop.made import FACTS, FAMILY_OF, drawn, edit, hf_directory
+from tests.models.tiny import VARIANTS
 
 
 def test_the_real_tiny_model_continues_as_its_golden_outputs(shared, tmp_path):
     golden = json.loads((shared / "data/stories260K/golden_greedy.json").read_text())
     import_bundle(shared / "data/stories260K/hf", tmp_path / "b")
-    model = api.load(tmp_path / "b")
-    for case in golden["cases"]:
-        prompt, want = case["prompt_ids"], case["token_ids"][len(case["prompt_ids"]) :]
-        logits = forward(model.config, model.params, jnp.array([prompt]))[0, -1]
-        assert np.abs(np.asarray(logits) - np.array(case["logits_after_prompt"])).max() < 1e-3
-        assert generate(model.config, model.params, [prompt], len(want), sampling=Sampling(0)) == [want]
+    model, prompts = api.load(tmp_path / "b"), [case["prompt_ids"] for case in golden["cases"]]
+    made = generate(model.config, model.params, prompts, 200, sampling=Sampling(0))
+    for case, prompt, got in zip(golden["cases"], prompts, made, strict=True):
+        want = case["token_ids"][len(prompt) :]
+        assert got[: len(want)] == want
         assert model.tokenizer.encode(case["prompt"], bos=True) == prompt
+        with jax.disable_jit():  # operation by operation: nothing to compile
+            logits = forward(model.config, model.params, jnp.array([prompt]))[0, -1]
+        assert np.abs(np.asarray(logits) - np.array(case["logits_after_prompt"])).max() < 1e-3
 
 
 def test_other_weights_beside_model_safetensors_are_not_read(tmp_path):
@@ -69,7 +72,7 @@ def test_lineage_names_the_files_and_their_digests(shared, tmp_path):
 @pytest.mark.parametrize("name", FAMILY_OF)
 def test_a_model_made_here_goes_out_and_comes_back(tmp_path, name):
     c = VARIANTS[name].replace(**FACTS.get(name, {}))
-    params = random_params(c)
+    params = drawn(c)
     back = load_hf(hf_directory(tmp_path, name, None, **FACTS.get(name, {})))
     assert back.config == c
     for path, leaf in flatten(back.params).items():
@@ -98,7 +101,6 @@ def test_onto_a_mesh_no_device_has_more_read_than_its_part(tmp_path, monkeypatch
     monkeypatch.setattr(HuggingFaceCheckpoint, "slice", noted)
     where = param_shardings(param_specs(model.config), make_mesh({"fsdp": 8}))
     load_hf(hf, shardings=where)
-    assert all(value.base is None or value.flags.owndata or value.nbytes < 2_000 for value in read)
     split = {path: leaf for path, leaf in flatten(model.params).items() if not flatten(where)[path].is_fully_replicated}
     assert {"embed/table", "blocks/dense/q", "blocks/dense/down"} <= split.keys()
     largest = max(leaf.nbytes // (leaf.shape[0] if path.startswith("blocks") else 1) for path, leaf in split.items())
@@ -127,7 +129,8 @@ def test_an_upcycled_model_goes_out_as_the_family_that_can_say_it(tmp_path, caps
     back = load_hf(tmp_path / "again")
     assert back.config.moe == grown.config.moe
     tokens = jnp.arange(12).reshape(1, -1)
-    got, want = (forward(m.config, m.params, tokens) for m in (back, grown))
+    with jax.disable_jit():
+        got, want = (forward(m.config, m.params, tokens) for m in (back, grown))
     np.testing.assert_array_equal(got, want)
 
 
@@ -152,7 +155,7 @@ def test_sharded_files_are_read_and_written(tmp_path):
 
 def test_a_model_in_memory_goes_out_in_the_dtype_asked_for(tmp_path):
     c = VARIANTS["llama"]
-    params = random_params(c)
+    params = drawn(c)
     export_bundle(Model(c, params), tmp_path / "hf", dtype="bfloat16")
     assert json.loads((tmp_path / "hf/config.json").read_text())["dtype"] == "bfloat16"
     for path, leaf in flatten(load_hf(tmp_path / "hf").params).items():
@@ -164,9 +167,11 @@ def test_a_model_in_memory_goes_out_in_the_dtype_asked_for(tmp_path):
 def test_inert_keys_are_carried_through(tmp_path):
     hf = hf_directory(tmp_path)
     edit(hf, initializer_range=0.02, transformers_version="9.9", use_cache=True)
+    (hf / "generation_config.json").write_text('{"eos_token_id": [1, 7]}')
     import_bundle(hf, tmp_path / "b")
     export_bundle(tmp_path / "b", tmp_path / "again")
-    assert json.loads((tmp_path / "again/config.json").read_text()) == json.loads((hf / "config.json").read_text())
+    for name in ("config.json", "generation_config.json"):
+        assert json.loads((tmp_path / "again" / name).read_text()) == json.loads((hf / name).read_text())
 
 
 def test_a_tied_head_that_is_written_out_all_the_same_is_accepted_only_if_equal(tmp_path):
@@ -175,5 +180,5 @@ def test_a_tied_head_that_is_written_out_all_the_same_is_accepted_only_if_equal(
     save_file({**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}, hf / "model.safetensors")
     assert HuggingFaceCheckpoint(hf).config.tie_embeddings
     save_file({**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"] + 1}, hf / "model.safetensors")
-    with pytest.raises(JaxptError, match=r"does not describe: lm_head.weight"):
+    with pytest.raises(JaxptError, match=r"config.json asks for tie_word_embeddings=True"):
         HuggingFaceCheckpoint(hf)

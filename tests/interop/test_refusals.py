@@ -10,8 +10,8 @@ from jaxpt.interop import FAMILIES, export_bundle, import_bundle
 from jaxpt.interop.checkpoint import HuggingFaceCheckpoint
 from jaxpt.interop.family import read_config
 from jaxpt.models import Model, MoeConfig, uniform_layers
-from tests.interop.made import FACTS, edit, hf_directory
-from tests.models.tiny import config, random_params
+from tests.interop.made import FACTS, drawn, edit, hf_directory
+from tests.models.tiny import config
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,10 @@ def test_a_mixture_that_a_family_cannot_say_is_refused_naming_the_fact(tmp_path,
         ({"hidden_act": "relu2"}, "asks for hidden_act='relu2'"),
         ({"mlp_bias": True}, "asks for mlp_bias=True"),
         ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "asks for rope type 'longrope'"),
-        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial rotary factors"),
+        (
+            {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+            "asks for partial_rotary_factor=0.5",
+        ),
         ({"quantization_config": {"bits": 4}}, "asks for quantization_config"),
         ({"sliding_window": 64}, "asks for sliding_window=64"),
         ({"num_local_experts": 8}, "asks for num_local_experts=8"),
@@ -87,6 +90,8 @@ def test_a_mixture_that_a_family_cannot_say_is_refused_naming_the_fact(tmp_path,
         ({"tie_word_embeddings": 1}, "asks for tie_word_embeddings=1: it must be true or false"),
         ({"hidden_act": ["silu"]}, "asks for hidden_act=['silu']"),
         ({"is_causal": False}, "asks for is_causal=False"),
+        ({"scale_by_depth": True}, "asks for scale_by_depth=True: jaxpt does not know this key"),
+        ({"n_shared_experts": 1}, "asks for n_shared_experts=1: jaxpt does not know this key"),
         ({"partial_rotary_factor": 0}, "asks for partial_rotary_factor=0"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_parameters says otherwise"),
         ({"rope_parameters": {"rope_type": "linear"}}, "rope lacks factor"),
@@ -110,9 +115,9 @@ def test_what_a_config_asks_for_and_jaxpt_has_not_is_refused_by_name(tmp_path, c
 def test_layer_types_that_contradict_the_config_are_refused(tmp_path):
     hf = hf_directory(tmp_path, "qwen2")
     for kinds, told in (
-        (["full_attention"] * 2, "it must name the kind of each of the 3 layers"),
-        (["chunked_attention"] * 3, "asks for layer type 'chunked_attention'"),
-        (["sliding_attention"] * 3, "asks for layer type 'sliding_attention' (sliding_window None)"),
+        (["full_attention"] * 2, "it must name a kind for each of num_hidden_layers=3"),
+        (["chunked_attention"] * 3, "asks for 'chunked_attention' in layer_types"),
+        (["sliding_attention"] * 3, "asks for 'sliding_attention' in layer_types (sliding_window None)"),
     ):
         edit(hf, layer_types=kinds)
         with pytest.raises(JaxptError) as error:
@@ -128,13 +133,13 @@ def test_a_key_left_out_means_what_the_family_means_by_it(tmp_path):
         read = read_config(FAMILIES["mistral"], given, "config.json")
         assert {layer.window for layer in read.layers} == {window}
     del kept["num_key_value_heads"]
-    with pytest.raises(JaxptError, match=r"config.json: model.heads is 4, not a multiple of model.kv_heads \(8\)"):
+    with pytest.raises(JaxptError, match=r"config.json: model.heads is 6, not a multiple of model.kv_heads \(8\)"):
         read_config(FAMILIES["mistral"], kept, "config.json")
 
 
 def test_a_model_that_no_family_can_say_is_refused_naming_the_fact(tmp_path):
     c = config(embed_scale=2.0)
-    save_bundle(Model(c, random_params(c)), tmp_path / "b")
+    save_bundle(Model(c, drawn(c)), tmp_path / "b")
     with pytest.raises(JaxptError, match=r"llama: export: the family llama cannot express embed_scale=2.0"):
         export_bundle(tmp_path / "b", tmp_path / "hf")
     with pytest.raises(JaxptError, match="--family=lama is unknown"):

@@ -25,7 +25,7 @@ def run(path: Path, steps: int) -> Path:
     records = [{"step": 0, "tokens": 0, "eval/bpb/code": 5.0}]
     for s in range(1, steps + 1):
         record = {"step": s, "stage": "a" if s < 5 else "b", "tokens": s * 10, "train/loss": 3 - s / 10}
-        record |= {"train/loss/code": 3 - s / 10, "data/share/code": 0.7, "data/wanted/code": 0.7}
+        record |= {"train/loss/code": 3 - s / 10, "data/share/code": 0.7, "data/wanted/code": 0.7 if s < 5 else 0.6}
         record |= {"data/deviation/code": 0.25 - s / 10, "perf/mfu": 0.5, "perf/step_s": 1.0, "perf/data_wait_s": 0.02}
         record |= {"optim/learning_rate": 1e-3, "perf/tokens_per_s": 100.0 + s, "train/grad_norm": 1.0}
         records.append({**record, "perf/warmup": True} if s == 1 else record)
@@ -50,6 +50,8 @@ def test_the_report_shows_figures_and_pictures(tmp_path):
         assert told in text, told
     assert "fsdp=2" in text
     assert "2, resumed at step 3" in text
+    for told in ("2.9 → 2.6", "6, to 10", "% of rows", "70.00 (60.00 wanted)", "-0.75"):
+        assert told in text, told
     for name in ("loss", "bits_per_byte", "learning_rate", "mixture", "throughput", "gradient_norm"):
         assert (page.parent / f"{name}.png").stat().st_size > 5000
         assert f'alt="{name}"' in text

@@ -93,8 +93,10 @@ def writable(tree):
 
 def test_scores_find_the_experts_and_the_neurons_in_each_that_are_used_and_the_cut_keeps_the_function():
     p, used, neurons, shared = partly_used()
-    scores = activation_scores(InMemory(WIDE, p), batches(WIDE), data="test")
+    scores = activation_scores(InMemory(WIDE, p), batches(WIDE, 16), data="test")
     scores.check(WIDE)
+    for l in range(2):  # the text is long enough for each usable expert to be chosen
+        assert set(np.flatnonzero(scores.get("experts")[l + 1] > 0.01)) == set(used[l])
     free = weight_scores(InMemory(WIDE, p))
     free.check(WIDE)
     plan = subclone_plan(WIDE, {"experts": 4, "expert_mlp": 5, "shared_mlp": 7}, scores)

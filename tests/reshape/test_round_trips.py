@@ -8,7 +8,7 @@ from jaxpt.models import flatten
 from jaxpt.reshape.apply import apply
 from jaxpt.reshape.calibrate import activation_scores
 from jaxpt.reshape.datafree import weight_scores
-from jaxpt.reshape.grow import llama_pro, stack
+from jaxpt.reshape.grow import llama_pro
 from jaxpt.reshape.grow_target import widen
 from jaxpt.reshape.stream import InMemory
 from jaxpt.reshape.subclone import subclone_plan
@@ -49,8 +49,10 @@ def test_block_influence_finds_and_removes_the_identity_blocks_of_llama_pro(name
     np.testing.assert_array_equal(logits(c, again), logits(c, p))
 
 
-def test_layers_that_run_twice_are_not_undone():  # the proof above can fail
+def test_the_first_layers_of_a_deepened_model_are_not_the_old_ones():  # the proof above can fail
     c = VARIANTS["llama"]
     p = random_params(c)
-    again = flatten(pruned(stack(c, 5), c, p))
-    assert any(not np.array_equal(leaf, flatten(p)[path]) for path, leaf in again.items())
+    plan = llama_pro(c, 2)
+    first = subclone_plan(plan.target, {"layers": 3}, selection="uniform")
+    again = flatten(apply(first, apply(plan, p)))
+    assert not np.array_equal(again["blocks/dense/o"], flatten(p)["blocks/dense/o"])

@@ -140,7 +140,7 @@ def as_llama_json(model_file, pieces, prefix=False):
     inner.decoder = hf.decoders.Sequence(
         [hf.decoders.Replace("▁", " "), hf.decoders.ByteFallback(), hf.decoders.Fuse()]
     )
-    inner.add_special_tokens(["<unk>", "<s>", "</s>", "<pad>"])
+    inner.add_special_tokens([t for t in ("<unk>", "<s>", "</s>", "<pad>") if t in pieces])
     return inner
 
 

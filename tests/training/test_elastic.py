@@ -17,7 +17,16 @@ from tests.training import run_packed
 from tests.training.run_packed import ROWS, STAGES
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 600  # seconds for what takes a few: the machine may be busy
+PATIENCE = 1800  # seconds for what takes a few: the machine may be busy
+STARTED = []
+
+
+@pytest.fixture(autouse=True)
+def no_process_outlives_its_test():
+    """Kills what a failed test left waiting."""
+    yield
+    while STARTED:
+        STARTED.pop().kill()
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +50,7 @@ def launch(folder, workdir, hosts=1, devices=4, **settings):
         out.append(
             subprocess.Popen(args, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         )
+    STARTED.extend(out)
     return out
 
 

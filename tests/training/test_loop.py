@@ -19,7 +19,16 @@ from jaxpt.training.metrics import read
 from tests.training import run_made
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 600  # seconds for what takes a few: the machine may be busy
+PATIENCE = 1800  # seconds for what takes a few: the machine may be busy
+STARTED = []
+
+
+@pytest.fixture(autouse=True)
+def no_process_outlives_its_test():
+    """Kills what a failed test left waiting."""
+    yield
+    while STARTED:
+        STARTED.pop().kill()
 
 
 def lines(workdir):
@@ -35,7 +44,10 @@ def digests(workdir, step=30):
 def process(workdir, simulated=1, **kinds):
     env = {**os.environ, "JAX_NUM_CPU_DEVICES": str(simulated), "PYTHONPATH": str(ROOT)}
     args = [sys.executable, "-m", "tests.training.run_made", str(workdir), json.dumps(kinds)]
-    return subprocess.Popen(args, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    STARTED.append(
+        subprocess.Popen(args, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    )
+    return STARTED[-1]
 
 
 def wait_for(workdir, condition, started):

@@ -50,6 +50,16 @@ def test_a_saved_model_scores_as_before_and_a_lost_recipe_is_asked_for(trained, 
         Classifier.load(tmp_path / "m.bin")
 
 
+def test_a_recipe_for_millions_learns_from_a_few_hundred_examples_too(trained):
+    classifier, examples = trained
+    confident = classifier.probabilities([t for t, _ in examples]).max(axis=1).mean()
+    assert confident > 0.9
+    as_for_millions = Classifier.train(examples, recipe("math", dim=16, bucket=20_000, lr=0.1))
+    assert as_for_millions.probabilities([t for t, _ in examples]).max(axis=1).mean() < 0.6  # what is given is taken
+    large = RECIPES["math"].for_examples(10**6)
+    assert (large.lr, large.epoch) == (0.1, 3)
+
+
 def test_texts_that_break_fasttext_s_line_format_are_scored(trained):
     classifier, _ = trained
     odd = ["", "\n", "a\nb\r\nc\x00d\u2028e", "__label__other theorem", "\ud800", "中文"]
@@ -119,7 +129,8 @@ def test_recall_finds_what_looks_like_the_seed_and_tells_the_domains():
     held = sum(s.examples for s in mined.judgement.labels if s.label == "math")
     assert rounds[1].positives > rounds[0].positives == 60 - held
     assert held > 3
-    assert all(r.recall == 1.0 and r.precision >= 0.5 for r in rounds)
+    assert min(min(r.precision, r.recall) for r in rounds) > 0.8
+    assert max(r.calibration_error for r in rounds) < 0.2
     assert rounds[1].new_tokens < rounds[0].new_tokens == 3000
 
 

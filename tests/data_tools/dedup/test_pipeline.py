@@ -255,6 +255,26 @@ def test_editions_of_one_book_are_found_and_other_books_left_alone(tmp_path, sha
     assert all(groups[u] == groups[r["anchor"]] is not None for u, r in dropped.items())
 
 
+def test_paragraphs_of_other_editions_are_found_and_those_of_other_books_left_alone(tmp_path, shared):
+    """Five of six editions repeat the book paragraph by paragraph; eight other books share nothing with it."""
+    rows = []
+    for name in ("noisy_web/neardup_book_editions", "english/books"):
+        with gzip.open(shared / f"data/{name}.jsonl.gz", "rt") as lines:
+            rows += [json.loads(line) for line, _ in zip(lines, range(8))]
+    texts = tuple(r["text"][20_000:80_000] for r in rows)
+    result = run([Memory("books", texts)], tmp_path, layout=Layout(unit="paragraph", least_tokens=20))
+    where = result.store.places(0)
+    words_of, dropped = [0] * len(rows), [0] * len(rows)
+    gone = result.dropped(0)
+    for unit, row, start, stop in zip(*(where[k].tolist() for k in ("unit", "row", "start", "stop"))):
+        words_of[row] += stop - start
+        dropped[row] += (stop - start) * (unit in gone)
+    shares = [d / w for d, w in zip(dropped, words_of)]
+    editions = [r.get("dup_group") is not None for r in rows]
+    assert max(s for s, e in zip(shares, editions) if not e) < 0.02, shares
+    assert sum(s > 0.5 for s, e in zip(shares, editions) if e) >= 3, shares
+
+
 def test_odd_texts_go_through(tmp_path):
     odd = ("", " \n ", "\ud800", "\x00", "a" * 100_000, "...", "😀😀", "ok")
     result = run([Memory("s", odd), Memory("empty", ())], tmp_path)

@@ -29,13 +29,11 @@ for shard in planted(3, 60)[1]:
     rows = (json.dumps({"id": f"{shard.name}-{i}", "text": text}) for i, text in enumerate(shard.texts))
     (folder / f"{shard.name}.jsonl").write_text("\\n".join(rows))
 for engine in ("numpy", "ray"):
-    args = [f"--input={folder}/*.jsonl", f"--output={folder}/{engine}", f"--engine={engine}"]
+    args = [f"--input={folder}/*.jsonl", f"--output={folder}/{engine}", f"--engine={engine}", "--bands=4", "--rows=4"]
     assert dedup.main([*args, f"--ray_address={cluster.address}"]) == 0
 assert len([n for n in ray.nodes() if n["Alive"]]) == 2
-from ray._private.usage.usage_lib import usage_stats_enabled
-assert not usage_stats_enabled()
-seen = ray.get(ray.remote(lambda: {k: os.environ.get(k) for k in TELEMETRY_OFF}).remote())
-assert seen == TELEMETRY_OFF, seen
+found = lambda: {k: os.environ.get(k) for k in TELEMETRY_OFF}
+assert found() == ray.get(ray.remote(found).remote()) == TELEMETRY_OFF  # here and on a worker
 print("two nodes did it")
 """
 
@@ -49,9 +47,13 @@ def test_two_ray_nodes_write_what_the_oracle_writes(tmp_path):
     pytest.importorskip("ray", reason="--engine=ray is the extra [ray]")
     pytest.importorskip("daft")
     env = {k: v for k, v in os.environ.items() if k not in ("RAY_USAGE_STATS_ENABLED", "DO_NOT_TRACK")}
-    env |= {"PYTHONPATH": str(ROOT), "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    slow = {
+        "RAY_raylet_start_wait_time_s": "300",
+        "RAY_gcs_server_request_timeout_seconds": "300",
+    }  # machines under load
+    env |= {"PYTHONPATH": str(ROOT), "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", **slow}
     call = [sys.executable, "-c", SCRIPT, str(tmp_path)]
-    done = subprocess.run(call, env=env, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(call, env=env, capture_output=True, text=True, timeout=900, check=False)
     assert "two nodes did it" in done.stdout, done.stderr[-2000:]
     written = outputs(tmp_path / "ray")
     assert written == outputs(tmp_path / "numpy")
