@@ -1,8 +1,8 @@
 """Scores from the weights alone, read slice by slice: norms of what writes an axis times norms of what reads it.
 
-For a neuron j: |gate_j| |up_j| |down_j|, so that one whose gate or up is zero counts nothing; for an expert: the root of
-its neurons' squares summed; for a head: |v_g| |o_h|, v being that of its kv head; for a residual channel: all writers'
-norms times all readers'. Weaker than scores from data, and free.
+For a neuron j: |gate_j| |up_j| |down_j|, nothing where one of them is zero; for an expert: the norm of
+its neurons' scores; for a head: |v_g| |o_h|, v being that of its kv head; for a residual channel: all writers' norms
+times all readers'. Weaker than scores from data, and free.
 """
 
 import numpy as np
