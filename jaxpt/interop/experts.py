@@ -22,6 +22,8 @@ def read_experts(keys: Keys, mlp: int, normalised: bool, **more: Any) -> MoeConf
     count, local = keys.get("num_experts"), keys.get("num_local_experts")
     if None not in (count, local) and count != local:
         raise keys.refuse("num_local_experts", f"num_experts={count} says otherwise")
+    if count is None and local is None:
+        raise JaxptError(f"{keys.where} lacks num_experts (in other families num_local_experts)")
     experts = keys.whole("num_experts" if local is None else "num_local_experts")
     weights = "renormalised" if normalised else "softmax"
     chosen = keys.whole("num_experts_per_tok")
