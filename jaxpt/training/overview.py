@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from jaxpt.config import ObjectiveConfig
 from jaxpt.data.plan import flat_weights
 from jaxpt.terminal import table
-from jaxpt.training.plan import Plan, Source, StagePlan
+from jaxpt.training.plan import Plan, Source, StagePlan, stated
 
 
 def overview(plan: Plan) -> str:
@@ -58,7 +58,7 @@ def _special(stage: StagePlan, i: int) -> list[str]:
     if c.freeze:
         out.append(f"frozen: {', '.join(c.freeze)}")
     if c.rope is not None:
-        out.append("rope: " + ", ".join(f"{k}={v}" for k, v in dict(c.rope).items()))
+        out.append("rope: " + ", ".join(f"{k}={v}" for k, v in stated(c.rope).items()))
     if c.pose is not None:
         out.append(f"positions skip up to {c.pose.target:,}")
     if c.reweight.every:

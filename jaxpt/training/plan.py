@@ -97,7 +97,7 @@ def make_plan(
                     f"or set {where}.sequence_length={sources[name].sequence_length}"
                 )
         if stage.rope is not None:
-            now = with_rope(now, _stated(stage.rope))
+            now = with_rope(now, stated(stage.rope))
         if stage.pose is not None:
             check_pose(f"{where}.pose.target", stage, now)
         schedule = resolve(stage.schedule, stop - first, stage.tokens_per_step, f"{where}.schedule")
@@ -121,7 +121,7 @@ def model_config(section: ModelSection, start: ModelConfig | None) -> ModelConfi
     Raises:
         JaxptError: neither preset nor shape, a value ModelConfig refuses, or a shape that is not that of `start`.
     """
-    given = {k: _stated(v) for k, v in vars(section).items() if v is not None and k != "preset"}
+    given = {k: stated(v) for k, v in vars(section).items() if v is not None and k != "preset"}
     if start is not None:
         have = start.to_dict()
         if isinstance(given.get("layers"), int) and given["layers"] == len(start.layers):
@@ -147,8 +147,8 @@ def model_config(section: ModelSection, start: ModelConfig | None) -> ModelConfi
     return ModelConfig.from_dict({**base, **given})
 
 
-def _stated(value: Any) -> Any:
-    """The keys that a section states; other values as they are."""
+def stated(value: Any) -> Any:
+    """Returns the keys that a section of changes states, as a dict; any other value as it is."""
     if not dataclasses.is_dataclass(value):
         return value
     return {k: v for k, v in vars(value).items() if v is not None}
