@@ -156,8 +156,9 @@ def test_cutting_every_copy_but_one_and_merging_its_readers_gives_the_source_bac
     if axis == "kv_heads":
         merge = scale(first.target, "heads", reader=share)
     cut = apply(first, apply(twice, p))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), apply(merge, cut), p)
-    assert not np.allclose(logits(first.target, cut), logits(c, p), atol=1e-2)  # unmerged, half of it is lost
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), apply(merge, cut), p)
+    if name == "llama":  # unmerged, half of it is lost (where no norm behind the branch restores it)
+        assert not np.allclose(logits(first.target, cut), logits(c, p), atol=1e-2)
 
 
 def test_dtypes_are_kept_and_host_arrays_stay_on_the_host():
