@@ -132,13 +132,13 @@ def upcycle(config: ModelConfig, options: Upcycling, layers: Sequence[int] | Non
         JaxptError: layers that are not dense, or widths that do not divide.
     """
     chosen = list(range(len(config.layers)) if layers is None else layers)
+    if config.moe is not None:
+        raise JaxptError("upcycle: the model already has mixture-of-experts layers")
     if not chosen:
         raise JaxptError("upcycle: no layer is chosen")
     for i in chosen:
         if not 0 <= i < len(config.layers) or config.layers[i].ffn != "dense":
             raise JaxptError(f"upcycle: layer {i} is no dense layer of this model")
-    if config.moe is not None:
-        raise JaxptError("upcycle: the model already has mixture-of-experts layers")
     routed = config.mlp - options.shared_mlp
     if routed <= 0 or routed % options.granularity:
         raise JaxptError(
