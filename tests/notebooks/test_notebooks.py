@@ -26,9 +26,9 @@ def parent(tmp_path_factory):
     data = work / "data"
     (data / "text").mkdir(parents=True)
     texts = [f"{a} plus {b} is {a + b}.\n{a} times {b} is {a * b}." for a in range(150) for b in range(9)]
-    lines = [json.dumps({"text": t}) + "\n" for t in texts]
     tokenizer = train_sentencepiece(texts, data / "tokenizer" / "tokenizer.model", 300)
     for name in SOURCES:
+        lines = [json.dumps({"text": f"{name}: {t}"}) + "\n" for t in texts]
         (data / "text" / f"{name}.held_out.jsonl").write_text("".join(lines[::50]))
         (data / "text" / f"{name}.train.jsonl").write_text("".join(lines))
         build(str(data / "text" / f"{name}.train.jsonl"), data / "packed" / name, tokenizer, 64)
