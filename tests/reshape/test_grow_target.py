@@ -171,7 +171,7 @@ def test_gradients_reach_what_is_new():
         (lambda c: widen(c, {"mpl": 50}), "did you mean 'mlp'"),
         (lambda c: widen(c, {"mlp": 50}, "pda"), "did you mean 'pad'"),
         (lambda c: widen(c, {"mlp": 50}, noise=0.1), "noise is for copies"),
-        (lambda c: widen(c, {"embed": 50}, "aki"), "how='aki' makes new neurons of the next layer's"),
+        (lambda c: widen(c, {"embed": 50}, "aki"), "how='aki' makes neurons of the next layer's"),
         (lambda c: widen(c, {}), "not wider than the source"),
         (lambda c: widen(c, {"heads": 7}), "not a multiple of target.kv_heads"),
         (lambda c: widen(c, {"head_dim": 12}, "fpi"), "does not grow head_dim; use how='pad'"),
