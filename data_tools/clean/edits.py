@@ -95,6 +95,6 @@ EDITS: dict[str, Edit] = {
     "personal": Edit(
         _personal,
         "masks e-mail addresses, public IP addresses, telephone numbers",
-        {"email": True, "ip": True, "phone": False, "replace": "placeholder"},
+        {"email": True, "ip": True, "ipv6": False, "phone": False, "replace": "placeholder"},
     ),
 }

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from jaxpt.errors import JaxptError
 
@@ -62,13 +63,11 @@ class Shipped:
 
     def _group(self, data: list[bytes]) -> list[tuple[str, float]]:
         feature, owner = self._walk(data)
-        keys, counts = np.unique(owner * len(self._weights) + feature, return_counts=True)
-        text, feature = np.divmod(keys, len(self._weights))
-        scores = np.zeros((len(data), len(self._labels)), np.float32)
-        present, begin = np.unique(text, return_index=True)
-        if len(present):
-            terms = self._weights[feature] * np.log1p(counts.astype(np.float32))[:, None]
-            scores[present] = np.add.reduceat(terms, begin, axis=0) + self._prior
+        met = csr_matrix((np.ones(len(feature), np.float32), (owner, feature)), (len(data), len(self._weights)))
+        present = np.diff(met.indptr) > 0  # equal pairs were summed
+        met.data = np.log1p(met.data)
+        scores = met @ self._weights  # row by row, so that no text changes another's score
+        scores[present] += self._prior
         scores /= np.sqrt([[max(len(d), 1)] for d in data])
         chances = np.exp(scores - scores.max(axis=1, keepdims=True))
         chances /= chances.sum(axis=1, keepdims=True)

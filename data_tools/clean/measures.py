@@ -153,8 +153,8 @@ def _unspaced_share(view: View, options: Options) -> Values:
 
 def _longest_word(view: View, options: Options) -> Values:
     out = np.zeros(len(view))
-    text = np.repeat(np.arange(len(view)), view.all_counts)
-    np.maximum.at(out, text, view.word_lengths)
+    filled = view.all_counts > 0
+    out[filled] = np.maximum.reduceat(view.word_lengths, view.words.offsets[:-1][filled]) if filled.any() else 0
     return out
 
 

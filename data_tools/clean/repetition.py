@@ -77,11 +77,12 @@ def _top(words: Words, total: np.ndarray, groups: Groups) -> np.ndarray:
         return out
     text = np.searchsorted(words.offsets, groups.starts, side="right") - 1
     count = groups.counts[groups.groups]
+    begin = np.flatnonzero(np.diff(text, prepend=-1))  # `starts` ascend, and so does `text`
+    owner = text[begin]
     best = np.zeros(len(out), np.int64)
-    np.maximum.at(best, text, count)
+    best[owner] = np.maximum.reduceat(count, begin)
     winners = np.flatnonzero(count == best[text])
-    owner, place = np.unique(text[winners], return_index=True)
-    start = groups.starts[winners[place]]
+    start = groups.starts[winners[np.searchsorted(text[winners], owner)]]
     out[owner] = best[owner] * (total[start + groups.width] - total[start] + groups.width - 1)
     return out
 

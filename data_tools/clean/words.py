@@ -97,9 +97,9 @@ def split_piece(piece: str) -> list[str]:
     """Splits a run of characters without white space into words, in time linear in its length."""
     if len(piece) > LONGEST_PIECE or (piece.isalpha() and piece not in _TOGETHER) or piece.isdigit():
         return [piece]
-    plain = piece[-1] in _PLAIN_TAILS and piece[:-1].isalpha() and piece not in _ABBREVIATIONS
-    if plain and (piece[-1] != "." or piece[-2].islower()):  # nearly every word before a mark
-        return [*_core(piece[:-1]), piece[-1]]
+    word, last = piece[:-1], piece[-1]
+    if last in _PLAIN_TAILS and word.isalpha() and piece not in _ABBREVIATIONS and (last != "." or word[-1].islower()):
+        return [*_TOGETHER.get(word, (word,)), last]  # nearly every word before a mark
     heads: list[str] = []
     tails: list[str] = []
     low, high = 0, len(piece)
@@ -194,12 +194,12 @@ class Vocabulary:
             self._flags.append(characters.flags(word))
         return found
 
-    def _piece(self, piece: str) -> tuple[int, ...]:
+    def _learn(self, pieces: Iterable[str]) -> None:
+        """Takes the pieces apart that are not yet known."""
         split = split_piece if self._segmenter == "spaces" else _split_unspaced
-        out = tuple(map(self._number, split(piece)))
-        if len(piece) <= LONGEST_PIECE:
-            self._pieces[piece] = out
-        return out
+        for piece in pieces:
+            if piece not in self._pieces:
+                self._pieces[piece] = tuple(map(self._number, split(piece)))
 
     def _add_line(self, line: str, out: list[int]) -> None:
         """Appends the numbers of a line's words to `out`."""
@@ -213,8 +213,12 @@ class Vocabulary:
             out.extend(chain.from_iterable(map(known.__getitem__, pieces)))
         except KeyError:
             del out[before:]
-            for piece in pieces:
-                out.extend(known.get(piece) or self._piece(piece))
+            self._learn(pieces)
+            out.extend(chain.from_iterable(map(known.__getitem__, pieces)))
+            if len(line) > LONGEST_PIECE:
+                for piece in pieces:
+                    if len(piece) > LONGEST_PIECE:
+                        known.pop(piece, None)
 
     def words(self, texts: Sequence[str], memory: dict[str, list[int]] | None = None) -> Words:
         """Splits `texts` into words, line by line.

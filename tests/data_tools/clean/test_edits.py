@@ -110,6 +110,24 @@ def test_the_quick_test_for_repair_misses_nothing(shared):
                 assert repair(t) == ftfy.fix_text(t, settings._replace(unescape_html="<" not in t))
 
 
+def test_global_ipv6_addresses_are_masked_and_nothing_that_only_looks_like_one():
+    text = "dns 2001:4860:4860::8888: up, 2a00:1450:4001:81b:0:0:0:200e. [2606:4700::1111]:443"
+    masked, counts = personal.mask(text, {"ipv6": True}, "placeholder")
+    assert masked == "dns <IP_ADDRESS>: up, <IP_ADDRESS>. [<IP_ADDRESS>]:443"
+    assert counts == {"ipv6": 3}
+    kept = "fe80::1 2001:db8::1 ::1 std::vector 12:30:45 2001:4860 3001:2:3:4:5:6:7:8:9 x2001:4860::1"
+    assert personal.mask(kept, {"ipv6": True}, "placeholder") == (kept, {})
+    assert personal.mask("at 2001:4860::1", {"ipv6": True}, "fake")[0] == "at 2001:db8::17"
+
+
+def test_every_hint_finds_what_its_pattern_finds():
+    texts = ["a@b.co", "1.1.1.1", "2001:4860::1", "+44 20 7946 0958", "(212) 555-0123", "13812345678", "010-12345678"]
+    for kind in personal.KINDS.values():
+        found = [text for text in texts if kind.pattern.search(text)]
+        assert found
+        assert all(kind.hint.search(text) for text in found)
+
+
 def test_personal_data_is_masked_and_public_values_only():
     text = "Mail jane.doe@mail.example.co.uk or call +44 20 7946 0958, host 8.8.8.8, not 10.0.0.1 nor 1.2.3.4.5."
     masked, counts = personal.mask(text, {"email": True, "ip": True, "phone": True}, "placeholder")
