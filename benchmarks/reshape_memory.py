@@ -25,9 +25,11 @@ from jaxpt.terminal import progress, table
 
 
 def make(path: Path, config: ModelConfig) -> None:
-    """Writes a bundle of random bfloat16 weights, unless it is there."""
+    """Writes a bundle of random bfloat16 weights, unless it is there already."""
     if path.exists():
-        return
+        if open_bundle(path).config == config:
+            return
+        shutil.rmtree(path)
     block = (0.02 * np.random.default_rng(0).standard_normal(1 << 22, np.float32)).astype(ml_dtypes.bfloat16)
     with BundleWriter(path, config, "bfloat16") as writer, progress(config.param_count() * 2, "making", "B") as bar:
         for i, (leaf, layer, shape) in enumerate(slices(config)):

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.claims.shrink import POINTS, at, held_out_batches, reached, sources, teacher
+from benchmarks.claims.harness import POINTS, at, held_out_batches, reached, sources, teacher
 from jaxpt.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig, ShardingConfig
 from jaxpt.data import Loader, StageData
 from jaxpt.models import Compute, ModelConfig, param_specs
