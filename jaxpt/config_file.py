@@ -130,7 +130,7 @@ def _find(cls: type, values: ConfigDict, text: str) -> bool:
         if part not in node:
             keys = ", ".join(node.keys())
             told = nearest(part, node.keys()) or (f"; the keys are {keys}" if keys else "; add it in the config file")
-            raise JaxptError(f"{where}.{part} is not a key{told}")
+            raise JaxptError(f"{where}.{part} is not a key{schema.why_not(hint, part) or told}")
         parent, key, hint = node, part, schema.inside(hint, part)
         node, where = node[part], f"{where}.{part}"
     if match[2] != "=None" or not isinstance(parent, ConfigDict):

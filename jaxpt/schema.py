@@ -27,18 +27,23 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
     if not isinstance(values, Mapping | ConfigDict):
         raise JaxptError(f"{where} is {values!r}, it must be a dict with the keys {', '.join(_types(cls))}")
     known = _types(cls)
-    check_keys(values, known, where)
+    check_keys(values, known, where, cls)
     missing = [f.name for f in dataclasses.fields(cls) if f.name not in values and _default(f) is dataclasses.MISSING]
     if missing:
         raise JaxptError(f"{where} lacks {', '.join(missing)}")
     return cls(**{k: _value(known[k], values[k], f"{where}.{k}") for k in values})
 
 
-def check_keys(values: Any, known: Any, where: str) -> None:
+def why_not(cls: Any, key: str) -> str:
+    """Returns what the section `cls` itself says of a key that it has not (its `no_key`), or nothing."""
+    return cls.no_key(key) if hasattr(cls, "no_key") else ""
+
+
+def check_keys(values: Any, known: Any, where: str, cls: Any = None) -> None:
     """Raises a JaxptError for the first key of `values` that is not among `known`, naming its nearest neighbour."""
     for key in values:
         if key not in known:
-            hint = nearest(key, known) or f"; the keys are {', '.join(known)}"
+            hint = why_not(cls, key) or nearest(key, known) or f"; the keys are {', '.join(known)}"
             raise JaxptError(f"{where}.{key} is not a key{hint}")
 
 

@@ -21,7 +21,7 @@ from jaxpt.reshape.head_dim import head_dim_maps
 from jaxpt.reshape.plan import Plan, Rule, Term, index_digest
 from jaxpt.reshape.scores import Scores
 from jaxpt.reshape.stream import InMemory
-from jaxpt.reshape.target import MOE_LENGTHS, Target, lengths
+from jaxpt.reshape.target import MOE_LENGTHS, Target, lengths, lengths_of
 
 SCALING = ("none", "fan_in", "writers")
 SELECTION = ("importance", "uniform")
@@ -106,6 +106,8 @@ def subclone_plan(
     plan = cut(config, want, kept, scores if selection == "importance" else None, scaling=scaling)
     meta = {} if scores is None or selection == "uniform" else {"scores": dict(scores.meta)}
     options = {"target": want, "selection": selection, "scaling": scaling, "depth": depth}
+    if want == lengths_of(config):
+        meta |= {"exact": True, "why": "nothing is cut: the target has the source's lengths"}
     return plan.with_entry(
         op="subclone",
         options=options,
@@ -204,5 +206,16 @@ def random_init(config: ModelConfig, target: Target | Mapping[str, Any], seed: i
     new = config.replace(**{**sizes, **changes, "layers": tuple(config.layers[i] for i in layers)})
     rules: dict[str, Rule] = {path: (Term(None, (), None, seed),) for path in flatten(param_specs(new))}
     return Plan(
-        config, new, rules, {"op": "random_init", "options": {"target": want}, "seed": seed, "tokens": 0, "flops": 0.0}
+        config,
+        new,
+        rules,
+        {
+            "op": "random_init",
+            "options": {"target": want},
+            "seed": seed,
+            "tokens": 0,
+            "flops": 0.0,
+            "exact": False,
+            "why": "drawn anew, nothing of the model is used",
+        },
     )

@@ -8,6 +8,7 @@ from jaxpt.errors import JaxptError, nearest
 from jaxpt.models import ModelConfig
 
 LENGTHS = ("layers", "embed", "heads", "kv_heads", "head_dim", "mlp")
+KINDS_STAY = "a transform to a target keeps the kind of every module"
 MOE_LENGTHS = {"experts": "experts", "expert_mlp": "mlp", "shared_mlp": "shared_mlp"}  # length -> field of MoeConfig
 
 
@@ -24,6 +25,12 @@ class Target:
     experts: int | None = None
     expert_mlp: int | None = None
     shared_mlp: int | None = None
+
+    @staticmethod
+    def no_key(key: str) -> str:
+        """Returns why `key` cannot be a target where it names the kind of a module, else nothing."""
+        fields = {f.name for f in dataclasses.fields(ModelConfig)}
+        return f": {KINDS_STAY}; leave it out, or change the model before" if key in fields else ""
 
 
 def lengths_of(config: ModelConfig) -> dict[str, int]:
@@ -103,8 +110,8 @@ def _wanted(config: ModelConfig, have: Mapping[str, int], target: "Target | Mapp
             raise JaxptError(f"target.{key} is not a length{nearest(key, have)}; they are {', '.join(have)}")
         if value != getattr(config, key):
             raise JaxptError(
-                f"target.{key} is {value!r}, the source has {getattr(config, key)!r}: a transform to a target keeps "
-                f"the kind of every module; leave {key} out of the target"
+                f"target.{key} is {value!r}, the source has {getattr(config, key)!r}: {KINDS_STAY}; leave {key} out of "
+                "the target"
             )
     want = dict(have) | {k: asked[k] for k in have if k in asked}
     if "kv_heads" in asked and "heads" not in asked:

@@ -53,6 +53,12 @@ def test_the_command_streams_what_the_library_computes(bundle, tmp_path, capsys)
     assert (entry["op"], entry["tokens"], entry["parameters"]) == ("subclone", 0, small.config.param_count())
 
 
+def test_a_target_of_the_source_s_own_lengths_cuts_nothing_and_says_so(bundle, tmp_path, capsys):
+    assert run(f"--config={SUBCLONE}", f"--from={bundle}", f"--to={tmp_path / 'same'}") == 0
+    assert "nothing is cut" in capsys.readouterr().out
+    jax.tree.map(np.testing.assert_array_equal, open_bundle(tmp_path / "same").params(), open_bundle(bundle).params())
+
+
 def test_scores_from_data_are_kept_drawn_and_reused_for_another_shape(bundle, packed, tmp_path, capsys):
     kept, source = tmp_path / "scores.npz", f"{{'text': '{packed}'}}"
     common = [f"--from={bundle}", f"--config.scores={kept}"]
@@ -167,6 +173,10 @@ def test_the_source_may_be_a_hugging_face_directory(shared, bundle, tmp_path):
     [
         (["--config.target.mlp=4000"], "target.mlp is 4000, larger than the source's 172"),
         (["--config.target.mpl=40"], "did you mean 'mlp'"),
+        (
+            ["--config.target.activation=gelu"],
+            "activation is not a key: a transform to a target keeps the kind of every",
+        ),
         (["--config.transforms[0].scaling=fanin"], "did you mean 'fan_in'"),
         (["--config.calibration.sources={'a': 'nowhere'}"], "nowhere is no packed source"),
         (["--config.transforms[0].compensate=True", "--config.target.mlp=90"], "needs calibration data"),
