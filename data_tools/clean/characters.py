@@ -5,6 +5,8 @@ from functools import cache
 
 import numpy as np
 
+from data_tools.scripts import UNSPACED_SCRIPTS
+
 ALPHABETIC, SYMBOL, TERMINAL, PUNCTUATION, UNSPACED = 1, 2, 4, 8, 16  # flags of a word
 
 # Unicode property Sentence_Terminal (version 15.1), as ranges of code points in hexadecimal
@@ -34,17 +36,6 @@ SYMBOLS = (
     | frozenset(map(chr, [*range(32), *range(127, 160)]))
 ) - frozenset("‘\n")
 
-UNSPACED_SCRIPTS = (
-    (0x0E00, 0x0F00),  # Thai, Lao
-    (0x1000, 0x10A0),  # Myanmar
-    (0x1780, 0x1800),  # Khmer
-    (0x3040, 0x3100),  # Hiragana, Katakana
-    (0x31F0, 0x3200),
-    (0x3400, 0x4DC0),  # Han
-    (0x4E00, 0xA000),
-    (0xF900, 0xFB00),
-    (0x20000, 0x32000),
-)
 UNSPACED_CLASS = "".join(f"{chr(a)}-{chr(b - 1)}" for a, b in UNSPACED_SCRIPTS)  # for use inside [] of a pattern
 
 
@@ -56,7 +47,7 @@ def _punctuation(char: str) -> bool:
 def flags(word: str) -> int:
     """Returns what `word` is: the or of `ALPHABETIC`, `SYMBOL`, `TERMINAL`, `PUNCTUATION` and `UNSPACED`."""
     if word.isalpha():  # by far the most words
-        return ALPHABETIC | (UNSPACED if unspaced(word[0]) else 0)
+        return ALPHABETIC if word.isascii() or not unspaced(word[0]) else ALPHABETIC | UNSPACED
     out = ALPHABETIC if any(map(str.isalpha, word)) else 0
     out |= SYMBOL if SYMBOLS.issuperset(word) else 0
     out |= TERMINAL if word in TERMINALS else 0

@@ -126,7 +126,7 @@ def _sentences(view: View, options: Options) -> Values:
     flags, words = view.word_flags, view.words
     terminal = (flags & characters.TERMINAL) > 0
     counted = np.flatnonzero(terminal | ((flags & characters.PUNCTUATION) == 0))
-    line = np.searchsorted(words.lines, counted, side="right")
+    line = np.repeat(np.arange(len(words.lines) - 1), np.diff(words.lines))[counted]
     more = ~terminal[counted[1:]] & terminal[counted[:-1]] & (line[1:] == line[:-1])
     starts = np.zeros(len(flags), np.int64)
     starts[counted[1:][more]] = 1

@@ -35,7 +35,7 @@ class Groups:
 
 def _grouped(width: int, starts: np.ndarray, keys: np.ndarray) -> Groups:
     """Groups equal `keys` and leaves out those that occur once."""
-    order = np.argsort(keys, kind="stable")
+    order = np.argsort(keys)  # not stable, which is slower: equal keys get the same number in any order
     ordered = keys[order]
     first = np.ones(len(ordered), bool)
     first[1:] = ordered[1:] != ordered[:-1]

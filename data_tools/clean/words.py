@@ -31,7 +31,7 @@ _TAIL = re.compile(
     rf"|[{_MONEY}])$"
 )
 _SOFT_END = re.compile(rf"[^\W\dA-Z_]|[0-9%²+\-{_MARKS}]")  # a full stop after one of these ends a sentence
-_PLAIN_TAILS = frozenset('.,;:?!)"”')
+_PLAIN_TAILS = ',;:?!)"”'
 _CLITIC = re.compile(r"(?i)(n['’]t|['’](?:s|ll|re|ve|m|d))$")
 _NOT = re.compile(
     r"(?i)(?:ai|are|ca|could|did|does|do|had|has|have|is|might|must|need|ought|sha|should|was|were|wo|would|may|dare)n['’]t$"
@@ -57,6 +57,8 @@ _TOGETHER = {"cannot": ("can", "not"), "Cannot": ("Can", "not"), "gonna": ("gon"
 def _ends(piece: str, low: int, high: int) -> int:
     """Returns where the last mark of `piece[low:high]` begins, or `high` when it ends without one."""
     last = piece[high - 1]
+    if last.isascii() and piece[low:high].isalpha() and piece[low:high].isascii():
+        return high  # most of the time
     if last == ".":
         begin = high - 1
         while begin > low and piece[begin - 1] == ".":
@@ -78,6 +80,8 @@ def _core(piece: str) -> Iterable[str]:
     """Takes apart what is left between the marks at both ends."""
     if piece in _TOGETHER:
         return _TOGETHER[piece]
+    if piece.isascii() and piece.isalnum():
+        return (piece,)
     if "." in piece and _HOST.match(piece):
         return (piece,)
     if "'" in piece or "’" in piece:
@@ -97,9 +101,11 @@ def split_piece(piece: str) -> list[str]:
     """Splits a run of characters without white space into words, in time linear in its length."""
     if len(piece) > LONGEST_PIECE or (piece.isalpha() and piece not in _TOGETHER) or piece.isdigit():
         return [piece]
-    word, last = piece[:-1], piece[-1]
-    if last in _PLAIN_TAILS and word.isalpha() and piece not in _ABBREVIATIONS and (last != "." or word[-1].islower()):
-        return [*_TOGETHER.get(word, (word,)), last]  # nearly every word before a mark
+    stem = piece.rstrip(_PLAIN_TAILS)  # nearly every word before a mark ends here
+    word = stem[:-1] if stem[-1:] == "." else stem
+    plain = word.isalpha() and piece not in _ABBREVIATIONS and stem not in _ABBREVIATIONS
+    if plain and (word is stem or word[-1].islower()):
+        return [*_TOGETHER.get(word, (word,)), *piece[len(word) :]]
     heads: list[str] = []
     tails: list[str] = []
     low, high = 0, len(piece)
@@ -167,6 +173,19 @@ class Words:
         return self.lines[self.texts]
 
 
+class _Pieces(dict[str, tuple[int, ...]]):
+    """Pieces taken apart when they are first asked for, and remembered unless they are very long."""
+
+    def __init__(self, learn: Callable[[str], tuple[int, ...]]):
+        self._learn = learn
+
+    def __missing__(self, piece: str) -> tuple[int, ...]:
+        out = self._learn(piece)
+        if len(piece) <= LONGEST_PIECE:
+            self[piece] = out
+        return out
+
+
 class Vocabulary:
     """Numbers for words; forgets everything between two calls once it grew past `REMEMBERED`."""
 
@@ -177,11 +196,12 @@ class Vocabulary:
             )
         self._segmenter = segmenter
         self._cut = _jieba() if segmenter == "jieba" else None
+        self._split = split_piece if segmenter == "spaces" else _split_unspaced
         self._forget()
 
     def _forget(self) -> None:
         self._ids: dict[str, int] = {}
-        self._pieces: dict[str, tuple[int, ...]] = {}
+        self._pieces = _Pieces(self._learn)
         self._lengths: list[int] = []
         self._flags: list[int] = []
         self._tables = (np.zeros(0, np.int32), np.zeros(0, np.uint8))
@@ -194,12 +214,11 @@ class Vocabulary:
             self._flags.append(characters.flags(word))
         return found
 
-    def _learn(self, pieces: Iterable[str]) -> None:
-        """Takes the pieces apart that are not yet known."""
-        split = split_piece if self._segmenter == "spaces" else _split_unspaced
-        for piece in pieces:
-            if piece not in self._pieces:
-                self._pieces[piece] = tuple(map(self._number, split(piece)))
+    def _learn(self, piece: str) -> tuple[int, ...]:
+        """Returns the numbers of the words in a piece."""
+        if piece.isascii() and piece.isalpha() and piece not in _TOGETHER:
+            return (self._number(piece),)  # most pieces, however they are split
+        return tuple(map(self._number, self._split(piece)))
 
     def _add_line(self, line: str, out: list[int]) -> None:
         """Appends the numbers of a line's words to `out`."""
@@ -208,17 +227,7 @@ class Vocabulary:
                 found = [w for w in self._cut(line[start : start + SEGMENT]) if not w.isspace()]
                 out.extend(map(self._number, found))
             return
-        known, pieces, before = self._pieces, line.split(), len(out)
-        try:
-            out.extend(chain.from_iterable(map(known.__getitem__, pieces)))
-        except KeyError:
-            del out[before:]
-            self._learn(pieces)
-            out.extend(chain.from_iterable(map(known.__getitem__, pieces)))
-            if len(line) > LONGEST_PIECE:
-                for piece in pieces:
-                    if len(piece) > LONGEST_PIECE:
-                        known.pop(piece, None)
+        out.extend(chain.from_iterable(map(self._pieces.__getitem__, line.split())))
 
     def words(self, texts: Sequence[str], memory: dict[str, list[int]] | None = None) -> Words:
         """Splits `texts` into words, line by line.
@@ -236,14 +245,17 @@ class Vocabulary:
             mine = text.splitlines()
             counts.append(len(mine))
             for line in mine:
-                known = memory.get(line.strip()) if memory else None
-                before = len(flat)
-                if known is None:
+                if memory is None:
                     self._add_line(line, flat)
-                    if memory is not None:
-                        memory[line.strip()] = flat[before:]
                 else:
-                    flat += known
+                    line = line.strip()
+                    known = memory.get(line)
+                    if known is None:
+                        before = len(flat)
+                        self._add_line(line, flat)
+                        memory[line] = flat[before:]
+                    else:
+                        flat += known
                 lines.append(len(flat))
         done = len(self._tables[0])
         self._tables = tuple(

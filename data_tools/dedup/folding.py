@@ -11,22 +11,13 @@ from functools import cache
 
 import numpy as np
 
+from data_tools.scripts import UNSPACED_SCRIPTS
+
 CODE_POINTS = 0x110000
 SEPARATOR = 0  # white space, punctuation, symbols, controls
 DELETE = 1  # combining diacritics: "é" written with one code point or with two folds to "e"
 UNSPACED = 1 << 31  # flag: script written without spaces, each character is a token of its own
 MARKS = range(0x300, 0x370)
-UNSPACED_SCRIPTS = (
-    (0x0E00, 0x0F00),  # Thai, Lao
-    (0x1000, 0x10A0),  # Myanmar
-    (0x1780, 0x1800),  # Khmer
-    (0x3040, 0x3100),  # Hiragana, Katakana
-    (0x31F0, 0x3200),
-    (0x3400, 0x4DC0),  # Han
-    (0x4E00, 0xA000),
-    (0xF900, 0xFB00),
-    (0x20000, 0x32000),
-)
 DIGEST = "80e3a4331f8df323"  # first half-line of the SHA-256 of the table as little-endian uint32
 
 

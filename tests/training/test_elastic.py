@@ -1,32 +1,14 @@
 """The real loader under kills: on other numbers of hosts, with batch sizes that change, under weights that change."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jaxpt.training.checkpoints import finished_steps, read_run
-from jaxpt.training.metrics import read
 from tests.training import run_packed
+from tests.training.processes import finish, free_address, start, steps_logged, wait_for
 from tests.training.run_packed import ROWS, STAGES
-
-ROOT = Path(__file__).parents[2]
-PATIENCE = 1800  # seconds for what takes a few: the machine may be busy
-STARTED = []
-
-
-@pytest.fixture(autouse=True)
-def no_process_outlives_its_test():
-    """Kills what a failed test left waiting."""
-    yield
-    while STARTED:
-        STARTED.pop().kill()
 
 
 @pytest.fixture(scope="module")
@@ -38,36 +20,17 @@ def folder(tmp_path_factory):
 
 def launch(folder, workdir, hosts=1, devices=4, **settings):
     """Starts `hosts` processes that share `devices` simulated devices."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{s.getsockname()[1]}"
-    env = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices // hosts), "PYTHONPATH": str(ROOT)}
-    out = []
+    address, out = free_address(), []
     for i in range(hosts):
         several = {"coordinator": address, "processes": hosts, "process": i} if hosts > 1 else {}
-        text = json.dumps({"devices": devices, **several, **settings})
-        args = [sys.executable, "-m", "tests.training.run_packed", str(folder), str(workdir), text]
-        out.append(
-            subprocess.Popen(args, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        )
-    STARTED.extend(out)
+        kinds = {"devices": devices, **several, **settings}
+        out.append(start("run_packed", folder, workdir, kinds, devices=devices // hosts))
     return out
 
 
 def kill_at(workdir, step, saved, processes):
     """Kills all processes, which stop at `step`, once it is logged and checkpoint `saved` is finished."""
-    deadline = time.monotonic() + PATIENCE
-    path = workdir / "metrics.jsonl"
-    while (
-        not path.exists()
-        or max((r["step"] for r in read(path)), default=0) < step
-        or saved not in finished_steps(workdir)
-    ):
-        ended = [p for p in processes if p.poll() is not None]
-        if ended:
-            pytest.fail("the run ended before it was killed:\n" + ended[0].stdout.read())
-        assert time.monotonic() < deadline, f"the run never came to step {step}"
-        time.sleep(0.1)
+    wait_for(workdir, lambda path: steps_logged(path) >= step and saved in finished_steps(path), *processes)
     for p in processes:
         p.kill()
         p.communicate()
@@ -98,12 +61,6 @@ def oracle(batches):
             step += 1
             assert np.all(np.abs(counts - weights / weights.sum() * (n + 1) * stage["batch_size"]) < 1 + 1e-6)
     assert step == len(batches)
-
-
-def finish(processes):
-    told = [p.communicate(timeout=PATIENCE)[0] for p in processes]
-    assert [p.returncode for p in processes] == [0] * len(processes), told
-    return told
 
 
 def test_a_run_on_one_host_goes_on_with_four_and_ends_with_two(folder, tmp_path):

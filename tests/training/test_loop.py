@@ -1,12 +1,6 @@
 """A run killed anywhere goes on bit for bit; what is damaged is never taken for whole."""
 
-import json
-import os
 import signal
-import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +11,7 @@ from jaxpt.training.checkpoints import finished_steps, read_run
 from jaxpt.training.interrupt import EXIT_PREEMPTED
 from jaxpt.training.metrics import read
 from tests.training import run_made
-
-ROOT = Path(__file__).parents[2]
-PATIENCE = 1800  # seconds for what takes a few: the machine may be busy
-STARTED = []
-
-
-@pytest.fixture(autouse=True)
-def no_process_outlives_its_test():
-    """Kills what a failed test left waiting."""
-    yield
-    while STARTED:
-        STARTED.pop().kill()
+from tests.training.processes import PATIENCE, finish, free_address, start, steps_logged, wait_for
 
 
 def lines(workdir):
@@ -39,32 +22,6 @@ def lines(workdir):
 
 def digests(workdir, step=30):
     return read_run(Path(workdir), step)["digests"]
-
-
-def process(workdir, simulated=1, **kinds):
-    env = {**os.environ, "JAX_NUM_CPU_DEVICES": str(simulated), "PYTHONPATH": str(ROOT)}
-    args = [sys.executable, "-m", "tests.training.run_made", str(workdir), json.dumps(kinds)]
-    STARTED.append(
-        subprocess.Popen(args, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    )
-    return STARTED[-1]
-
-
-def wait_for(workdir, condition, started):
-    """Waits for a process that stops by itself once it has come so far; only a broken run uses up the time."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition(Path(workdir)):
-        if started.poll() is not None:
-            pytest.fail("the run ended before it was stopped:\n" + started.stdout.read())
-        if time.monotonic() > deadline:
-            started.kill()
-            pytest.fail("the run never came that far:\n" + started.communicate()[0])
-        time.sleep(0.1)
-
-
-def steps_logged(workdir):
-    path = workdir / "metrics.jsonl"
-    return max((r["step"] for r in read(path)), default=0) if path.exists() else 0
 
 
 @pytest.fixture(scope="module")
@@ -101,14 +58,12 @@ def test_only_laps_with_a_compilation_are_labelled_warm_up(uninterrupted):
 
 def test_two_kills_leave_the_losses_and_parameters_of_an_uninterrupted_run(uninterrupted, tmp_path):
     for target, saved in ((8, 5), (23, 20)):
-        started = process(tmp_path / "run", hold_at=target)
+        started = start("run_made", tmp_path / "run", {"hold_at": target})
         come = lambda w, n=target, s=saved: steps_logged(w) >= n and finished_steps(w)[-1:] == [s]  # noqa: E731
         wait_for(tmp_path / "run", come, started)
         started.kill()
         started.wait()
-    last = process(tmp_path / "run")
-    told = last.communicate(timeout=PATIENCE)[0]
-    assert last.returncode == 0, told
+    told = finish([start("run_made", tmp_path / "run", {})])[0]
     assert "resumed at step 20 of 30" in told
     assert "replayed step 21" in told
     assert "as before" in told
@@ -123,7 +78,7 @@ def test_another_seed_is_another_run(uninterrupted, tmp_path):  # the proof abov
 
 
 def test_sigterm_saves_and_exits_with_its_own_code(uninterrupted, tmp_path):
-    started = process(tmp_path / "run", hold_at=7)
+    started = start("run_made", tmp_path / "run", {"hold_at": 7})
     wait_for(tmp_path / "run", lambda w: steps_logged(w) >= 7, started)
     started.send_signal(signal.SIGTERM)
     (tmp_path / "run" / "release").touch()
@@ -138,7 +93,7 @@ def test_sigterm_saves_and_exits_with_its_own_code(uninterrupted, tmp_path):
 
 
 def test_a_kill_inside_an_evaluation_repeats_it(uninterrupted, tmp_path):
-    started = process(tmp_path / "run", hold_evaluation=10)
+    started = start("run_made", tmp_path / "run", {"hold_evaluation": 10})
     events = lambda w: (w / "events.jsonl").read_text() if (w / "events.jsonl").exists() else ""  # noqa: E731
     begun = '"evaluation begins", "step": 10'
     wait_for(tmp_path / "run", lambda w: begun in events(w), started)
@@ -203,13 +158,8 @@ def test_resuming_on_another_mesh_agrees_within_rounding(uninterrupted, tmp_path
 def test_two_hosts_train_resume_and_agree_with_one(uninterrupted, tmp_path):
     workdir = tmp_path / "run"
     for stages in (run_made.CONFIG["stages"][:1], run_made.CONFIG["stages"]):
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{s.getsockname()[1]}"
-        kinds = {"coordinator": address, "devices": 4, "stages": stages}
-        hosts = [process(workdir, 2, process=i, **kinds) for i in range(2)]
-        told = [h.communicate(timeout=PATIENCE)[0] for h in hosts]
-        assert [h.returncode for h in hosts] == [0, 0], told
+        kinds = {"coordinator": free_address(), "devices": 4, "stages": stages}
+        told = finish([start("run_made", workdir, {**kinds, "process": i}, devices=2) for i in range(2)])
     assert "resumed at step 20 of 30" in told[0]
     ours, theirs = lines(workdir), lines(uninterrupted)
     assert [r["step"] for r in ours] == [r["step"] for r in theirs]
