@@ -1,4 +1,9 @@
-"""Eight simulated devices for every test, set before JAX starts; where the shared test data lies."""
+"""Eight simulated devices for every test, quick compilation, set before JAX starts; where the shared test data lies.
+
+Nearly all the time of the tests is XLA's. They compile with few optimisations (half the time) and keep what they compile
+(other tests, other processes and the next run find it there: another quarter). `JAX_DISABLE_MOST_OPTIMIZATIONS=0` tests
+what users run; CI does so for the selection on the newest JAX. Programs for TPUs are always optimised.
+"""
 
 import gc
 import os
@@ -7,6 +12,10 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax
 import pytest
