@@ -54,6 +54,7 @@ EXTRAS = {
         "ruff>=0.17,<0.18",
         "datatrove>=0.10,<0.11",  # the reference that cleaning is compared with
         "spacy>=3.8,<4",  # what datatrove splits words with
+        "jieba>=0.42.1,<0.43",  # what spaCy splits Chinese with
     ],
     "parity": ["torch==2.13.0", "transformers>=5.20,<5.30"],
 }

@@ -1,8 +1,8 @@
 """Eight simulated devices for every test, quick compilation, set before JAX starts; where the shared test data lies.
 
-Nearly all the time of the tests is XLA's. They compile with few optimisations (half the time) and keep what they compile
-(other tests, other processes and the next run find it there: another quarter). `JAX_DISABLE_MOST_OPTIMIZATIONS=0` tests
-what users run; CI does so for the selection on the newest JAX. Programs for TPUs are always optimised.
+Nearly all the time of the tests is XLA's. They compile with few optimisations (half the time) and keep what they have
+compiled (other tests, other processes and the next run find it there: another quarter). What users run is tested with
+`JAX_DISABLE_MOST_OPTIMIZATIONS=0`, as CI does on the newest JAX for its selection. TPU programs are always optimised.
 """
 
 import gc

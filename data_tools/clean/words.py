@@ -142,6 +142,18 @@ def _jieba() -> Callable[[str], list[str]]:
     return rjieba.cut
 
 
+_JIEBA_JOINS = re.compile(r"[+#&._%\-]")
+_JIEBA_RUN = re.compile(r"([a-zA-Z0-9]+(?:\.\d+)?%?)")
+_JIEBA_WHOLE = frozenset(("AT&T", "c#", "C#", "c++", "C++"))  # all such words of its dictionary
+
+
+def _jieba_parts(word: str) -> list[str]:
+    """Splits what jieba splits and its Rust port leaves together: `d2l-en`, `npx.set_np`, `3.5GHz`."""
+    if word in _JIEBA_WHOLE or not _JIEBA_JOINS.search(word):
+        return [word]
+    return [part for part in _JIEBA_RUN.split(word) if part]
+
+
 _CHARACTERS = re.compile(rf"[{characters.UNSPACED_CLASS}]|[^{characters.UNSPACED_CLASS}]+")
 
 
@@ -224,8 +236,9 @@ class Vocabulary:
         """Appends the numbers of a line's words to `out`."""
         if self._cut:
             for start in range(0, len(line), SEGMENT):
-                found = [w for w in self._cut(line[start : start + SEGMENT]) if not w.isspace()]
-                out.extend(map(self._number, found))
+                for word in self._cut(line[start : start + SEGMENT]):
+                    if not word.isspace():
+                        out.extend(map(self._number, _jieba_parts(word)))
             return
         out.extend(chain.from_iterable(map(self._pieces.__getitem__, line.split())))
 
