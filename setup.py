@@ -40,6 +40,7 @@ EXTRAS = {
         "py3langid>=0.4,<0.5",
         "rjieba>=0.2.2,<0.3",
         "resiliparse>=2.0,<3",
+        "scipy>=1.13,<2",
     ],
     "gcs": ["gcsfs>=2024.6"],
     "s3": ["s3fs>=2024.6"],
