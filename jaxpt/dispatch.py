@@ -10,6 +10,8 @@ from typing import NoReturn
 
 from jaxpt.errors import JaxptError, nearest
 
+OVERRIDE = ("--config.", "--noconfig.")  # how a flag begins that changes the config
+
 
 class Parser(argparse.ArgumentParser):
     """Flags of a sub-command; a mistake in them is one line that names the nearest flag or choice, and exit code 2."""
@@ -26,14 +28,22 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args=None, namespace=None):
         """Parses `args`; an unknown flag is told with the flag it may have meant, before any that is missing."""
+        self._check_flags(sys.argv[1:] if args is None else args, ())
+        return super().parse_args(args, namespace)
+
+    def parse_overrides(self, args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+        """Parses `args` likewise; what overrides the config (`--config.key=value`) is returned as it stands."""
+        self._check_flags(args, OVERRIDE)
+        return self.parse_known_args(list(args))
+
+    def _check_flags(self, args: Sequence[str], others: tuple[str, ...]) -> None:
         flags = list(self._option_string_actions)
-        for word in sys.argv[1:] if args is None else args:
+        for word in args:
             name = word.partition("=")[0]
             if name == "--":
                 break
-            if name.startswith("--") and name not in flags:
+            if name.startswith("--") and name not in flags and not name.startswith(others):
                 self.error(f"there is no flag {name}{nearest(name, flags)}")
-        return super().parse_args(args, namespace)
 
     def _check_value(self, action, value):
         if action.choices is not None and value not in action.choices:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from jaxpt.cli import main
 from jaxpt.dispatch import Parser
 
 
@@ -36,3 +37,20 @@ def test_a_mistake_is_one_line_with_the_nearest_name(parser, capsys, args, line)
 def test_right_flags_are_read_and_help_keeps_the_example_as_it_is_written(parser):
     assert parser.parse_args(["--input", "a", "--mesh_size=3"]).mesh_size == 3
     assert "example:\n  jaxpt-data sieve --input=a" in parser.format_help()
+
+
+def test_overrides_of_the_config_pass_and_a_mistyped_flag_beside_them_does_not(parser, capsys):
+    args, overrides = parser.parse_overrides(["--input=a", "--config.steps=3", "--noconfig.shuffle"])
+    assert (args.input, overrides) == ("a", ["--config.steps=3", "--noconfig.shuffle"])
+    with pytest.raises(SystemExit):
+        parser.parse_overrides(["--config.steps=3", "--inptu=a"])
+    assert "did you mean '--input'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["train", "reshape", "plan", "report", "generate", "inspect", "import", "export"])
+def test_every_command_names_the_flag_that_was_meant(name, capsys):
+    with pytest.raises(SystemExit):
+        main([name, "--hlep"])
+    told = capsys.readouterr().err.strip()
+    assert told.startswith(f"jaxpt {name}: there is no flag --hlep (did you mean '--help'?)")
+    assert "\n" not in told

@@ -15,6 +15,7 @@ from data_tools.clean.measures import MEASURES
 from data_tools.clean.pipeline import Clean
 from data_tools.counts import total
 from data_tools.records import FileShard, open_shards, run_shards
+from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
 from jaxpt.terminal import progress, table
 
@@ -29,13 +30,7 @@ EXAMPLE = """examples:
 
 def parser() -> argparse.ArgumentParser:
     """Returns the command's flags."""
-    out = argparse.ArgumentParser(
-        "jaxpt-data clean",
-        description=HELP,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    out = Parser("jaxpt-data clean", HELP, EXAMPLE)
     out.add_argument("--input", help="globs of JSONL (.gz, .zst), Parquet, WARC or HTML files, comma-separated")
     out.add_argument("--output", help="folder: shards of the same names, removals, quarantine, manifests, clean.json")
     out.add_argument("--preset", default="fineweb", help=f"{', '.join(presets.names())}, or a JSON file of your own")

@@ -9,6 +9,7 @@ import numpy as np
 from data_tools import report, storage
 from jaxpt import tokenizers
 from jaxpt.data.packed import PackedSource
+from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
 from jaxpt.terminal import table
 
@@ -24,13 +25,7 @@ example:
 
 def main(argv: Sequence[str]) -> int:
     """Parses arguments and prints."""
-    parser = argparse.ArgumentParser(
-        "jaxpt-data inspect",
-        description=HELP,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("jaxpt-data inspect", HELP, EPILOG)
     parser.add_argument("path", help="a packed source, a step's folder or a pipeline's workdir")
     parser.add_argument("--tokenizer", help="shows the rows as text")
     parser.add_argument("--rows", type=int, default=0, help="how many rows to show, evenly spaced")

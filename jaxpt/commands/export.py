@@ -1,12 +1,12 @@
 """`jaxpt export`: a bundle or a trained run into a Hugging Face directory."""
 
-import argparse
 import json
 import math
 from collections.abc import Sequence
 
 from jaxpt import api
 from jaxpt.bundles import open_bundle
+from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
 from jaxpt.interop import export_bundle
 from jaxpt.models.specs import flatten, param_specs
@@ -23,13 +23,7 @@ example:
 
 def main(argv: Sequence[str]) -> int:
     """Parses arguments and exports."""
-    parser = argparse.ArgumentParser(
-        "jaxpt export",
-        description=HELP,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("jaxpt export", HELP, EPILOG)
     parser.add_argument(
         "--from", dest="source", required=True, metavar="PATH", help="bundle, run or RUN/checkpoints/STEP"
     )

@@ -1,9 +1,9 @@
 """`jaxpt generate`: text from a bundle, a run, or a Hugging Face directory."""
 
-import argparse
 from collections.abc import Sequence
 
 from jaxpt import api
+from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
 from jaxpt.evaluation.generation import Sampling, generate
 from jaxpt.models.compute import Compute
@@ -19,13 +19,7 @@ example:
 
 def main(argv: Sequence[str]) -> int:
     """Parses arguments and prints each prompt with its continuation."""
-    parser = argparse.ArgumentParser(
-        "jaxpt generate",
-        description=HELP,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("jaxpt generate", HELP, EPILOG)
     parser.add_argument(
         "--model", required=True, metavar="PATH", help="bundle, run directory or Hugging Face directory"
     )

@@ -1,8 +1,8 @@
 """`jaxpt import`: a Hugging Face directory into a bundle."""
 
-import argparse
 from collections.abc import Sequence
 
+from jaxpt.dispatch import Parser
 from jaxpt.interop import import_bundle
 from jaxpt.interop.checkpoint import HuggingFaceCheckpoint
 from jaxpt.terminal import progress
@@ -17,13 +17,7 @@ example:
 
 def main(argv: Sequence[str]) -> int:
     """Parses arguments and imports."""
-    parser = argparse.ArgumentParser(
-        "jaxpt import",
-        description=HELP,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("jaxpt import", HELP, EPILOG)
     parser.add_argument("--from", dest="source", required=True, metavar="HF_DIR")
     parser.add_argument("--to", dest="target", required=True, metavar="BUNDLE")
     args = parser.parse_args(list(argv))

@@ -1,6 +1,5 @@
 """`jaxpt inspect`: says what a path is and shows what it holds."""
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from jaxpt.data.log import ScheduleLog
 from jaxpt.data.packed import PackedSource
 from jaxpt.data.quota import ONE
 from jaxpt.data.remote import is_remote
+from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.specs import flatten, param_specs
@@ -35,13 +35,7 @@ example:
 
 def main(argv: Sequence[str]) -> int:
     """Parses arguments and prints."""
-    parser = argparse.ArgumentParser(
-        "jaxpt inspect",
-        description=HELP,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("jaxpt inspect", HELP, EPILOG)
     parser.add_argument("path")
     parser.add_argument("--mesh", help="for instance fsdp=8,tensor=4: show how parameters would lie on it")
     parser.add_argument("--rows", type=int, default=0, help="packed source: how many rows to show")

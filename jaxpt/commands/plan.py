@@ -1,6 +1,5 @@
 """`jaxpt plan`: would its data suffice, would this run fit that pod? Compiles its step without a TPU."""
 
-import argparse
 import time
 from collections.abc import Sequence
 
@@ -10,6 +9,7 @@ from jaxpt.commands.train import open_plan
 from jaxpt.config import RunConfig
 from jaxpt.config_file import load
 from jaxpt.data.seen import in_common
+from jaxpt.dispatch import Parser
 from jaxpt.planning import compile_step, topology_devices
 from jaxpt.terminal import table
 from jaxpt.training.feed import make_feed
@@ -26,18 +26,12 @@ example:
 
 def main(argv: Sequence[str]) -> int:
     """Parses arguments, counts the data, compiles each stage's step and prints what it takes."""
-    parser = argparse.ArgumentParser(
-        "jaxpt plan",
-        description=HELP,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("jaxpt plan", HELP, EPILOG)
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]")
     parser.add_argument(
         "--topology", help="for instance v5e:4x4, v5p:2x2x4, v6e:16x16; without it only data is counted"
     )
-    args, overrides = parser.parse_known_args(list(argv))
+    args, overrides = parser.parse_overrides(argv)
     jax.config.update("jax_platforms", "cpu")  # compiling needs no device, and looking for one is slow and noisy
     config = load(RunConfig, args.config, overrides)
     devices = topology_devices(args.topology) if args.topology else []

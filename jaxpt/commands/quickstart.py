@@ -1,6 +1,5 @@
 """`jaxpt quickstart`: real text that is on every machine, a tokenizer, a trained model, a report to look at."""
 
-import argparse
 import gzip
 import json
 import time
@@ -13,6 +12,7 @@ from jaxpt.commands import train as training
 from jaxpt.config import RunConfig
 from jaxpt.config_file import load
 from jaxpt.data.build import Packing, build
+from jaxpt.dispatch import Parser
 from jaxpt.evaluation.generation import Sampling, generate
 from jaxpt.models.config import ModelConfig
 from jaxpt.reporting import write_report
@@ -42,15 +42,9 @@ PROMPTS = {
 
 def main(argv: Sequence[str]) -> int:
     """Parses arguments and does the whole job."""
-    parser = argparse.ArgumentParser(
-        "jaxpt quickstart",
-        description=HELP,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("jaxpt quickstart", HELP, EPILOG)
     parser.add_argument("--workdir", default="runs/quickstart", metavar="DIR")
-    args, overrides = parser.parse_known_args(list(argv))
+    args, overrides = parser.parse_overrides(argv)
     workdir = Path(args.workdir)
     config = load(RunConfig, f"{CONFIG}:{workdir / 'data'}", overrides)
     began = time.monotonic()

@@ -1,8 +1,8 @@
 """`jaxpt report`: the page of a run, also while it runs."""
 
-import argparse
 from collections.abc import Sequence
 
+from jaxpt.dispatch import Parser
 from jaxpt.reporting import write_report
 
 HELP = "write a run's report: loss per source, learning rate, mixture, throughput"
@@ -15,13 +15,7 @@ example:
 
 def main(argv: Sequence[str]) -> int:
     """Parses arguments and writes the report."""
-    parser = argparse.ArgumentParser(
-        "jaxpt report",
-        description=HELP,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("jaxpt report", HELP, EPILOG)
     parser.add_argument("--workdir", required=True, metavar="DIR", help="a run directory")
     print(write_report(parser.parse_args(list(argv)).workdir))
     return 0

@@ -1,6 +1,5 @@
 """`jaxpt reshape`: opens a model, scores it, carries out the transforms and streams the result into a new bundle."""
 
-import argparse
 import dataclasses
 import functools
 import hashlib
@@ -16,6 +15,7 @@ from jaxpt import api
 from jaxpt.bundles import Bundle, BundleWriter, digest, open_bundle
 from jaxpt.config_file import load
 from jaxpt.data import Loader, PackedSource, StageData
+from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
 from jaxpt.interop import import_bundle
 from jaxpt.models import ModelConfig, flatten, param_specs, unflatten
@@ -47,13 +47,7 @@ why, and what the loss on held-out rows was before and after.
 
 def main(argv: Sequence[str]) -> int:
     """Parses arguments and reshapes."""
-    parser = argparse.ArgumentParser(
-        "jaxpt reshape",
-        description=HELP,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("jaxpt reshape", HELP, EPILOG)
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="Python file with get_config()")
     parser.add_argument(
         "--from", dest="source", required=True, metavar="PATH",
@@ -61,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     )  # fmt: skip
     parser.add_argument("--to", dest="target", required=True, metavar="BUNDLE", help="the new bundle; must not exist")
     parser.add_argument("--pictures", metavar="DIR", help="draw the scores into this folder")
-    args, overrides = parser.parse_known_args(list(argv))
+    args, overrides = parser.parse_overrides(argv)
     config = load(ReshapeConfig, args.config, overrides)
     return reshape(config, args.source, args.target, args.pictures)
 

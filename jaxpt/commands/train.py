@@ -1,6 +1,5 @@
 """`jaxpt train`: joins config, data, model and loop, and runs them in a directory that can be resumed."""
 
-import argparse
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import jax
 from jaxpt import tokenizers
 from jaxpt.config import RunConfig
 from jaxpt.config_file import load
+from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
 from jaxpt.measures import Measures
 from jaxpt.sharding import join
@@ -36,13 +36,7 @@ newest whole checkpoint. Exit codes: 0 finished, {EXIT_PREEMPTED} saved after SI
 
 def main(argv: Sequence[str]) -> int:
     """Parses arguments, checks everything that can be checked, trains."""
-    parser = argparse.ArgumentParser(
-        "jaxpt train",
-        description=HELP,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("jaxpt train", HELP, EPILOG)
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="Python file with get_config()")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="run directory, new or to be resumed")
     parser.add_argument(
@@ -50,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--processes", type=int, help="several hosts: how many")
     parser.add_argument("--process_id", type=int, help="several hosts: which one this is")
-    args, overrides = parser.parse_known_args(list(argv))
+    args, overrides = parser.parse_overrides(argv)
     if "://" in args.workdir:
         raise JaxptError(
             f"--workdir={args.workdir}: a run directory is a folder that all hosts see; mount the bucket (for instance "
