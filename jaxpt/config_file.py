@@ -47,7 +47,8 @@ def load(cls: type[T], file: str, overrides: Sequence[str] = ()) -> T:
 def _read(file: str) -> ConfigDict:
     path, _, argument = file.partition(":")
     if not Path(path).is_file():
-        raise JaxptError(f"--config={file}: there is no file {path}")
+        beside = Path(path).parent.glob("*.py")
+        raise JaxptError(f"--config={file}: there is no file {path}{nearest(path, beside)}")
     if path.endswith(".json"):
         return ConfigDict(_json(path))
     spec = importlib.util.spec_from_file_location("jaxpt_run_config", path)

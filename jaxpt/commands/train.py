@@ -97,5 +97,5 @@ def _tokenizer(config: RunConfig, of_start: Path | None) -> Any:
     if path is None:
         return None
     if not Path(path).exists():
-        raise JaxptError(f"config.tokenizer: there is no {path}")
+        raise JaxptError(f"config.tokenizer={path}: it does not exist; give --config.tokenizer=PATH")
     return tokenizers.load(path)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import typing
+from pathlib import Path
 
 import pytest
 
@@ -145,6 +146,8 @@ def test_a_mistake_in_the_file_is_told_in_one_line(tmp_path, before, after, told
 
 def test_a_missing_file_is_named():
     assert "there is no file nowhere.py" in refused("nowhere.py")
+    near = str(Path(__file__).parents[2] / "configs" / "quikstart.py")
+    assert f"there is no file {near} (did you mean '{near.replace('quik', 'quick')}'?)" in refused(near)
 
 
 def test_a_stored_config_reads_back_the_same(file, tmp_path):
