@@ -11,8 +11,8 @@ import numpy as np
 
 from jaxpt.bundles import store
 from jaxpt.bundles.digest import hex_digest, slice_sums
-from jaxpt.bundles.files import partial_directory, storage_error
 from jaxpt.errors import JaxptError
+from jaxpt.files.partial import partial_directory, storage_error
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.model import Model
 from jaxpt.models.specs import flatten, param_specs

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from jaxpt.bundles.files import sha256
 from jaxpt.data import records
 from jaxpt.data.packing import Packed
 from jaxpt.data.remote import default_cache, file_digest, file_system, is_remote, local_copy
 from jaxpt.data.shards import Shards
 from jaxpt.errors import JaxptError
+from jaxpt.files.partial import sha256
 
 FORMAT = 1
 COLUMNS = ("row_fill", "row_segments", "segment_document", "document_id", "document_tokens")

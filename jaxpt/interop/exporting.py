@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from jaxpt.bundles import Bundle, open_bundle
-from jaxpt.bundles.files import partial_directory
 from jaxpt.errors import JaxptError, nearest
+from jaxpt.files.partial import partial_directory
 from jaxpt.interop.checkpoint import places_of
 from jaxpt.interop.families import FAMILIES, expresses, family_for
 from jaxpt.interop.family import Family, read_config, write_config

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxpt import tokenizers
 from jaxpt.bundles import BundleWriter
-from jaxpt.bundles.files import sha256
+from jaxpt.files.partial import sha256
 from jaxpt.interop.checkpoint import HuggingFaceCheckpoint
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.model import Model

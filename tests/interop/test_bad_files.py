@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from jaxpt.bundles.files import partial_directory, storage_error
 from jaxpt.errors import JaxptError
+from jaxpt.files.partial import partial_directory, storage_error
 from jaxpt.interop import export_bundle, import_bundle, load_hf
 from tests.interop.made import hf_directory
 

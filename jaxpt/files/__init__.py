@@ -1,0 +1,1 @@
+"""Files on disk: their digests, locks, and directories that have their name only when they are whole."""
