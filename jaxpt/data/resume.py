@@ -33,7 +33,7 @@ def resumed_log(saved: Saved, stages: Sequence[StageData], names: Sequence[str])
 
 
 def joined(saved: Saved, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns the sources that joined the run on the way: `{"sources": […], "ledger": […]}` per restart that added some.
+    """Returns the sources that joined the run on the way, `{"sources": …, "ledger": …}` per restart that added some.
 
     The ledger is as it was then: its documents are left out of those sources, however often the run is started again.
     """
@@ -53,7 +53,7 @@ def check_sources(saved: Saved, sources: Mapping[str, Any]) -> None:
         if now is not None and now.fingerprint != before:
             raise JaxptError(
                 f"config.sources.{name}: {now.path} is not the source this run began with (content "
-                f"{now.fingerprint[:12]}, was {before[:12]}); restore it, with another name for the new one, {ANOTHER_RUN}"
+                f"{now.fingerprint[:12]}, was {before[:12]}); restore it (a new one needs a new name), {ANOTHER_RUN}"
             )
         if now is None and _was_used(saved, name):
             renamed = [n for n, s in sources.items() if s.fingerprint == before]

@@ -37,7 +37,7 @@ class Segment:
         """
         if self.shape == "constant" or self.start == self.end:
             return self.end
-        u = float((t + 1 if self.end > self.start else t) / self.steps)
+        u = min(1.0, float((t + 1 if self.end > self.start else t) / self.steps))
         if self.shape == "exponential":
             return self.start * (self.end / self.start) ** u
         return self.end + (self.start - self.end) * SHAPES[self.shape](u)
@@ -93,7 +93,11 @@ def resolve(config: ScheduleConfig, steps: int, tokens_per_step: int, where: str
 
 
 def resolve_changed(
-    config: ScheduleConfig, sizes: Sequence[tuple[int, int]], now: int, by_tokens: bool, where: str = "schedule"
+    config: ScheduleConfig,
+    sizes: Sequence[tuple[int, int]],
+    now: int,
+    tokens: Fraction | None,
+    where: str = "schedule",
 ) -> tuple[tuple[Segment, ...], Fraction]:
     """As `resolve`, for a stage whose tokens per step changed on the way.
 
@@ -105,7 +109,7 @@ def resolve_changed(
         config: the stage's schedule.
         sizes: (steps, tokens per step) of all the stage's steps, those to come last.
         now: how many of the stage's steps are done.
-        by_tokens: the stage's duration is in tokens.
+        tokens: the stage's duration, which its last step may pass; None where it is in steps.
         where: config key for error messages.
 
     Returns:
@@ -114,12 +118,12 @@ def resolve_changed(
     Raises:
         JaxptError: as `resolve`.
     """
-    pieces, course = _pieces(config, where), _Course(sizes)
+    pieces, course = _pieces(config, where), _Course(sizes, tokens)
     durations = [parse(d, where, parts=True) for _, d, _ in pieces]
-    edges = _edges(pieces, durations, course, by_tokens, where)
+    edges = _edges(pieces, durations, course, where)
     lengths, position = [], Fraction(0)
     for duration, a, b in zip(durations, edges, edges[1:]):
-        count = duration.unit == "tokens" or (by_tokens and duration.unit != "steps")
+        count = duration.unit == "tokens" or (tokens is not None and duration.unit != "steps")
         done = min(max(now, a), b)
         scale = Fraction(1, sizes[-1][1])
         lengths.append((course.tokens(b) - course.tokens(a)) * scale if count else Fraction(b - a))
@@ -128,19 +132,19 @@ def resolve_changed(
 
 
 class _Course:
-    """The steps of a stage and their tokens, where steps have several sizes."""
+    """The steps of a stage and their tokens, where steps have several sizes; at most `end` tokens, if given."""
 
-    def __init__(self, sizes: Sequence[tuple[int, int]]):
-        self._sizes = sizes
+    def __init__(self, sizes: Sequence[tuple[int, int]], end: Fraction | None):
+        self._sizes, self.end = sizes, end
         self.steps = sum(n for n, _ in sizes)
 
-    def tokens(self, step: int) -> int:
+    def tokens(self, step: int) -> int | Fraction:
         """Tokens before `step`."""
-        out = 0
+        out: int | Fraction = 0
         for steps, size in self._sizes:
             out += max(0, min(step, steps)) * size
             step -= steps
-        return out
+        return out if self.end is None else min(out, self.end)
 
     def step(self, tokens: float) -> float:
         """The step at which so many tokens are done; past the end, as if the last size went on."""
@@ -152,17 +156,17 @@ class _Course:
         return at + tokens / size
 
 
-def _edges(pieces: Pieces, durations: Sequence[Duration], course: _Course, by_tokens: bool, where: str) -> list[int]:
+def _edges(pieces: Pieces, durations: Sequence[Duration], course: _Course, where: str) -> list[int]:
     """First step of each segment, and the end: from the start up to the one that takes the rest, from the end after."""
     total = course.tokens(course.steps)
 
     def moved(at: int, d: Duration, sign: int) -> int:
         if d.unit == "steps":
             return at + sign * d.steps(1)
-        if d.unit == "percent" and not by_tokens:
+        if d.unit == "percent" and course.end is None:
             return at + sign * d.steps(1, course.steps)
-        tokens = d.amount if d.unit == "tokens" else total * d.amount / 100
-        step = course.step(course.tokens(at) + sign * tokens)
+        tokens = d.amount if d.unit == "tokens" else float(total) * d.amount / 100
+        step = course.step(float(course.tokens(at)) + sign * tokens)
         return math.ceil(step) if sign > 0 else math.floor(step)
 
     units = [d.unit for d in durations]

@@ -19,11 +19,12 @@ from jaxpt.optim.optimizers import Optimizer, make_optimizer
 from jaxpt.sharding import batch_sharding
 from jaxpt.terminal import progress
 from jaxpt.training.batches import host_rows, place
+from jaxpt.training.changes import changes
 from jaxpt.training.checkpoints import Checkpoints, Retention
 from jaxpt.training.feed import Feed
 from jaxpt.training.interrupt import EXIT_PREEMPTED, Interrupt
 from jaxpt.training.metrics import Metrics
-from jaxpt.training.plan import Plan, StagePlan, changes, continued
+from jaxpt.training.plan import Plan, StagePlan, continued
 from jaxpt.training.speed import Clock, convention, peak_flops
 from jaxpt.training.state import Layout, State, abstract_state, make_layout, new_opt_state, state_shardings
 from jaxpt.training.step import StepSpec, make_step

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -181,41 +180,10 @@ def _schedule(
     if uniform:
         return resolve(stage.schedule, stop - first, stage.tokens_per_step, where), 0
     sizes = [*((leg.steps, leg.tokens_per_step) for leg in mine), (stop - first - done, stage.tokens_per_step)]
-    by_tokens = parse(stage.duration, where).unit == "tokens"
-    schedule, position = resolve_changed(stage.schedule, sizes, done, by_tokens, where)
+    duration = parse(stage.duration, where)
+    tokens = Fraction(duration.amount) if duration.unit == "tokens" else None
+    schedule, position = resolve_changed(stage.schedule, sizes, done, tokens, where)
     return schedule, position - done
-
-
-def changes(plan: Plan, saved: Mapping[str, Any]) -> list[str]:
-    """Returns a line for each thing that the config asks for and that the past decides otherwise, and for a jump of the
-    learning rate where the run goes on.
-
-    Args:
-        plan: the run, continued from the checkpoint.
-        saved: the `run` item of the checkpoint.
-    """
-    step, lines = saved["step"], []
-    begun = [s for s in plan.stages if s.first < step]
-    for i, stage in enumerate(begun):
-        mine = [leg for leg in plan.past if leg.stage == stage.config.name]
-        key, name = f"config.stages[{i}].duration={stage.config.duration!r}", stage.config.name
-        size = f"{step - stage.first:,} steps and {sum(leg.tokens for leg in mine):,} tokens"
-        if i < len(begun) - 1:
-            before = saved.get("durations", {}).get(name)
-            steps = sum(leg.steps for leg in mine)
-            if before != stage.config.duration if before else steps != stage.config.steps:
-                lines.append(f"{key} has no effect: stage {name} is done, from step {stage.first} to {stage.stop}")
-        elif history.left(stage.config, mine) < 0:
-            then = f"stage {plan.stages[i + 1].config.name} begins" if i + 1 < len(plan.stages) else "nothing is left"
-            lines.append(f"{key} is less than what was trained of stage {name} ({size}): it ends here, and {then}")
-    before = saved.get("learning_rate_next")
-    if before is not None and step < plan.steps:
-        now = plan.stages[plan.stage_of(step)].rate(step)
-        if not math.isclose(now, before, rel_tol=1e-6):
-            lines.append(
-                f"the learning rate jumps: at step {step} it is {now:.6g}, the checkpoint's plan had {before:.6g}"
-            )
-    return lines
 
 
 def stage_weights(stage: StageConfig, sources: Mapping[str, Source], where: str) -> dict[str, float]:
