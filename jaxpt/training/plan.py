@@ -91,11 +91,12 @@ class Plan:
 
     def to_save(self, step: int) -> dict[str, Any]:
         """What a checkpoint at `step` keeps of the past, JSON-ready, and of the plan as it is now."""
+        stage = self.stages[self.stage_of(step)]
         return {
             "tokens": self.tokens_at(step),
             "history": history.to_json(history.until(self.legs, step)),
             "durations": {s.config.name: s.config.duration for s in self.stages},
-            "learning_rate_next": self.stages[self.stage_of(step)].rate(step),
+            "learning_rate_next": stage.rate(step) if stage.schedule else None,
         }
 
 
