@@ -252,24 +252,6 @@ class RunConfig:
             section, name = key.split(".")
             interval(getattr(getattr(self, section), name), f"config.{key}")
 
-    def first_steps(self) -> list[int]:
-        """First global step of each stage, and after the last one the number of steps of the run."""
-        out = [0]
-        for stage in self.stages:
-            out.append(out[-1] + stage.steps)
-        return out
-
-    def tokens_at(self, step: int) -> int:
-        """Positions (B × S) trained on before global step `step`."""
-        total = 0
-        for stage, first in zip(self.stages, self.first_steps()):
-            total += max(0, min(step - first, stage.steps)) * stage.tokens_per_step
-        return total
-
-    def stage_of(self, step: int) -> int:
-        """Index of the stage that global step `step` belongs to."""
-        return sum(step >= first for first in self.first_steps()[1:-1])
-
 
 def interval(text: str | None, where: str) -> Duration | None:
     """Reads "every so often"; None stays None, a length of nothing is an error."""

@@ -16,6 +16,7 @@ from jaxpt.measures import Measures
 from jaxpt.sharding import join
 from jaxpt.training import loop, run_directory
 from jaxpt.training.feed import make_feed
+from jaxpt.training.history import Leg, newest_legs
 from jaxpt.training.interrupt import EXIT_PREEMPTED
 from jaxpt.training.overview import overview
 from jaxpt.training.plan import Plan, check_disk, make_plan
@@ -66,7 +67,7 @@ def train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None = None) -> 
     Raises:
         JaxptError: a mistake in the config, the data or the directory; before step one where it can be known by then.
     """
-    plan, start, tokenizer = open_plan(config)
+    plan, start, tokenizer = open_plan(config, newest_legs(workdir, config.stages))
     loop.make_program(plan)  # so that a mistake in mesh, optimizer or batch size is told before anything is written
     first = jax.process_index() == 0
     if first:
@@ -74,7 +75,7 @@ def train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None = None) -> 
             print(line)
         check_disk(workdir, plan.model, 2, config.checkpoint.keep)
     tell = print if first else (lambda line: None)
-    tell(f"{plan.model.param_count():,} parameters, {plan.steps:,} steps, {config.tokens_at(plan.steps):,} tokens")
+    tell(f"{plan.model.param_count():,} parameters, {plan.steps:,} steps, {plan.tokens_at(plan.steps):,} tokens")
     if start:
         tell(f"starting from {start.found}")
     tell(overview(plan))
@@ -84,12 +85,15 @@ def train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None = None) -> 
     return loop.train(plan, workdir, feed, state, hooks or measures.hooks, measures.policy, tell)
 
 
-def open_plan(config: RunConfig) -> tuple[Plan, StartingPoint | None, Any]:
-    """Opens what the config names and checks it: the plan, where it starts from if it does, and the tokenizer."""
+def open_plan(config: RunConfig, past: Sequence[Leg] = ()) -> tuple[Plan, StartingPoint | None, Any]:
+    """Opens what the config names and checks it: the plan, where it starts from if it does, and the tokenizer.
+
+    `past` are the steps that are done, where the run goes on.
+    """
     start = open_start(config.init_from, config.stages[0].load) if config.init_from else None
     tokenizer = _tokenizer(config, start.tokenizer_path if start else None)
     sources = open_sources(config, tokenizer)
-    return make_plan(config, sources, start.model if start else None, tokenizer), start, tokenizer
+    return make_plan(config, sources, start.model if start else None, tokenizer, past), start, tokenizer
 
 
 def _tokenizer(config: RunConfig, of_start: Path | None) -> Any:

@@ -18,6 +18,7 @@ from jaxpt.reporting.pictures import PICTURES
 from jaxpt.reporting.series import series
 from jaxpt.reporting.summary import read_events, summary
 from jaxpt.schema import build
+from jaxpt.training.history import newest_legs
 from jaxpt.training.metrics import read
 
 STYLE = """
@@ -64,13 +65,14 @@ def write_report(workdir: str | Path, notes: Mapping[str, str] | None = None) ->
     model = ModelConfig.from_dict(json.loads((workdir / "model.json").read_text(encoding="utf-8"))["config"])
     text = (workdir / "config.json").read_text(encoding="utf-8")
     config = build(RunConfig, json.loads(text))
+    past = newest_legs(workdir, config.stages)
     page = "\n".join(
         [
             "<!doctype html><meta charset=utf-8>",
             f"<title>{html.escape(workdir.name)}</title><style>{STYLE}</style>",
             f"<h1>{html.escape(str(workdir))}</h1>",
-            _table(["", ""], summary(records, read_events(workdir / "events.jsonl"), model, config)),
-            f"<h2>Plan</h2>{_table(*stages.planned(config))}",
+            _table(["", ""], summary(records, read_events(workdir / "events.jsonl"), model, config, past)),
+            f"<h2>Plan</h2>{_table(*stages.planned(config, past))}",
             "<h2>Course</h2>",
             '<div class="pictures">',
             *images,

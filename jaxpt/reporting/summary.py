@@ -9,16 +9,17 @@ from typing import Any
 from jaxpt.config import RunConfig
 from jaxpt.models.config import ModelConfig
 from jaxpt.reporting.series import series
+from jaxpt.training.history import Leg, whole
 
 Records = Sequence[Mapping[str, Any]]
 Rows = list[list[str]]
 
 
-def summary(records: Records, events: Records, model: ModelConfig, config: RunConfig) -> Rows:
-    """Returns rows of a name and what there is to say."""
+def summary(records: Records, events: Records, model: ModelConfig, config: RunConfig, past: Sequence[Leg] = ()) -> Rows:
+    """Returns rows of a name and what there is to say; `past` are the steps of the newest checkpoint."""
     last = next((r for r in reversed(records) if "train/loss" in r), records[-1])
-    steps = config.first_steps()[-1]
-    done, tokens = last["step"], config.tokens_at(steps)
+    legs = whole(config.stages, past)
+    done, steps, tokens = last["step"], legs[-1].stop, sum(leg.tokens for leg in legs)
     rows = [
         ["model", _shape(model)],
         ["steps", f"{done:,} of {steps:,}" + (", finished" if done == steps else f" ({done / steps:.0%})")],

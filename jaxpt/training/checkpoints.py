@@ -50,7 +50,7 @@ class Checkpoints:
             asynchronous: write in the background.
         """
         self.folder = Path(workdir).absolute() / "checkpoints"
-        self._retention = retention
+        self.retention = retention
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None, enable_async_checkpointing=asynchronous, cleanup_tmp_directories=True
         )
@@ -152,7 +152,7 @@ class Checkpoints:
         return target
 
     def _tidy(self) -> None:
-        for step in self._retention.superfluous(self.steps()):
+        for step in self.retention.superfluous(self.steps()):
             self._manager.delete(step)
 
 

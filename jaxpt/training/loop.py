@@ -16,15 +16,15 @@ from jaxpt.models.config import ModelConfig
 from jaxpt.models.init import init_params
 from jaxpt.models.specs import param_specs
 from jaxpt.optim.optimizers import Optimizer, make_optimizer
-from jaxpt.optim.schedules import learning_rate
 from jaxpt.sharding import batch_sharding
 from jaxpt.terminal import progress
 from jaxpt.training.batches import host_rows, place
+from jaxpt.training.changes import changes
 from jaxpt.training.checkpoints import Checkpoints, Retention
 from jaxpt.training.feed import Feed
 from jaxpt.training.interrupt import EXIT_PREEMPTED, Interrupt
 from jaxpt.training.metrics import Metrics
-from jaxpt.training.plan import Plan, StagePlan
+from jaxpt.training.plan import Plan, StagePlan, continued
 from jaxpt.training.speed import Clock, convention, peak_flops
 from jaxpt.training.state import Layout, State, abstract_state, make_layout, new_opt_state, state_shardings
 from jaxpt.training.step import StepSpec, make_step
@@ -105,6 +105,10 @@ def train(
         restored = checkpoints.restore(abstract_state(plan.model, optimizer, layout), tell)
         saved = restored[1] if restored else None
         step = saved["step"] if saved else 0
+        if saved:
+            plan = continued(plan, saved)
+            checkpoints.retention = _retention(plan)
+        feed = make_feed(plan, saved)  # before the metrics are cut back: it may refuse the config
         main = jax.process_index() == 0
         metrics = Metrics(workdir, step, tensorboard=config.metrics.tensorboard, write=main)
         metrics.event("resume" if saved else "start", step, devices=jax.device_count(), mesh=dict(layout.mesh.shape))
@@ -112,7 +116,8 @@ def train(
         tell(f"MFU: {convention()}; {source}")
         if saved:
             tell(f"resumed at step {step} of {plan.steps}")
-        feed = make_feed(plan, saved)
+            for line in changes(plan, saved):
+                tell(line)
         run = Run(plan, layout, optimizer, feed, checkpoints, metrics, hooks, policies, tell, state, step, peak, steps)
         try:
             code = _stages(run, interrupt)
@@ -155,15 +160,15 @@ def _stages(run: Run, interrupt: Interrupt) -> int:
     if run.step == 0 and config.evaluation.before:
         _evaluate(run, plan.stages[0])
     elif run.step and _evaluation_due(run, run.step):
-        _evaluate(run, plan.stages[config.stage_of(run.step - 1)])
-    total, done = config.tokens_at(plan.steps), config.tokens_at(run.step)
+        _evaluate(run, plan.stages[plan.stage_of(run.step - 1)])
+    total, done = plan.tokens_at(plan.steps), plan.tokens_at(run.step)
     quiet = jax.process_index() != 0
     with progress(total, "train", "tok", start=done, scale=True) as bar:
         bar.disable = quiet
         if run.done:
             return 0
         _read(run)
-        for stage in plan.stages[config.stage_of(run.step) :]:
+        for stage in plan.stages[plan.stage_of(run.step) :]:
             if _stage(run, stage, interrupt, bar):
                 return EXIT_PREEMPTED
     return 0
@@ -191,7 +196,7 @@ def _stage(run: Run, stage: StagePlan, interrupt: Interrupt, bar: Any) -> bool:
             number, batch = next(run.batches)
         if number != run.step:
             raise RuntimeError(f"the feed gave batch {number} for step {run.step}")
-        rate = learning_rate(stage.schedule, run.step - stage.first, stage.peak)
+        rate = stage.rate(run.step)
         run.state, values = step(run.state, place(batch, sharding, stage.config.batch_size), np.float32(rate))
         if before is not None:
             before.block_until_ready()  # at most two steps in flight
@@ -214,7 +219,7 @@ def _reweight(run: Run, policy: Policy) -> None:
     with run.clock.pause(run.state):
         weights, facts = policy(run.step, run.state["params"], run.feed.weights(run.step))
         run.feed.change(run.step, weights)
-        run.metrics.log(run.step, {"tokens": run.config.tokens_at(run.step), **facts})
+        run.metrics.log(run.step, {"tokens": run.plan.tokens_at(run.step), **facts})
         _read(run)  # what was read ahead had the weights from before
 
 
@@ -239,7 +244,7 @@ def _between(run: Run, stage: StagePlan, values: Any, rate: float, interrupt: In
 def _log(run: Run, stage: StagePlan, values: Mapping[str, Any], rate: float, bar: Any) -> None:
     """Writes one record: the step's loss and norms, the mixture, the speed since the last record."""
     loss = float(values["train/loss"])
-    record: dict[str, Any] = {"stage": stage.config.name, "tokens": run.config.tokens_at(run.step)}
+    record: dict[str, Any] = {"stage": stage.config.name, "tokens": run.plan.tokens_at(run.step)}
     record |= {k: float(v) for k, v in values.items() if "/" in k}
     for name, nll, weight in zip(run.plan.source_names, values["source_nll"], values["source_weight"]):
         if weight > 0:
@@ -267,8 +272,8 @@ def _save(run: Run, *, wait: bool) -> None:
     with run.clock.pause(run.state):
         if run.step not in run.checkpoints.steps():
             run.metrics.event("save", run.step)
-            model = run.plan.stages[run.config.stage_of(run.step - 1)].model.to_dict()  # with the stage's rope
-            saved = {"tokens": run.config.tokens_at(run.step), "model": model, **run.feed.to_save(run.step)}
+            model = run.plan.stages[run.plan.stage_of(run.step - 1)].model.to_dict()  # with the stage's rope
+            saved = {"model": model, **run.plan.to_save(run.step), **run.feed.to_save(run.step)}
             run.checkpoints.save(run.step, run.state, saved)
         if wait:
             run.checkpoints.wait()
@@ -286,13 +291,13 @@ def _evaluate(run: Run, stage: StagePlan) -> None:
         record: dict[str, float] = {}
         for hook in hooks:
             record |= hook(run.step, run.state["params"])
-        run.metrics.log(run.step, {"tokens": run.config.tokens_at(run.step), **record})
+        run.metrics.log(run.step, {"tokens": run.plan.tokens_at(run.step), **record})
         run.metrics.event("evaluation ends", run.step)
 
 
 def _passed(run: Run, text: str | None, step: int) -> bool:
     every = interval(text, "every")
-    tokens = run.config.tokens_at
+    tokens = run.plan.tokens_at
     return every is not None and every.passed(step - 1, step, tokens(step - 1), tokens(step))
 
 
@@ -310,6 +315,6 @@ def _retention(plan: Plan) -> Retention:
     every = interval(config.checkpoint.keep_every, "config.checkpoint.keep_every")
 
     def kept(step: int) -> bool:
-        return every is not None and every.passed(step - 1, step, config.tokens_at(step - 1), config.tokens_at(step))
+        return every is not None and every.passed(step - 1, step, plan.tokens_at(step - 1), plan.tokens_at(step))
 
     return Retention(config.checkpoint.keep, frozenset(s.stop for s in plan.stages), kept)

@@ -9,6 +9,7 @@ import pytest
 from jaxpt.config import RunConfig
 from jaxpt.config_file import load
 from jaxpt.errors import JaxptError
+from jaxpt.training.history import until, whole
 
 FILE = """
 from ml_collections import ConfigDict
@@ -43,7 +44,7 @@ def test_defaults_fill_what_the_file_does_not_state(file):
     assert config.stages[1].name == "anneal"
     assert config.stages[1].schedule.name == "wsd"
     assert config.stages[0].mixture == {"code": 1.0, "prose": 2.0}
-    assert config.tokens_at(15) == 15 * 64
+    assert sum(leg.tokens for leg in until(whole(config.stages), 15)) == 15 * 64
 
 
 def test_groups_in_a_mixture_are_keys_like_others(file, tmp_path):
