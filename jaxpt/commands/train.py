@@ -31,8 +31,8 @@ example:
 
 Any key of the config may be set with --config.key=value. Started again in the same workdir, the run goes on from its
 newest whole checkpoint; --from_step=N goes back to an earlier one, for instance with a lower learning rate after the
-loss rose (values that are not finite are never saved). Exit codes: 0 finished, {EXIT_PREEMPTED} saved after SIGTERM (start again), 1 an
-error.
+loss rose (values that are not finite are never saved). Exit codes: 0 finished, {EXIT_PREEMPTED} saved after SIGTERM
+(start again), 1 an error.
 """
 
 

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -139,7 +138,7 @@ class Checkpoints:
         abstract: Mapping[str, Any],
         tell: Callable[[str], None],
         from_step: int | None = None,
-        config: Mapping[str, Any] = MappingProxyType({}),
+        config: Any = None,
     ) -> Restored | None:
         """As `restoring.restore`, on this folder.
 

@@ -53,7 +53,9 @@ def judge(error: BaseException | None) -> Verdict:
         decoding = False
     if isinstance(root, JaxptError):
         return Verdict(DAMAGED if decoding else UNKNOWN, str(root))
-    reason = text.split(" [tensorstore_spec")[0].split(" [source locations")[0][:400]
+    reason = text.split(" [tensorstore_spec")[0].split(" [source locations")[0]
+    if len(reason) > 360:  # the end says what happened, and to which file
+        reason = f"{reason[:40]} … {reason[-300:]}"
     return Verdict(DAMAGED if decoding else UNKNOWN, f"{type(root).__name__}: {reason}")
 
 

@@ -215,6 +215,6 @@ def test_a_full_disk_is_told_in_one_line_and_earlier_checkpoints_stay(tmp_path, 
     assert run_made.start(tmp_path / "run") == 0
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    with pytest.raises(JaxptError, match="the loss at step"):
+def test_a_norm_that_is_not_finite_stops_the_run(tmp_path):
+    with pytest.raises(JaxptError, match="train/param_norm at step 1 is inf; there is no finite checkpoint yet"):
         run_made.start(tmp_path / "run", optimizer={"learning_rate": 1e30, "clip_norm": None})
