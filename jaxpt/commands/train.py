@@ -31,7 +31,9 @@ example:
   jaxpt train --config=configs/tiny.py --workdir=runs/a --config.stages[0].duration="2M tokens"
 
 Any key of the config may be set with --config.key=value. Started again in the same workdir, the run goes on from its
-newest whole checkpoint. Exit codes: 0 finished, {EXIT_PREEMPTED} saved after SIGTERM (start again), 1 an error.
+newest whole checkpoint; --from_step=N goes back to an earlier one, for instance with a lower learning rate after the
+loss rose (values that are not finite are never saved). Exit codes: 0 finished, {EXIT_PREEMPTED} saved after SIGTERM
+(start again), 1 an error.
 """
 
 
@@ -45,6 +47,12 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--processes", type=int, help="several hosts: how many")
     parser.add_argument("--process_id", type=int, help="several hosts: which one this is")
+    parser.add_argument(
+        "--from_step",
+        type=int,
+        metavar="N",
+        help="go on from checkpoint N of the workdir; later ones are set aside as STEP.set-aside, not removed",
+    )
     args, overrides = parser.parse_overrides(argv)
     if "://" in args.workdir:
         raise JaxptError(
@@ -53,16 +61,17 @@ def main(argv: Sequence[str]) -> int:
         )
     config = load(RunConfig, args.config, overrides)
     join(args.coordinator, args.processes, args.process_id)
-    return train(config, Path(args.workdir))
+    return train(config, Path(args.workdir), from_step=args.from_step)
 
 
-def train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None = None) -> int:
+def train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None = None, from_step: int | None = None) -> int:
     """Trains `config` in `workdir`; returns the exit code.
 
     Args:
         config: a checked config.
         workdir: new, or that of a run to go on with.
         hooks: evaluations of a stage's model; None: what `config.evaluation` names.
+        from_step: the checkpoint to go on from; None: the newest whole one.
 
     Raises:
         JaxptError: a mistake in the config, the data or the directory; before step one where it can be known by then.
@@ -82,7 +91,7 @@ def train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None = None) -> 
     feed = functools.partial(make_feed, used=start.ledger if start else [], tell=tell)
     measures = Measures(config, tokenizer, workdir)
     state = start.state if start else None
-    return loop.train(plan, workdir, feed, state, hooks or measures.hooks, measures.policy, tell)
+    return loop.train(plan, workdir, feed, state, hooks or measures.hooks, measures.policy, tell, from_step=from_step)
 
 
 def open_plan(config: RunConfig, past: Sequence[Leg] = ()) -> tuple[Plan, StartingPoint | None, Any]:

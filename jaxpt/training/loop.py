@@ -16,6 +16,7 @@ from jaxpt.models.config import ModelConfig
 from jaxpt.models.init import init_params
 from jaxpt.models.specs import param_specs
 from jaxpt.optim.optimizers import Optimizer, make_optimizer
+from jaxpt.schema import plain
 from jaxpt.sharding import batch_sharding
 from jaxpt.terminal import progress
 from jaxpt.training.batches import host_rows, place
@@ -78,6 +79,7 @@ def train(
     policies: Policies = lambda model, stage, mesh: None,
     tell: Tell = print,
     devices: Sequence[Any] | None = None,
+    from_step: int | None = None,
 ) -> int:
     """Trains `plan` in `workdir`, from its newest whole checkpoint if there is one.
 
@@ -90,20 +92,24 @@ def train(
         policies: what changes the weights of a stage's mixture on the way; asked once per stage.
         tell: receives lines for the person watching.
         devices: default all devices of all hosts.
+        from_step: go on from this checkpoint; later ones are set aside, and the lines of metrics.jsonl after it go to
+            metrics.cut.jsonl. None: from the newest.
 
     Returns:
         0 when the run is finished, `EXIT_PREEMPTED` (75) when SIGTERM asked to stop and all is saved.
 
     Raises:
-        JaxptError: a full disk, damaged checkpoints only, a loss that is not finite.
+        JaxptError: a full disk, no whole checkpoint beside those that were set aside, a checkpoint that cannot be read
+            for another reason than damage, a value or a state that is not finite.
     """
     config = plan.config
     layout, optimizer, steps = make_program(plan, devices)
     peak, source = peak_flops(config.metrics.peak_flops_per_device, layout.mesh.devices.flatten().tolist())
     with jax.set_mesh(layout.mesh), Interrupt() as interrupt:
         checkpoints = Checkpoints(workdir, _retention(plan), asynchronous=config.checkpoint.asynchronous)
-        restored = checkpoints.restore(abstract_state(plan.model, optimizer, layout), tell)
-        saved = restored[1] if restored else None
+        abstract = abstract_state(plan.model, optimizer, layout)
+        restored = checkpoints.restore(abstract, tell, from_step, plain(config))
+        saved = restored.run if restored else None
         step = saved["step"] if saved else 0
         if saved:
             plan = continued(plan, saved)
@@ -112,7 +118,9 @@ def train(
         main = jax.process_index() == 0
         metrics = Metrics(workdir, step, tensorboard=config.metrics.tensorboard, write=main)
         metrics.event("resume" if saved else "start", step, devices=jax.device_count(), mesh=dict(layout.mesh.shape))
-        state = restored[0] if restored else (start or _draw(plan))(layout, optimizer)
+        if restored and restored.set_aside:
+            metrics.event("set aside", step, checkpoints=restored.set_aside)
+        state = restored.state if restored else (start or _draw(plan))(layout, optimizer)
         tell(f"MFU: {convention()}; {source}")
         if saved:
             tell(f"resumed at step {step} of {plan.steps}")
@@ -231,6 +239,8 @@ def _between(run: Run, stage: StagePlan, values: Any, rate: float, interrupt: In
     asked = interrupt.agreed() if jax.process_count() == 1 or log_due else False
     evaluate = _evaluation_due(run, run.step)
     if asked or evaluate or _save_due(run, run.step):
+        if not log_due:
+            _check_finite(run, jax.device_get({k: v for k, v in values.items() if "/" in k}))
         _save(run, wait=asked or evaluate)
     if asked:
         run.tell(f"SIGTERM: saved at step {run.step}; start again with the same --workdir to go on")
@@ -257,15 +267,19 @@ def _log(run: Run, stage: StagePlan, values: Mapping[str, Any], rate: float, bar
     bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
     again = run.metrics.replayed(run.step, record)
     if again is not None:
-        same = again[0] == again[1]
+        same = repr(again[0]) == repr(again[1])  # also where both are NaN
         run.metrics.event("replayed", run.step, loss=again[0], before=again[1], identical=same)
         told = "as before" if same else f"{again[1]!r} before: another mesh or machine, or damaged data"
         run.tell(f"replayed step {run.step}: loss {again[0]!r}, {told}")
-    if not np.isfinite(loss):
-        raise JaxptError(
-            f"the loss at step {run.step} is {loss}; lower optimizer.learning_rate and start again "
-            f"from checkpoint {max(run.checkpoints.steps(), default='none')}"
-        )
+    _check_finite(run, {k: v for k, v in record.items() if not k.startswith("perf/")})
+
+
+def _check_finite(run: Run, values: Mapping[str, Any]) -> None:
+    """Stops where a value of the step at hand is NaN or infinite: what follows from it would be lost time."""
+    for name, value in values.items():
+        if not isinstance(value, str) and not np.all(np.isfinite(value)):
+            what = "the loss" if name == "train/loss" else name
+            raise JaxptError(f"{what} at step {run.step} is {value}; {run.checkpoints.way_back()}")
 
 
 def _save(run: Run, *, wait: bool) -> None:
@@ -291,6 +305,8 @@ def _evaluate(run: Run, stage: StagePlan) -> None:
         record: dict[str, float] = {}
         for hook in hooks:
             record |= hook(run.step, run.state["params"])
+        for name in (k for k, v in record.items() if not np.isfinite(v)):
+            run.tell(f"{name} at step {run.step} is {record[name]}")
         run.metrics.log(run.step, {"tokens": run.plan.tokens_at(run.step), **record})
         run.metrics.event("evaluation ends", run.step)
 
