@@ -79,8 +79,8 @@ class Bundle:
         except JaxptError:
             raise
         except (ValueError, OSError, NotImplementedError) as e:
-            reason = " ".join(str(e).split())[:120]
-            raise JaxptError(f"{self.path / 'params' / leaf} is damaged or incomplete ({reason}); write it again") from e
+            where, reason = self.path / "params" / leaf, " ".join(str(e).split())[:120]
+            raise JaxptError(f"{where} is damaged or incomplete ({reason}); write it again") from e
 
     def _array(self, leaf: str) -> Any:
         if self._checked:

@@ -53,8 +53,7 @@ class Digests:
             if name.startswith(f"{below}/"):
                 self.read(name)
         for file in sorted((self.folder / below).glob("*")):
-            name = f"{below}/{file.name}"
-            if name not in self.files and not file.name.startswith(".") and file.suffix != ".tmp":
+            if f"{below}/{file.name}" not in self.files and not file.name.startswith(".") and file.suffix != ".tmp":
                 raise JaxptError(f"{file} was not written with the rest ({NAME} does not list it); remove it")
 
 

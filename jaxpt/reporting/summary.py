@@ -1,6 +1,5 @@
 """A run at a glance: what it is, how far it came, what it reached, at which speed."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -9,6 +8,7 @@ from typing import Any
 from jaxpt.config import RunConfig
 from jaxpt.models.config import ModelConfig
 from jaxpt.reporting.series import series
+from jaxpt.training.metrics import read
 
 Records = Sequence[Mapping[str, Any]]
 Rows = list[list[str]]
@@ -34,9 +34,7 @@ def summary(records: Records, events: Records, model: ModelConfig, config: RunCo
 
 def read_events(path: Path) -> list[dict[str, Any]]:
     """Returns the events of an events.jsonl, none where there is no file; a half-written last line is left out."""
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    return read(path) if path.is_file() else []
 
 
 def _shape(model: ModelConfig) -> str:

@@ -67,7 +67,7 @@ def test_without_digests_damage_is_silent(bundle, monkeypatch):  # the proofs ab
 
 
 @pytest.mark.parametrize(
-    "file, before, now",
+    ("file", "before", "now"),
     [
         ("model.json", '"theta": 10000.0', '"theta": 10001.0'),
         ("lineage.json", '"stop": 512', '"stop": 502'),
