@@ -15,13 +15,15 @@ from jaxpt.errors import JaxptError
 from jaxpt.measures import Measures
 from jaxpt.sharding import join
 from jaxpt.training import loop, run_directory
+from jaxpt.training.checkpoints import finished_steps
 from jaxpt.training.feed import make_feed
-from jaxpt.training.history import Leg, newest_legs
+from jaxpt.training.history import newest_legs
 from jaxpt.training.interrupt import EXIT_PREEMPTED
+from jaxpt.training.newest import while_pruned
 from jaxpt.training.overview import overview
 from jaxpt.training.plan import Plan, check_disk, make_plan
 from jaxpt.training.sources import open_sources
-from jaxpt.training.starting_point import StartingPoint, open_start
+from jaxpt.training.starting_point import StartingPoint, as_begun, open_start
 
 HELP = "train a model: stages of a mixture, checkpoints, metrics; run again to resume"
 
@@ -76,7 +78,11 @@ def train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None = None, fro
     Raises:
         JaxptError: a mistake in the config, the data or the directory; before step one where it can be known by then.
     """
-    plan, start, tokenizer = open_plan(config, newest_legs(workdir, config.stages))
+    return while_pruned(lambda: _train(config, workdir, hooks, from_step))
+
+
+def _train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None, from_step: int | None) -> int:
+    plan, start, tokenizer = open_plan(config, workdir)
     loop.make_program(plan)  # so that a mistake in mesh, optimizer or batch size is told before anything is written
     first = jax.process_index() == 0
     if first:
@@ -94,12 +100,16 @@ def train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None = None, fro
     return loop.train(plan, workdir, feed, state, hooks or measures.hooks, measures.policy, tell, from_step=from_step)
 
 
-def open_plan(config: RunConfig, past: Sequence[Leg] = ()) -> tuple[Plan, StartingPoint | None, Any]:
+def open_plan(config: RunConfig, workdir: Path | None = None) -> tuple[Plan, StartingPoint | None, Any]:
     """Opens what the config names and checks it: the plan, where it starts from if it does, and the tokenizer.
 
-    `past` are the steps that are done, where the run goes on.
+    A run in `workdir` that has checkpoints goes on from where it began, whatever stands there now.
     """
-    start = open_start(config.init_from, config.stages[0].load) if config.init_from else None
+    start, past = None, newest_legs(workdir, config.stages) if workdir is not None else ()
+    if config.init_from and workdir is not None and finished_steps(workdir):
+        start = as_begun(workdir)
+    elif config.init_from:
+        start = open_start(config.init_from, config.stages[0].load)
     tokenizer = _tokenizer(config, start.tokenizer_path if start else None)
     sources = open_sources(config, tokenizer)
     return make_plan(config, sources, start.model if start else None, tokenizer, past), start, tokenizer

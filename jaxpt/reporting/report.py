@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 
 from jaxpt.config import RunConfig
 from jaxpt.errors import JaxptError
-from jaxpt.models.config import ModelConfig
+from jaxpt.files.digests import read_json
 from jaxpt.reporting import stages
 from jaxpt.reporting.pictures import PICTURES
 from jaxpt.reporting.series import series
@@ -20,6 +20,7 @@ from jaxpt.reporting.summary import read_events, summary
 from jaxpt.schema import build
 from jaxpt.training.history import newest_legs
 from jaxpt.training.metrics import read
+from jaxpt.training.run_directory import WAY_OUT, stored_model
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -62,9 +63,9 @@ def write_report(workdir: str | Path, notes: Mapping[str, str] | None = None) ->
         plt.close(figure)
         (out / f"{name}.png").write_bytes(data.getvalue())
         images.append(f'<img alt="{name}" src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}">')
-    model = ModelConfig.from_dict(json.loads((workdir / "model.json").read_text(encoding="utf-8"))["config"])
-    text = (workdir / "config.json").read_text(encoding="utf-8")
-    config = build(RunConfig, json.loads(text))
+    model = stored_model(workdir)
+    values = read_json(workdir, "config.json", dict, WAY_OUT)
+    config, text = build(RunConfig, values), json.dumps(values, indent=2)
     past = newest_legs(workdir, config.stages)
     page = "\n".join(
         [

@@ -35,9 +35,7 @@ def summary(records: Records, events: Records, model: ModelConfig, config: RunCo
 
 def read_events(path: Path) -> list[dict[str, Any]]:
     """Returns the events of an events.jsonl, none where there is no file; a half-written last line is left out."""
-    if not path.is_file():
-        return []
-    return read(path)
+    return read(path) if path.is_file() else []
 
 
 def _shape(model: ModelConfig) -> str:

@@ -187,9 +187,9 @@ def read_run(workdir: Path, step: int) -> Run:
         raise JaxptError(f"{folder} is damaged: {error}; use another checkpoint") from None
 
 
-def read_model(workdir: Path, step: int) -> ModelConfig:
-    """Returns the model of a checkpoint: that of the run, with the rope of the stage that it was saved in."""
-    return ModelConfig.from_dict(read_run(workdir, step)["model"])
+def model_of(run: Run) -> ModelConfig:
+    """Returns the model of a checkpoint's `run` item: that of the run, with the rope of the stage it was saved in."""
+    return ModelConfig.from_dict(run["model"])
 
 
 def finished_steps(workdir: Path) -> list[int]:
@@ -201,13 +201,14 @@ def finished_steps(workdir: Path) -> list[int]:
     return sorted(int(p.name) for p in whole)
 
 
-def read_state(workdir: Path, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:
+def read_state(workdir: Path, step: int, abstract: Mapping[str, Any], run: Run) -> dict[str, Any]:
     """Restores parts of one checkpoint, verified against its digests, without opening a manager.
 
     Args:
         workdir: the run directory.
         step: a finished checkpoint.
         abstract: `{"params": tree}` of ShapeDtypeStruct with shardings, with or without `"opt_state"`.
+        run: its `run` item, whose digests the values must have.
 
     Raises:
         JaxptError: the values are not those that were saved.
@@ -218,7 +219,7 @@ def read_state(workdir: Path, step: int, abstract: Mapping[str, Any]) -> dict[st
         for item, tree in abstract.items():
             args = ocp.args.PyTreeRestore(tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree))
             out[item] = reader.restore(folder / item, args=args)
-    saved = read_run(workdir, step)["digests"]
+    saved = run["digests"]
     now = scan_state(out).digests
     try:
         compare({path: saved.get(path, []) for path in now}, now)
@@ -251,13 +252,13 @@ def _storage_error(folder: Path, error: Exception) -> JaxptError:
     return JaxptError(f"{folder}: a checkpoint could not be written ({text[:300]}); {newest}")
 
 
-def read_params(workdir: Path, step: int, config: ModelConfig, shardings: Mapping[str, Any] | None = None) -> Any:
+def read_params(workdir: Path, step: int, run: Run, shardings: Mapping[str, Any] | None = None) -> Any:
     """Returns the parameters of a finished checkpoint, without knowing its optimizer, verified.
 
     Args:
         workdir: the run directory.
         step: of the checkpoint.
-        config: the run's model.
+        run: its `run` item.
         shardings: tree of `NamedSharding`; None: all on this process's first device.
     """
     one = SingleDeviceSharding(jax.local_devices()[0])
@@ -266,4 +267,5 @@ def read_params(workdir: Path, step: int, config: ModelConfig, shardings: Mappin
     def abstract(path: str, spec: ParamSpec) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(spec.shape, "float32", sharding=where.get(path, one))
 
-    return read_state(workdir, step, {"params": map_specs(abstract, param_specs(config))})["params"]
+    params = map_specs(abstract, param_specs(model_of(run)))
+    return read_state(workdir, step, {"params": params}, run)["params"]
