@@ -41,18 +41,19 @@ def joined(saved: Saved, names: Sequence[str]) -> list[dict[str, Any]]:
     return [*saved.get("joined", []), *([{"sources": new, "ledger": saved["ledger"]}] if new else [])]
 
 
-def check_sources(saved: Saved, sources: Mapping[str, Any]) -> None:
+def check_sources(saved: Saved, sources: Mapping[str, Any], paths: Mapping[str, str]) -> None:
     """Raises a JaxptError where a source of the run is missing, or holds other rows than those it began with.
 
     Args:
         saved: the checkpoint.
         sources: the run's, opened.
+        paths: as the config has them.
     """
     for name, before in saved["fingerprints"].items():
         now = sources.get(name)
         if now is not None and now.fingerprint != before:
             raise JaxptError(
-                f"config.sources.{name}: {now.path} is not the source this run began with (content "
+                f"config.sources.{name}: {paths[name]} is not the source this run began with (content "
                 f"{now.fingerprint[:12]}, was {before[:12]}); restore it (a new one needs a new name), {ANOTHER_RUN}"
             )
         if now is None and _was_used(saved, name):

@@ -93,7 +93,7 @@ def make_feed(
     ]
     log, joined = None, []
     if saved:
-        resume.check_sources(saved, plan.sources)
+        resume.check_sources(saved, plan.sources, {n: s.path for n, s in config.sources.items()})
         log, used = resume.resumed_log(saved, stages, names), saved["prior_ledger"]
         joined = resume.joined(saved, names)
     prior, seeds = Ledger.from_json(used), {n: config.sources[n].order_seed for n in names}

@@ -1,7 +1,9 @@
 """Rows delivered before and after a restart, counted one by one: none comes twice, and the ledger tells what came."""
 
 import collections
+import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
@@ -33,6 +35,7 @@ def folder(tmp_path_factory):
     for i, (name, rows) in enumerate(ROWS.items()):
         source(folder / name, rows, tag=i, vocab=512)
     source(folder / "again", ROWS["a"], tag=0, seed=9, vocab=512)
+    source(folder / "long", ROWS["a"], length=16, tag=0, seed=9, vocab=512)
     return folder
 
 
@@ -248,6 +251,19 @@ def test_a_source_added_on_the_way_leaves_out_what_the_run_has_seen_then_and_lat
     assert [r for r in straight.rows if r[0] == "again"] == [r for r in course.rows if r[0] == "again"]
 
 
+def test_a_stage_may_go_on_with_longer_rows_of_the_same_text(folder):
+    first = config(folder, {"a": {}, "b": {}}, (20, 4, BOTH))
+    course = Course().go(first, 10)
+    before = course.documents("a")
+    longer = config(folder, {"a": {}, "b": {}, "long": {}}, (20, 2, {"long": 1.0}))
+    longer = dataclasses.replace(longer, stages=(dataclasses.replace(longer.stages[0], sequence_length=16),))
+    course.go(longer, 15).go(longer)
+    assert course.saved["tokens"] == 10 * 4 * 8 + 10 * 2 * 16
+    assert collections.Counter(course.rows) == ledger_rows(course.saved, course.sources)
+    assert len(course.documents("long")) == 20
+    assert not course.documents("long") & before
+
+
 def test_a_source_that_was_never_used_may_be_removed_and_another_take_its_place(folder):
     course = Course().go(config(folder, {"a": {}, "b": {}, "c": {}}, (20, 4, BOTH)), 10)
     course.go(config(folder, {"a": {}, "b": {}}, (20, 4, BOTH)), 12).check()
@@ -336,6 +352,7 @@ CHANGE = st.fixed_dictionaries(
         "sources": st.sampled_from(["ab", "abc", "abx", "xcba", "bac"]),
         "moved": st.dictionaries(st.integers(0, 40), st.sampled_from(["a", "b"]), max_size=2),
         "repeat": st.sampled_from([1, 2]),
+        "ends": st.sampled_from(["error", "renormalise"]),
     }
 )
 
@@ -347,7 +364,8 @@ def test_after_any_restarts_no_row_came_twice_and_the_ledger_is_what_was_deliver
     for change in changes:
         have = "".join(dict.fromkeys([*change["sources"], *kept]))
         repeat = max(allowed, change["repeat"])
-        sources = {n: {"repeat": repeat, "path": str(folder / ("again" if n == "x" else n))} for n in have}
+        more = {"repeat": repeat, "when_exhausted": change["ends"]}
+        sources = {n: {**more, "path": str(folder / ("again" if n == "x" else n))} for n in have}
         weights = dict(zip("abcx", change["weights"]))
         mixture = {n: weights[n] for n in have}
         stages = [(n, change["batch"], mixture) for n in change["durations"]]
@@ -358,7 +376,7 @@ def test_after_any_restarts_no_row_came_twice_and_the_ledger_is_what_was_deliver
         try:
             course.go(config(folder, sources, *stages), stop, moved)
         except JaxptError as error:
-            assert "rows for this run, the plan needs" in str(error)  # noqa: PT017
+            assert re.search("rows for this run, the plan needs|no other source is left", str(error))  # noqa: PT017
             continue
         kept, allowed = have, repeat
         course.check(repeat)
