@@ -107,7 +107,7 @@ def test_where_only_set_aside_ones_are_left_a_start_is_refused(trained, tmp_path
     workdir = copy(trained, tmp_path / "run")
     for step in (5, 10, 15, 20):
         Path(workdir / "checkpoints" / str(step)).rename(workdir / "checkpoints" / f"{step}.set-aside")
-    with pytest.raises(JaxptError, match="no whole checkpoint is left beside 10.set-aside, 15.set-aside"):
+    with pytest.raises(JaxptError, match=r"no whole checkpoint is left beside 10.set-aside, 15.set-aside"):
         restore(workdir)
 
 
