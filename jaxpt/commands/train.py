@@ -15,10 +15,12 @@ from jaxpt.errors import JaxptError
 from jaxpt.measures import Measures
 from jaxpt.sharding import join
 from jaxpt.training import loop, run_directory
+from jaxpt.training.checkpoints import finished_steps
 from jaxpt.training.feed import make_feed
 from jaxpt.training.interrupt import EXIT_PREEMPTED
 from jaxpt.training.overview import overview
 from jaxpt.training.plan import Plan, check_disk, make_plan
+from jaxpt.training.restoring import check_step
 from jaxpt.training.sources import open_sources
 from jaxpt.training.starting_point import StartingPoint, open_start
 
@@ -75,6 +77,8 @@ def train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None = None, fro
     Raises:
         JaxptError: a mistake in the config, the data or the directory; before step one where it can be known by then.
     """
+    if from_step is not None:
+        check_step(workdir / "checkpoints", finished_steps(workdir), from_step)
     plan, start, tokenizer = open_plan(config)
     loop.make_program(plan)  # so that a mistake in mesh, optimizer or batch size is told before anything is written
     first = jax.process_index() == 0
