@@ -22,6 +22,7 @@ from jaxpt.training.interrupt import EXIT_PREEMPTED
 from jaxpt.training.newest import while_pruned
 from jaxpt.training.overview import overview
 from jaxpt.training.plan import Plan, check_disk, make_plan
+from jaxpt.training.restoring import check_step
 from jaxpt.training.sources import open_sources
 from jaxpt.training.starting_point import StartingPoint, as_begun, open_start
 
@@ -78,6 +79,8 @@ def train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None = None, fro
     Raises:
         JaxptError: a mistake in the config, the data or the directory; before step one where it can be known by then.
     """
+    if from_step is not None:
+        check_step(workdir / "checkpoints", finished_steps(workdir), from_step)
     return while_pruned(lambda: _train(config, workdir, hooks, from_step))
 
 

@@ -62,9 +62,8 @@ def restore(
             whole beside what was set aside; an unknown step in `back`. Nothing was renamed for it.
     """
     _check_alike(folder, steps)
-    if back and back.step not in steps:
-        have = ", ".join(map(str, steps)) or "none"
-        raise JaxptError(f"--from_step={back.step}: {folder} has no such checkpoint; it has {have}")
+    if back:
+        check_step(folder, steps, back.step)
     if back and _is_done(back, folder, steps[-1]):
         tell(f"checkpoint {steps[-1]} came from --from_step={back.step} with this config: going on from it")
         back = None
@@ -90,6 +89,13 @@ def restore(
         return Restored(state, run, set_aside)
     _refuse_to_begin_again(folder)
     return None
+
+
+def check_step(folder: Path, steps: list[int], wanted: int) -> None:
+    """Raises a JaxptError that lists the finished checkpoints of `folder` where `wanted` is none of them."""
+    if wanted not in steps:
+        have = ", ".join(map(str, steps)) or "none"
+        raise JaxptError(f"--from_step={wanted}: {folder} has no such checkpoint; it has {have}")
 
 
 def _check_alike(folder: Path, steps: list[int]) -> None:

@@ -201,3 +201,41 @@ def test_the_batches_do_not_depend_on_the_mesh(setting, run, tmp_path):
     ours, theirs = losses(tmp_path / "run"), losses(run)
     np.testing.assert_allclose([ours[s] for s in range(1, 16)], [theirs[s] for s in range(1, 16)], rtol=1e-4)
     assert jax.device_count() == 8
+
+
+def test_a_run_goes_on_from_an_earlier_checkpoint_with_the_rows_that_were_due_then(setting, run, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(run, workdir)
+    assert train(setting, workdir, "--from_step=7") == 1
+    refused = capsys.readouterr().err.strip().splitlines()
+    assert refused == [f"jaxpt train: --from_step=7: {workdir}/checkpoints has no such checkpoint; it has 5, 10, 15"]
+    assert train(setting, tmp_path / "new", "--from_step=5") == 1
+    assert not (tmp_path / "new").exists()
+    assert train(setting, workdir, "--from_step=10", "--config.stages[1].learning_rate=1e-4") == 0
+    assert "resumed at step 10 of 15" in capsys.readouterr().out
+    assert read_run(workdir, 15)["ledger"] == read_run(run, 15)["ledger"]
+    assert read_run(workdir, 15)["digests"] != read_run(run, 15)["digests"]
+    assert (workdir / "checkpoints" / "15.set-aside").is_dir()
+    before = losses(run)
+    assert {s: v for s, v in losses(workdir).items() if s <= 11} == {s: v for s, v in before.items() if s <= 11}
+
+
+@pytest.mark.parametrize("key", ["consumed", "start", "stop", "step"])
+def test_a_flipped_digit_of_the_schedule_log_or_the_ledger_is_damage(setting, run, tmp_path, capsys, key):
+    workdir = tmp_path / "run"
+    shutil.copytree(run, workdir)
+    file = workdir / "checkpoints" / "15" / "run" / "metadata"
+    text = file.read_text()
+    place = text.rindex(f'"{key}": ') + len(key) + 4
+    place = next(i for i in range(place, len(text)) if text[i].isdigit() and not text[i + 1].isdigit())  # the last one
+    file.write_text(text[:place] + str(int(text[place]) ^ 1) + text[place + 1 :])
+    assert cli.main(["inspect", str(workdir)]) == 1
+    error = capsys.readouterr().err.strip()
+    assert "checkpoints/15 is damaged: its run item" in error
+    assert "\n" not in error
+    assert train(setting, workdir) == 0
+    printed = capsys.readouterr().out
+    assert "checkpoint 15 is damaged (its run item does not match its digest); set aside as 15.damaged" in printed
+    assert "resumed at step 10 of 15" in printed
+    assert read_run(workdir, 15)["ledger"] == read_run(run, 15)["ledger"]
+    assert losses(workdir) == losses(run)

@@ -44,7 +44,7 @@ def restore(workdir, from_step=None):
     """Restores as a start would; returns the step, None without a checkpoint, and the lines that it printed."""
     plan, layout, optimizer = program()
     lines = []
-    checkpoints = Checkpoints(workdir, Retention(2), asynchronous=False)
+    checkpoints = Checkpoints(workdir, Retention(9), asynchronous=False)
     restored = checkpoints.restore(abstract_state(plan.model, optimizer, layout), lines.append, from_step)
     checkpoints.close()
     return restored.run["step"] if restored else None, lines
