@@ -143,6 +143,7 @@ def write_files(folder: Path, contents: Mapping[str, bytes], kept: Iterable[str]
     old = read_bytes(folder / NAME)
     files = {} if old is None else dict(_parse(folder / NAME, old, WAY_OUT))
     files |= {name: (sha256(folder / name),) for name in kept if name not in files}
+    files |= {name: (now,) for name, a in files.items() if len(a) > 1 and (now := _digest(folder / name)) in a and now}
     final = {**files, **{name: (hashlib.sha256(content).hexdigest(),) for name, content in contents.items()}}
     before = {name: files.get(name) or (_digest(folder / name),) for name in contents}
     try:

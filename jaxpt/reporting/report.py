@@ -97,7 +97,13 @@ def _notes(folder: Path, notes: Mapping[str, str] | None) -> Mapping[str, str]:
     if notes is not None:
         file.write_text(json.dumps(notes, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return notes
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    try:
+        kept = json.loads(file.read_bytes()) if file.is_file() else {}
+    except (ValueError, RecursionError) as error:
+        raise JaxptError(f"{file} is broken ({error}); remove it, and the report is written without notes") from error
+    if not isinstance(kept, dict) or not all(isinstance(text, str) for text in kept.values()):
+        raise JaxptError(f"{file} is broken; remove it, and the report is written without notes")
+    return kept
 
 
 def _first_and_last(title: str, records: Sequence[Mapping[str, Any]], prefix: str) -> str:

@@ -66,13 +66,13 @@ def read_once(workdir: Path, step: int, read: Callable[[int], T], *, named: bool
     """
     try:
         return read(step)
-    except Exception as error:  # Orbax has many for files that vanish
+    except Exception as error:  # Orbax has many for files that vanish or are damaged
         if _is_pruned(workdir, step, named):
             what = f"checkpoint {step} of {workdir} was pruned while it was read"
             if not named:
                 raise Pruned(f"{what}; try again, or name one that is kept") from error
             raise JaxptError(f"{what}; take another, it has {_list(finished_steps(workdir))}") from error
-        if isinstance(error, JaxptError) or not isinstance(error, OSError | ValueError | KeyError):
+        if isinstance(error, JaxptError):
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise JaxptError(f"{workdir}/checkpoints/{step} cannot be read ({reason}); use another checkpoint") from error

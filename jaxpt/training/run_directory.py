@@ -77,7 +77,7 @@ def _restored(workdir: Path, new: Mapping[str, bytes]) -> tuple[Digests | None, 
     try:
         digests = open_digests(workdir, WAY_OUT)
     except JaxptError:
-        if any(read_bytes(workdir / name) != content for name, content in new.items()):
+        if (workdir / NAME).is_dir() or any(read_bytes(workdir / n) != content for n, content in new.items()):
             raise
         (workdir / NAME).unlink(missing_ok=True)  # the files are proven by what they should hold
         write_files(workdir, new)
