@@ -12,8 +12,9 @@ from jaxpt.config import RunConfig
 from jaxpt.config_file import load
 from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
+from jaxpt.files.lock import Lock, inside
 from jaxpt.measures import Measures
-from jaxpt.sharding import join
+from jaxpt.sharding import join, on_first_process
 from jaxpt.training import loop, run_directory
 from jaxpt.training.feed import make_feed
 from jaxpt.training.interrupt import EXIT_PREEMPTED
@@ -44,6 +45,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--processes", type=int, help="several hosts: how many")
     parser.add_argument("--process_id", type=int, help="several hosts: which one this is")
+    parser.add_argument("--take_over", action="store_true", help="the run's writer on another machine is gone for good")
     args, overrides = parser.parse_overrides(argv)
     if "://" in args.workdir:
         raise JaxptError(
@@ -52,28 +54,41 @@ def main(argv: Sequence[str]) -> int:
         )
     config = load(RunConfig, args.config, overrides)
     join(args.coordinator, args.processes, args.process_id)
-    return train(config, Path(args.workdir))
+    return train(config, Path(args.workdir), take_over=args.take_over)
 
 
-def train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None = None) -> int:
+def train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None = None, take_over: bool = False) -> int:
     """Trains `config` in `workdir`; returns the exit code.
 
     Args:
         config: a checked config.
         workdir: new, or that of a run to go on with.
         hooks: evaluations of a stage's model; None: what `config.evaluation` names.
+        take_over: a writer on another machine, whose lock this run finds, is gone for good.
 
     Raises:
         JaxptError: a mistake in the config, the data or the directory; before step one where it can be known by then.
     """
     plan, start, tokenizer = open_plan(config)
     loop.make_program(plan)  # so that a mistake in mesh, optimizer or batch size is told before anything is written
-    first = jax.process_index() == 0
-    if first:
+    lock = Lock(inside(workdir), workdir)
+
+    def open_workdir() -> None:
+        lock.acquire(take_over)
         for line in run_directory.prepare(workdir, config, plan.model, tokenizer, start.lineage if start else []):
             print(line)
         check_disk(workdir, plan.model, 2, config.checkpoint.keep)
-    tell = print if first else (lambda line: None)
+
+    with lock:
+        on_first_process(open_workdir)
+        return _train(plan, start, tokenizer, workdir, hooks, lock)
+
+
+def _train(
+    plan: Plan, start: StartingPoint | None, tokenizer: Any, workdir: Path, hooks: loop.Hooks | None, lock: Lock
+) -> int:
+    config = plan.config
+    tell = print if jax.process_index() == 0 else (lambda line: None)
     tell(f"{plan.model.param_count():,} parameters, {plan.steps:,} steps, {config.tokens_at(plan.steps):,} tokens")
     if start:
         tell(f"starting from {start.found}")
@@ -81,7 +96,9 @@ def train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None = None) -> 
     feed = functools.partial(make_feed, used=start.ledger if start else [], tell=tell)
     measures = Measures(config, tokenizer, workdir)
     state = start.state if start else None
-    return loop.train(plan, workdir, feed, state, hooks or measures.hooks, measures.policy, tell)
+    return loop.train(
+        plan, workdir, feed, state, hooks or measures.hooks, measures.policy, tell, check_writer=lock.check
+    )
 
 
 def open_plan(config: RunConfig) -> tuple[Plan, StartingPoint | None, Any]:

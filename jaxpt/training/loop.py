@@ -54,6 +54,7 @@ class Run:
     step: int  # finished steps
     peak: float  # FLOP/s of all devices
     steps: Mapping[StepSpec, Callable]
+    check_writer: Callable[[], None] = lambda: None
     clock: Clock = field(default_factory=Clock)
     measures: dict[str, Sequence[Hook]] = field(default_factory=dict)
     batches: Iterator[tuple[int, Mapping[str, np.ndarray]]] = field(default_factory=lambda: iter(()))
@@ -78,6 +79,7 @@ def train(
     policies: Policies = lambda model, stage, mesh: None,
     tell: Tell = print,
     devices: Sequence[Any] | None = None,
+    check_writer: Callable[[], None] = lambda: None,
 ) -> int:
     """Trains `plan` in `workdir`, from its newest whole checkpoint if there is one.
 
@@ -90,6 +92,7 @@ def train(
         policies: what changes the weights of a stage's mixture on the way; asked once per stage.
         tell: receives lines for the person watching.
         devices: default all devices of all hosts.
+        check_writer: raises where another process has taken over the directory; called before each write.
 
     Returns:
         0 when the run is finished, `EXIT_PREEMPTED` (75) when SIGTERM asked to stop and all is saved.
@@ -113,7 +116,8 @@ def train(
         if saved:
             tell(f"resumed at step {step} of {plan.steps}")
         feed = make_feed(plan, saved)
-        run = Run(plan, layout, optimizer, feed, checkpoints, metrics, hooks, policies, tell, state, step, peak, steps)
+        parts = (plan, layout, optimizer, feed, checkpoints, metrics, hooks, policies, tell, state, step, peak, steps)
+        run = Run(*parts, check_writer)
         try:
             code = _stages(run, interrupt)
             checkpoints.close()
@@ -238,6 +242,7 @@ def _between(run: Run, stage: StagePlan, values: Any, rate: float, interrupt: In
 
 def _log(run: Run, stage: StagePlan, values: Mapping[str, Any], rate: float, bar: Any) -> None:
     """Writes one record: the step's loss and norms, the mixture, the speed since the last record."""
+    run.check_writer()
     loss = float(values["train/loss"])
     record: dict[str, Any] = {"stage": stage.config.name, "tokens": run.config.tokens_at(run.step)}
     record |= {k: float(v) for k, v in values.items() if "/" in k}
@@ -264,6 +269,7 @@ def _log(run: Run, stage: StagePlan, values: Mapping[str, Any], rate: float, bar
 
 
 def _save(run: Run, *, wait: bool) -> None:
+    run.check_writer()
     with run.clock.pause(run.state):
         if run.step not in run.checkpoints.steps():
             run.metrics.event("save", run.step)
@@ -286,6 +292,7 @@ def _evaluate(run: Run, stage: StagePlan) -> None:
         record: dict[str, float] = {}
         for hook in hooks:
             record |= hook(run.step, run.state["params"])
+        run.check_writer()
         run.metrics.log(run.step, {"tokens": run.config.tokens_at(run.step), **record})
         run.metrics.event("evaluation ends", run.step)
 

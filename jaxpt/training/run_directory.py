@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxpt.config import RunConfig
 from jaxpt.errors import JaxptError
+from jaxpt.files import lock
 from jaxpt.models.config import ModelConfig
 from jaxpt.schema import plain
 
@@ -45,8 +46,10 @@ def prepare(
                 )
             changed.append(f"config.{key}: {old!r} before, {new!r} now")
     else:
-        if workdir.is_dir() and any(p.name != "events.jsonl" for p in workdir.iterdir()):
-            names = ", ".join(sorted(p.name for p in workdir.iterdir())[:3])
+        foreign = sorted(p.name for p in workdir.iterdir()) if workdir.is_dir() else []
+        foreign = [name for name in foreign if name not in ("events.jsonl", lock.NAME)]
+        if foreign:
+            names = ", ".join(foreign[:3])
             raise JaxptError(f"{workdir} is not empty and no run ({names}); give another --workdir")
         workdir.mkdir(parents=True, exist_ok=True)
     _write(workdir / "model.json", model_json(model, tokenizer))
