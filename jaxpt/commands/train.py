@@ -12,8 +12,9 @@ from jaxpt.config import RunConfig
 from jaxpt.config_file import load
 from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
+from jaxpt.files.lock import Lock, inside
 from jaxpt.measures import Measures
-from jaxpt.sharding import join
+from jaxpt.sharding import join, on_first_process
 from jaxpt.training import loop, run_directory
 from jaxpt.training.checkpoints import finished_steps
 from jaxpt.training.feed import make_feed
@@ -56,6 +57,7 @@ def main(argv: Sequence[str]) -> int:
         metavar="N",
         help="go on from checkpoint N of the workdir; later ones are set aside as STEP.set-aside, not removed",
     )
+    parser.add_argument("--take_over", action="store_true", help="the run's writer on another machine is gone for good")
     args, overrides = parser.parse_overrides(argv)
     if "://" in args.workdir:
         raise JaxptError(
@@ -64,10 +66,16 @@ def main(argv: Sequence[str]) -> int:
         )
     config = load(RunConfig, args.config, overrides)
     join(args.coordinator, args.processes, args.process_id)
-    return train(config, Path(args.workdir), from_step=args.from_step)
+    return train(config, Path(args.workdir), from_step=args.from_step, take_over=args.take_over)
 
 
-def train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None = None, from_step: int | None = None) -> int:
+def train(
+    config: RunConfig,
+    workdir: Path,
+    hooks: loop.Hooks | None = None,
+    from_step: int | None = None,
+    take_over: bool = False,
+) -> int:
     """Trains `config` in `workdir`; returns the exit code.
 
     Args:
@@ -75,32 +83,54 @@ def train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None = None, fro
         workdir: new, or that of a run to go on with.
         hooks: evaluations of a stage's model; None: what `config.evaluation` names.
         from_step: the checkpoint to go on from; None: the newest whole one.
+        take_over: a writer on another machine, whose lock this run finds, is gone for good.
 
     Raises:
         JaxptError: a mistake in the config, the data or the directory; before step one where it can be known by then.
     """
     if from_step is not None:
         check_step(workdir / "checkpoints", finished_steps(workdir), from_step)
-    return while_pruned(lambda: _train(config, workdir, hooks, from_step))
+    return while_pruned(lambda: _train(config, workdir, hooks, from_step, take_over))
 
 
-def _train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None, from_step: int | None) -> int:
+def _train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None, from_step: int | None, take_over: bool) -> int:
     plan, start, tokenizer = open_plan(config, workdir)
     loop.make_program(plan)  # so that a mistake in mesh, optimizer or batch size is told before anything is written
-    first = jax.process_index() == 0
-    if first:
+    lock = Lock(inside(workdir), workdir)
+
+    def open_workdir() -> None:
+        lock.acquire(take_over)
         for line in run_directory.prepare(workdir, config, plan.model, tokenizer, start.lineage if start else []):
             print(line)
         check_disk(workdir, plan.model, 2, config.checkpoint.keep)
-    tell = print if first else (lambda line: None)
-    tell(f"{plan.model.param_count():,} parameters, {plan.steps:,} steps, {plan.tokens_at(plan.steps):,} tokens")
+
+    with lock:
+        on_first_process(open_workdir)
+        _introduce(plan, start)
+        tell = print if jax.process_index() == 0 else (lambda line: None)
+        feed = functools.partial(make_feed, used=start.ledger if start else [], tell=tell)
+        measures = Measures(config, tokenizer, workdir)
+        return loop.train(
+            plan,
+            workdir,
+            feed,
+            start.state if start else None,
+            hooks or measures.hooks,
+            measures.policy,
+            tell,
+            from_step=from_step,
+            check_writer=lock.check,
+        )
+
+
+def _introduce(plan: Plan, start: StartingPoint | None) -> None:
+    """Prints what is about to be trained, on one host."""
+    if jax.process_index():
+        return
+    print(f"{plan.model.param_count():,} parameters, {plan.steps:,} steps, {plan.tokens_at(plan.steps):,} tokens")
     if start:
-        tell(f"starting from {start.found}")
-    tell(overview(plan))
-    feed = functools.partial(make_feed, used=start.ledger if start else [], tell=tell)
-    measures = Measures(config, tokenizer, workdir)
-    state = start.state if start else None
-    return loop.train(plan, workdir, feed, state, hooks or measures.hooks, measures.policy, tell, from_step=from_step)
+        print(f"starting from {start.found}")
+    print(overview(plan))
 
 
 def open_plan(config: RunConfig, workdir: Path | None = None) -> tuple[Plan, StartingPoint | None, Any]:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxpt.config import StageConfig, interval
+from jaxpt.config import RunConfig, StageConfig, interval
 from jaxpt.errors import JaxptError
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.init import init_params
@@ -26,6 +26,7 @@ from jaxpt.training.feed import Feed
 from jaxpt.training.interrupt import EXIT_PREEMPTED, Interrupt
 from jaxpt.training.metrics import Metrics
 from jaxpt.training.plan import Plan, StagePlan, continued
+from jaxpt.training.restoring import Restored
 from jaxpt.training.speed import Clock, convention, peak_flops
 from jaxpt.training.state import Layout, State, abstract_state, make_layout, new_opt_state, state_shardings
 from jaxpt.training.step import StepSpec, make_step
@@ -55,6 +56,7 @@ class Run:
     step: int  # finished steps
     peak: float  # FLOP/s of all devices
     steps: Mapping[StepSpec, Callable]
+    check_writer: Callable[[], None] = lambda: None
     clock: Clock = field(default_factory=Clock)
     measures: dict[str, Sequence[Hook]] = field(default_factory=dict)
     batches: Iterator[tuple[int, Mapping[str, np.ndarray]]] = field(default_factory=lambda: iter(()))
@@ -80,6 +82,7 @@ def train(
     tell: Tell = print,
     devices: Sequence[Any] | None = None,
     from_step: int | None = None,
+    check_writer: Callable[[], None] = lambda: None,
 ) -> int:
     """Trains `plan` in `workdir`, from its newest whole checkpoint if there is one.
 
@@ -94,6 +97,7 @@ def train(
         devices: default all devices of all hosts.
         from_step: go on from this checkpoint; later ones are set aside, and the lines of metrics.jsonl after it go to
             metrics.cut.jsonl. None: from the newest.
+        check_writer: raises where another process has taken over the directory; called before each write.
 
     Returns:
         0 when the run is finished, `EXIT_PREEMPTED` (75) when SIGTERM asked to stop and all is saved.
@@ -115,24 +119,31 @@ def train(
             plan = continued(plan, saved)
             checkpoints.retention = _retention(plan)
         feed = make_feed(plan, saved)  # before the metrics are cut back: it may refuse the config
-        main = jax.process_index() == 0
-        metrics = Metrics(workdir, step, tensorboard=config.metrics.tensorboard, write=main)
-        metrics.event("resume" if saved else "start", step, devices=jax.device_count(), mesh=dict(layout.mesh.shape))
-        if restored and restored.set_aside:
-            metrics.event("set aside", step, checkpoints=restored.set_aside)
+        metrics = _open_metrics(workdir, config, layout, restored)
         state = restored.state if restored else (start or _draw(plan))(layout, optimizer)
         tell(f"MFU: {convention()}; {source}")
         if saved:
-            tell(f"resumed at step {step} of {plan.steps}")
-            for line in changes(plan, saved):
+            for line in (f"resumed at step {step} of {plan.steps}", *changes(plan, saved)):
                 tell(line)
-        run = Run(plan, layout, optimizer, feed, checkpoints, metrics, hooks, policies, tell, state, step, peak, steps)
+        parts = (plan, layout, optimizer, feed, checkpoints, metrics, hooks, policies, tell, state, step, peak, steps)
+        run = Run(*parts, check_writer)
         try:
             code = _stages(run, interrupt)
             checkpoints.close()
         finally:
             metrics.close()
         return code
+
+
+def _open_metrics(workdir: Path, config: RunConfig, layout: Layout, restored: Restored | None) -> Metrics:
+    """Opens the metrics, cut back to the restored step, and notes how the run goes on."""
+    step = restored.run["step"] if restored else 0
+    metrics = Metrics(workdir, step, tensorboard=config.metrics.tensorboard, write=jax.process_index() == 0)
+    kind = "resume" if restored else "start"
+    metrics.event(kind, step, devices=jax.device_count(), mesh=dict(layout.mesh.shape))
+    if restored and restored.set_aside:
+        metrics.event("set aside", step, checkpoints=restored.set_aside)
+    return metrics
 
 
 def make_program(
@@ -253,6 +264,7 @@ def _between(run: Run, stage: StagePlan, values: Any, rate: float, interrupt: In
 
 def _log(run: Run, stage: StagePlan, values: Mapping[str, Any], rate: float, bar: Any) -> None:
     """Writes one record: the step's loss and norms, the mixture, the speed since the last record."""
+    run.check_writer()
     loss = float(values["train/loss"])
     record: dict[str, Any] = {"stage": stage.config.name, "tokens": run.plan.tokens_at(run.step)}
     record |= {k: float(v) for k, v in values.items() if "/" in k}
@@ -283,6 +295,7 @@ def _check_finite(run: Run, values: Mapping[str, Any]) -> None:
 
 
 def _save(run: Run, *, wait: bool) -> None:
+    run.check_writer()
     with run.clock.pause(run.state):
         if run.step not in run.checkpoints.steps():
             run.metrics.event("save", run.step)
@@ -307,6 +320,7 @@ def _evaluate(run: Run, stage: StagePlan) -> None:
             record |= hook(run.step, run.state["params"])
         for name in (k for k, v in record.items() if not np.isfinite(v)):
             run.tell(f"{name} at step {run.step} is {record[name]}")
+        run.check_writer()
         run.metrics.log(run.step, {"tokens": run.plan.tokens_at(run.step), **record})
         run.metrics.event("evaluation ends", run.step)
 

@@ -9,6 +9,7 @@ from typing import Any
 from jaxpt import tokenizers
 from jaxpt.config import RunConfig
 from jaxpt.errors import JaxptError
+from jaxpt.files import lock
 from jaxpt.files.digests import MODEL_FORMAT, NAME, Digests, open_digests, read_bytes, read_json, write_files
 from jaxpt.models.config import ModelConfig
 from jaxpt.schema import plain
@@ -45,8 +46,10 @@ def prepare(
     new["model.json"] = _json({"format": MODEL_FORMAT, "config": model.to_dict(), "tokenizer_fingerprint": fingerprint})
     new["config.json"] = _json(plain(config))  # the last: a directory that has it was prepared to the end
     if not (workdir / "config.json").exists() and not (workdir / NAME).exists():
-        if workdir.is_dir() and any(p.name != "events.jsonl" for p in workdir.iterdir()):
-            names = ", ".join(sorted(p.name for p in workdir.iterdir())[:3])
+        foreign = sorted(p.name for p in workdir.iterdir()) if workdir.is_dir() else []
+        foreign = [name for name in foreign if name not in ("events.jsonl", lock.NAME)]
+        if foreign:
+            names = ", ".join(foreign[:3])
             raise JaxptError(f"{workdir} is not empty and no run ({names}); give another --workdir")
         write_files(workdir, new)
         return []
