@@ -67,7 +67,9 @@ def output_name(path: str) -> str:
 def _open(path: str, progress: Progress) -> Iterator[BinaryIO]:
     with fsspec.open(path, "rb") as raw:
         counted = _Counted(raw, progress)
-        if path.endswith(".gz"):
+        if kind_of(path) == "warc":  # whose reader decompresses member by member
+            yield counted
+        elif path.endswith(".gz"):
             yield gzip.GzipFile(fileobj=counted)
         elif path.endswith(".zst"):
             yield io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(counted, read_across_frames=True))
@@ -200,18 +202,19 @@ def _text(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
 def _page(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
     from data_tools.html import decode, main_text  # resiliparse is only needed here
 
-    data = file.read(LONGEST)
-    text = main_text(decode(data))
+    data = file.read(LONGEST + 1)
+    text = main_text(decode(data)) if len(data) <= LONGEST else ""
     if text:
         yield 0, {field: text, "path": path.rsplit("/", 1)[-1]}
     else:
-        yield Problem(0, "no text in the page", data[:200].decode("utf-8", "replace"))
+        why = f"file longer than {LONGEST} bytes" if len(data) > LONGEST else "no text in the page"
+        yield Problem(0, why, data[:200].decode("utf-8", "replace"))
 
 
 def _pages(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
     from data_tools.html import pages
 
-    for place, page in enumerate(pages(file)):
+    for place, page in enumerate(pages(file, path, LONGEST)):
         if isinstance(page, str):
             yield Problem(place, page, "")
         else:
