@@ -94,6 +94,6 @@ def _charset(content_type: str) -> str | None:
     """Returns the charset that a Content-Type names, None where Python does not know it."""
     named = CHARSET.search(content_type)
     try:
-        return named[1] if named and isinstance(b"".decode(named[1]), str) else None
-    except LookupError:
+        return named[1] if named and "a".encode(named[1]) else None
+    except (LookupError, UnicodeError):
         return None

@@ -103,7 +103,7 @@ def _chunked(body: bytes, longest: int) -> bytes:
         parts.append(body[at : at + size])
         at = end.end()
     if not parts and not (line and line[0].endswith(b"\r\n")):
-        return _as_it_is(body, "chunked")
+        return body
     raise Undecodable(f"the chunked body breaks off after {len(parts):,} chunks")
 
 

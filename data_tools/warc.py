@@ -53,7 +53,7 @@ def records(pieces: Iterator[Piece], longest: int, compressed: bool) -> Iterator
     Args:
         pieces: the content.
         longest: bytes of a record, at most; a longer one is lost.
-        compressed: whether offsets are those of members; a member that is whole was not cut off.
+        compressed: whether offsets are those of members.
 
     Raises:
         EOFError: the archive ends early, is damaged up to its end, or holds no record at all.
@@ -79,7 +79,9 @@ def records(pieces: Iterator[Piece], longest: int, compressed: bool) -> Iterator
 
 def _next(window: "_Window", longest: int) -> Record | Lost:
     place = window.place
-    if not (window.fill(len(START)) and window.data.startswith(START)):
+    if not window.fill(len(START)) and START.startswith(bytes(window.data)):
+        return _broken(window, place, len(window.data), "the record's header has no end", cut=True)
+    if not window.data.startswith(START):
         return Lost(place, f"{window.skip_to_record(1):,} bytes that are no record")
     head = window.find_end_of_head()
     if head is None:
@@ -91,6 +93,8 @@ def _next(window: "_Window", longest: int) -> Record | Lost:
     length = int(size)
     if length > longest:
         missing = window.skip(head + length)
+        if missing and window.is_over:  # other records may have been passed over
+            return Lost(place, f"a record of {length:,} bytes begins at byte {place:,}, {missing:,} are missing", True)
         return _broken(window, place, 0, f"a record of {length:,} bytes, {longest:,} are read", cut=missing > 0)
     if not window.fill(head + length):
         there = f"{len(window.data) - head:,} of a record's {length:,} bytes are there"
@@ -122,7 +126,7 @@ def _broken(window: "_Window", place: int, start: int, reason: str, cut: bool = 
     if cut and not window.data:
         if damage := window.damage(inside=True):
             return Lost(place, damage.damage, damage.final)
-        if window.is_over:
+        if window.is_over and not window.compressed:  # a member that is whole was not cut off
             return Lost(place, f"{reason}, at byte {place:,}, where the file ends", final=True)
     return Lost(place, reason)
 
@@ -132,20 +136,21 @@ class _Window:
 
     def __init__(self, pieces: Iterator[Piece], compressed: bool):
         self.data = bytearray()
-        self._pieces, self._compressed = pieces, compressed
+        self._pieces, self.compressed = pieces, compressed
         self._stop: Piece | None = None
-        self._origin = self._passed = 0  # byte of the file where the member begins; bytes of the content gone by
+        self._origin = self._member = 0  # byte of the file where the first and the last member of the data begin
+        self._passed = 0  # bytes of the content gone by
         self._reported = False  # the damage at the stop
 
     @property
     def place(self) -> int:
         """Where the data begins, a byte of the file (of a compressed one: where its member begins)."""
-        return self._origin if self._compressed else self._passed
+        return self._origin if self.compressed else self._passed
 
     @property
     def is_over(self) -> bool:
-        """Whether a file without compression has ended."""
-        return self._stop is END and not self._compressed
+        """Whether the file has ended."""
+        return self._stop is END
 
     def _more(self) -> bool:
         if self._stop is None:
@@ -159,6 +164,7 @@ class _Window:
     def _add(self, piece: Piece) -> None:
         if not self.data:
             self._origin = piece.offset
+        self._member = piece.offset
         self.data += piece.data
 
     def pass_stop(self) -> bool:
@@ -171,9 +177,11 @@ class _Window:
         return True
 
     def damage(self, inside: bool = False) -> Piece | None:
-        """Returns the damage at which the content stops, once; with `inside`, only where a member is broken."""
+        """Returns the damage at which the content stops, once; with `inside`, only that of the data's own member."""
         stop = self._stop
-        if stop is None or not stop.damage or self._reported or (inside and not stop.inside):
+        if stop is None or not stop.damage or self._reported:
+            return None
+        if inside and not (stop.inside and stop.offset == self._member):
             return None
         self._reported = True
         return stop

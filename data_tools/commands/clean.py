@@ -15,6 +15,7 @@ from data_tools.clean.measures import MEASURES
 from data_tools.clean.pipeline import Clean
 from data_tools.counts import total
 from data_tools.records import FileShard, open_shards, run_shards
+from data_tools.rows import tell_quarantine
 from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
 from jaxpt.terminal import progress, table
@@ -73,6 +74,7 @@ def main(argv: list[str]) -> int:
     manifests = run_shards(shards, args.output, settings, Clean(preset), "clean", preset.rules(), args.workers)
     summary = total(manifests)
     print(_report(summary))
+    tell_quarantine(manifests, args.output, args.text_field)
     alarms = _alarms(summary, args.alarm)
     print(*alarms, sep="\n", end="\n" if alarms else "")
     facts = {"preset": preset.name, **settings, "sources": summary, "alarms": alarms}

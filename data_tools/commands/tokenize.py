@@ -10,6 +10,7 @@ from typing import Any
 from data_tools import storage
 from data_tools.readers import Problem, Progress, read
 from data_tools.records import FileShard, open_shards
+from data_tools.rows import tell_quarantine
 from data_tools.writers import LinesWriter
 from jaxpt import tokenizers
 from jaxpt.data.tokenize import encoded
@@ -71,6 +72,7 @@ def main(argv: Sequence[str]) -> int:
     tokenizer.save(out / "tokenizer")
     storage.write_json(out / NOTE, {**facts, "shards": made})
     print(table(["shard", "documents", "tokens"], [(m["name"], m["documents"], m["tokens"]) for m in made]))
+    tell_quarantine([{**m, "rows": m["documents"]} for m in made], out, args.text_field)
     return 0
 
 
