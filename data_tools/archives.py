@@ -1,4 +1,4 @@
-"""The content of archives of many members (gz, zst) or of none: what is damaged is reported with its place and skipped."""
+"""The content of archives of many members (gz, zst) or of none: damage is reported with its place and skipped."""
 
 import zlib
 from collections.abc import Callable, Iterator

@@ -14,6 +14,7 @@ from data_tools.clean.language import SHIPPED, identifier
 from data_tools.clean.measures import MEASURES
 from data_tools.clean.pipeline import Clean
 from data_tools.counts import total
+from data_tools.outputs import check_outputs
 from data_tools.records import FileShard, open_shards, run_shards
 from data_tools.rows import tell_quarantine
 from jaxpt.dispatch import Parser
@@ -61,6 +62,7 @@ def main(argv: list[str]) -> int:
         raise JaxptError("clean needs --input and --output (or --list)")
     if not 0 < args.alarm <= 1:
         raise JaxptError(f"--alarm={args.alarm} must be a share in (0, 1]")
+    check_outputs({"--input": args.input}, {"--output": args.output, "--lines": args.lines})
     if "language" in preset.steps:
         identifier(preset.steps["language"]["model"])  # a missing package is told before work begins
     shards = open_shards(args.input, args.text_field)

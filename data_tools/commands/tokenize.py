@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools import storage
+from data_tools.outputs import check_outputs
 from data_tools.readers import Problem, Progress, read
 from data_tools.records import FileShard, open_shards
 from data_tools.rows import tell_quarantine
@@ -44,6 +45,7 @@ def main(argv: Sequence[str]) -> int:
     args = parser().parse_args(list(argv))
     if storage.is_remote(args.output):
         raise JaxptError(f"--output={args.output} must be a local folder: pack reads it at random")
+    check_outputs({"--input": args.input}, {"--output": args.output})
     tokenizer = tokenizers.load(args.tokenizer)
     fields = [f.strip() for f in args.keep.split(",") if f.strip()]
     facts = {

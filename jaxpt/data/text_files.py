@@ -39,7 +39,10 @@ def list_files(pattern: str, suffixes: Sequence[str] = SUFFIXES) -> list[str]:
     elif fs.exists(path):  # also one whose name holds a wildcard
         found, others = [path], []
     else:
-        names = [f for f in fs.glob(path) if not fs.isdir(f)]
+        try:
+            names = [f for f in fs.glob(path) if not fs.isdir(f)]
+        except ValueError as error:  # e.g. of **.jsonl
+            raise JaxptError(f"{pattern}: {error}; write FOLDER/**/*.jsonl") from error
         found = [f for f in names if f.endswith(known)]
         others = [f for f in names if f not in set(found)]
     if not found and not others:

@@ -27,8 +27,8 @@ def text_of(number):
 
 
 def page(number):
-    text = f"<p>{text_of(number)}</p>" * 3
-    return f"<!doctype html><html><head><meta charset='utf-8'></head><body><article>{text}</article></body></html>".encode()
+    head, text = "<head><meta charset='utf-8'></head>", f"<p>{text_of(number)}</p>" * 3
+    return f"<!doctype html><html>{head}<body><article>{text}</article></body></html>".encode()
 
 
 def record(block, number=0, kind="response", stated="application/http; msgtype=response", length=None):
@@ -270,7 +270,7 @@ def test_a_wrong_length_in_a_record_costs_that_record_only(tmp_path, how, at, le
     records = ten()
     records[at] = record(http(page(at)), at, length=length)
     path = archive(tmp_path, records, how)
-    if how == "" and at == 9 and length in (1_500, 100_000) or length == 10**15 and (how != ".gz" or at == 9):
+    if (how == "" and at == 9 and length in (1_500, 100_000)) or (length == 10**15 and (how != ".gz" or at == 9)):
         with pytest.raises(JaxptError, match=r"damaged archive \(.*(bytes are there, at byte|are missing)"):
             found_in(path)
         return
