@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from data_tools import commands, storage
+from data_tools.outputs import check_outputs
 from data_tools.readers import SUFFIXES
 from jaxpt.data.fingerprints import content_fingerprint
 from jaxpt.data.text_files import list_files
@@ -103,6 +104,9 @@ def plan(pipeline: Pipeline, workdir: str) -> list[Planned]:
                 hint = nearest(other, planned)
                 raise JaxptError(f"{where}.inputs: there is no step {other!r} before this one{hint}, nor is it a path")
         folder = storage.join(workdir, name)
+        check_outputs(
+            {f"{where}.inputs": ",".join(n for n in inputs if n not in planned)}, {f"{where}: folder": folder}
+        )
         paths = ",".join(planned[n].folder if n in planned else n for n in inputs)
         options = _options(step, pipeline, {n: p.folder for n, p in planned.items()})
         argv = _argv(step.command, where, {"input": paths, "output": folder, **options})

@@ -19,6 +19,7 @@ from data_tools.classify.judge import Judgement, held_out, judge, picture, quant
 from data_tools.classify.model import Classifier
 from data_tools.classify.recall import Document, Plan, recall
 from data_tools.classify.recipes import RECIPES, Recipe, recipe
+from data_tools.outputs import check_outputs
 from data_tools.records import open_shards, run_shards
 from data_tools.rows import rows_of, tell_quarantine
 from jaxpt.dispatch import Parser
@@ -197,6 +198,9 @@ def _mine(args: argparse.Namespace) -> int:
 def main(argv: list[str]) -> int:
     """Runs the command; returns 0 when the job is done."""
     args = parser().parse_args(argv)
+    inputs = {f"--{name}": getattr(args, name) for name in ("train", "seed", "input")}
+    written = {"--model": args.model} if args.train else {}
+    check_outputs(inputs, {"--output": None if args.train else args.output}, written)
     if args.train:
         return _train(args)
     if args.seed:

@@ -9,6 +9,7 @@ import pyarrow as pa
 from data_tools import storage
 from data_tools.batch import Outcome, Place, Removed, texts
 from data_tools.decontaminate.index import Index, Item, Rules, excerpt
+from data_tools.outputs import check_outputs
 from data_tools.records import open_shards, removals, run_shards
 from data_tools.rows import rows_of, tell_quarantine
 from jaxpt.dispatch import Parser
@@ -75,6 +76,7 @@ def main(argv: list[str]) -> int:
     """Runs the command; returns 0 when the job is done."""
     args = parser().parse_args(argv)
     fields = [f.strip() for f in args.eval_fields.split(",")]
+    check_outputs({"--input": args.input, "--eval": args.eval}, {"--output": args.output})
     exams = open_shards(args.eval, fields[0])
     items = [
         Item(str(row.get("task") or shard.name.split(".")[0]), str(row.get("id", i)), _text(row, fields))

@@ -18,6 +18,7 @@ from data_tools.batch import Outcome, Place, Removed, texts
 from data_tools.dedup import bands, minhash, pipeline, units, verify
 from data_tools.dedup.engine import ENGINES, open_engine
 from data_tools.dedup.store import Layout
+from data_tools.outputs import check_outputs
 from data_tools.records import FileShard, open_shards, run_shards
 from data_tools.rows import tell_quarantine
 from jaxpt.dispatch import Parser
@@ -30,6 +31,7 @@ EXAMPLE = """example:
   jaxpt-data dedup --input='clean/*.jsonl.gz' --output=dedup --strictness=balanced
   jaxpt-data dedup --input='old/*.jsonl.gz,new/*.jsonl.gz' --output=dedup-new --store=dedup/signatures"""
 
+CLUSTERS = "clusters.parquet"
 EXCERPT = 300  # characters shown of a removed text and of what it repeats
 
 
@@ -139,7 +141,10 @@ class Drop:
 def main(argv: list[str]) -> int:
     """Runs the command; returns 0 when the job is done."""
     args = parser().parse_args(argv)
+    check_outputs({"--input": args.input}, {"--output": args.output, "--store": args.store})
     shards = open_shards(args.input, args.text_field)
+    if clash := next((s for s in shards if s.name == CLUSTERS), None):
+        raise JaxptError(f"--input={args.input}: {clash.path} has the name of the table of clusters; rename it")
     layout = _layout(args)
     options = pipeline.Options(
         args.strictness, True, not args.exact_only, args.splits, args.workers or os.cpu_count() or 1
@@ -165,7 +170,7 @@ def main(argv: list[str]) -> int:
         "write",
         workers=args.workers,
     )
-    with storage.new_file(storage.join(args.output, "clusters.parquet")) as file:
+    with storage.new_file(storage.join(args.output, CLUSTERS)) as file:
         pq.write_table(result.clusters, file)
     _report(args, manifests, result.counts)
     tell_quarantine(manifests, args.output, args.text_field)

@@ -7,6 +7,7 @@ import pyarrow as pa
 from data_tools import storage
 from data_tools.batch import Outcome, Place, Removed, texts
 from data_tools.html import main_text
+from data_tools.outputs import check_outputs
 from data_tools.readers import kind_of
 from data_tools.records import open_shards, run_shards
 from jaxpt.dispatch import Parser
@@ -44,6 +45,7 @@ def as_read(batch: pa.RecordBatch, place: Place) -> Outcome:
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns 0 when the job is done."""
     args = parser().parse_args(list(argv))
+    check_outputs({"--input": args.input}, {"--output": args.output})
     manifests = []
     shards = open_shards(args.input, args.text_field)
     for step in (extract, as_read):

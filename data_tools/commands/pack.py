@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from data_tools.outputs import check_outputs
 from jaxpt import tokenizers
 from jaxpt.data.build import Packing, build, build_tokenized
 from jaxpt.data.origins import open_origin
@@ -55,6 +56,7 @@ def main(argv: Sequence[str]) -> int:
     args = parser().parse_args(list(argv))
     if args.sequence_length < 2:
         raise JaxptError(f"--sequence_length={args.sequence_length} must be at least 2")
+    check_outputs({"--input": args.input}, {"--output": args.output})
     for left in Path(args.output).parent.glob(f".{Path(args.output).name}.partial-*"):  # of a run that was killed
         shutil.rmtree(left)
     tokenized = (Path(args.input) / NOTE).is_file() if "://" not in args.input else False

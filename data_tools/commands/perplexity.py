@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from data_tools import storage
 from data_tools.batch import Outcome, Place, Removed, Rule, strings
+from data_tools.outputs import check_outputs
 from data_tools.perplexity.ngram import NgramModel
 from data_tools.perplexity.scorers import KenlmScorer, Scorer
 from data_tools.perplexity.tails import CURVE, Tails, cuts
@@ -121,6 +122,7 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     tails = Tails(args.low, args.high, args.least)
     tails.check()
+    check_outputs({"--input": args.input, "--train": args.train}, {"--output": args.output})
     shards = open_shards(args.input, args.text_field)
     models = _models(args)
     parts: dict[str, list[np.ndarray]] = {shard.name: [np.zeros(0)] for shard in shards}

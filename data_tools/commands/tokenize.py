@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from data_tools import storage
+from data_tools.outputs import check_outputs
 from data_tools.readers import Problem, Progress, read
 from data_tools.records import FileShard, open_shards
+from data_tools.rows import tell_quarantine
 from data_tools.writers import LinesWriter
 from jaxpt import tokenizers
 from jaxpt.data.tokenize import encoded
@@ -43,6 +45,7 @@ def main(argv: Sequence[str]) -> int:
     args = parser().parse_args(list(argv))
     if storage.is_remote(args.output):
         raise JaxptError(f"--output={args.output} must be a local folder: pack reads it at random")
+    check_outputs({"--input": args.input}, {"--output": args.output})
     tokenizer = tokenizers.load(args.tokenizer)
     fields = [f.strip() for f in args.keep.split(",") if f.strip()]
     facts = {
@@ -71,6 +74,7 @@ def main(argv: Sequence[str]) -> int:
     tokenizer.save(out / "tokenizer")
     storage.write_json(out / NOTE, {**facts, "shards": made})
     print(table(["shard", "documents", "tokens"], [(m["name"], m["documents"], m["tokens"]) for m in made]))
+    tell_quarantine([{**m, "rows": m["documents"]} for m in made], out, args.text_field)
     return 0
 
 
