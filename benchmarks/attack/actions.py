@@ -49,7 +49,8 @@ def make_tokenizer(texts: str, path: str) -> None:
     """Trains a small SentencePiece tokenizer on the texts of a JSONL file."""
     from jaxpt.tokenizers import train_sentencepiece
 
-    lines = gzip.open(texts, "rt").read().splitlines()
+    with gzip.open(texts, "rt") as file:
+        lines = file.read().splitlines()
     train_sentencepiece([json.loads(line)["text"] for line in lines], Path(path), 330)
 
 

@@ -87,7 +87,9 @@ def attack(room: Room) -> list[Trial]:
     """Archives with one odd page each, then archives with many, and folders with odd names."""
     todo: list[tuple[str, list[str], str]] = []
     for name in ODD:
-        todo.append(("WARC: one odd page", ["plain", "plain", name, *["plain"] * 4], (".warc", ".warc.gz")[len(todo) % 2]))
+        todo.append(
+            ("WARC: one odd page", ["plain", "plain", name, *["plain"] * 4], (".warc", ".warc.gz")[len(todo) % 2])
+        )
     for i in range(room.trials):
         kinds = [room.rng.choice(["plain", *ODD]) for _ in range(12)]
         todo.append(("WARC: many odd pages", kinds, (".warc", ".warc.gz")[i % 2]))
@@ -132,7 +134,9 @@ def named(room: Room, server: Server, name: str) -> Trial:
     place = room.place()
     folder = place / "in"
     folder.mkdir()
-    rows = [json.dumps({"text": f"mark{i}x " + "The town has a road to the river and that is of use. " * 12}) for i in "01"]
+    rows = [
+        json.dumps({"text": f"mark{i}x " + "The town has a road to the river and that is of use. " * 12}) for i in "01"
+    ]
     (folder / "usual.jsonl").write_text(rows[0] + "\n")
     data = (rows[1] + "\n").encode()
     if name.endswith("wet.gz"):

@@ -51,9 +51,7 @@ def starved(room: Room, server: Server, job: Job, how: str, size: int, answer: A
     return Trial(kind, f"{job.name} with {size:,} bytes", verdict, reason)
 
 
-def afterwards(
-    room: Room, server: Server, job: Job, place: Path, first: Outcome, answer: Any
-) -> tuple[str, str]:
+def afterwards(room: Room, server: Server, job: Job, place: Path, first: Outcome, answer: Any) -> tuple[str, str]:
     """Judges by what the first attempt said and by what the same command makes of it afterwards."""
     if bad := failed(first):
         return bad, first.reason

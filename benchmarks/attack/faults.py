@@ -38,6 +38,7 @@ def refuse_pread(number: int) -> None:
     Raises:
         OSError: the kernel or the container allows no filter.
     """
+
     class Instruction(ctypes.Structure):
         _fields_ = [("code", ctypes.c_ushort), ("jt", ctypes.c_ubyte), ("jf", ctypes.c_ubyte), ("k", ctypes.c_uint)]
 

@@ -47,8 +47,7 @@ JOBS = {
         ),
         Job(
             "tokenize",
-            lambda v, f: _data("tokenize", f"--input={v.text}/*.jsonl*", f"--output={f / 'tokens'}", _tokenizer(v),
-                               "--skip_existing"),
+            lambda v, f: _data("tokenize", f"--input={v.text}/*.jsonl*", f"--output={f / 'tokens'}", _tokenizer(v)),
             lambda f: ["bytes_below", str(f / "tokens")],
         ),
         Job(

@@ -12,19 +12,19 @@ from benchmarks.attack.victims import LENGTH, write_text
 STAGE = "--config.stages[0]."
 BIG = [f"{STAGE}duration=60 steps", "--config.checkpoint.every=5 steps"]
 CHANGES = {
-    "order_seed": ["--config.sources.a.order_seed={n}", *BIG],
+    "order_seed": ["--config.sources.a.order_seed=<n>", *BIG],
     "leave_out_seen": ["--config.leave_out_seen=False", *BIG],
-    "batch size, duration in tokens": [f"{STAGE}duration={60 * 4 * LENGTH} tokens", f"{STAGE}batch_size={{batch}}",
+    "batch size, duration in tokens": [f"{STAGE}duration={60 * 4 * LENGTH} tokens", f"{STAGE}batch_size=<batch>",
                                        "--config.checkpoint.every=5 steps"],
-    "batch size, duration in steps": [f"{STAGE}batch_size={{batch}}", *BIG],
-    "a shorter stage": [f"{STAGE}duration={{n}} steps", "--config.checkpoint.every=5 steps"],
-    "mixture": [f"{STAGE}mixture={{{{'a': 0.{n}, 'b': 0.5}}}}", *BIG],
-    "a source more": ["--config.sources.c.path={other}", f"{STAGE}mixture={{{{'a': 0.4, 'b': 0.3, 'c': 0.3}}}}", *BIG],
-    "a source less": [f"{STAGE}mixture={{{{'a': 1.0}}}}", *BIG],
-    "a stage more": ["--config.stages=({stages})", "--config.checkpoint.every=5 steps"],
+    "batch size, duration in steps": [f"{STAGE}batch_size=<batch>", *BIG],
+    "a shorter stage": [f"{STAGE}duration=<n> steps", "--config.checkpoint.every=5 steps"],
+    "mixture": [f"{STAGE}mixture={{'a': 0.<n>, 'b': 0.5}}", *BIG],
+    "a source more": ["--config.sources.c.path=<other>", f"{STAGE}mixture={{'a': 0.4, 'b': 0.3, 'c': 0.3}}", *BIG],
+    "a source less": [f"{STAGE}mixture={{'a': 1.0}}", *BIG],
+    "a stage more": ["--config.stages=(<stages>)", "--config.checkpoint.every=5 steps"],
 }  # fmt: skip
 TWO = (
-    f"{{'batch_size': 4, 'sequence_length': {LENGTH}, 'duration': '{{n}} steps', 'mixture': {{'a': 0.7, 'b': 0.3}}}}, "
+    f"{{'batch_size': 4, 'sequence_length': {LENGTH}, 'duration': '<n> steps', 'mixture': {{'a': 0.7, 'b': 0.3}}}}, "
     f"{{'batch_size': 8, 'sequence_length': {LENGTH}, 'duration': '10 steps', 'mixture': {{'a': 0.2, 'b': 0.8}}}}"
 )
 
@@ -46,9 +46,10 @@ def attack(room: Room) -> list[Trial]:
     for name, overrides in CHANGES.items():
         for i in range(max(room.trials // 3, 2)):
             n = room.rng.randint(1, 9) if name in ("order_seed", "mixture") else room.rng.randint(5, 40)
-            facts = {"n": n, "batch": room.rng.choice([1, 2, 3, 8, 16]), "other": other}
-            facts["stages"] = TWO.replace("{n}", str(n))
-            given = [o.format(**facts) for o in overrides]
+            facts = {"stages": TWO, "n": n, "batch": room.rng.choice([1, 2, 3, 8, 16]), "other": other}
+            given = overrides
+            for key, value in facts.items():
+                given = [o.replace(f"<{key}>", str(value)) for o in given]
             todo.append((name, given, room.rng.randrange(6, 40), bool(i % 2)))
     return room.children.each(lambda server, item: one(room, server, *item), todo)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.attack.children import Children
 
-STOP = "the of and to that with have in is".split()  # what cleaning rules look for
+STOP = ["the", "of", "and", "to", "that", "with", "have", "in", "is"]  # what cleaning rules look for
 LENGTH, STEPS, SAVE = 32, 12, 4
 
 CONFIG = f"""
@@ -73,7 +73,9 @@ def write_text(folder: Path, seed: int, documents: int = 80) -> None:
     for name, opened in (("a.jsonl.gz", gzip.open), ("b.jsonl", open)):
         with opened(folder / name, "wt") as out:
             for _ in range(documents):
-                sentences = [" ".join(rng.choices(words, k=rng.randint(5, 12))) + "." for _ in range(rng.randint(7, 14))]
+                sentences = [
+                    " ".join(rng.choices(words, k=rng.randint(5, 12))) + "." for _ in range(rng.randint(7, 14))
+                ]
                 out.write(json.dumps({"text": "\n".join(sentences), "source": name[0]}) + "\n")
 
 
