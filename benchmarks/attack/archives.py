@@ -60,6 +60,11 @@ ODD: dict[str, Callable[[bytes], Page]] = {
 }
 
 
+def plain(page: bytes) -> Page:
+    """A page as most servers send it."""
+    return headers(length=len(page)), page
+
+
 def flipped(data: bytes) -> bytes:
     """A byte in the middle is another."""
     at = len(data) // 2
@@ -87,9 +92,8 @@ def attack(room: Room) -> list[Trial]:
     """Archives with one odd page each, then archives with many, and folders with odd names."""
     todo: list[tuple[str, list[str], str]] = []
     for name in ODD:
-        todo.append(
-            ("WARC: one odd page", ["plain", "plain", name, *["plain"] * 4], (".warc", ".warc.gz")[len(todo) % 2])
-        )
+        for suffix in (".warc", ".warc.gz"):
+            todo.append(("WARC: one odd page", ["plain", "plain", name, *["plain"] * 4], suffix))
     for i in range(room.trials):
         kinds = [room.rng.choice(["plain", *ODD]) for _ in range(12)]
         todo.append(("WARC: many odd pages", kinds, (".warc", ".warc.gz")[i % 2]))
@@ -101,7 +105,6 @@ def attack(room: Room) -> list[Trial]:
 def archive(room: Room, server: Server, kind: str, pages: list[str], suffix: str) -> Trial:
     """One trial: the archive is extracted; every page must be accounted for, plain ones as text."""
     place = room.place()
-    plain: Callable[[bytes], Page] = lambda b: (headers(length=len(b)), b)
     made = [record(i, ODD.get(name, plain)(body(i))) for i, name in enumerate(pages)]
     data = b"".join(gzip.compress(r) for r in made) if suffix.endswith("gz") else b"".join(made)
     (place / f"in{suffix}").write_bytes(data)
@@ -123,9 +126,8 @@ def lines(folder: Path) -> list[str]:
     """Lines of the record files that lie in a folder."""
     out: list[str] = []
     for file in sorted(folder.glob("*.jsonl*")) if folder.is_dir() else []:
-        opened = gzip.open(file, "rt") if file.suffix == ".gz" else open(file)
-        with opened as f:
-            out += f.read().splitlines()
+        data = file.read_bytes()
+        out += (gzip.decompress(data) if file.suffix == ".gz" else data).decode().splitlines()
     return out
 
 
@@ -134,15 +136,18 @@ def named(room: Room, server: Server, name: str) -> Trial:
     place = room.place()
     folder = place / "in"
     folder.mkdir()
-    rows = [
-        json.dumps({"text": f"mark{i}x " + "The town has a road to the river and that is of use. " * 12}) for i in "01"
-    ]
+    text = "The town has a road to the river and that is of use. " * 12
+    rows = [json.dumps({"text": f"mark{i}x {text}"}) for i in "01"]
     (folder / "usual.jsonl").write_text(rows[0] + "\n")
     data = (rows[1] + "\n").encode()
     if name.endswith("wet.gz"):
-        text = b"mark1x a text of a page\n"
-        head = f"WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: http://e.org/\r\nWARC-Record-ID: <urn:uuid:{'0' * 8}-0000-0000-0000-{'0' * 12}>\r\nContent-Type: text/plain\r\nContent-Length: {len(text)}\r\n\r\n"  # noqa: E501
-        data = head.encode() + text + b"\r\n\r\n"
+        page = b"mark1x a text of a page\n"
+        head = (
+            f"WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: http://example.org/\r\n"
+            f"WARC-Record-ID: <urn:uuid:00000000-0000-0000-0000-000000000000>\r\n"
+            f"Content-Type: text/plain\r\nContent-Length: {len(page)}\r\n\r\n"
+        )
+        data = head.encode() + page + b"\r\n\r\n"
     (folder / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
     command = ["command", "jaxpt-data", "clean", f"--input={folder}", f"--output={place}/out", "--preset=gopher"]
     outcome = server.call(command)

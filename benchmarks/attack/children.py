@@ -1,5 +1,6 @@
 """Children of the code under attack: started by forking servers, signalled, waited for, their output read."""
 
+import contextlib
 import json
 import os
 import queue
@@ -101,18 +102,14 @@ class Running:
 
     def signal(self, number: int) -> None:
         """Sends a signal to the process alone, as a terminal's user or a scheduler does."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
-        except ProcessLookupError:
-            pass
 
     def wait(self, limit: float = LIMIT) -> Outcome:
         """Waits for its end; after `limit` seconds it is killed and counts as hanging."""
         hung = not self.ended(limit)
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)  # workers that outlive it, too
-        except ProcessLookupError:
-            pass
         while self._code is None:
             self._code = self._server._line(10)
         texts = [Path(f"{self._out}{end}") for end in (".out", ".err", ".answer")]

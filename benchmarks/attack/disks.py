@@ -35,7 +35,7 @@ def can_mount() -> bool:
 def starved(room: Room, server: Server, job: Job, how: str, size: int, answer: Any) -> Trial:
     """One trial: the job with too little room, then with enough."""
     place = room.place()
-    kind = f"{'tmpfs' if how == 'full' else 'RLIMIT_FSIZE'}: {job.name}"
+    kind = "full disk: tmpfs" if how == "full" else "full disk: RLIMIT_FSIZE"
     if how == "full":
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "attack", str(place)], check=True)
     try:

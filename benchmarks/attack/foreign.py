@@ -49,9 +49,7 @@ def attack(room: Room) -> list[Trial]:
         todo.append(("pipeline: a step's name", name, lambda place, name=name: named_step(v, place, name)))
     for command in DATA:
         for how in OVER:
-            todo.append(
-                (f"output over input: {command}", how, lambda place, c=command, h=how: over_input(v, place, c, h))
-            )
+            todo.append(("output over input", how, lambda place, c=command, h=how: over_input(v, place, c, h)))
     for name in MODELS:
         todo.append(("model commands over what is there", name, lambda place, name=name: models(v, place, name)))
     return room.children.each(lambda server, item: one(room, server, *item), todo)

@@ -26,7 +26,7 @@ def attack(room: Room) -> list[Trial]:
 def stopped(room: Room, server: Server, job: Job, number: Any, moments: list[float], answer: Any) -> Trial:
     """One trial: stopped at each of the moments, then left alone."""
     place = room.place()
-    kind, what = f"{number.name}: {job.name}", f"{job.name}, after {', '.join(f'{m:.2f} s' for m in moments)}"
+    kind, what = f"{number.name}, then again", f"{job.name}, after {', '.join(f'{m:.2f} s' for m in moments)}"
     verdict, reason = None, ""
     for moment in moments:
         running = server.start([job.call(room.victims, place)])

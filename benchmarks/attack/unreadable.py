@@ -28,11 +28,12 @@ def attack(room: Room) -> list[Trial]:
     todo: list[tuple[str, dict[str, Any], str]] = []
     for i in range(room.trials):
         if os.geteuid() == 0:
-            todo.append(("rights", {"uid": NOBODY}, FORBIDDEN[i % len(FORBIDDEN)]))
-        name = errno.errorcode[ERRORS[i % 3]]
-        todo.append((f"{name} while reading", {"pread": ERRORS[i % 3]}, ""))
-        todo.append((f"{name} while opening", {"open": [ERRORS[i % 3], OPENED[i % len(OPENED)]]}, ""))
-        todo.append(("too many open files", {"nofile": 20 + room.rng.randrange(25)}, ""))
+            todo.append(("unreadable: rights", {"uid": NOBODY}, FORBIDDEN[i % len(FORBIDDEN)]))
+        todo.append(("unreadable: EIO, ESTALE, ENOMEM in the kernel", {"pread": ERRORS[i % 3]}, ""))
+        todo.append(
+            ("unreadable: EIO, ESTALE, ENOMEM in Python", {"open": [ERRORS[i % 3], OPENED[i % len(OPENED)]]}, "")
+        )
+        todo.append(("unreadable: too many open files", {"nofile": 20 + room.rng.randrange(25)}, ""))
     return room.children.each(lambda server, item: one(room, server, *item, answer), todo)
 
 
