@@ -3,7 +3,7 @@
 import random
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,7 @@ class Target:
     victim: str
     patterns: tuple[str, ...]
     readers: tuple[Calls, ...]
+    optional: bool = False  # not there where older code wrote the victim
 
 
 NEWEST = f"checkpoints/{2 * SAVE}"
@@ -86,6 +87,8 @@ TARGETS = (
     Target("run: tokenizer", "stopped", ("tokenizer/*",), (resume, load)),
     Target("run: metrics.jsonl", "stopped", ("metrics.jsonl",), (resume, report)),
     Target("run: events.jsonl", "stopped", ("events.jsonl",), (resume, report)),
+    Target("run: digests.json", "stopped", ("digests.json",), (resume, load, inspect), optional=True),
+    Target("bundle: digests.json", "bundle", ("digests.json",), (load, inspect), optional=True),
     Target("bundle: parameters", "bundle", ("params/**/c/**/*", "params/**/c"), (load,)),
     Target("bundle: zarr.json", "bundle", ("params/**/zarr.json",), (load,)),
     Target("bundle: model.json, digests", "bundle", ("model.json",), (load, inspect)),
@@ -128,20 +131,26 @@ def hurt(file: Path, way: str, rng: random.Random) -> str:
     return what
 
 
+def files_of(target: Target, folder: Path) -> list[Path]:
+    """The files of a target, in order."""
+    return sorted({f for p in target.patterns for f in folder.glob(p) if f.is_file()})
+
+
 def seen(outcome: Outcome, copy: Path) -> Any:
     """The answer; of a command that only prints, what it printed, the copy's own path left out."""
     return outcome.out.replace(str(copy.parent), "") if outcome.answer == 0 else outcome.answer
 
 
-def attack(room: Room) -> list[Trial]:
+def attack(room: Room, targets: Sequence[Target] = TARGETS) -> list[Trial]:
     """Damages copies, a file each, and lets the readers of each kind of file judge."""
     make_begun(room)
+    targets = [t for t in targets if not t.optional or files_of(t, room.victims.folder / t.victim)]
     jobs = []
-    for target in TARGETS:
+    for target in targets:
         for i in range(room.trials):
             jobs.append((target, WAYS[i % 4], target.readers[(i // 4 + i) % len(target.readers)], room.rng.random()))
     expected: dict[tuple[str, str], Any] = {}
-    for target in TARGETS:
+    for target in targets:
         for reader in target.readers:
             if (target.kind, reader.__name__) not in expected:
                 copy = room.copy(room.victims.folder / target.victim)
@@ -155,8 +164,7 @@ def attack(room: Room) -> list[Trial]:
         target, way, reader, seed = job
         rng = random.Random(seed)
         copy = room.copy(room.victims.folder / target.victim)
-        files = sorted({f for p in target.patterns for f in copy.glob(p) if f.is_file()})
-        if not files:
+        if not (files := files_of(target, copy)):
             raise SystemExit(f"{target.kind}: the victim has no such file ({', '.join(target.patterns)})")
         file = rng.choice(files)
         what = f"{reader.__name__} after {file.relative_to(copy)}: {hurt(file, way, rng)}"

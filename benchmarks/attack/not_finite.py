@@ -6,6 +6,7 @@ from typing import Any
 from benchmarks.attack.children import Server
 from benchmarks.attack.judge import Trial, failed
 from benchmarks.attack.room import Room, drop
+from benchmarks.attack.victims import SAVE
 
 STEPS = "--config.stages[0].duration=30 steps"
 WAYS = {
@@ -27,7 +28,21 @@ def attack(room: Room) -> list[Trial]:
             size, every = room.rng.uniform(1, 9), (50, 1, 7)[i % 3]
             given = [o.format(f"{size:.3f}") for o in overrides]
             todo.append((name, [*given, f"--config.metrics.every={every}"], bool(i % 2)))
-    return room.children.each(lambda server, item: one(room, server, *item), todo)
+    trials = room.children.each(lambda server, item: one(room, server, *item), todo)
+    copy = room.copy(room.victims.stopped)
+    answer = room.children.call(room.victims.train(copy), ["state", str(copy)]).answer
+    return [*trials, *(back(room, answer) for _ in range(2))]
+
+
+def back(room: Room, answer: Any) -> Trial:
+    """Goes back to the checkpoint before the newest: the same end, and the newest is still there under some name."""
+    copy, folder = room.copy(room.victims.stopped), f"checkpoints/*{2 * SAVE}*"
+    outcome = room.children.call(room.victims.train(copy, f"--from_step={SAVE}"), ["state", str(copy)])
+    verdict = failed(outcome) or ("noticed" if outcome.code else "harmless")
+    if outcome.code == 0 and (outcome.answer != answer or len(list(copy.glob(folder))) < 2):
+        verdict = "silent"
+    drop(copy.parent)
+    return Trial("going back: --from_step", f"--from_step={SAVE}", verdict, outcome.reason)
 
 
 def one(room: Room, server: Server, name: str, overrides: list[str], fresh: bool) -> Trial:
