@@ -1,0 +1,15 @@
+"""Attacks on what is written: flipped bits, signals, full disks, unreadable files, two writers, strangers' folders."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+
+def _attack(module: str) -> Callable[[Any], Any]:
+    return lambda room: importlib.import_module(f"benchmarks.attack.{module}").attack(room)
+
+
+NAMES = (
+    "damage", "stops", "disks", "unreadable", "together", "not_finite", "restarts", "foreign", "archives",
+)  # fmt: skip
+KINDS = {name: _attack(name) for name in NAMES}
