@@ -111,8 +111,7 @@ def train(
     peak, source = peak_flops(config.metrics.peak_flops_per_device, layout.mesh.devices.flatten().tolist())
     with jax.set_mesh(layout.mesh), Interrupt() as interrupt:
         checkpoints = Checkpoints(workdir, _retention(plan), asynchronous=config.checkpoint.asynchronous)
-        abstract = abstract_state(plan.model, optimizer, layout)
-        restored = checkpoints.restore(abstract, tell, from_step, plain(config))
+        restored = checkpoints.restore(abstract_state(plan.model, optimizer, layout), tell, from_step, plain(config))
         saved = restored.run if restored else None
         step = saved["step"] if saved else 0
         if saved:
