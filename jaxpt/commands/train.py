@@ -1,6 +1,5 @@
 """`jaxpt train`: joins config, data, model and loop, and runs them in a directory that can be resumed."""
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,12 @@ from jaxpt.errors import JaxptError
 from jaxpt.measures import Measures
 from jaxpt.sharding import join
 from jaxpt.training import loop, run_directory
-from jaxpt.training.feed import make_feed
-from jaxpt.training.history import Leg, newest_legs
+from jaxpt.training.checkpoints import finished_steps
+from jaxpt.training.feed import Feeds
+from jaxpt.training.history import Leg, newest_saved, read_legs
 from jaxpt.training.interrupt import EXIT_PREEMPTED
 from jaxpt.training.overview import overview
-from jaxpt.training.plan import Plan, check_disk, make_plan
+from jaxpt.training.plan import Plan, check_disk, continued, make_plan
 from jaxpt.training.sources import open_sources
 from jaxpt.training.starting_point import StartingPoint, open_start
 
@@ -67,22 +67,24 @@ def train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None = None) -> 
     Raises:
         JaxptError: a mistake in the config, the data or the directory; before step one where it can be known by then.
     """
-    plan, start, tokenizer = open_plan(config, newest_legs(workdir, config.stages))
+    first, saved = jax.process_index() == 0, newest_saved(workdir)
+    tell = print if first else (lambda line: None)
+    plan, start, tokenizer = open_plan(config, read_legs(saved, config.stages) if saved else ())
     loop.make_program(plan)  # so that a mistake in mesh, optimizer or batch size is told before anything is written
-    first = jax.process_index() == 0
+    feeds = Feeds(start.ledger if start else [], tell)
+    if saved or not finished_steps(workdir):
+        feeds.check(continued(plan, saved) if saved else plan, saved)
     if first:
         for line in run_directory.prepare(workdir, config, plan.model, tokenizer, start.lineage if start else []):
             print(line)
         check_disk(workdir, plan.model, 2, config.checkpoint.keep)
-    tell = print if first else (lambda line: None)
     tell(f"{plan.model.param_count():,} parameters, {plan.steps:,} steps, {plan.tokens_at(plan.steps):,} tokens")
     if start:
         tell(f"starting from {start.found}")
     tell(overview(plan))
-    feed = functools.partial(make_feed, used=start.ledger if start else [], tell=tell)
     measures = Measures(config, tokenizer, workdir)
     state = start.state if start else None
-    return loop.train(plan, workdir, feed, state, hooks or measures.hooks, measures.policy, tell)
+    return loop.train(plan, workdir, feeds, state, hooks or measures.hooks, measures.policy, tell)
 
 
 def open_plan(config: RunConfig, past: Sequence[Leg] = ()) -> tuple[Plan, StartingPoint | None, Any]:

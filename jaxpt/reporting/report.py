@@ -18,7 +18,7 @@ from jaxpt.reporting.pictures import PICTURES
 from jaxpt.reporting.series import series
 from jaxpt.reporting.summary import read_events, summary
 from jaxpt.schema import build
-from jaxpt.training.history import newest_legs
+from jaxpt.training.history import newest_saved, read_legs
 from jaxpt.training.metrics import read
 
 STYLE = """
@@ -65,7 +65,8 @@ def write_report(workdir: str | Path, notes: Mapping[str, str] | None = None) ->
     model = ModelConfig.from_dict(json.loads((workdir / "model.json").read_text(encoding="utf-8"))["config"])
     text = (workdir / "config.json").read_text(encoding="utf-8")
     config = build(RunConfig, json.loads(text))
-    past = newest_legs(workdir, config.stages)
+    saved = newest_saved(workdir)
+    past = read_legs(saved, config.stages) if saved else ()
     page = "\n".join(
         [
             "<!doctype html><meta charset=utf-8>",
