@@ -1,6 +1,5 @@
 """`jaxpt train`: joins config, data, model and loop, and runs them in a directory that can be resumed."""
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,12 @@ from jaxpt.measures import Measures
 from jaxpt.sharding import join, on_first_process
 from jaxpt.training import loop, run_directory
 from jaxpt.training.checkpoints import finished_steps
-from jaxpt.training.feed import make_feed
-from jaxpt.training.history import newest_legs
+from jaxpt.training.feed import Feeds
+from jaxpt.training.history import newest_saved, read_legs
 from jaxpt.training.interrupt import EXIT_PREEMPTED
 from jaxpt.training.newest import while_pruned
 from jaxpt.training.overview import overview
-from jaxpt.training.plan import Plan, check_disk, make_plan
+from jaxpt.training.plan import Plan, check_disk, continued, make_plan
 from jaxpt.training.restoring import check_step
 from jaxpt.training.sources import open_sources
 from jaxpt.training.starting_point import StartingPoint, as_begun, open_start
@@ -94,8 +93,13 @@ def train(
 
 
 def _train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None, from_step: int | None, take_over: bool) -> int:
-    plan, start, tokenizer = open_plan(config, workdir)
+    saved = newest_saved(workdir, from_step)
+    plan, start, tokenizer = open_plan(config, workdir, saved)
     loop.make_program(plan)  # so that a mistake in mesh, optimizer or batch size is told before anything is written
+    tell = print if jax.process_index() == 0 else (lambda line: None)
+    feeds = Feeds(start.ledger if start else [], tell)
+    if saved or not finished_steps(workdir):
+        feeds.check(continued(plan, saved) if saved else plan, saved)
     lock = Lock(inside(workdir), workdir)
 
     def open_workdir() -> None:
@@ -107,13 +111,11 @@ def _train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None, from_step
     with lock:
         on_first_process(open_workdir)
         _introduce(plan, start)
-        tell = print if jax.process_index() == 0 else (lambda line: None)
-        feed = functools.partial(make_feed, used=start.ledger if start else [], tell=tell)
         measures = Measures(config, tokenizer, workdir)
         return loop.train(
             plan,
             workdir,
-            feed,
+            feeds,
             start.state if start else None,
             hooks or measures.hooks,
             measures.policy,
@@ -133,12 +135,15 @@ def _introduce(plan: Plan, start: StartingPoint | None) -> None:
     print(overview(plan))
 
 
-def open_plan(config: RunConfig, workdir: Path | None = None) -> tuple[Plan, StartingPoint | None, Any]:
+def open_plan(
+    config: RunConfig, workdir: Path | None = None, saved: dict[str, Any] | None = None
+) -> tuple[Plan, StartingPoint | None, Any]:
     """Opens what the config names and checks it: the plan, where it starts from if it does, and the tokenizer.
 
-    A run in `workdir` that has checkpoints goes on from where it began, whatever stands there now.
+    A run in `workdir` that has checkpoints goes on from where it began, whatever stands there now; `saved` is the `run`
+    item of the checkpoint that it goes on from.
     """
-    start, past = None, newest_legs(workdir, config.stages) if workdir is not None else ()
+    start, past = None, read_legs(saved, config.stages) if saved else ()
     if config.init_from and workdir is not None and finished_steps(workdir):
         start = as_begun(workdir)
     elif config.init_from:

@@ -82,8 +82,8 @@ def check_rows(saved: Saved, orders: Sequence[Any], consumed: Sequence[int], pri
     """
     before = Ledger.from_json(saved["ledger"])
     for order, count in zip(orders, consumed):
-        there = Ledger([*prior.entries, *order.used(count)])
         fingerprint = order.source.fingerprint
+        there = Ledger([*(e for e in prior.entries if e.fingerprint == fingerprint), *order.used(count)])
         if count <= order.rows and _places(there, fingerprint) == _places(before, fingerprint):
             continue
         where = f"config.sources.{order.name}"

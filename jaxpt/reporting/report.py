@@ -18,7 +18,7 @@ from jaxpt.reporting.pictures import PICTURES
 from jaxpt.reporting.series import series
 from jaxpt.reporting.summary import read_events, summary
 from jaxpt.schema import build
-from jaxpt.training.history import newest_legs
+from jaxpt.training.history import newest_saved, read_legs
 from jaxpt.training.metrics import read
 from jaxpt.training.run_directory import WAY_OUT, stored_model
 
@@ -66,7 +66,8 @@ def write_report(workdir: str | Path, notes: Mapping[str, str] | None = None) ->
     model = stored_model(workdir)
     values = read_json(workdir, "config.json", dict, WAY_OUT)
     config, text = build(RunConfig, values), json.dumps(values, indent=2)
-    past = newest_legs(workdir, config.stages)
+    saved = newest_saved(workdir)
+    past = read_legs(saved, config.stages) if saved else ()
     page = "\n".join(
         [
             "<!doctype html><meta charset=utf-8>",

@@ -123,6 +123,31 @@ def make_feed(
     return PackedFeed(loader, facts)
 
 
+class Feeds:
+    """Makes a run's feed, as `make_feed`: also before anything is written, so that a refusal leaves all as it was."""
+
+    def __init__(self, used: Sequence[dict[str, Any]] = (), tell: Callable[[str], None] = lambda text: None):
+        """`used` and `tell` are those of `make_feed`."""
+        self._used, self._tell, self._lines = used, tell, list[str]()
+        self._early: tuple[dict[str, Any] | None, PackedFeed] | None = None
+
+    def check(self, plan: Plan, saved: dict[str, Any] | None) -> None:
+        """Makes the feed from the newest checkpoint and keeps it.
+
+        Raises:
+            JaxptError: as `make_feed`.
+        """
+        self._early = saved, make_feed(plan, saved, self._used, self._lines.append)
+
+    def __call__(self, plan: Plan, saved: dict[str, Any] | None) -> PackedFeed:
+        """Returns the feed that was kept, or makes another where another checkpoint was restored."""
+        if self._early is None or self._early[0] != saved:
+            return make_feed(plan, saved, self._used, self._tell)
+        for line in self._lines:
+            self._tell(line)
+        return self._early[1]
+
+
 def _seen(plan: Plan, prior: Ledger, joined: Sequence[Mapping[str, Any]], resumed: bool) -> dict[str, np.ndarray]:
     """Documents that each source leaves out: seen by earlier runs and, where it joined this one later, by this one."""
     keys = {n: order_key(source, plan.config.sources[n].order_seed) for n, source in plan.sources.items()}

@@ -79,16 +79,17 @@ def read_legs(saved: Mapping[str, Any], stages: Sequence[StageConfig]) -> tuple[
     return joined(legs)
 
 
-def newest_legs(workdir: Path, stages: Sequence[StageConfig]) -> tuple[Leg, ...]:
-    """Returns the legs up to the newest finished checkpoint of a run directory; none where there is none to be read.
+def newest_saved(workdir: Path, step: int | None = None) -> dict[str, Any] | None:
+    """Returns the `run` item of the newest finished checkpoint, or of that of `step`; None where it cannot be read.
 
-    This is for what is shown before the run is restored. What then holds comes from the checkpoint that was restored.
+    This is for what is checked and shown before the run is restored: what then holds is in the checkpoint that was
+    restored, and the restore says what is wrong with one that cannot be read.
     """
     steps = finished_steps(workdir)
     try:
-        return read_legs(read_run(workdir, steps[-1]), stages) if steps else ()
-    except (OSError, ValueError, KeyError, TypeError, JaxptError):  # the restore says what is wrong with it
-        return ()
+        return read_run(workdir, steps[-1] if step is None else step) if steps else None
+    except (OSError, ValueError, JaxptError):
+        return None
 
 
 def spans(stages: Sequence[StageConfig], legs: Sequence[Leg] = ()) -> list[tuple[int, int]]:

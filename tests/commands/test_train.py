@@ -162,10 +162,28 @@ def refused(capsys, *args, **kinds):
 )
 def test_a_mistake_is_one_line_before_step_one(setting, tmp_path, capsys, override, told):
     assert told in refused(capsys, setting, tmp_path / "run", override)
-    if "duration" in override:  # the data needed is counted when it is known what a run to go on with has used
-        assert not (tmp_path / "run" / "metrics.jsonl").exists()
-    else:
-        assert not (tmp_path / "run").exists()  # so that no wrong model or seed is kept for the next start
+    assert not (tmp_path / "run").exists()  # so that no wrong model or seed is kept for the next start
+
+
+def files(folder):
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("--config.sources.a.order_seed=5", "config.sources.a.order_seed was 0; the 44 rows that this run has taken"),
+        ("--config.stages[0].name=other", "config.stages[0] is named 'other', the run has trained stage 'stage0'"),
+        ("--config.stages[1].duration=10000 steps", "rows for this run, the plan needs"),
+    ],
+)
+def test_a_start_that_is_refused_leaves_the_run_as_it_was(setting, run, tmp_path, capsys, override, told):
+    shutil.copytree(run, tmp_path / "run")
+    before = files(tmp_path / "run")
+    assert told in refused(capsys, setting, tmp_path / "run", override)
+    assert files(tmp_path / "run") == before
+    assert train(setting, tmp_path / "run") == 0
+    assert capsys.readouterr().out.count(" before, ") == 0  # the config of the last start that was not refused
 
 
 def test_a_bucket_is_no_run_directory(setting, tmp_path, capsys, monkeypatch):

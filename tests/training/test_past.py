@@ -62,6 +62,10 @@ def test_a_larger_batch_midway_trains_the_tokens_that_are_left_and_decays_to_the
     assert changes(got, saved) == []  # it goes on where it was
 
 
+def test_without_its_past_a_run_would_end_before_where_it_stands():  # the proof above can fail
+    assert plan(stage(batch=16)).steps == 20
+
+
 def test_a_smaller_batch_midway_is_counted_truthfully():
     saved = stop(plan(stage()), 30)
     got = go_on(saved, stage(batch=4))
@@ -259,6 +263,13 @@ def test_a_run_whose_batch_grows_ends_with_its_tokens_and_its_decay(tmp_path):
     legs = read_run(tmp_path / "run", 11)["history"]
     assert [(leg["first"], leg["stop"], leg["batch_size"]) for leg in legs] == [(0, 6, 8), (6, 11, 16)]
     assert read_run(tmp_path / "run", 11)["tokens"] == 2048
+
+
+def test_what_is_kept_every_so_many_tokens_counts_those_that_were_trained(tmp_path):
+    every = {"checkpoint": {"every": "1 steps", "keep": 1, "keep_every": "512 tokens"}}
+    run(tmp_path / "run", {"duration": "6 steps"}, **every)
+    run(tmp_path / "run", {"duration": "2048 tokens", "batch_size": 16}, **every)
+    assert finished_steps(tmp_path / "run") == [4, 7, 9, 11]  # 512, 1,024, 1,536 and 2,048 tokens
 
 
 def test_a_cut_stage_is_followed_by_a_whole_one_with_fresh_moments(tmp_path):

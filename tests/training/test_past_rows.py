@@ -385,6 +385,27 @@ def test_after_any_restarts_no_row_came_twice_and_the_ledger_is_what_was_deliver
             assert not documents & course.documents("x")
 
 
+RUN = st.tuples(st.integers(0, 2), st.booleans(), st.integers(1, 14), st.integers(0, 14), st.sampled_from([3, 4, 8]))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 2), st.lists(RUN, min_size=2, max_size=4))
+def test_runs_that_go_on_from_each_other_in_any_order_use_no_row_too_often(folder, repeat, runs):
+    used, counts = [], collections.Counter()
+    for seed, leave_out, steps, stop, batch in runs:
+        sources = {"a": {"order_seed": seed, "repeat": repeat}}
+        run = config(folder, sources, (steps, batch, {"a": 1.0}), leave_out_seen=leave_out)
+        try:
+            course = Course(used).go(run, stop).go(run)
+        except JaxptError as error:
+            assert "rows for this run, the plan needs" in str(error)  # noqa: PT017
+            continue
+        course.check(repeat)
+        counts += collections.Counter(course.rows)
+        used = course.saved["ledger"]
+    assert max(counts.values(), default=0) <= repeat
+
+
 def test_the_count_notices_a_log_that_forgets_a_row(folder):  # the proof above can fail
     run = config(folder, {"a": {}, "b": {}}, (20, 4, BOTH))
     course = Course().go(run, 10)
