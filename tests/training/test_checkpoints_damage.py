@@ -48,6 +48,7 @@ ERRORS = {
     "TensorStore: stale handle": ValueError("UNKNOWN: Error reading: Stale file handle [os_error_code='116']"),
     "TensorStore: no device": ValueError("NOT_FOUND: Error reading: No such device [os_error_code='19']"),
     "TensorStore: no memory": ValueError("RESOURCE_EXHAUSTED: Too many open files [os_error_code='24']"),
+    "TensorStore: no memory to decode": ValueError("INVALID_ARGUMENT: Error decoding: zstd: not enough memory"),
     "nobody thought of it": KeyError("key_type"),
     "nobody thought of this either": RuntimeError("something is missing\nin two lines"),
     "timeout": TimeoutError("barrier"),
@@ -295,6 +296,18 @@ def test_a_folder_of_checkpoints_that_may_not_be_listed_stops(trained):
         with without_rights(Path(folder), workdir / "checkpoints"), refused:
             restore(workdir)
         assert restore(workdir) == (20, [])
+
+
+def test_a_damaged_checkpoint_prints_no_traceback(trained, tmp_path):
+    workdir = copy(trained, tmp_path / "run")
+    for path in data_files(workdir / "checkpoints" / "20"):
+        path.write_bytes(b"")
+    process = start("run_unreadable", workdir, {"stages": FIRST_STAGE})
+    text = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, text
+    assert "checkpoint 20 is damaged" in text
+    assert "Traceback" not in text
+    assert "ignored" not in text
 
 
 def both(workdir, **settings):
