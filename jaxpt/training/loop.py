@@ -111,16 +111,17 @@ def train(
         restored = checkpoints.restore(abstract, tell, from_step, plain(config))
         saved = restored.run if restored else None
         step = saved["step"] if saved else 0
+        feed = make_feed(plan, saved)  # before anything is set aside or cut back: it may refuse the config
+        set_aside = checkpoints.go_back(restored, tell) if restored else []
         main = jax.process_index() == 0
         metrics = Metrics(workdir, step, tensorboard=config.metrics.tensorboard, write=main)
         metrics.event("resume" if saved else "start", step, devices=jax.device_count(), mesh=dict(layout.mesh.shape))
-        if restored and restored.set_aside:
-            metrics.event("set aside", step, checkpoints=restored.set_aside)
+        if set_aside:
+            metrics.event("set aside", step, checkpoints=set_aside)
         state = restored.state if restored else (start or _draw(plan))(layout, optimizer)
         tell(f"MFU: {convention()}; {source}")
         if saved:
             tell(f"resumed at step {step} of {plan.steps}")
-        feed = make_feed(plan, saved)
         run = Run(plan, layout, optimizer, feed, checkpoints, metrics, hooks, policies, tell, state, step, peak, steps)
         try:
             code = _stages(run, interrupt)
