@@ -159,6 +159,12 @@ class Checkpoints:
             self._went_back = {"went_back": restored.run["went_back"]} if same else {}
         return restored
 
+    def go_back(self, restored: Restored, tell: Callable[[str], None]) -> list[str]:
+        """As `restoring.go_back`, on this folder; to be called before the first save."""
+        names = restoring.go_back(self.folder, restored, tell)
+        self._manager.reload()
+        return names
+
     def _tidy(self) -> None:
         steps = self.steps()
         last_finite = max((s for s in steps if s in self._finite), default=None)

@@ -26,7 +26,6 @@ from jaxpt.training.feed import Feed
 from jaxpt.training.interrupt import EXIT_PREEMPTED, Interrupt
 from jaxpt.training.metrics import Metrics
 from jaxpt.training.plan import Plan, StagePlan, continued
-from jaxpt.training.restoring import Restored
 from jaxpt.training.speed import Clock, convention, peak_flops
 from jaxpt.training.state import Layout, State, abstract_state, make_layout, new_opt_state, state_shardings
 from jaxpt.training.step import StepSpec, make_step
@@ -95,8 +94,7 @@ def train(
         policies: what changes the weights of a stage's mixture on the way; asked once per stage.
         tell: receives lines for the person watching.
         devices: default all devices of all hosts.
-        from_step: go on from this checkpoint; later ones are set aside, and the lines of metrics.jsonl after it go to
-            metrics.cut.jsonl. None: from the newest.
+        from_step: go on from this checkpoint and set later ones aside; None: from the newest.
         check_writer: raises where another process has taken over the directory; called before each write.
 
     Returns:
@@ -117,8 +115,9 @@ def train(
         if saved:
             plan = continued(plan, saved)
             checkpoints.retention = _retention(plan)
-        feed = make_feed(plan, saved)  # before the metrics are cut back: it may refuse the config
-        metrics = _open_metrics(workdir, config, layout, restored)
+        feed = make_feed(plan, saved)  # before anything is set aside or cut back: it may refuse the config
+        set_aside = checkpoints.go_back(restored, tell) if restored else []
+        metrics = _open_metrics(workdir, config, layout, step if saved else None, set_aside)
         state = restored.state if restored else (start or _draw(plan))(layout, optimizer)
         tell(f"MFU: {convention()}; {source}")
         if saved:
@@ -134,14 +133,14 @@ def train(
         return code
 
 
-def _open_metrics(workdir: Path, config: RunConfig, layout: Layout, restored: Restored | None) -> Metrics:
-    """Opens the metrics, cut back to the restored step, and notes how the run goes on."""
-    step = restored.run["step"] if restored else 0
+def _open_metrics(workdir: Path, config: RunConfig, layout: Layout, resumed: int | None, aside: list[str]) -> Metrics:
+    """Opens the metrics, cut back to the step that was resumed at, and notes how the run goes on."""
+    step = resumed or 0
     metrics = Metrics(workdir, step, tensorboard=config.metrics.tensorboard, write=jax.process_index() == 0)
-    kind = "resume" if restored else "start"
+    kind = "start" if resumed is None else "resume"
     metrics.event(kind, step, devices=jax.device_count(), mesh=dict(layout.mesh.shape))
-    if restored and restored.set_aside:
-        metrics.event("set aside", step, checkpoints=restored.set_aside)
+    if aside:
+        metrics.event("set aside", step, checkpoints=aside)
     return metrics
 
 

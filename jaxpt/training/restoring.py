@@ -35,11 +35,12 @@ class GoBack:
 
 @dataclass(frozen=True)
 class Restored:
-    """A state to go on from, its `run` item, and the names of what was set aside on the way."""
+    """A state to go on from, its `run` item, and what becomes of the checkpoints after it."""
 
     state: Any
     run: Run
-    set_aside: list[str]
+    set_aside: list[str]  # names of those that were damaged
+    later: list[int]  # steps to set aside with `go_back`, once nothing else refuses to go on from here
 
 
 def restore(
@@ -52,7 +53,7 @@ def restore(
         steps: the finished ones, ascending.
         abstract: tree of ShapeDtypeStruct with the shardings wanted now, which may differ from those saved.
         tell: receives one line for each checkpoint that was set aside.
-        back: go on from this checkpoint, and set aside those after it.
+        back: go on from this checkpoint.
 
     Returns:
         None where there is no checkpoint.
@@ -80,15 +81,19 @@ def restore(
             set_aside.append(_set_aside(folder, step, "damaged"))
             tell(f"checkpoint {step} is damaged ({error}); set aside as {set_aside[-1]}, trying the one before")
             continue
-        if back:
-            set_aside = [_set_aside(folder, s, "set-aside") for s in reversed(steps) if s > step]
-            if set_aside:
-                names = ", ".join(reversed(set_aside))
-                tell(f"set aside in {folder}: {names}; remove what is of no use any more")
-            run = {**run, "went_back": vars(back)}
-        return Restored(state, run, set_aside)
+        if not back:
+            return Restored(state, run, set_aside, [])
+        return Restored(state, {**run, "went_back": vars(back)}, [], [s for s in steps if s > step])
     _refuse_to_begin_again(folder)
     return None
+
+
+def go_back(folder: Path, restored: Restored, tell: Tell) -> list[str]:
+    """Sets aside the checkpoints after the restored one; returns the names of all that was set aside."""
+    names = [_set_aside(folder, s, "set-aside") for s in reversed(restored.later)]  # a kill leaves the earlier ones
+    if names:
+        tell(f"set aside in {folder}: {', '.join(reversed(names))}; remove what is of no use any more")
+    return [*restored.set_aside, *names]
 
 
 def check_step(folder: Path, steps: list[int], wanted: int) -> None:

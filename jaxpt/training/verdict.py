@@ -17,10 +17,10 @@ from jaxpt.training.run_item import DamagedError
 WHOLE, DAMAGED, UNKNOWN = 0, 1, 2  # the graver, the larger
 
 # How TensorStore reports bytes that it could read and could not decode, and files that are not there.
-_DECODING = re.compile(
-    r"(DATA_LOSS|OUT_OF_RANGE|NOT_FOUND): |FAILED_PRECONDITION: .*(zstd|decompress|decod)", re.I | re.S
+_DECODING = re.compile(r"(DATA_LOSS|OUT_OF_RANGE|NOT_FOUND): |[A-Z_]+: .*(zstd|decompress|error decoding)", re.I)
+_OF_THE_SYSTEM = re.compile(  # error 2 is "no such file"
+    r"^RESOURCE_EXHAUSTED|os_error_code='(?!2')|out of memory|not enough memory|allocation error", re.I
 )
-_SYSTEM_ERROR = re.compile(r"os_error_code='(?!2')")  # an error of the system other than "no such file"
 _BLOCK = 1 << 24  # bytes
 _TEXT = 480  # bytes of a reason that travel between hosts
 
@@ -48,7 +48,7 @@ def judge(error: BaseException | None) -> Verdict:
     root = chain[-1]
     text = " ".join(str(root).split())
     decoding = isinstance(root, DamagedError | FileNotFoundError | json.JSONDecodeError | UnicodeDecodeError)
-    decoding |= isinstance(root, ValueError) and bool(_DECODING.match(text)) and not _SYSTEM_ERROR.search(text)
+    decoding |= isinstance(root, ValueError) and bool(_DECODING.match(text)) and not _OF_THE_SYSTEM.search(text)
     if any(_of_the_system(e) or _of_the_system(e.__context__) for e in chain):
         decoding = False
     if isinstance(root, JaxptError):
@@ -101,7 +101,8 @@ def _without_closed_loops(before: Any) -> Any:
     """Orbax closes its event loop at the first failed read; what the other reads say afterwards means nothing."""
 
     def hook(unraisable: Any) -> None:
-        if not (isinstance(unraisable.exc_value, RuntimeError) and "Event loop is closed" in str(unraisable.exc_value)):
+        text = str(unraisable.exc_value)
+        if "Event loop is closed" not in text and "Encountered error while reading array index" not in text:
             before(unraisable)
 
     return hook

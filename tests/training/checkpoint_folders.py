@@ -46,6 +46,8 @@ def restore(workdir, from_step=None):
     lines = []
     checkpoints = Checkpoints(workdir, Retention(9), asynchronous=False)
     restored = checkpoints.restore(abstract_state(plan.model, optimizer, layout), lines.append, from_step)
+    if restored:
+        checkpoints.go_back(restored, lines.append)
     checkpoints.close()
     return restored.run["step"] if restored else None, lines
 

@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from jaxpt.errors import JaxptError
-from jaxpt.training.checkpoints import finished_steps, read_model, read_run
+from jaxpt.training.checkpoints import finished_steps, read_run
 from tests.training import checkpoint_folders, run_made
 from tests.training.checkpoint_folders import FIRST_STAGE, contents, copy, restore, without_rights
 from tests.training.processes import free_address, start
@@ -48,6 +48,7 @@ ERRORS = {
     "TensorStore: stale handle": ValueError("UNKNOWN: Error reading: Stale file handle [os_error_code='116']"),
     "TensorStore: no device": ValueError("NOT_FOUND: Error reading: No such device [os_error_code='19']"),
     "TensorStore: no memory": ValueError("RESOURCE_EXHAUSTED: Too many open files [os_error_code='24']"),
+    "TensorStore: no memory to decode": ValueError("INVALID_ARGUMENT: Error decoding: zstd: not enough memory"),
     "nobody thought of it": KeyError("key_type"),
     "nobody thought of this either": RuntimeError("something is missing\nin two lines"),
     "timeout": TimeoutError("barrier"),
@@ -170,9 +171,8 @@ def test_a_run_item_that_is_none_is_damage_for_all_readers(trained, tmp_path, na
     workdir, text = copy(trained, tmp_path / "run"), RUN_ITEMS[name]
     file = workdir / "checkpoints" / "20" / "run" / "metadata"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    for reader in (read_run, read_model):
-        with pytest.raises(JaxptError, match=r"checkpoints/20 is damaged: its run item .*; use another checkpoint"):
-            reader(workdir, 20)
+    with pytest.raises(JaxptError, match=r"checkpoints/20 is damaged: its run item .*; use another checkpoint"):
+        read_run(workdir, 20)
     assert restore(workdir)[0] == 15
 
 
@@ -295,6 +295,18 @@ def test_a_folder_of_checkpoints_that_may_not_be_listed_stops(trained):
         with without_rights(Path(folder), workdir / "checkpoints"), refused:
             restore(workdir)
         assert restore(workdir) == (20, [])
+
+
+def test_a_damaged_checkpoint_prints_no_traceback(trained, tmp_path):
+    workdir = copy(trained, tmp_path / "run")
+    for path in data_files(workdir / "checkpoints" / "20"):
+        path.write_bytes(b"")
+    process = start("run_unreadable", workdir, {"stages": FIRST_STAGE})
+    text = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, text
+    assert "checkpoint 20 is damaged" in text
+    assert "Traceback" not in text
+    assert "ignored" not in text
 
 
 def both(workdir, **settings):

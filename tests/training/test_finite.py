@@ -10,9 +10,9 @@ import pytest
 from jaxpt.errors import JaxptError
 from jaxpt.training import checkpoints as checkpoints_module
 from jaxpt.training import loop, reading, run_item
-from jaxpt.training.checkpoints import Checkpoints, Retention, finished_steps, read_params, read_run
+from jaxpt.training.checkpoints import Checkpoints, Retention, finished_steps, read_run
 from jaxpt.training.metrics import read
-from jaxpt.training.state import new_opt_state, state_shardings
+from jaxpt.training.state import abstract_state, new_opt_state, state_shardings
 from tests.training import run_made
 from tests.training.checkpoint_folders import program, restore
 from tests.training.processes import free_address, start
@@ -44,8 +44,10 @@ def strict(path):
 
 
 def is_finite(workdir, step):
-    plan, _, _ = program()
-    return all(np.isfinite(x).all() for x in jax.tree.leaves(read_params(workdir, step, plan.model)))
+    plan, layout, optimizer = program()
+    abstract = abstract_state(plan.model, optimizer, layout)
+    state = reading.read_arrays(workdir / "checkpoints" / str(step), abstract)
+    return all(np.isfinite(x).all() for x in jax.tree.leaves(state))
 
 
 def test_a_rate_that_explodes_costs_no_good_checkpoint_and_the_run_goes_on_from_there(tmp_path):
@@ -117,9 +119,8 @@ def test_a_value_that_is_not_logged_stops_the_run_before_its_step_is_saved(tmp_p
 
 
 def state_of_a_run(tmp_path):
-    _, layout, optimizer = program()
-    params = jax.tree.map(lambda s: jnp.ones(s.shape), loop.abstract_state(program()[0].model, optimizer, layout))
-    params = params["params"]
+    plan, layout, optimizer = program()
+    params = jax.tree.map(lambda s: jnp.ones(s.shape), abstract_state(plan.model, optimizer, layout)["params"])
     opt_state = new_opt_state(optimizer, params, state_shardings(layout, optimizer, params))
     checkpoints = Checkpoints(tmp_path, Retention(1))
     return checkpoints, {"params": params, "opt_state": opt_state}

@@ -29,6 +29,10 @@ def go(workdir, step, rate=1e-2, stages=FIRST_STAGE):
     return lines
 
 
+def names(workdir):
+    return sorted(p.name for p in (workdir / "checkpoints").iterdir())
+
+
 def losses(workdir):
     return {r["step"]: r["train/loss"] for r in read(workdir / "metrics.jsonl") if "train/loss" in r}
 
@@ -101,6 +105,19 @@ def test_a_damaged_step_is_refused_and_nothing_is_renamed(trained, tmp_path):
     with pytest.raises(JaxptError, match=r"--from_step=10: .*10 is damaged .*; take another of 5, 15, 20"):
         restore(workdir, 10)
     assert contents(workdir) == before
+
+
+def test_a_config_that_is_refused_sets_nothing_aside(trained, tmp_path, monkeypatch):
+    workdir = copy(trained, tmp_path / "run")
+    before = names(workdir), (workdir / "metrics.jsonl").read_bytes()
+
+    def refuse(*args):
+        raise JaxptError("config.sources.a: not the source that this run began with")
+
+    monkeypatch.setattr(run_made, "MadeFeed", refuse)
+    with pytest.raises(JaxptError, match="not the source"):
+        go(workdir, 10)
+    assert (names(workdir), (workdir / "metrics.jsonl").read_bytes()) == before
 
 
 def test_where_only_set_aside_ones_are_left_a_start_is_refused(trained, tmp_path):
