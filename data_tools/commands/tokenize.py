@@ -18,6 +18,8 @@ from jaxpt.data.tokenize import encoded
 from jaxpt.data.tokenized import FORMAT, NOTE, TokenizedWriter
 from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
+from jaxpt.files.digests import canonical_digest
+from jaxpt.files.partial import sha256
 from jaxpt.terminal import progress, table
 
 HELP = "encode text once; pack then makes rows of any length of it"
@@ -69,10 +71,12 @@ def main(argv: Sequence[str]) -> int:
             if found.get("input") != shard.fingerprint or found.get("key") != key:
                 found = _one_shard(shard, out, tokenizer, facts, bar)
                 storage.write_json(note, {**found, "input": shard.fingerprint, "key": key})
-            made.append({k: found[k] for k in ("name", "documents", "tokens", "quarantined", "sources")})
+            names = ("name", "sha256", "documents", "tokens", "quarantined", "sources")
+            made.append({k: found[k] for k in names if k in found})
             bar.update(sum(s.size for s in shards[: len(made)]) - bar.n)
     tokenizer.save(out / "tokenizer")
-    storage.write_json(out / NOTE, {**facts, "shards": made})
+    note = {**facts, "shards": made}
+    storage.write_json(out / NOTE, {**note, "digest": canonical_digest(note)})
     print(table(["shard", "documents", "tokens"], [(m["name"], m["documents"], m["tokens"]) for m in made]))
     tell_quarantine([{**m, "rows": m["documents"]} for m in made], out, args.text_field)
     return 0
@@ -82,9 +86,8 @@ def _one_shard(shard: FileShard, out: Path, tokenizer: Any, facts: dict[str, Any
     position, sources, quarantined, before = Progress(), {}, 0, bar.n
     with ExitStack() as stack:
         name = f"{shard.name}.parquet"
-        writer = TokenizedWriter(
-            stack.enter_context(storage.new_file(out / name)), facts["vocab_size"], facts["fields"]
-        )
+        file = stack.enter_context(storage.new_file(out / name))
+        writer = TokenizedWriter(file, facts["vocab_size"], facts["fields"])
         problems = stack.enter_context(storage.new_file(out / "quarantine" / f"{shard.name}.jsonl"))
         quarantine = LinesWriter(problems, problems.name)
 
@@ -108,7 +111,8 @@ def _one_shard(shard: FileShard, out: Path, tokenizer: Any, facts: dict[str, Any
                 entry[i] += n
             bar.update(max(before + position.bytes - bar.n, 0))
         writer.close()
+        digest = sha256(file)
         quarantine.close()
     counts = {s: dict(zip(("documents", "tokens", "bytes"), e)) for s, e in sources.items()}
     total = {k: sum(c[k] for c in counts.values()) for k in ("documents", "tokens")}
-    return {"name": name, **total, "quarantined": quarantined, "sources": counts}
+    return {"name": name, "sha256": digest, **total, "quarantined": quarantined, "sources": counts}
