@@ -120,6 +120,7 @@ class _Archive:
                 found = self._next_member(at + 1)
                 lost = isinstance(error, EOFError) or not inside or not self._whole
                 why = str(error) or "it ends in the middle of a member"
+                why += f"; reading goes on at byte {found:,}" if found else ""
                 yield Piece(at, damage=f"damaged at byte {at:,}: {why}", inside=inside, final=lost and found is None)
                 at = found
 

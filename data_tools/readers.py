@@ -131,7 +131,7 @@ def read(path: str, field: str, progress: Progress) -> Iterator[Found]:
             with _open(path, progress) as file:
                 yield from {"jsonl": _lines, "warc": _pages, "html": _page, "txt": _text}[kind](file, field, path)
     except DAMAGED as error:
-        why = " ".join(str(error).split())[:120]
+        why = " ".join(str(error).split())[:200]
         raise JaxptError(f"{path}: damaged archive ({why}); replace the file or leave it out of --input") from error
 
 

@@ -8,7 +8,8 @@ from data_tools.archives import Piece
 
 START = b"WARC/"
 HEAD = 1 << 20  # bytes of a record's header, at most
-NEXT = re.compile(rb"(?:\A|\n)(WARC/\d+\.\d+\r?\n)")  # where a record begins
+NEXT = re.compile(rb"(?<!\w)WARC/\d+\.\d+\r?\n(?=[\w-]+:)")  # where a record begins
+TAIL = 64  # bytes in which a record's beginning may stand that is not there as a whole
 END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 BLANK = re.compile(rb"[\r\n]*")
 END = Piece(-1)
@@ -121,14 +122,13 @@ def _broken(window: "_Window", place: int, start: int, reason: str, cut: bool = 
         reason: what is wrong with it.
         cut: its end is missing.
     """
-    if start:
-        window.skip_to_record(start)
+    passed = window.skip_to_record(start) if start else 0
     if cut and not window.data:
         if damage := window.damage(inside=True):
             return Lost(place, damage.damage, damage.final)
         if window.is_over and not window.compressed:  # a member that is whole was not cut off
             return Lost(place, f"{reason}, at byte {place:,}, where the file ends", final=True)
-    return Lost(place, reason)
+    return Lost(place, reason + f"; reading goes on {passed:,} bytes later" * bool(passed))
 
 
 class _Window:
@@ -214,11 +214,11 @@ class _Window:
         before = self._passed
         self.skip(size)
         while not (found := NEXT.search(self.data)):
-            self.skip(max(len(self.data) - 32, 0))
+            self.skip(max(len(self.data) - TAIL, 0))
             if not self._more():
                 self.skip(len(self.data))
                 return self._passed - before
-        self.skip(found.start(1))
+        self.skip(found.start())
         return self._passed - before
 
     def find_end_of_head(self) -> int | None:
