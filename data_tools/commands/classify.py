@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data_tools import storage
+from data_tools import made, storage
 from data_tools.batch import Outcome, Place, Removed, Rule, texts
 from data_tools.classify.judge import Judgement, held_out, judge, picture, quantile_threshold
 from data_tools.classify.model import Classifier
@@ -142,8 +142,6 @@ SCORE = Rule("classify")
 
 
 def _apply(args: argparse.Namespace) -> int:
-    if not (args.model and args.output):
-        raise JaxptError("classify --input needs --model and --output")
     classifier = Classifier.load(args.model)
     shards = open_shards(args.input, args.text_field)
     cut = None
@@ -166,8 +164,6 @@ def _apply(args: argparse.Namespace) -> int:
 
 
 def _mine(args: argparse.Namespace) -> int:
-    if not (args.input and args.output and args.top_tokens > 0):
-        raise JaxptError("classify --seed needs --input (the pool), --output and --top_tokens (the budget)")
     seed = [row["text"] for _, row in rows_of(open_shards(args.seed, args.text_field), "seed")]
     shards = open_shards(args.input, args.text_field)
 
@@ -200,7 +196,13 @@ def main(argv: list[str]) -> int:
     if args.train:
         return _train(args)
     if args.seed:
-        return _mine(args)
+        if not (args.input and args.output and args.top_tokens > 0):
+            raise JaxptError("classify --seed needs --input (the pool), --output and --top_tokens (the budget)")
+        with made.writing(args.output, "classify"):
+            return _mine(args)
     if args.input:
-        return _apply(args)
+        if not (args.model and args.output):
+            raise JaxptError("classify --input needs --model and --output")
+        with made.writing(args.output, "classify"):
+            return _apply(args)
     raise JaxptError("classify: give --train (labelled text), --input (to classify), or --seed and --input (to mine)")

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pyarrow as pa
 
-from data_tools import storage
+from data_tools import made, storage
 from data_tools.batch import Outcome, Place, Removed, Rule, texts
 from data_tools.dedup import minhash
 from data_tools.longdoc.dependence import COMPRESSION, LEAST_GAIN, UNIQUE_LINES, dependence
@@ -196,6 +196,11 @@ def main(argv: list[str]) -> int:
     """Runs the command; returns 0 when the job is done."""
     args = parser().parse_args(argv)
     shards = open_shards(args.input, args.text_field)
+    with made.writing(args.output, "longdoc"):
+        return _longdoc(args, shards)
+
+
+def _longdoc(args: argparse.Namespace, shards: list[FileShard]) -> int:
     if args.how == "select":
         before, after, manifests = _select(args, shards)
     else:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from data_tools import storage
+from data_tools import made, storage
 from data_tools.readers import Problem, Progress, read
 from data_tools.records import FileShard, open_shards
 from data_tools.writers import LinesWriter
@@ -56,8 +56,12 @@ def main(argv: Sequence[str]) -> int:
         "fields": fields,
     }
     shards = open_shards(args.input, args.text_field)
+    with made.writing(args.output, "tokenize"):
+        return _tokenize(shards, Path(args.output), tokenizer, facts)
+
+
+def _tokenize(shards: list[FileShard], out: Path, tokenizer: Any, facts: dict[str, Any]) -> int:
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    out = Path(args.output)
     made = []
     with progress(sum(s.size for s in shards), "tokenize", "B", scale=True) as bar:
         for shard in shards:
