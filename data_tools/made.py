@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import fsspec
+
 from data_tools import storage
 from jaxpt.errors import JaxptError
 from jaxpt.files.lock import NAME, Lock, inside
@@ -43,6 +45,17 @@ def writing(output: str | Path, command: str) -> Iterator[None]:
         finally:
             if set(storage.list_all(folder)) <= {NOTE, NAME}:  # nothing came of it
                 (folder / NOTE).unlink(missing_ok=True)
+
+
+def check_file(path: str | Path, mark: str) -> None:
+    """Refuses to write over a file that is not an earlier one of ours, which holds `mark`.
+
+    Raises:
+        JaxptError: there is such a file, or a folder.
+    """
+    fs, inner = fsspec.core.url_to_fs(str(path))
+    if fs.exists(inner) and (fs.isdir(inner) or mark.encode() not in fs.cat_file(inner)):
+        raise JaxptError(f"{path} exists and is not what this command writes there; give another name, or move it away")
 
 
 def _claim(folder: str | Path, command: str) -> None:

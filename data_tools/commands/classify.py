@@ -70,6 +70,17 @@ def _settings(args: argparse.Namespace) -> Recipe:
 def _train(args: argparse.Namespace) -> int:
     if not args.model:
         raise JaxptError("classify --train needs --model, the file to write")
+    for name, mark in (
+        (".json", '"recipe"'),
+        (".heldout.json", '"calibration"'),
+        (".heldout.html", "calibration error"),
+    ):
+        made.check_file(args.model + name, mark)
+    if Path(args.model).exists() and not Path(args.model + ".json").exists():
+        raise JaxptError(
+            f"--model={args.model} exists and has no {args.model}.json: it is no model of this command; "
+            f"give another --model, or move it away"
+        )
     settings = _settings(args)
     rows = []
     for shard, row in rows_of(open_shards(args.train, args.text_field), "labelled text"):

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from data_tools.records import FileShard, open_shards, run_shards
 from data_tools.rows import tell_quarantine
 from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
+from jaxpt.files.lock import Lock, inside
 from jaxpt.terminal import progress, table
 
 HELP = "drop exact and near duplicates: documents, paragraphs or lines"
@@ -150,7 +152,10 @@ def main(argv: list[str]) -> int:
         raise JaxptError(f"--alarm={args.alarm} must be a share in (0, 1]")
     if args.store is None and storage.is_remote(args.output):
         raise JaxptError(f"--output={args.output} is remote; name a local folder for the signatures by --store")
-    with made.writing(args.output, "dedup"):
+    with ExitStack() as stack:
+        stack.enter_context(made.writing(args.output, "dedup"))
+        if args.store is not None:
+            stack.enter_context(Lock(inside(Path(args.store)), args.store, "--store").acquire())
         return _dedup(args, shards, layout, engine, options)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from data_tools import made
-from data_tools.commands import clean, dedup, extract, longdoc, pack, run, tokenize
+from data_tools.commands import classify, clean, dedup, extract, inspect, longdoc, pack, run, tokenize
 from jaxpt.errors import JaxptError
 from jaxpt.files.lock import Lock, beside, inside
 from jaxpt.tokenizers import train_sentencepiece
@@ -267,3 +267,39 @@ if __name__ == "__main__":
     ):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_report_does_not_take_the_place_of_another_page(setting):
+    assert run.main(arguments(setting, setting / "data")) == 0
+    page = setting / "index.html"
+    page.write_text("<h1>my own</h1>")
+    with pytest.raises(JaxptError, match=r"index\.html exists and is not what this command writes there"):
+        inspect.main([str(setting / "data"), f"--html={page}"])
+    assert page.read_text() == "<h1>my own</h1>"
+    for _ in range(2):
+        assert inspect.main([str(setting / "data"), f"--html={setting}/report.html"]) == 0
+
+
+def test_a_store_of_signatures_is_its_own_folder_with_one_writer(setting):
+    store = setting / "store"
+    argv = [f"--input={setting}/raw", f"--output={setting}/out", "--engine=numpy", "--exact_only", f"--store={store}"]
+    (store / "shards").mkdir(parents=True)
+    (store / "shards/0.json").write_text(MINE)
+    with pytest.raises(JaxptError, match="holds files and is no store"):
+        dedup.main(argv)
+    assert tree(store) == {"shards/0.json": MINE.encode()}
+    (store / "shards/0.json").unlink()
+    with Lock(inside(store), store).acquire(), pytest.raises(JaxptError, match="another --store"):
+        dedup.main(argv)
+    assert dedup.main(argv) == 0
+
+
+def test_a_model_is_not_written_over_another_file(setting):
+    rows = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(8)]
+    (setting / "labelled.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    for name, said in (("m.bin", "has no"), ("m.bin.json", "exists and is not"), ("m.bin.heldout.html", "exists and")):
+        (setting / name).write_text(MINE)
+        with pytest.raises(JaxptError, match=said):
+            classify.main([f"--train={setting}/labelled.jsonl", f"--model={setting}/m.bin"])
+        assert (setting / name).read_text() == MINE
+        (setting / name).unlink()
