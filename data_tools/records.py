@@ -24,6 +24,7 @@ from data_tools import storage
 from data_tools.batch import Outcome, Place, Removed, Rule, check, strings, texts
 from data_tools.counts import Counts
 from data_tools.readers import SUFFIXES, Problem, Progress, output_name, read, read_batches
+from data_tools.workers import end_with_parent
 from data_tools.writers import BatchWriter, LinesWriter
 from jaxpt.data.text_files import list_files
 from jaxpt.errors import JaxptError
@@ -166,6 +167,7 @@ _worker: dict[str, Any] = {}
 
 
 def _begin(step: Step, rules: Sequence[Rule], read_so_far: Any) -> None:
+    end_with_parent()
     _worker.update(step=step, rules=rules, read=read_so_far)
     gc.freeze()  # the modules stay; looking through them again and again takes 7 % of cleaning
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_tools import storage
+from data_tools import made, storage
 from data_tools.batch import strings, texts
 from data_tools.clean import domains, presets
 from data_tools.clean.addresses import domain
@@ -66,6 +66,11 @@ def main(argv: list[str]) -> int:
     if "language" in preset.steps:
         identifier(preset.steps["language"]["model"])  # a missing package is told before work begins
     shards = open_shards(args.input, args.text_field)
+    with made.writing(args.output, "clean"):
+        return _clean(args, shards, preset, changes)
+
+
+def _clean(args: argparse.Namespace, shards: list[FileShard], preset: presets.Preset, changes: list[str]) -> int:
     settings = preset.settings()
     if "domain_lines" in preset.steps and not preset.steps["domain_lines"]["file"]:
         file = _count_lines(shards, Path(args.lines or Path(args.output) / "lines"), preset.steps["domain_lines"])

@@ -4,16 +4,18 @@ import argparse
 import json
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_tools import storage
+from data_tools import made, storage
 from data_tools.batch import Outcome, Place, Removed, texts
 from data_tools.dedup import bands, minhash, pipeline, units, verify
 from data_tools.dedup.engine import ENGINES, open_engine
@@ -23,6 +25,7 @@ from data_tools.records import FileShard, open_shards, run_shards
 from data_tools.rows import tell_quarantine
 from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
+from jaxpt.files.lock import Lock, inside
 from jaxpt.terminal import progress, table
 
 HELP = "drop exact and near duplicates: documents, paragraphs or lines"
@@ -154,6 +157,16 @@ def main(argv: list[str]) -> int:
         raise JaxptError(f"--alarm={args.alarm} must be a share in (0, 1]")
     if args.store is None and storage.is_remote(args.output):
         raise JaxptError(f"--output={args.output} is remote; name a local folder for the signatures by --store")
+    with ExitStack() as stack:
+        stack.enter_context(made.writing(args.output, "dedup"))
+        if args.store is not None:
+            stack.enter_context(Lock(inside(Path(args.store)), args.store, "--store").acquire())
+        return _dedup(args, shards, layout, engine, options)
+
+
+def _dedup(
+    args: argparse.Namespace, shards: list[FileShard], layout: Layout, engine: Any, options: pipeline.Options
+) -> int:
     store_path = args.store or str(Path(args.output) / "signatures")
     result = pipeline.run(shards, store_path, layout, engine, options)
     run_number = max(s["run"] for s in result.store.shards)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pyarrow as pa
 
-from data_tools import storage
+from data_tools import made, storage
 from data_tools.batch import Outcome, Place, Removed, Rule, texts
 from data_tools.dedup import minhash
 from data_tools.longdoc.dependence import COMPRESSION, LEAST_GAIN, UNIQUE_LINES, dependence
@@ -198,6 +198,11 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     check_outputs({"--input": args.input}, {"--output": args.output})
     shards = open_shards(args.input, args.text_field)
+    with made.writing(args.output, "longdoc"):
+        return _longdoc(args, shards)
+
+
+def _longdoc(args: argparse.Namespace, shards: list[FileShard]) -> int:
     if args.how == "select":
         before, after, manifests = _select(args, shards)
     else:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from data_tools import storage
+from data_tools import made, storage
 from data_tools.outputs import check_outputs
 from data_tools.readers import Problem, Progress, read
 from data_tools.records import FileShard, open_shards
@@ -61,8 +61,12 @@ def main(argv: Sequence[str]) -> int:
         "fields": fields,
     }
     shards = open_shards(args.input, args.text_field)
+    with made.writing(args.output, "tokenize"):
+        return _tokenize(shards, Path(args.output), tokenizer, facts)
+
+
+def _tokenize(shards: list[FileShard], out: Path, tokenizer: Any, facts: dict[str, Any]) -> int:
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    out = Path(args.output)
     made = []
     with progress(sum(s.size for s in shards), "tokenize", "B", scale=True) as bar:
         for shard in shards:
@@ -78,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
     note = {**facts, "shards": made}
     storage.write_json(out / NOTE, {**note, "digest": canonical_digest(note)})
     print(table(["shard", "documents", "tokens"], [(m["name"], m["documents"], m["tokens"]) for m in made]))
-    tell_quarantine([{**m, "rows": m["documents"]} for m in made], out, args.text_field)
+    tell_quarantine([{**m, "rows": m["documents"]} for m in made], out, facts["text_field"])
     return 0
 
 

@@ -13,7 +13,9 @@ from jaxpt.config import RunConfig
 from jaxpt.config_file import load
 from jaxpt.data.build import Packing, build
 from jaxpt.dispatch import Parser
+from jaxpt.errors import JaxptError
 from jaxpt.evaluation.generation import Sampling, generate
+from jaxpt.files.lock import Lock, inside
 from jaxpt.reporting import write_report
 from jaxpt.terminal import progress, table
 from jaxpt.training.metrics import read
@@ -46,7 +48,8 @@ def main(argv: Sequence[str]) -> int:
     workdir = Path(args.workdir)
     config = load(RunConfig, f"{CONFIG}:{workdir / 'data'}", overrides)
     began = time.monotonic()
-    prepare(workdir / "data", config.model.vocab_size, config.stages[0].sequence_length)
+    with Lock(inside(workdir / "data"), workdir / "data").acquire():
+        prepare(workdir / "data", config.model.vocab_size, config.stages[0].sequence_length)
     code = training.train(config, workdir / "run")
     if code:
         return code
@@ -61,6 +64,9 @@ def prepare(folder: Path, vocab_size: int, sequence_length: int) -> None:
     """Writes the text, trains the tokenizer and packs the sources, as far as they are not there."""
     text = folder / "text"
     if not (text / "done").is_file():
+        made = {f"{name}.{part}.jsonl" for name in SOURCES for part in ("train", "held_out")}
+        if text.is_dir() and {p.name for p in text.iterdir() if not p.name.startswith(".")} - made:
+            raise JaxptError(f"{text} holds files of another kind; give another --workdir, or move them away")
         sizes = standard_library.write(text)
         print(f"text: {sum(sizes.values()) / 1e6:.1f} MB of the standard library's code and prose, and of arithmetic")
         (text / "done").touch()

@@ -1,9 +1,8 @@
 """A packed source: a directory of fixed-length token rows in which row k is always the same tokens."""
 
 import json
-import os
-import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from jaxpt.data.remote import default_cache, file_digest, file_system, is_remote
 from jaxpt.data.shards import Shards
 from jaxpt.errors import JaxptError
 from jaxpt.files.digests import canonical_digest, report_without_digests
-from jaxpt.files.partial import sha256
+from jaxpt.files.partial import partial_directory, sha256
 
 FORMAT = 1
 DIGEST = "fingerprint"  # in source.json: the digest of all that it says besides, which is what names the content
@@ -44,14 +43,11 @@ class PackedWriter:
                 f"{path}: sources are packed on this machine; give a directory, and copy it there as it is"
             )
         self.path = Path(path)
-        if self.path.exists():
-            raise JaxptError(f"{self.path} exists; remove it or choose another --output")
         self.sequence_length, self.vocab_size = sequence_length, vocab_size
         self.dtype = records.token_dtype(vocab_size)
         self._rows_per_shard = rows_per_shard
-        self._partial = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
-        shutil.rmtree(self._partial, ignore_errors=True)
-        self._partial.mkdir(parents=True)
+        self._open = ExitStack()
+        self._partial = self._open.enter_context(partial_directory(self.path))
         self._writer: ArrayRecordWriter | None = None
         self._in_shard: list[int] = []
         self._fill: list[int] = []
@@ -61,11 +57,11 @@ class PackedWriter:
     def __enter__(self) -> "PackedWriter":
         return self
 
-    def __exit__(self, kind: Any, *_: Any) -> None:
+    def __exit__(self, *_: Any) -> None:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-        shutil.rmtree(self._partial, ignore_errors=True)
+        self._open.close()
 
     def write(self, packed: Packed) -> None:
         """Appends one row.

@@ -1,9 +1,9 @@
 """One writer for a directory: a lock of the system where it holds, and a heartbeat where it does not.
 
-The lock is an open-file-description lock on a small file. The system lets it go when the process ends, however it ends;
-processes that this one starts do not have it. Some network folders have no locks, or locks that hold on one machine
-only. For them the file also says who writes, renewed every `BEAT` seconds: a writer of another machine is taken for gone
-`STALE` seconds after its last heartbeat. Readers need no lock.
+The lock is an open-file-description lock on a small file. The system releases it when the process ends, however that
+comes; processes that this one starts do not have it. Some network folders have no locks, or locks that hold on one
+machine only. For them the file also says who writes, renewed every `BEAT` seconds: a writer of another machine is taken
+for gone `STALE` seconds after its last heartbeat. Readers need no lock.
 """
 
 import contextlib
@@ -141,8 +141,8 @@ class Lock:
             except OSError as error:
                 if time.monotonic() - self._confirmed > STALE:
                     raise JaxptError(
-                        f"{self.file} has been out of reach for {STALE:.0f} s ({error.strerror}), so that another process "
-                        f"may have taken over; mend that and start again"
+                        f"{self.file} has been out of reach for {STALE:.0f} s ({error.strerror}), so that another "
+                        f"process may have taken over; mend that and start again"
                     ) from error
             if self._taken_by:
                 raise JaxptError(

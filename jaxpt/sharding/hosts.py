@@ -52,7 +52,7 @@ def join(coordinator: str | None, processes: int | None = None, process_id: int 
 
 
 def on_first_process(action: Callable[[], None]) -> None:
-    """Runs `action` on process 0 alone; an error there ends every process with the same line, so that none waits for it.
+    """Runs `action` on process 0 alone; an error there is raised by every process, so that none waits for it.
 
     All processes must call it at the same point.
 
