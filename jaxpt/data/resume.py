@@ -92,7 +92,7 @@ def check_rows(saved: Saved, orders: Sequence[Any], consumed: Sequence[int], pri
         if order.key not in {e.key for e in mine}:
             was = saved.get("order_seeds", {}).get(order.name)
             reason = f"{where}.order_seed has changed" if was is None else f"{where}.order_seed was {was}"
-            way = "take that value back" if was is not None else "take its former value back"
+            way = "take that value back" if was is not None else "take the value in the config.json of the run"
         elif epochs > order.repeat:
             reason, way = f"{where}.repeat is {order.repeat}, rows were taken {epochs} times", f"set it to {epochs}"
         elif saved.get("leave_out_seen", left_out) != left_out:
