@@ -143,14 +143,24 @@ def open_plan(
     A run in `workdir` that has checkpoints goes on from where it began, whatever stands there now; `saved` is the `run`
     item of the checkpoint that it goes on from.
     """
-    start, past = None, read_legs(saved, config.stages) if saved else ()
-    if config.init_from and workdir is not None and finished_steps(workdir):
-        start = as_begun(workdir)
-    elif config.init_from:
-        start = open_start(config.init_from, config.stages[0].load)
+    past = read_legs(saved, config.stages) if saved else ()
+    start = _start(config, workdir) if config.init_from else None
     tokenizer = _tokenizer(config, start.tokenizer_path if start else None)
     sources = open_sources(config, tokenizer)
     return make_plan(config, sources, start.model if start else None, tokenizer, past), start, tokenizer
+
+
+def _start(config: RunConfig, workdir: Path | None) -> StartingPoint:
+    damage = None
+    if workdir is not None and finished_steps(workdir):
+        try:
+            return as_begun(workdir)
+        except JaxptError as error:
+            damage = error
+    try:
+        return open_start(config.init_from, config.stages[0].load)  # what it gives may restore what is damaged
+    except JaxptError as error:
+        raise damage or error from None
 
 
 def _tokenizer(config: RunConfig, of_start: Path | None) -> Any:

@@ -40,9 +40,9 @@ def everything(path):
     return opened.config.to_dict(), opened.lineage, opened.dtypes, words.fingerprint, words.chat_template, params
 
 
-@pytest.mark.parametrize("name", ["model.json", "lineage.json", "digests.json"])
-def test_damage_to_a_small_file_is_noticed_or_harmless(bundle, name):
-    never_silent(outcomes(bundle / name, lambda: everything(bundle), 41))
+@pytest.mark.parametrize(("name", "every"), [("model.json", 41), ("lineage.json", 1), ("digests.json", 41)])
+def test_damage_to_a_small_file_is_noticed_or_harmless(bundle, name, every):
+    never_silent(outcomes(bundle / name, lambda: everything(bundle), every))
 
 
 def test_damage_to_the_tokenizer_is_noticed(bundle):
@@ -52,7 +52,7 @@ def test_damage_to_the_tokenizer_is_noticed(bundle):
 
 def test_damage_to_what_describes_an_array_is_noticed(bundle):
     for leaf in ("final_norm", "blocks/dense/q"):
-        never_silent(outcomes(bundle / "params" / leaf / "zarr.json", lambda: everything(bundle), 29))
+        never_silent(outcomes(bundle / "params" / leaf / "zarr.json", lambda: everything(bundle), 3))
 
 
 def test_damage_to_a_chunk_is_noticed(bundle):

@@ -119,6 +119,28 @@ def test_a_second_run_starts_from_the_first_and_takes_other_rows(setting, run, t
     assert sum(e["stop"] - e["start"] for e in ledger) == 2 * 15 * 8  # the union: no row was taken twice
 
 
+def test_a_run_that_goes_on_needs_nothing_of_where_it_began(setting, run, tmp_path, capsys):
+    parent, workdir = tmp_path / "parent", tmp_path / "next"
+    shutil.copytree(run, parent)
+    start = f"--config.init_from={parent}"
+    assert train(setting, workdir, start) == 0
+    began = (workdir / "lineage.json").read_bytes()
+    shutil.copytree(parent / "checkpoints" / "10", parent / "checkpoints" / "20")  # the parent trains on
+    assert train(setting, workdir, start) == 0
+    assert (workdir / "lineage.json").read_bytes() == began
+    shutil.rmtree(parent / "checkpoints" / "20")
+    (workdir / "lineage.json").write_bytes(began.replace(b"15", b"10"))
+    capsys.readouterr()
+    assert train(setting, workdir, start) == 0  # restored exactly: the parent still gives it
+    assert "lineage.json was damaged; written again exactly as it was" in capsys.readouterr().out
+    (workdir / "lineage.json").write_bytes(began.replace(b"15", b"10"))
+    shutil.rmtree(parent)
+    assert train(setting, workdir, start) == 1
+    assert "lineage.json is damaged: it is not what digests.json says" in capsys.readouterr().err
+    (workdir / "lineage.json").write_bytes(began)
+    assert train(setting, workdir, start) == 0
+
+
 def test_a_run_goes_out_as_a_hugging_face_model(run, tmp_path, capsys):
     assert cli.main(["export", f"--from={run}", f"--to={tmp_path / 'hf'}"]) == 0
     ours, back = load(run), load(tmp_path / "hf")
