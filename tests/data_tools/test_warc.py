@@ -357,3 +357,20 @@ def test_every_command_says_how_many_pages_are_in_quarantine(tmp_path, capsys, c
     assert any("1 of 10" in l for l in lines if l.startswith("not records")) or command == "extract"
     if command == "extract":
         assert [l.split() for l in lines if l.startswith("crawl")] == [["crawl.warc.jsonl.gz", "9", "9", "1"]]
+
+
+def test_a_page_that_vanishes_is_noticed_by_these_tests(tmp_path, monkeypatch):  # the proofs above can fail
+    path = archive(tmp_path, ten())
+    monkeypatch.setattr("data_tools.warc.fields", lambda lines: {"content-length": str(1 << 40)})
+    with pytest.raises(JaxptError, match="damaged archive"):
+        found_in(path)
+    monkeypatch.undo()
+    monkeypatch.setattr("data_tools.html.PAGES", ())
+    assert found_in(path)[0] != list(range(10))
+
+
+def test_a_page_file_longer_than_is_read_is_in_quarantine_not_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "LONGEST", 1_000)
+    (tmp_path / "a.html").write_bytes(page(1) + b" " * 2_000)
+    (found,) = read(str(tmp_path / "a.html"), "text", Progress())
+    assert found.reason == "file longer than 1000 bytes"
