@@ -32,6 +32,8 @@ def check_outputs(
     """
     for flag, patterns in inputs.items():
         for pattern in map(str.strip, patterns.split(",") if patterns else ()):
+            if not pattern:
+                raise JaxptError(f"{flag}={patterns} has an empty part; take out a comma")
             if pattern.startswith(PREFIX):
                 continue
             read = list(_files(pattern))

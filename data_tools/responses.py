@@ -165,17 +165,21 @@ def _brotli(body: bytes, longest: int) -> bytes:
 def _zstd(body: bytes, longest: int) -> bytes:
     if not body.startswith(ZstdFrame.magic):
         return _as_it_is(body, "zstd")
-    frame, parts, size = ZstdFrame(), [], 0
-    try:
-        for part in frame.feed(body):
-            parts.append(part)
-            size += len(part)
-            if size > longest:
-                break
-    except zstandard.ZstdError as error:
-        raise Undecodable(f"the zstd body is damaged ({error})") from error
-    if size <= longest and not frame.ended:
-        raise Undecodable("the zstd body is cut off")
+    parts: list[bytes] = []
+    size = 0
+    while body.startswith(ZstdFrame.magic) and size <= longest:
+        frame = ZstdFrame()
+        try:
+            for part in frame.feed(body):
+                parts.append(part)
+                size += len(part)
+                if size > longest:
+                    break
+        except zstandard.ZstdError as error:
+            raise Undecodable(f"the zstd body is damaged ({error})") from error
+        if size <= longest and not frame.ended:
+            raise Undecodable("the zstd body is cut off")
+        body = frame.rest
     return b"".join(parts)
 
 

@@ -32,6 +32,8 @@ def list_files(pattern: str, suffixes: Sequence[str] = SUFFIXES) -> list[str]:
     Raises:
         JaxptError: there are none, a file of an unknown kind was named, or a shard is gone.
     """
+    if not pattern.strip():
+        raise JaxptError("an input is empty (a comma too many?); give a file, a directory or a glob")
     fs, path = file_system(pattern)
     known = tuple(suffixes)
     if fs.isdir(path):
@@ -62,6 +64,8 @@ def _in_directory(fs: Any, path: str, pattern: str, known: tuple[str, ...]) -> t
     if notes:
         made = [f"{path}/{note.rsplit('/', 1)[-1].removesuffix('.json')}" for note in notes]
         gone = [f for f in made if f.endswith(known) and not fs.exists(f)]
+        if gone and fs.exists(f"{path}/tokenized.json"):
+            raise JaxptError(f"{pattern} holds tokenized documents, not text; give it to jaxpt-data pack")
         if gone:
             raise JaxptError(f"{gone[0]} is gone, of which {pattern}/manifests tells; run the step that made it again")
         return [f for f in made if f.endswith(known)], []

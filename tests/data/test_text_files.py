@@ -96,6 +96,31 @@ def test_a_shard_that_is_gone_from_a_steps_folder_is_named(tmp_path):
         list_files(str(tmp_path / "out"))
 
 
+def test_an_empty_part_of_an_input_is_not_the_current_folder(tmp_path, capsys):
+    write(tmp_path / "in", "a.jsonl", lines("a"))
+    with pytest.raises(JaxptError, match="an input is empty"):
+        list_files("")
+    assert main(["extract", f"--input={tmp_path}/in/a.jsonl,", f"--output={tmp_path}/out"]) == 1
+    assert "has an empty part" in capsys.readouterr().err
+
+
+def test_tokenized_documents_are_not_taken_for_text(tmp_path):
+    write(tmp_path, "tokenized.json", b"{}")
+    write(tmp_path / "manifests", "a.jsonl.json", b"{}")
+    with pytest.raises(JaxptError, match="give it to jaxpt-data pack"):
+        list_files(str(tmp_path))
+
+
+def test_lines_of_side_inputs_that_are_no_records_are_counted_on_standard_error(tmp_path, capsys):
+    write(tmp_path, "web.jsonl", lines("one", "two"))
+    write(tmp_path, "eval.jsonl", lines("an item of the exam") + b"{broken\n")
+    flags = [f"--input={tmp_path}/web.jsonl", f"--eval={tmp_path}/eval.jsonl", f"--output={tmp_path}/out"]
+    assert main(["decontaminate", *flags]) == 0
+    said = capsys.readouterr().err
+    assert "evaluation sets: not records, left out: 1 lines" in said
+    assert "eval.jsonl, line 1: broken JSON" in said
+
+
 ONE_VALUE = {
     "an array over lines": b'[\n {"text": "a"},\n {"text": "b"}\n]\n',
     "an array of records by line": b'[{"text": "a"},\n{"text": "b"}]\n',

@@ -1,9 +1,11 @@
 """WARC archives with odd and damaged records: every page arrives or is in quarantine with its place, none vanishes."""
 
 import gzip
+import hashlib
 import json
 import tracemalloc
 import zlib
+from pathlib import Path
 
 import pytest
 import zstandard
@@ -80,6 +82,10 @@ ODD = {
     "br chunked": (encoded(chunked(brotli.compress(P)), "br", CHUNKED), None),
     "br undone": (encoded(P, "br"), None),
     "zstd": (encoded(zstandard.ZstdCompressor().compress(P), "zstd"), None),
+    "zstd of two frames": (
+        encoded(b"".join(zstandard.ZstdCompressor().compress(p) for p in (P[:100], P[100:])), "zstd"),
+        None,
+    ),
     "a charset as encoding": (encoded(P, "UTF-8"), None),
     "HTTP Content-Length too small": (http(P, HTML, "Content-Length: 5"), None),
     "HTTP Content-Length too large": (http(P, HTML, "Content-Length: 50000000"), None),
@@ -357,3 +363,34 @@ def test_every_command_says_how_many_pages_are_in_quarantine(tmp_path, capsys, c
     assert any("1 of 10" in l for l in lines if l.startswith("not records")) or command == "extract"
     if command == "extract":
         assert [l.split() for l in lines if l.startswith("crawl")] == [["crawl.warc.jsonl.gz", "9", "9", "1"]]
+
+
+def test_what_an_earlier_version_made_of_an_archive_is_made_again(tmp_path):
+    (tmp_path / "in").mkdir()
+    path = Path(archive(tmp_path / "in", ten(encoded(chunked(gzip.compress(P)), "gzip", CHUNKED))))
+    flags = ["extract", f"--input={path}", f"--output={tmp_path / 'out'}"]
+    assert main(flags) == 0
+    note = tmp_path / "out/manifests/crawl.warc.jsonl.gz.json"
+    made = json.loads(note.read_text())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()  # the manifest of af7ccdc, which read 4 of the 10 pages
+    note.write_text(json.dumps({**made, "rows": 4, "kept": 4, "input": digest}))
+    assert main(flags) == 0
+    assert json.loads(note.read_text()) == made
+    assert made["rows"] == 10
+
+
+def test_a_page_that_vanishes_is_noticed_by_these_tests(tmp_path, monkeypatch):  # the proofs above can fail
+    path = archive(tmp_path, ten())
+    monkeypatch.setattr("data_tools.warc.fields", lambda lines: {"content-length": str(1 << 40)})
+    with pytest.raises(JaxptError, match="damaged archive"):
+        found_in(path)
+    monkeypatch.undo()
+    monkeypatch.setattr("data_tools.html.PAGES", ())
+    assert found_in(path)[0] != list(range(10))
+
+
+def test_a_page_file_longer_than_is_read_is_in_quarantine_not_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "LONGEST", 1_000)
+    (tmp_path / "a.html").write_bytes(page(1) + b" " * 2_000)
+    (found,) = read(str(tmp_path / "a.html"), "text", Progress())
+    assert found.reason == "file longer than 1000 bytes"
