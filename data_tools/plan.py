@@ -85,6 +85,7 @@ def plan(pipeline: Pipeline, workdir: str) -> list[Planned]:
     """
     if not pipeline.steps:
         raise JaxptError("config.steps is empty; name at least one command of jaxpt-data")
+    _check_notes(workdir)
     memo = Path(workdir) / "steps" / "files.json"
     planned: dict[str, Planned] = {}
     for i, step in enumerate(pipeline.steps):
@@ -234,6 +235,23 @@ def run(steps: Sequence[Planned], workdir: str) -> None:
             raise JaxptError(f"step {step.name} ended with exit code {code}")
         made.write_note(step.folder, mark)
         storage.write_json(note, {**facts, "noted": True, "done": True})
+
+
+def _check_notes(workdir: str) -> None:
+    """Refuses a workdir whose folder `steps` holds other files than a pipeline's notes, which would be written over."""
+    folder = storage.join(workdir, "steps")
+    names = [n for n in storage.list_all(folder) if not n.startswith(".") and not n.endswith(".tmp")]
+    if "id" in (storage.read_json(storage.join(folder, "pipeline.json")) or ()):
+        return
+    for name in names:
+        note = storage.read_json(storage.join(folder, name)) if name.endswith(".json") else None
+        is_memo = (
+            name == "files.json"
+            and isinstance(note, dict)
+            and all(isinstance(entry, dict) and "digest" in entry for entry in note.values())
+        )
+        if not is_memo and not (isinstance(note, dict) and {"key", "number", "argv"} <= note.keys()):
+            raise JaxptError(f"{folder}/{name} is no note of a pipeline; take another --workdir, or move {folder} away")
 
 
 def _identity(workdir: str) -> str:
