@@ -182,7 +182,7 @@ def test_a_page_of_inspect_takes_the_place_of_no_data(place, capsys):
     before = contents(place)
     for name in ("a.jsonl", "removals/a.jsonl.jsonl", "manifests/a.jsonl.json"):
         assert main(["inspect", f"{place}/out", f"--html={place}/out/{name}"]) == 1
-        assert "is one of the files of" in capsys.readouterr().err
+        assert "exists and is not what this command writes there" in capsys.readouterr().err
     assert contents(place) == before
     assert main(["inspect", f"{place}/out"]) == 0
     assert main(["inspect", f"{place}/out"]) == 0

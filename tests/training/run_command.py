@@ -9,28 +9,28 @@ import sys
 from pathlib import Path
 
 from jaxpt import cli
-from jaxpt.commands import train
 from jaxpt.files import lock
+from jaxpt.training import feed
 from tests.training.feed import hold
 
 
 def hold_before(step, release):
     """Lets a run wait before the batch of `step`, until the file `release` is there."""
-    make = train.make_feed
+    make = feed.make_feed
 
     def made(*args, **kinds):
-        feed = make(*args, **kinds)
-        iterate = feed.iterate
+        packed = make(*args, **kinds)
+        iterate = packed.iterate
 
         def held(*args):
             for at, batch in iterate(*args):
                 hold(at, step, release)
                 yield at, batch
 
-        feed.iterate = held
-        return feed
+        packed.iterate = held
+        return packed
 
-    train.make_feed = made
+    feed.make_feed = made
 
 
 def main():

@@ -25,12 +25,13 @@ del os.environ["RAY_USAGE_STATS_ENABLED"]
 from data_tools.commands import dedup
 from tests.data_tools.dedup.test_pipeline import planted
 folder = Path(sys.argv[1])
+(folder / "raw").mkdir()
 for shard in planted(3, 60)[1]:
     rows = (json.dumps({"id": f"{shard.name}-{i}", "text": text}) for i, text in enumerate(shard.texts))
-    (folder / f"{shard.name}.jsonl").write_text("\\n".join(rows))
+    (folder / f"raw/{shard.name}.jsonl").write_text("\\n".join(rows))
 for engine in ("numpy", "ray"):
-    args = [f"--input={folder}/*.jsonl", f"--output={folder}/{engine}", f"--engine={engine}", "--bands=4", "--rows=4"]
-    assert dedup.main([*args, f"--ray_address={cluster.address}"]) == 0
+    args = [f"--input={folder}/raw/*.jsonl", f"--output={folder}/{engine}", f"--engine={engine}"]
+    assert dedup.main([*args, "--bands=4", "--rows=4", f"--ray_address={cluster.address}"]) == 0
 assert len([n for n in ray.nodes() if n["Alive"]]) == 2
 found = lambda: {k: os.environ.get(k) for k in TELEMETRY_OFF}
 assert found() == ray.get(ray.remote(found).remote()) == TELEMETRY_OFF  # here and on a worker
