@@ -1,15 +1,21 @@
-"""The readable text of web pages, from HTML and from WARC archives, by resiliparse and FastWARC."""
+"""The readable text of web pages, from HTML and from WARC archives, by resiliparse."""
 
+import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
-from jaxpt.errors import JaxptError
+from data_tools.archives import pieces
+from data_tools.responses import parse
+from data_tools.warc import START, Lost, Record, records
 
 KINDS = ("text/html", "application/xhtml+xml", "text/plain")
+PAGES = ("response", "resource", "conversion")
+OTHERS = ("warcinfo", "request", "metadata", "revisit")
+CHARSET = re.compile(r"""charset\s*=\s*["']?([\w.:-]+)""", re.IGNORECASE)
+LINE = 300  # characters of a message or an address
 
 
 def decode(page: bytes, charset: str | None = None) -> str:
@@ -24,39 +30,70 @@ def main_text(html: str) -> str:
     ).strip()
 
 
-def pages(file: BinaryIO) -> Iterator[dict[str, Any] | str]:
-    """Yields the response records of a WARC file: `text, url, date`, or why there is no text.
+def pages(file: BinaryIO, path: str, longest: int) -> Iterator[dict[str, Any] | str]:
+    """Yields the pages of a WARC file: `text, url, date`, or why there is no text, with the place in the file.
+
+    Pages are responses, resources and conversions; other kinds of records (requests, metadata, …) are passed over.
+
+    Args:
+        file: as it lies on disk.
+        path: its name, which says how it is compressed.
+        longest: bytes of a page, at most.
 
     Raises:
-        JaxptError: the file is no WARC.
+        EOFError: the file ends early, is damaged up to its end, or holds no record.
     """
-    kinds = WarcRecordType.response | WarcRecordType.conversion
-    try:
-        for record in ArchiveIterator(file, record_types=kinds, auto_decode="all", stream_detect=False):
-            yield _page(record)
-    except OSError as error:
-        raise JaxptError(f"not a WARC file, or damaged ({error}); replace the file or leave it out") from error
+    content = pieces(file, path, START)
+    for record in records(content, longest, compressed=path.endswith((".gz", ".zst"))):
+        where = f"record at byte {record.offset:,}"
+        if isinstance(record, Lost):
+            yield f"{record.reason} ({where})"
+            continue
+        kind = record.header.get("warc-type", "").lower()
+        if kind in OTHERS:
+            continue
+        url = record.header.get("warc-target-uri", "")
+        try:
+            text = _text(record, kind, longest)
+        except (ValueError, LookupError, RuntimeError) as error:  # resiliparse's errors have no base of their own
+            why = " ".join(str(error).split())[:LINE]
+            yield f"{why}: {' '.join(url.split())[:LINE]} ({where})"
+            continue
+        yield {"text": text, "url": url, "date": record.header.get("warc-date")}
 
 
-def _page(record: WarcRecord) -> dict[str, Any] | str:
-    url = record.headers.get("WARC-Target-URI") or ""
-    length = record.content_length
-    data = record.reader.read()
-    if record.record_type == WarcRecordType.conversion:
-        kind, charset = "text/plain", "utf-8"
-    else:
-        status, encoded = record.http_headers.status_code, record.http_headers.get("Content-Encoding")
-        if status is not None and status != 200:
-            return f"HTTP status {status}: {url}"
-        kind, charset = record.http_content_type or "text/html", record.http_charset
-        if encoded or record.http_headers.get("Transfer-Encoding"):
-            length = 0  # the length is that of the encoded page
-    if len(data) < length:
-        return f"{len(data)} of {length} bytes are there: {url}"
-    if kind not in KINDS:
-        return f"content type {kind}: {url}"
-    text = decode(data, charset)
-    text = text.strip() if kind == "text/plain" else main_text(text)
+def _text(record: Record, kind: str, longest: int) -> str:
+    """Returns the text of a page.
+
+    Raises:
+        ValueError: there is none; the message says why.
+    """
+    if kind not in PAGES:
+        raise ValueError(f"record of unknown type {kind!r}")
+    if "warc-segment-number" in record.header:
+        raise ValueError("part of a page that is stored in parts")
+    body, stated, charset = record.block, record.header.get("content-type", ""), None
+    if kind == "conversion":
+        stated, charset = "text/plain", "utf-8"
+    elif "application/http" in stated.lower() or (kind == "response" and body[:5].upper() == b"HTTP/"):
+        response = parse(body, longest)
+        if response.status not in (None, 200):
+            raise ValueError(f"HTTP status {response.status}")
+        body, stated = response.body, response.header.get("content-type", "")
+    content_type = re.split("[;,]", stated)[0].strip().lower() or "text/html"
+    if content_type not in KINDS:
+        raise ValueError(f"content type {content_type}")
+    text = decode(body, charset or _charset(stated))
+    text = text.strip() if content_type == "text/plain" else main_text(text)
     if not text:
-        return f"no text in the page: {url}"
-    return {"text": text, "url": url, "date": record.headers.get("WARC-Date")}
+        raise ValueError("no text in the page")
+    return text
+
+
+def _charset(content_type: str) -> str | None:
+    """Returns the charset that a Content-Type names, None where Python does not know it."""
+    named = CHARSET.search(content_type)
+    try:
+        return named[1] if named and "a".encode(named[1]) else None
+    except (LookupError, UnicodeError):
+        return None

@@ -2,6 +2,7 @@
 
 The key of a step is a hash of its command, its options, the content of the files that these name, and the keys of the
 steps it reads from. `steps/NAME.json` holds the key under which the step's folder was begun, and whether it is done.
+A note in the folder itself says which pipeline and step made it: only such a folder is ever removed.
 """
 
 import argparse
@@ -9,16 +10,19 @@ import hashlib
 import importlib
 import json
 import pkgutil
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from data_tools import commands, storage
+from data_tools import commands, made, storage
+from data_tools.outputs import check_outputs
 from data_tools.readers import SUFFIXES
 from jaxpt.data.fingerprints import content_fingerprint
 from jaxpt.data.text_files import list_files
 from jaxpt.errors import JaxptError, nearest
+from jaxpt.files.names import path_component
 
 SHARED = ("text_field", "tokenizer", "eval", "workers", "alarm")  # given to every step that has such a flag
 HOW = ("workers", "batch_size", "skip_existing", "alarm")  # flags that never change an output
@@ -90,8 +94,7 @@ def plan(pipeline: Pipeline, workdir: str) -> list[Planned]:
             hint = nearest(step.command, known) or f"; known: {', '.join(known)}"
             raise JaxptError(f"{where}.command={step.command} is unknown{hint}")
         name = step.name or step.command
-        if name in planned or name in ("steps", "report"):
-            raise JaxptError(f"{where}: {name!r} is taken; give the step another name")
+        path_component(name, f"{where}.name", (*planned, "steps", "report", "files", "pipeline"))
         inputs = step.inputs or tuple(list(planned)[-1:]) or (pipeline.input,)
         before = []
         for other in inputs:
@@ -103,6 +106,9 @@ def plan(pipeline: Pipeline, workdir: str) -> list[Planned]:
                 hint = nearest(other, planned)
                 raise JaxptError(f"{where}.inputs: there is no step {other!r} before this one{hint}, nor is it a path")
         folder = storage.join(workdir, name)
+        check_outputs(
+            {f"{where}.inputs": ",".join(n for n in inputs if n not in planned)}, {f"{where}: folder": folder}
+        )
         paths = ",".join(planned[n].folder if n in planned else n for n in inputs)
         options = _options(step, pipeline, {n: p.folder for n, p in planned.items()})
         argv = _argv(step.command, where, {"input": paths, "output": folder, **options})
@@ -199,18 +205,65 @@ def state(step: Planned, workdir: str) -> str:
 
 
 def run(steps: Sequence[Planned], workdir: str) -> None:
-    """Runs what is not done. A step begun with the same key goes on; what another key left is removed first."""
+    """Runs what is not done. A step begun with the same key goes on; what another key left is removed first.
+
+    Raises:
+        JaxptError: a step failed, or its folder holds what this pipeline did not make.
+    """
+    pipeline = _identity(workdir)
+    for step in steps:
+        if state(step, workdir) != "done":
+            _check_ours(step, workdir, pipeline)  # before hours of earlier steps
     for number, step in enumerate(steps):
         was = state(step, workdir)
         if was == "done":
             continue
+        whole = step.command == "pack" and not any(a.startswith("--by=") for a in step.argv)  # no folder before its end
+        mark = {"pipeline": pipeline, "step": step.name, "command": step.command}
         facts = {"key": step.key, "number": number, "argv": step.argv}
         note = storage.join(workdir, "steps", f"{step.name}.json")
+        _check_ours(step, workdir, pipeline)
         if was == "to do":
             storage.remove(step.folder)
-            storage.write_json(note, {**facts, "done": False})
+        if not whole:
+            made.write_note(step.folder, mark)
+        storage.write_json(note, {**facts, "noted": not whole, "done": False})
         print(f"== {step.name}: jaxpt-data {step.command} {' '.join(step.argv)}", flush=True)
         code = module(step.command).main(list(step.argv))
         if code:
             raise JaxptError(f"step {step.name} ended with exit code {code}")
-        storage.write_json(note, {**facts, "done": True})
+        made.write_note(step.folder, mark)
+        storage.write_json(note, {**facts, "noted": True, "done": True})
+
+
+def _identity(workdir: str) -> str:
+    """Returns the pipeline's id, drawn at its first run; it stays when the workdir is moved."""
+    file = storage.join(workdir, "steps", "pipeline.json")
+    known = storage.read_json(file)
+    if not isinstance(known, dict) or "id" not in known:
+        known = {"id": uuid.uuid4().hex}
+        storage.write_json(file, known)
+    return known["id"]
+
+
+def _check_ours(step: Planned, workdir: str, pipeline: str) -> None:
+    """Refuses a step's folder that this pipeline did not make.
+
+    A folder without a note is known by `steps/NAME.json`, if that does not say that there was one: so it is with those
+    of earlier versions, and with a packed source that was killed before its note.
+    """
+    folder = Path(step.folder)
+    if not folder.is_symlink() and (not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))):
+        return
+    note = made.read_note(folder) if folder.is_dir() and not folder.is_symlink() else None
+    if note is not None:
+        if (note.get("pipeline"), note.get("step")) == (pipeline, step.name):
+            return
+    elif not folder.is_symlink():
+        before = storage.read_json(storage.join(workdir, "steps", f"{step.name}.json")) or {}
+        if "key" in before and not before.get("noted"):
+            return
+    raise JaxptError(
+        f"{step.folder} was not made by step {step.name} of this pipeline and would be removed; move it away, give the "
+        f"step another name, or take another --workdir"
+    )

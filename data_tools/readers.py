@@ -19,12 +19,14 @@ import pyarrow.parquet as pq
 import zstandard
 
 from data_tools.batch import PLACE, from_rows, with_column
+from jaxpt.data import text_files
 from jaxpt.errors import JaxptError
 
 LONGEST = 256 << 20  # bytes of one line, page or text file; a longer one is quarantined
 ROWS, BYTES = 1024, 8 << 20  # of a batch, at most; a longer record is a batch alone
-PACKED = ("", ".gz", ".zst")
-SUFFIXES = (*(f"{kind}{pack}" for kind in (".jsonl", ".warc", ".html", ".htm", ".txt") for pack in PACKED), ".parquet")
+OTHER_KINDS = ("warc", "wet", "html", "htm", "txt")
+SUFFIXES = (*text_files.SUFFIXES, *(f".{kind}{pack}" for kind in OTHER_KINDS for pack in text_files.PACKED))
+BROKEN = "broken JSON"
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError, pa.ArrowInvalid)
 
 
@@ -52,22 +54,31 @@ def kind_of(path: str) -> str:
     """Returns "jsonl", "parquet", "warc", "html" or "txt"."""
     name = path.removesuffix(".gz").removesuffix(".zst")
     kind = name.rsplit(".", 1)[-1]
-    return "html" if kind == "htm" else kind
+    if kind in text_files.JSON_LINES:
+        return "jsonl"
+    return {"htm": "html", "wet": "warc"}.get(kind, kind)
 
 
 def output_name(path: str) -> str:
-    """Returns the output shard's name: the input's, with `.jsonl.gz` added where it is no kind that is written."""
+    """Returns the output shard's name: the input's, with `.jsonl.gz` added where it is no kind that is written.
+
+    `.json` and `.ndjson` become `.jsonl`: a folder's `.json` files are notes, such as `clean.json`.
+    """
     name = path.rsplit("/", 1)[-1]
-    if kind_of(name) in ("jsonl", "parquet"):
-        return name
-    return name.removesuffix(".gz").removesuffix(".zst") + ".jsonl.gz"
+    bare = name.removesuffix(".gz").removesuffix(".zst")
+    kind = kind_of(name)
+    if kind == "jsonl":
+        return f"{bare.rsplit('.', 1)[0]}.jsonl{name[len(bare) :]}"
+    return name if kind == "parquet" else f"{bare}.jsonl.gz"
 
 
 @contextmanager
 def _open(path: str, progress: Progress) -> Iterator[BinaryIO]:
     with fsspec.open(path, "rb") as raw:
         counted = _Counted(raw, progress)
-        if path.endswith(".gz"):
+        if kind_of(path) == "warc":  # whose reader decompresses member by member
+            yield counted
+        elif path.endswith(".gz"):
             yield gzip.GzipFile(fileobj=counted)
         elif path.endswith(".zst"):
             yield io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(counted, read_across_frames=True))
@@ -120,7 +131,7 @@ def read(path: str, field: str, progress: Progress) -> Iterator[Found]:
             with _open(path, progress) as file:
                 yield from {"jsonl": _lines, "warc": _pages, "html": _page, "txt": _text}[kind](file, field, path)
     except DAMAGED as error:
-        why = " ".join(str(error).split())[:120]
+        why = " ".join(str(error).split())[:200]
         raise JaxptError(f"{path}: damaged archive ({why}); replace the file or leave it out of --input") from error
 
 
@@ -155,14 +166,20 @@ def read_batches(path: str, field: str, progress: Progress) -> Iterator[Repaired
 
 
 def _lines(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
-    place = 0
+    place, number, first = 0, 0, None
     while line := file.readline(LONGEST):
         if not line.endswith(b"\n") and len(line) == LONGEST:
             while (rest := file.readline(LONGEST)) and not rest.endswith(b"\n"):
                 pass
             yield Problem(place, f"line longer than {LONGEST} bytes", line[:200].decode("utf-8", "replace"))
         elif line.strip():
-            yield _parse(line, place, field)
+            found = _parse(line, place, field)
+            broken, number = isinstance(found, Problem) and found.reason == BROKEN, number + 1
+            if number == 1 and broken:
+                first = line
+            elif number == 2 and broken and first and text_files.spans_lines(first):
+                raise JaxptError(f"{path} {text_files.ONE_VALUE}")
+            yield found
         place += 1
 
 
@@ -173,7 +190,7 @@ def _parse(line: bytes, place: int, field: str) -> Found:
     except UnicodeDecodeError:
         return Problem(place, "invalid UTF-8", start)
     except (ValueError, RecursionError):
-        return Problem(place, "broken JSON", start)
+        return Problem(place, BROKEN, start)
     if not isinstance(row, dict):
         return Problem(place, f"a {type(row).__name__} instead of an object", start)
     if field not in row:
@@ -200,18 +217,19 @@ def _text(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
 def _page(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
     from data_tools.html import decode, main_text  # resiliparse is only needed here
 
-    data = file.read(LONGEST)
-    text = main_text(decode(data))
+    data = file.read(LONGEST + 1)
+    text = main_text(decode(data)) if len(data) <= LONGEST else ""
     if text:
         yield 0, {field: text, "path": path.rsplit("/", 1)[-1]}
     else:
-        yield Problem(0, "no text in the page", data[:200].decode("utf-8", "replace"))
+        why = f"file longer than {LONGEST} bytes" if len(data) > LONGEST else "no text in the page"
+        yield Problem(0, why, data[:200].decode("utf-8", "replace"))
 
 
 def _pages(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
     from data_tools.html import pages
 
-    for place, page in enumerate(pages(file)):
+    for place, page in enumerate(pages(file, path, LONGEST)):
         if isinstance(page, str):
             yield Problem(place, page, "")
         else:

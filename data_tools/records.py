@@ -23,7 +23,8 @@ import pyarrow as pa
 from data_tools import storage
 from data_tools.batch import Outcome, Place, Removed, Rule, check, strings, texts
 from data_tools.counts import Counts
-from data_tools.readers import SUFFIXES, Problem, Progress, output_name, read, read_batches
+from data_tools.readers import SUFFIXES, Problem, Progress, kind_of, output_name, read, read_batches
+from data_tools.workers import end_with_parent
 from data_tools.writers import BatchWriter, LinesWriter
 from jaxpt.data.text_files import list_files
 from jaxpt.errors import JaxptError
@@ -31,6 +32,7 @@ from jaxpt.terminal import progress
 
 SMALL = 8 << 20  # bytes of input: fewer are done before further processes have started
 FORMAT = 2  # of the manifests; a change makes every shard be done again
+READ_ANEW = {"warc": b"2"}  # kinds of which more is read than once: what was made of them before is not done
 Step = Callable[[pa.RecordBatch, Place], Outcome]
 Tick = Callable[[int, int], None]  # (bytes of input, documents) since the last call
 
@@ -41,7 +43,7 @@ class FileShard:
 
     path: str
     name: str  # of the output
-    fingerprint: str  # SHA-256 of the file
+    fingerprint: str  # SHA-256 of the file, and of how its kind is read where that has changed
     field: str = "text"
     size: int = 0  # bytes of the file
 
@@ -83,6 +85,7 @@ def open_shards(pattern: str, field: str = "text") -> list[FileShard]:
                 while block := file.read(1 << 20):
                     digest.update(block)
                     bar.update(len(block))
+            digest.update(READ_ANEW.get(kind_of(path), b""))
             shards.append(FileShard(path, output_name(path), digest.hexdigest(), field, size))
     names = [s.name for s in shards]
     twice = sorted({n for n in names if names.count(n) > 1})
@@ -166,6 +169,7 @@ _worker: dict[str, Any] = {}
 
 
 def _begin(step: Step, rules: Sequence[Rule], read_so_far: Any) -> None:
+    end_with_parent()
     _worker.update(step=step, rules=rules, read=read_so_far)
     gc.freeze()  # the modules stay; looking through them again and again takes 7 % of cleaning
 

@@ -18,6 +18,7 @@ from data_tools.counts import total
 from data_tools.records import removals
 
 EXAMPLES = 6  # shown of each rule
+MARK = "<h2>What stayed</h2>"  # is in every page, and tells ours from another
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def page(steps: Sequence[Seen], title: str, share: float) -> str:
     body = [f"<h1>{html.escape(title)}</h1>"]
     warned = alarms(steps, share)
     body += [f'<p class="alarm">{html.escape(line)}</p>' for line in warned]
-    body += ["<h2>What stayed</h2>", _overview(steps)]
+    body += [MARK, _overview(steps)]
     for seen in steps:
         body.append(f"<h2>{html.escape(seen.name)}</h2>")
         problems = sum(m["quarantined"] for m in seen.manifests)

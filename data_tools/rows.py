@@ -30,10 +30,10 @@ def rows_of(
     bad, first = 0, ""
     with progress(sum(s.size for s in shards), what, "B", scale=True) as bar:
         for shard in shards:
-            position, told = Progress(), 0
+            position, before = Progress(), 0
             for found in read(shard.path, shard.field, position):
-                bar.update(position.bytes - told)
-                told = position.bytes
+                bar.update(position.bytes - before)
+                before = position.bytes
                 if isinstance(found, Problem):
                     bad, first = bad + 1, first or f"{shard.path}, line {found.place}: {found.reason}"
                     if quarantine:
@@ -41,7 +41,7 @@ def rows_of(
                     continue
                 row = found[1]
                 yield shard, row if shard.field == "text" else {**row, "text": row[shard.field]}
-            bar.update(shard.size - told)
+            bar.update(shard.size - before)
     if bad and not told:
         print(f"warning: {what}: not records, left out: {bad:,} lines (first: {first})", file=sys.stderr)
 

@@ -75,6 +75,12 @@ def list_names(folder: str | Path, suffix: str = "") -> list[str]:
     return sorted(name for name in names if name.endswith(suffix))
 
 
+def list_all(folder: str | Path) -> list[str]:
+    """Returns the names of all files and folders right in a folder, sorted; none where there is no folder."""
+    fs, inner = fsspec.core.url_to_fs(str(folder))
+    return sorted(f.rstrip("/").rsplit("/", 1)[-1] for f in fs.ls(inner, detail=False)) if fs.isdir(inner) else []
+
+
 def remove(path: str | Path) -> None:
     """Removes a file or a folder with all that is in it."""
     fs, inner = fsspec.core.url_to_fs(str(path))

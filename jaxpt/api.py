@@ -1,6 +1,5 @@
 """What a notebook imports: load, save, forward; joins the rooms."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,9 @@ from jaxpt.errors import JaxptError
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.forward import forward
 from jaxpt.models.model import Model
-from jaxpt.training.checkpoints import finished_steps, read_model, read_params, read_run
+from jaxpt.training.checkpoints import model_of, read_params, read_run
+from jaxpt.training.newest import read_checkpoint
+from jaxpt.training.run_directory import has_tokenizer, read_lineage
 
 __all__ = ["Model", "ModelConfig", "forward", "kind_of", "load", "save"]
 
@@ -69,22 +70,17 @@ def _on_device(model: Model) -> Model:
 
 
 def _from_run(run: Path, step: int | None, dtype: str | None, shardings: Mapping[str, Any] | None) -> Model:
-    steps = finished_steps(run)
-    if not steps or step not in (None, *steps):
-        raise JaxptError(
-            f"{run} has no finished checkpoint{'' if step is None else f' {step}'}; it has {steps or 'none'}"
-        )
-    step = steps[-1] if step is None else step
-    config = read_model(run, step)
-    params = read_params(run, step, config, shardings)
-    if dtype is not None:
-        params = jax.tree.map(lambda x: x.astype(dtype), params)
-    facts = read_run(run, step)
-    entry = {"op": "train", "options": {"run": run.name}, "steps": step, "tokens": facts["tokens"]}
-    entry |= {"ledger": facts.get("ledger", [])}
-    lineage = (*json.loads((run / "lineage.json").read_text(encoding="utf-8")), entry)
-    tokenizer = tokenizers.load(run / "tokenizer") if (run / "tokenizer").is_dir() else None
-    return Model(config, params, tokenizer, lineage)
+    def read(step: int) -> Model:
+        facts = read_run(run, step)
+        params = read_params(run, step, facts, shardings)
+        if dtype is not None:
+            params = jax.tree.map(lambda x: x.astype(dtype), params)
+        entry = {"op": "train", "options": {"run": run.name}, "steps": step, "tokens": facts["tokens"]}
+        entry |= {"ledger": facts.get("ledger", [])}
+        tokenizer = tokenizers.load(run / "tokenizer") if has_tokenizer(run) else None
+        return Model(model_of(facts), params, tokenizer, (*read_lineage(run), entry))
+
+    return read_checkpoint(run, step, read)
 
 
 def save(model: Model, path: str | Path) -> Path:

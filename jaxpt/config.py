@@ -9,6 +9,7 @@ from jaxpt.data.plan import flat_weights
 from jaxpt.data.pose import Pose
 from jaxpt.duration import Duration, parse
 from jaxpt.errors import JaxptError, nearest
+from jaxpt.files.names import path_component
 from jaxpt.models.config import ModelConfig, RopeConfig
 from jaxpt.models.moe_config import MoeConfig
 
@@ -238,6 +239,11 @@ class RunConfig:
             raise JaxptError("config.stages is empty; give at least one stage")
         names = [s.name or f"stage{i}" for i, s in enumerate(self.stages)]
         object.__setattr__(self, "stages", tuple(dataclasses.replace(s, name=n) for s, n in zip(self.stages, names)))
+        for i, name in enumerate(names):
+            path_component(name, f"config.stages[{i}].name")
+        for key, named in (("sources", self.sources), ("evaluation.bits_per_byte", self.evaluation.bits_per_byte)):
+            for name in named:
+                path_component(name, f"config.{key}")
         if len(set(names)) != len(names):
             raise JaxptError(f"config.stages: two stages have the same name ({', '.join(names)})")
         for i, stage in enumerate(self.stages):
@@ -251,24 +257,6 @@ class RunConfig:
         for key in ("checkpoint.every", "checkpoint.keep_every", "evaluation.every"):
             section, name = key.split(".")
             interval(getattr(getattr(self, section), name), f"config.{key}")
-
-    def first_steps(self) -> list[int]:
-        """First global step of each stage, and after the last one the number of steps of the run."""
-        out = [0]
-        for stage in self.stages:
-            out.append(out[-1] + stage.steps)
-        return out
-
-    def tokens_at(self, step: int) -> int:
-        """Positions (B × S) trained on before global step `step`."""
-        total = 0
-        for stage, first in zip(self.stages, self.first_steps()):
-            total += max(0, min(step - first, stage.steps)) * stage.tokens_per_step
-        return total
-
-    def stage_of(self, step: int) -> int:
-        """Index of the stage that global step `step` belongs to."""
-        return sum(step >= first for first in self.first_steps()[1:-1])
 
 
 def interval(text: str | None, where: str) -> Duration | None:

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict, config_flags
 
 from jaxpt import schema
 from jaxpt.errors import JaxptError, nearest
+from jaxpt.files.digests import NAME, read_file
 
 T = TypeVar("T")
 
@@ -82,9 +83,16 @@ def _json(path: str) -> dict[str, Any]:
         return dict(pairs)
 
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=distinct)
-    except json.JSONDecodeError as error:
+        return json.loads(_content(Path(path)), object_pairs_hook=distinct)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise JaxptError(f"--config={path} is not JSON ({error})") from error
+
+
+def _content(path: Path) -> bytes:
+    """A file of the user's, or that of a run, which is checked."""
+    if path.name == "config.json" and (path.parent / NAME).exists():
+        return read_file(path.parent, path.name, "restore it, or copy it to a file of your own to change it")
+    return path.read_bytes()
 
 
 def _override(cls: type, values: ConfigDict, overrides: Sequence[str]) -> None:

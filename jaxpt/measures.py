@@ -17,6 +17,7 @@ from jaxpt.data.reweight import reweight
 from jaxpt.data.text_files import read_documents
 from jaxpt.errors import JaxptError
 from jaxpt.evaluation.bits_per_byte import HeldOut, bits_per_byte, first, held_out, token_losses
+from jaxpt.files.digests import canonical_digest, read_bytes, report_without_digests
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
 from jaxpt.training.loop import Hook, Policy
@@ -101,7 +102,7 @@ class Measures:
         """Measures a reference model, once: a run that goes on must aim at the same losses."""
         kept = workdir / "reference_losses.json"
         key = f"{path} at {stage.sequence_length}"
-        known = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+        known = _kept_losses(kept)
         if key not in known:
             model = api.load(path, dtype="float32")
             if model.tokenizer is None or model.tokenizer.fingerprint != self._tokenizer.fingerprint:
@@ -112,9 +113,28 @@ class Measures:
             known[key] = token_losses(model.config, self._documents(stage), self._compute)(model.params)
             if jax.process_index() == 0:
                 temporary = kept.with_suffix(".tmp")
-                temporary.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+                values = {"losses": known, "sha256": canonical_digest(known)}
+                temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
                 os.replace(temporary, kept)
         return known[key]
+
+
+def _kept_losses(file: Path) -> dict[str, dict[str, float]]:
+    """Returns the losses of reference models that a run has measured, checked; none where there is no such file."""
+    content = read_bytes(file)
+    if content is None:
+        return {}
+    way_out = "restore it from a copy, or remove it and the reference is measured again"
+    try:
+        values = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise JaxptError(f"{file} is broken ({error}); {way_out}") from error
+    if isinstance(values, dict) and all(" at " in key and isinstance(v, dict) for key, v in values.items()):
+        report_without_digests(file)
+        return values
+    if not isinstance(values, dict) or values.get("sha256") != canonical_digest(values.get("losses")):
+        raise JaxptError(f"{file} is damaged: its losses are not what its digest says; {way_out}")
+    return values["losses"]
 
 
 def _losses(path: Path, where: str) -> dict[str, float]:

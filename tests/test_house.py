@@ -51,7 +51,7 @@ def test_every_room_imports_only_rooms_nearer_the_ground():
 
 
 def test_config_imports_no_room_that_it_configures_above_the_models():
-    allowed = {"sharding", "kernels", "models", "errors", "config", "duration", "optim", "data"}
+    allowed = {"files", "sharding", "kernels", "models", "errors", "config", "duration", "optim", "data"}
     path = ROOT / "jaxpt" / "config.py"
     assert {m.split(".")[1] for m in imports(path) if "." in m} <= allowed
 

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data_tools import storage
+from data_tools import made, storage
 from data_tools.batch import Outcome, Place, Removed, Rule, texts
 from data_tools.classify.judge import Judgement, held_out, judge, picture, quantile_threshold
 from data_tools.classify.model import Classifier
 from data_tools.classify.recall import Document, Plan, recall
 from data_tools.classify.recipes import RECIPES, Recipe, recipe
+from data_tools.outputs import check_outputs
 from data_tools.records import open_shards, run_shards
 from data_tools.rows import rows_of, tell_quarantine
 from jaxpt.dispatch import Parser
@@ -70,6 +71,17 @@ def _settings(args: argparse.Namespace) -> Recipe:
 def _train(args: argparse.Namespace) -> int:
     if not args.model:
         raise JaxptError("classify --train needs --model, the file to write")
+    for name, mark in (
+        (".json", '"recipe"'),
+        (".heldout.json", '"calibration"'),
+        (".heldout.html", "calibration error"),
+    ):
+        made.check_file(args.model + name, mark)
+    if Path(args.model).exists() and not Path(args.model + ".json").exists():
+        raise JaxptError(
+            f"--model={args.model} exists and has no {args.model}.json: it is no model of this command; "
+            f"give another --model, or move it away"
+        )
     settings = _settings(args)
     rows = []
     for shard, row in rows_of(open_shards(args.train, args.text_field), "labelled text"):
@@ -142,8 +154,6 @@ SCORE = Rule("classify")
 
 
 def _apply(args: argparse.Namespace) -> int:
-    if not (args.model and args.output):
-        raise JaxptError("classify --input needs --model and --output")
     classifier = Classifier.load(args.model)
     shards = open_shards(args.input, args.text_field)
     cut = None
@@ -166,8 +176,6 @@ def _apply(args: argparse.Namespace) -> int:
 
 
 def _mine(args: argparse.Namespace) -> int:
-    if not (args.input and args.output and args.top_tokens > 0):
-        raise JaxptError("classify --seed needs --input (the pool), --output and --top_tokens (the budget)")
     seed = [row["text"] for _, row in rows_of(open_shards(args.seed, args.text_field), "seed")]
     shards = open_shards(args.input, args.text_field)
 
@@ -197,10 +205,19 @@ def _mine(args: argparse.Namespace) -> int:
 def main(argv: list[str]) -> int:
     """Runs the command; returns 0 when the job is done."""
     args = parser().parse_args(argv)
+    inputs = {f"--{name}": getattr(args, name) for name in ("train", "seed", "input")}
+    written = {"--model": args.model} if args.train else {}
+    check_outputs(inputs, {"--output": None if args.train else args.output}, written)
     if args.train:
         return _train(args)
     if args.seed:
-        return _mine(args)
+        if not (args.input and args.output and args.top_tokens > 0):
+            raise JaxptError("classify --seed needs --input (the pool), --output and --top_tokens (the budget)")
+        with made.writing(args.output, "classify"):
+            return _mine(args)
     if args.input:
-        return _apply(args)
+        if not (args.model and args.output):
+            raise JaxptError("classify --input needs --model and --output")
+        with made.writing(args.output, "classify"):
+            return _apply(args)
     raise JaxptError("classify: give --train (labelled text), --input (to classify), or --seed and --input (to mine)")

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_tools import storage
+from data_tools import made, storage
 from data_tools.batch import strings, texts
 from data_tools.clean import domains, presets
 from data_tools.clean.addresses import domain
@@ -14,7 +14,9 @@ from data_tools.clean.language import SHIPPED, identifier
 from data_tools.clean.measures import MEASURES
 from data_tools.clean.pipeline import Clean
 from data_tools.counts import total
+from data_tools.outputs import check_outputs
 from data_tools.records import FileShard, open_shards, run_shards
+from data_tools.rows import tell_quarantine
 from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
 from jaxpt.terminal import progress, table
@@ -60,9 +62,15 @@ def main(argv: list[str]) -> int:
         raise JaxptError("clean needs --input and --output (or --list)")
     if not 0 < args.alarm <= 1:
         raise JaxptError(f"--alarm={args.alarm} must be a share in (0, 1]")
+    check_outputs({"--input": args.input}, {"--output": args.output, "--lines": args.lines})
     if "language" in preset.steps:
         identifier(preset.steps["language"]["model"])  # a missing package is told before work begins
     shards = open_shards(args.input, args.text_field)
+    with made.writing(args.output, "clean"):
+        return _clean(args, shards, preset, changes)
+
+
+def _clean(args: argparse.Namespace, shards: list[FileShard], preset: presets.Preset, changes: list[str]) -> int:
     settings = preset.settings()
     if "domain_lines" in preset.steps and not preset.steps["domain_lines"]["file"]:
         file = _count_lines(shards, Path(args.lines or Path(args.output) / "lines"), preset.steps["domain_lines"])
@@ -73,6 +81,7 @@ def main(argv: list[str]) -> int:
     manifests = run_shards(shards, args.output, settings, Clean(preset), "clean", preset.rules(), args.workers)
     summary = total(manifests)
     print(_report(summary))
+    tell_quarantine(manifests, args.output, args.text_field)
     alarms = _alarms(summary, args.alarm)
     print(*alarms, sep="\n", end="\n" if alarms else "")
     facts = {"preset": preset.name, **settings, "sources": summary, "alarms": alarms}

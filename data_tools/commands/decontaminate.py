@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 
-from data_tools import storage
+from data_tools import made, storage
 from data_tools.batch import Outcome, Place, Removed, texts
 from data_tools.decontaminate.index import Index, Item, Rules, excerpt
-from data_tools.records import open_shards, removals, run_shards
+from data_tools.outputs import check_outputs
+from data_tools.records import FileShard, open_shards, removals, run_shards
 from data_tools.rows import rows_of, tell_quarantine
 from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
@@ -75,6 +76,7 @@ def main(argv: list[str]) -> int:
     """Runs the command; returns 0 when the job is done."""
     args = parser().parse_args(argv)
     fields = [f.strip() for f in args.eval_fields.split(",")]
+    check_outputs({"--input": args.input, "--eval": args.eval}, {"--output": args.output})
     exams = open_shards(args.eval, fields[0])
     items = [
         Item(str(row.get("task") or shard.name.split(".")[0]), str(row.get("id", i)), _text(row, fields))
@@ -82,9 +84,14 @@ def main(argv: list[str]) -> int:
     ]
     if not items:
         raise JaxptError(f"--eval={args.eval} holds no records with field {fields[0]!r}")
-    index = Index(items, Rules(args.long, args.short, args.ratio, args.shortest, args.template))
     shards = open_shards(args.input, args.text_field)
+    index = Index(items, Rules(args.long, args.short, args.ratio, args.shortest, args.template))
     settings = {"rules": asdict(index.rules), "eval": [s.fingerprint for s in exams], "fields": fields}
+    with made.writing(args.output, "decontaminate"):
+        return _decontaminate(args, shards, index, settings)
+
+
+def _decontaminate(args: argparse.Namespace, shards: list[FileShard], index: Index, settings: dict) -> int:
     manifests = run_shards(shards, args.output, settings, Decontaminate(index), "decontaminate", workers=args.workers)
     documents: Counter[str] = Counter()
     found: dict[str, set[str]] = {}

@@ -4,24 +4,28 @@ import argparse
 import json
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_tools import storage
+from data_tools import made, storage
 from data_tools.batch import Outcome, Place, Removed, texts
 from data_tools.dedup import bands, minhash, pipeline, units, verify
 from data_tools.dedup.engine import ENGINES, open_engine
 from data_tools.dedup.store import Layout
+from data_tools.outputs import check_outputs
 from data_tools.records import FileShard, open_shards, run_shards
 from data_tools.rows import tell_quarantine
 from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
+from jaxpt.files.lock import Lock, inside
 from jaxpt.terminal import progress, table
 
 HELP = "drop exact and near duplicates: documents, paragraphs or lines"
@@ -30,6 +34,7 @@ EXAMPLE = """example:
   jaxpt-data dedup --input='clean/*.jsonl.gz' --output=dedup --strictness=balanced
   jaxpt-data dedup --input='old/*.jsonl.gz,new/*.jsonl.gz' --output=dedup-new --store=dedup/signatures"""
 
+CLUSTERS = "clusters.parquet"
 EXCERPT = 300  # characters shown of a removed text and of what it repeats
 
 
@@ -139,7 +144,10 @@ class Drop:
 def main(argv: list[str]) -> int:
     """Runs the command; returns 0 when the job is done."""
     args = parser().parse_args(argv)
+    check_outputs({"--input": args.input}, {"--output": args.output, "--store": args.store})
     shards = open_shards(args.input, args.text_field)
+    if clash := next((s for s in shards if s.name == CLUSTERS), None):
+        raise JaxptError(f"--input={args.input}: {clash.path} has the name of the table of clusters; rename it")
     layout = _layout(args)
     options = pipeline.Options(
         args.strictness, True, not args.exact_only, args.splits, args.workers or os.cpu_count() or 1
@@ -149,6 +157,16 @@ def main(argv: list[str]) -> int:
         raise JaxptError(f"--alarm={args.alarm} must be a share in (0, 1]")
     if args.store is None and storage.is_remote(args.output):
         raise JaxptError(f"--output={args.output} is remote; name a local folder for the signatures by --store")
+    with ExitStack() as stack:
+        stack.enter_context(made.writing(args.output, "dedup"))
+        if args.store is not None:
+            stack.enter_context(Lock(inside(Path(args.store)), args.store, "--store").acquire())
+        return _dedup(args, shards, layout, engine, options)
+
+
+def _dedup(
+    args: argparse.Namespace, shards: list[FileShard], layout: Layout, engine: Any, options: pipeline.Options
+) -> int:
     store_path = args.store or str(Path(args.output) / "signatures")
     result = pipeline.run(shards, store_path, layout, engine, options)
     run_number = max(s["run"] for s in result.store.shards)
@@ -165,7 +183,7 @@ def main(argv: list[str]) -> int:
         "write",
         workers=args.workers,
     )
-    with storage.new_file(storage.join(args.output, "clusters.parquet")) as file:
+    with storage.new_file(storage.join(args.output, CLUSTERS)) as file:
         pq.write_table(result.clusters, file)
     _report(args, manifests, result.counts)
     tell_quarantine(manifests, args.output, args.text_field)

@@ -1,14 +1,16 @@
 """`jaxpt-data extract`: the readable text of web pages, from WARC, HTML files or records that hold HTML."""
 
+import argparse
 from collections.abc import Sequence
 
 import pyarrow as pa
 
-from data_tools import storage
+from data_tools import made, storage
 from data_tools.batch import Outcome, Place, Removed, texts
 from data_tools.html import main_text
+from data_tools.outputs import check_outputs
 from data_tools.readers import kind_of
-from data_tools.records import open_shards, run_shards
+from data_tools.records import FileShard, open_shards, run_shards
 from jaxpt.dispatch import Parser
 from jaxpt.terminal import table
 
@@ -44,8 +46,14 @@ def as_read(batch: pa.RecordBatch, place: Place) -> Outcome:
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns 0 when the job is done."""
     args = parser().parse_args(list(argv))
-    manifests = []
+    check_outputs({"--input": args.input}, {"--output": args.output})
     shards = open_shards(args.input, args.text_field)
+    with made.writing(args.output, "extract"):
+        return _extract(args, shards)
+
+
+def _extract(args: argparse.Namespace, shards: list[FileShard]) -> int:
+    manifests = []
     for step in (extract, as_read):
         mine = [s for s in shards if (kind_of(s.path) in ("jsonl", "parquet")) == (step is extract)]
         manifests += run_shards(mine, args.output, {"step": step.__name__}, step, "extract", workers=args.workers)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools import report, storage
+from data_tools import made, report, storage
 from jaxpt import tokenizers
 from jaxpt.data.packed import PackedSource
 from jaxpt.dispatch import Parser
@@ -50,6 +50,7 @@ def show_steps(args: argparse.Namespace, steps: Sequence[report.Seen]) -> int:
     print(table(["step", "source", "rule", "documents", "words", "of its words"], report.rows(steps)))
     print(*report.alarms(steps, args.alarm), sep="\n")
     file = args.html or storage.join(args.path, "report.html")
+    made.check_file(file, report.MARK)
     with storage.new_file(file) as new:
         new.write_text(report.page(steps, str(args.path), args.alarm), encoding="utf-8")
     print(f"report: {file}")

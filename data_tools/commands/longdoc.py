@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pyarrow as pa
 
-from data_tools import storage
+from data_tools import made, storage
 from data_tools.batch import Outcome, Place, Removed, Rule, texts
 from data_tools.dedup import minhash
 from data_tools.longdoc.dependence import COMPRESSION, LEAST_GAIN, UNIQUE_LINES, dependence
@@ -16,6 +16,7 @@ from data_tools.longdoc.distribution import Distribution, divergence, measure, r
 from data_tools.longdoc.links import Walk, links_in, normal_url, walks
 from data_tools.longdoc.repositories import join_repository
 from data_tools.longdoc.spool import Spool
+from data_tools.outputs import check_outputs
 from data_tools.perplexity.ngram import NgramModel
 from data_tools.records import FileShard, open_shards, run_shards
 from data_tools.rows import rows_of, tell_quarantine
@@ -195,7 +196,13 @@ def _select(args: argparse.Namespace, shards: list[FileShard]) -> tuple[Distribu
 def main(argv: list[str]) -> int:
     """Runs the command; returns 0 when the job is done."""
     args = parser().parse_args(argv)
+    check_outputs({"--input": args.input}, {"--output": args.output})
     shards = open_shards(args.input, args.text_field)
+    with made.writing(args.output, "longdoc"):
+        return _longdoc(args, shards)
+
+
+def _longdoc(args: argparse.Namespace, shards: list[FileShard]) -> int:
     if args.how == "select":
         before, after, manifests = _select(args, shards)
     else:

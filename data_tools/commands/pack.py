@@ -2,10 +2,10 @@
 
 import argparse
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from data_tools.outputs import check_outputs
 from jaxpt import tokenizers
 from jaxpt.data.build import Packing, build, build_tokenized
 from jaxpt.data.origins import open_origin
@@ -15,6 +15,7 @@ from jaxpt.data.tokenize import Selection
 from jaxpt.data.tokenized import NOTE, TokenizedDocuments
 from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
+from jaxpt.files.lock import Lock, beside
 from jaxpt.terminal import progress, table
 
 HELP = "text or tokenized documents into packed sources of fixed-length token rows"
@@ -46,6 +47,9 @@ def parser() -> Parser:
     out.add_argument("--held_out", "--held-out", type=float, default=0.0, help="share of documents held out")
     out.add_argument("--group_field", "--group-field", help="hold out by this field's value instead of by document")
     out.add_argument("--skip_existing", action="store_true", help="leave packed sources that are whole as they are")
+    out.add_argument(
+        "--take_over", action="store_true", help="a writer of --output on another machine is gone for good"
+    )
     out.add_argument("--format", default="packed", choices=("packed", "tfds"), help="tfds: also as a TFDS data set")
     return out
 
@@ -55,8 +59,15 @@ def main(argv: Sequence[str]) -> int:
     args = parser().parse_args(list(argv))
     if args.sequence_length < 2:
         raise JaxptError(f"--sequence_length={args.sequence_length} must be at least 2")
-    for left in Path(args.output).parent.glob(f".{Path(args.output).name}.partial-*"):  # of a run that was killed
-        shutil.rmtree(left)
+    check_outputs({"--input": args.input}, {"--output": args.output})
+    if "://" in args.output:
+        raise JaxptError(f"--output={args.output} must be a local folder; copy the packed source there as it is")
+    output = Path(args.output)
+    with Lock(beside(output), output, "--output").acquire(args.take_over):
+        return _pack(args)
+
+
+def _pack(args: argparse.Namespace) -> int:
     tokenized = (Path(args.input) / NOTE).is_file() if "://" not in args.input else False
     made = _pack_tokenized(args) if tokenized else [_pack_text(args)]
     if args.format == "tfds":
@@ -121,8 +132,6 @@ def _pack_tokenized(args: argparse.Namespace) -> list[PackedSource]:
                 made.append(PackedSource.open(folder))
                 bar.update(made[-1].tokens)
                 continue
-            for left in folder.parent.glob(f".{folder.name}.partial-*"):
-                shutil.rmtree(left)
             how = (args.sequence_length, args.packer, selection)
             made.append(build_tokenized(documents, folder, *how, where=where, report=report))
     return made

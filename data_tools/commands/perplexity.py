@@ -8,12 +8,13 @@ from itertools import islice
 import numpy as np
 import pyarrow as pa
 
-from data_tools import storage
+from data_tools import made, storage
 from data_tools.batch import Outcome, Place, Removed, Rule, strings
+from data_tools.outputs import check_outputs
 from data_tools.perplexity.ngram import NgramModel
 from data_tools.perplexity.scorers import KenlmScorer, Scorer
 from data_tools.perplexity.tails import CURVE, Tails, cuts
-from data_tools.records import open_shards, run_shards
+from data_tools.records import FileShard, open_shards, run_shards
 from data_tools.rows import rows_of, tell_quarantine
 from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
@@ -121,7 +122,13 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     tails = Tails(args.low, args.high, args.least)
     tails.check()
+    check_outputs({"--input": args.input, "--train": args.train}, {"--output": args.output})
     shards = open_shards(args.input, args.text_field)
+    with made.writing(args.output, "perplexity"):
+        return _perplexity(args, shards, tails)
+
+
+def _perplexity(args: argparse.Namespace, shards: list[FileShard], tails: Tails) -> int:
     models = _models(args)
     parts: dict[str, list[np.ndarray]] = {shard.name: [np.zeros(0)] for shard in shards}
     languages: list[str] = []

@@ -1,11 +1,13 @@
 """`jaxpt-data run`: a whole pipeline from a config, killed and run again at will."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from data_tools import plan, storage
 from jaxpt.config_file import load
 from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
+from jaxpt.files.lock import Lock, inside
 from jaxpt.terminal import table
 
 HELP = "run a whole pipeline: every step of a config, those done already left as they are"
@@ -21,6 +23,9 @@ def parser() -> Parser:
     out = Parser("jaxpt-data run", HELP, EXAMPLE)
     out.add_argument("--config", required=True, metavar="FILE[:ARG]", help="Python file with get_config()")
     out.add_argument("--workdir", required=True, help="folder of all steps; run again, it goes on where it stopped")
+    out.add_argument(
+        "--take_over", action="store_true", help="the pipeline's writer on another machine is gone for good"
+    )
     out.add_argument("--dry_run", action="store_true", help="check everything, show the plan, run nothing")
     return out
 
@@ -36,6 +41,8 @@ def main(argv: Sequence[str]) -> int:
     rows = [(s.name, plan.state(s, args.workdir), f"jaxpt-data {s.command} {' '.join(s.argv)}") for s in steps]
     print(table(["step", "state", "command"], rows))
     if not args.dry_run:
-        plan.run(steps, args.workdir)
+        workdir = Path(args.workdir)
+        with Lock(inside(workdir), workdir).acquire(args.take_over):
+            plan.run(steps, args.workdir)
         print(f"all {len(steps)} steps are done; jaxpt-data inspect {args.workdir} shows what each did")
     return 0

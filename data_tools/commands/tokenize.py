@@ -7,15 +7,19 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from data_tools import storage
+from data_tools import made, storage
+from data_tools.outputs import check_outputs
 from data_tools.readers import Problem, Progress, read
 from data_tools.records import FileShard, open_shards
+from data_tools.rows import tell_quarantine
 from data_tools.writers import LinesWriter
 from jaxpt import tokenizers
 from jaxpt.data.tokenize import encoded
 from jaxpt.data.tokenized import FORMAT, NOTE, TokenizedWriter
 from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
+from jaxpt.files.digests import canonical_digest
+from jaxpt.files.partial import sha256
 from jaxpt.terminal import progress, table
 
 HELP = "encode text once; pack then makes rows of any length of it"
@@ -43,6 +47,7 @@ def main(argv: Sequence[str]) -> int:
     args = parser().parse_args(list(argv))
     if storage.is_remote(args.output):
         raise JaxptError(f"--output={args.output} must be a local folder: pack reads it at random")
+    check_outputs({"--input": args.input}, {"--output": args.output})
     tokenizer = tokenizers.load(args.tokenizer)
     fields = [f.strip() for f in args.keep.split(",") if f.strip()]
     facts = {
@@ -56,8 +61,12 @@ def main(argv: Sequence[str]) -> int:
         "fields": fields,
     }
     shards = open_shards(args.input, args.text_field)
+    with made.writing(args.output, "tokenize"):
+        return _tokenize(shards, Path(args.output), tokenizer, facts)
+
+
+def _tokenize(shards: list[FileShard], out: Path, tokenizer: Any, facts: dict[str, Any]) -> int:
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    out = Path(args.output)
     made = []
     with progress(sum(s.size for s in shards), "tokenize", "B", scale=True) as bar:
         for shard in shards:
@@ -66,11 +75,14 @@ def main(argv: Sequence[str]) -> int:
             if found.get("input") != shard.fingerprint or found.get("key") != key:
                 found = _one_shard(shard, out, tokenizer, facts, bar)
                 storage.write_json(note, {**found, "input": shard.fingerprint, "key": key})
-            made.append({k: found[k] for k in ("name", "documents", "tokens", "quarantined", "sources")})
+            names = ("name", "sha256", "documents", "tokens", "quarantined", "sources")
+            made.append({k: found[k] for k in names if k in found})
             bar.update(sum(s.size for s in shards[: len(made)]) - bar.n)
     tokenizer.save(out / "tokenizer")
-    storage.write_json(out / NOTE, {**facts, "shards": made})
+    note = {**facts, "shards": made}
+    storage.write_json(out / NOTE, {**note, "digest": canonical_digest(note)})
     print(table(["shard", "documents", "tokens"], [(m["name"], m["documents"], m["tokens"]) for m in made]))
+    tell_quarantine([{**m, "rows": m["documents"]} for m in made], out, facts["text_field"])
     return 0
 
 
@@ -78,9 +90,8 @@ def _one_shard(shard: FileShard, out: Path, tokenizer: Any, facts: dict[str, Any
     position, sources, quarantined, before = Progress(), {}, 0, bar.n
     with ExitStack() as stack:
         name = f"{shard.name}.parquet"
-        writer = TokenizedWriter(
-            stack.enter_context(storage.new_file(out / name)), facts["vocab_size"], facts["fields"]
-        )
+        file = stack.enter_context(storage.new_file(out / name))
+        writer = TokenizedWriter(file, facts["vocab_size"], facts["fields"])
         problems = stack.enter_context(storage.new_file(out / "quarantine" / f"{shard.name}.jsonl"))
         quarantine = LinesWriter(problems, problems.name)
 
@@ -104,7 +115,8 @@ def _one_shard(shard: FileShard, out: Path, tokenizer: Any, facts: dict[str, Any
                 entry[i] += n
             bar.update(max(before + position.bytes - bar.n, 0))
         writer.close()
+        digest = sha256(file)
         quarantine.close()
     counts = {s: dict(zip(("documents", "tokens", "bytes"), e)) for s, e in sources.items()}
     total = {k: sum(c[k] for c in counts.values()) for k in ("documents", "tokens")}
-    return {"name": name, **total, "quarantined": quarantined, "sources": counts}
+    return {"name": name, "sha256": digest, **total, "quarantined": quarantined, "sources": counts}

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from data_tools.dedup import verify
 from data_tools.dedup.store import Layout, Store, candidate_tokens
 from data_tools.dedup.units import ROW_BITS, Shard
+from data_tools.workers import end_with_parent
 from jaxpt.errors import JaxptError
 from jaxpt.terminal import progress
 
@@ -83,7 +84,7 @@ def _each(jobs: Sequence[tuple], function: Callable, workers: int, what: str) ->
                 out.append(function(*job))
                 bar.update()
             return out
-        with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(min(workers, len(jobs)), get_context("spawn"), end_with_parent) as pool:
             futures = [pool.submit(function, *job) for job in jobs]
             for future in futures:
                 future.add_done_callback(lambda _: bar.update())

@@ -24,6 +24,7 @@ from data_tools.dedup import minhash
 from data_tools.dedup import shingles as sh
 from data_tools.dedup.units import ROW_BITS, UNITS, Choice, Shard, exact_hash, order_key
 from jaxpt.errors import JaxptError, nearest
+from jaxpt.files.lock import NAME
 
 BATCH_CHARS = 4 << 20  # texts are hashed in batches of about this many characters
 PLACE = {
@@ -80,6 +81,7 @@ class Store:
         """
         self.path, self.layout = Path(path), layout
         layout.check()
+        self._check_folder()
         for name in ("units", "bands", "signatures", "shards", "dropped"):
             (self.path / name).mkdir(parents=True, exist_ok=True)
         note = self.path / "store.json"
@@ -94,6 +96,16 @@ class Store:
         else:
             self.shards = []
             self._save()
+
+    def _check_folder(self) -> None:
+        """Refuses a folder that holds other things than a store."""
+        known = ("units", "bands", "signatures", "shards", "dropped", NAME)
+        if self.path.is_dir() and not (self.path / "store.json").is_file():
+            other = [p.name for p in sorted(self.path.iterdir()) if p.name not in known or any(p.glob("*"))]
+            if other:
+                raise JaxptError(
+                    f"{self.path} holds files and is no store ({', '.join(other[:3])}); use another --store"
+                )
 
     def _save(self) -> None:
         write_json(self.path / "store.json", {"layout": {"format": 1, **asdict(self.layout)}, "shards": self.shards})

@@ -1,6 +1,10 @@
-"""A digest of every (leaf, layer) that does not depend on the mesh: storage that flips a bit is found out."""
+"""A digest of every (leaf, layer) that does not depend on the mesh: storage that flips a bit is found out.
+
+The same pass over memory says which layers hold NaN or an infinity.
+"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -13,12 +17,20 @@ from jaxpt.models.specs import flatten
 _SEEDS = (0x9E3779B9, 0x7F4A7C15)  # two independent 32-bit sums
 
 
-def digest(params: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Returns 16 hex digits per layer of each leaf (one entry for a leaf that is not stacked).
+@dataclass(frozen=True)
+class Scan:
+    """What one pass over a tree of arrays says about each (leaf, layer)."""
 
-    Sums modulo 2^32 of a bijective mix of each entry's bits and position (the finaliser of MurmurHash3): sums of
-    integers are the same in every order, so shards add up to the same digest on any mesh, and a change of one entry
-    always changes it.
+    digests: dict[str, list[str]]  # path -> 16 hex digits per layer, one entry for a leaf that is not stacked
+    not_finite: list[str]  # "blocks/dense/q, layer 1" for each layer that holds NaN or an infinity
+
+
+def scan(params: Mapping[str, Any]) -> Scan:
+    """Returns digests and whether all values are finite, computed in one pass.
+
+    A digest is sums modulo 2^32 of a bijective mix of each entry's bits and position (the finaliser of MurmurHash3):
+    sums of integers are the same in every order, so shards add up to the same digest on any mesh, and a change of one
+    entry always changes it.
 
     Args:
         params: nested dict of arrays, on one device, on a mesh or on the host; leaves under `blocks` are stacked along
@@ -31,7 +43,14 @@ def digest(params: Mapping[str, Any]) -> dict[str, list[str]]:
         sums = jax.device_get(jax.jit(_sums, out_shardings=everywhere)(flat))
     else:
         sums = jax.device_get(_sums(flat))
-    return {path: [f"{a:08x}{b:08x}" for a, b in sums[path].tolist()] for path in flat}
+    digests = {path: [hex_digest(row) for row in sums[path]] for path in flat}
+    bad = [f"{path}, layer {i}" if _stacked(path) else path for path in flat for i in np.flatnonzero(sums[path][:, 2])]
+    return Scan(digests, bad)
+
+
+def digest(params: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Returns the digests of `scan`: 16 hex digits per layer of each leaf."""
+    return scan(params).digests
 
 
 PIECE = 1 << 22  # entries of a host array that are digested at a time
@@ -69,21 +88,28 @@ def _piece(bits: jax.Array, start: jax.Array) -> jax.Array:
 
 @jax.jit
 def _sums(flat: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    return {path: _leaf(leaf, path.startswith("blocks/")) for path, leaf in flat.items()}
+    return {path: _leaf(leaf, _stacked(path)) for path, leaf in flat.items()}
+
+
+def _stacked(path: str) -> bool:
+    return path.startswith("blocks/")
 
 
 def _leaf(leaf: jax.Array, stacked: bool) -> jax.Array:
-    """`[layers, 2]` uint32."""
+    """`[layers, 3]` uint32: the two sums, and whether an entry is NaN or infinite."""
     bits = jax.lax.bitcast_convert_type(leaf, {4: jnp.uint32, 2: jnp.uint16, 1: jnp.uint8}[leaf.dtype.itemsize])
-    bits = bits.astype(jnp.uint32)
+    bits, bad = bits.astype(jnp.uint32), (~jnp.isfinite(leaf)).astype(jnp.uint32)
     if not stacked:
-        bits = bits[None]
+        bits, bad = bits[None], bad[None]
     position = jnp.zeros((), jnp.uint32)
     for dim in range(1, bits.ndim):  # of an entry within its layer
         position = position * jnp.uint32(bits.shape[dim]) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, dim)
     axes = tuple(range(1, bits.ndim))
     mixed = [_mix(bits ^ _mix(position + jnp.uint32(seed))) for seed in _SEEDS]
-    return jnp.stack([jnp.sum(m, axis=axes, dtype=jnp.uint32) for m in mixed], axis=-1)
+    zeros = (jnp.uint32(0),) * 3
+    # one reduction of three operands reads the memory once; three of one operand read it three times on a CPU
+    sums = jax.lax.reduce((*mixed, bad), zeros, lambda a, b: (a[0] + b[0], a[1] + b[1], a[2] | b[2]), axes)
+    return jnp.stack(sums, axis=-1)
 
 
 def _mix(x: jax.Array) -> jax.Array:

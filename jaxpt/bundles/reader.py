@@ -1,7 +1,8 @@
 """Reading a bundle: config and lineage at once, parameters one slice at a time or straight onto a mesh."""
 
-import json
-from collections.abc import Mapping
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,14 @@ import jax
 import numpy as np
 
 from jaxpt.bundles import store
-from jaxpt.bundles.digest import slice_digest
+from jaxpt.bundles.digest import digest, slice_digest
 from jaxpt.errors import JaxptError
+from jaxpt.files import digests as small_files
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.model import Model
 from jaxpt.models.specs import flatten, param_specs, unflatten
+
+WAY_OUT = "restore it from a copy, or write the bundle again"
 
 
 class Bundle:
@@ -27,15 +31,18 @@ class Bundle:
         self.digests: dict[str, list[str]] = facts["digests"]
         self.tokenizer_fingerprint: str | None = facts["tokenizer_fingerprint"]
         self.specs = flatten(param_specs(self.config))
+        if not self.digests.keys() == self.dtypes.keys() == self.specs.keys():
+            raise KeyError("its parameters are not those of its config")
+        self._checked = "format" in facts
         self._open: dict[str, Any] = {}
 
     def tokenizer(self) -> Any:
         """Returns the bundle's tokenizer, None where it has none.
 
         Raises:
-            JaxptError: it is not the one the bundle was written with.
+            JaxptError: it is damaged, or not the one the bundle was written with.
         """
-        if not (self.path / "tokenizer").is_dir():
+        if self.tokenizer_fingerprint is None and not (self.path / "tokenizer").is_dir():
             return None
         from jaxpt import tokenizers
 
@@ -49,20 +56,48 @@ class Bundle:
     def read(self, leaf: str, layer: int | None = None, index: Any = ...) -> np.ndarray:
         """Returns a leaf, one layer of it, or the part of either that `index` (slices) cuts out, in its stored dtype.
 
+        A chunk carries a checksum; whole layers are also compared with the digest taken when they were written.
+
         Raises:
-            JaxptError: no such leaf, or damaged data (each chunk carries a checksum).
+            JaxptError: no such leaf, or damaged data.
         """
+        value = self._part(leaf, layer, index)
+        if index is ... and self.specs[leaf].stacked and layer is None:
+            self._compare(leaf, [slice_digest(part) for part in value])
+        elif index is ...:
+            self._compare(leaf, [slice_digest(value)], layer)
+        return value
+
+    def _part(self, leaf: str, layer: int | None, index: Any) -> np.ndarray:
         if leaf not in self.specs:
             raise JaxptError(f"{self.path}: {leaf} is no parameter of this model")
         try:
             if leaf not in self._open:
-                self._open[leaf] = store.open_array(self.path / "params" / leaf)
+                self._open[leaf] = self._array(leaf)
             array = self._open[leaf]
             return store.read(array if layer is None else array[layer], index)
-        except ValueError as e:
-            raise JaxptError(
-                f"{self.path / 'params' / leaf} is damaged or incomplete ({str(e)[:120]}); write it again"
-            ) from e
+        except JaxptError:
+            raise
+        except (ValueError, OSError, NotImplementedError) as e:
+            where, reason = self.path / "params" / leaf, " ".join(str(e).split())[:120]
+            raise JaxptError(f"{where} is damaged or incomplete ({reason}); write it again") from e
+
+    def _array(self, leaf: str) -> Any:
+        if self._checked:
+            small_files.read_file(self.path, store.metadata_file(leaf), WAY_OUT)
+        array = store.open_array(self.path / "params" / leaf)
+        have, want = (array.shape, array.dtype.name), (self.specs[leaf].shape, self.dtypes[leaf])
+        if have != want:
+            raise ValueError(f"it holds {have[1]} {have[0]}, the model's is {want[1]} {want[0]}")
+        return array
+
+    def _compare(self, leaf: str, digests: Sequence[str], layer: int | None = None) -> None:
+        written = self.digests[leaf] if layer is None else self.digests[leaf][layer : layer + 1]
+        for i, (have, want) in enumerate(itertools.zip_longest(digests, written), layer or 0):
+            if have != want:
+                raise JaxptError(
+                    f"{self.path / 'params' / leaf}, layer {i}: its values are not what was written; write it again"
+                )
 
     def params(self, dtype: str | None = None, shardings: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Returns all parameters.
@@ -75,13 +110,13 @@ class Bundle:
         where = flatten(shardings) if shardings is not None else {}
 
         def one(leaf: str) -> Any:
-            def part(index: Any) -> np.ndarray:
-                value = self.read(leaf, index=index)
-                return value if dtype is None else value.astype(dtype)
-
             if leaf not in where:
-                return part(...)
-            return jax.make_array_from_callback(self.specs[leaf].shape, where[leaf], part)
+                value = self.read(leaf)
+            else:
+                part = functools.partial(self._part, leaf, None)
+                value = jax.make_array_from_callback(self.specs[leaf].shape, where[leaf], part)
+                self._compare(leaf, digest(unflatten({leaf: value}))[leaf])
+            return value if dtype is None else value.astype(dtype)
 
         return unflatten({leaf: one(leaf) for leaf in self.specs})
 
@@ -95,30 +130,29 @@ class Bundle:
         Raises:
             JaxptError: one differs.
         """
-        for leaf, digests in self.digests.items():
-            for i, want in enumerate(digests):
-                if slice_digest(self.read(leaf, i if self.specs[leaf].stacked else None)) != want:
-                    raise JaxptError(f"{self.path / 'params' / leaf}, layer {i}: not what was written; write it again")
+        for leaf, spec in self.specs.items():
+            for layer in range(spec.shape[0]) if spec.stacked else [None]:
+                self.read(leaf, layer)
 
 
 def open_bundle(path: str | Path) -> Bundle:
     """Opens a bundle.
 
     Raises:
-        JaxptError: nothing there, not whole (no lineage.json), or a broken file.
+        JaxptError: nothing there, not whole (no lineage.json), damaged, or of a later format.
     """
     path = Path(path)
     if not path.is_dir():
         raise JaxptError(f"bundle {path} does not exist")
-    parts = {}
-    for name in ("lineage", "model"):
-        file = path / f"{name}.json"
-        if not file.is_file():
-            raise JaxptError(f"{path} is no bundle: it has no {name}.json")
-        try:
-            parts[name] = json.loads(file.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as e:
-            raise JaxptError(f"{file} is broken ({e}); write the bundle again") from e
-    if "digests" not in parts["model"]:
+    for name in ("lineage.json", "model.json"):
+        if not (path / name).is_file():
+            raise JaxptError(f"{path} is no bundle: it has no {name}")
+    facts = small_files.read_json(path, "model.json", dict, WAY_OUT)
+    if facts.get("format", 1) not in (1, small_files.MODEL_FORMAT):
+        raise JaxptError(f"{path / 'model.json'}: format {facts['format']} is not read by this jaxpt; write it again")
+    if "digests" not in facts:
         raise JaxptError(f"{path} is no bundle: its model.json lists no parameters (a run directory?)")
-    return Bundle(path, parts["model"], parts["lineage"])
+    try:
+        return Bundle(path, facts, small_files.read_json(path, "lineage.json", list, WAY_OUT))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise JaxptError(f"{path / 'model.json'} is broken ({error!r}); {WAY_OUT}") from error

@@ -32,6 +32,11 @@ def chunk_shape(spec: ParamSpec, itemsize: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
+def metadata_file(leaf: str) -> str:
+    """Returns the name, within a bundle, of the file that says how a parameter's chunks are to be read."""
+    return f"params/{leaf}/zarr.json"
+
+
 def create(folder: Path, spec: ParamSpec, dtype: str) -> Any:
     """Makes an empty array for a parameter; every chunk carries a CRC32C, so that a flipped bit fails the read."""
     metadata = {

@@ -12,6 +12,7 @@ import numpy as np
 from jaxpt.bundles import store
 from jaxpt.bundles.digest import hex_digest, slice_sums
 from jaxpt.errors import JaxptError
+from jaxpt.files.digests import MODEL_FORMAT, write_digests
 from jaxpt.files.partial import partial_directory, storage_error
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.model import Model
@@ -96,7 +97,7 @@ class BundleWriter:
         self._written[leaf][place] = True
 
     def finish(self, tokenizer: Any = None, lineage: Sequence[Mapping[str, Any]] = ()) -> Path:
-        """Writes model.json, the tokenizer and, last, lineage.json; gives the bundle its name.
+        """Writes model.json, the tokenizer, lineage.json and the digests of all these; gives the bundle its name.
 
         Raises:
             JaxptError: a slice was never written.
@@ -105,6 +106,7 @@ class BundleWriter:
         if missing:
             raise JaxptError(f"{self.path}: not written: {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}")
         model = {
+            "format": MODEL_FORMAT,
             "config": self.config.to_dict(),
             "tokenizer_fingerprint": None if tokenizer is None else tokenizer.fingerprint,
             "dtypes": self.dtypes,
@@ -115,10 +117,16 @@ class BundleWriter:
             if tokenizer is not None:
                 tokenizer.save(self._partial / "tokenizer")
             _write_json(self._partial / "lineage.json", list(lineage))
+            write_digests(self._partial, self._small_files())
             self._partial.rename(self.path)
         except OSError as e:
             raise storage_error(self.path, e) from e
         return self.path
+
+    def _small_files(self) -> list[str]:
+        """All files but the chunks, which carry checksums of their own."""
+        tokenizer = [f"tokenizer/{file.name}" for file in (self._partial / "tokenizer").glob("*")]
+        return ["model.json", "lineage.json", *tokenizer, *(store.metadata_file(leaf) for leaf in self._specs)]
 
 
 def save_bundle(model: Model, path: str | Path) -> Path:

@@ -20,7 +20,9 @@ from jaxpt.models.config import ModelConfig
 from jaxpt.models.specs import flatten, param_specs
 from jaxpt.sharding import MESH_AXES, partition_specs
 from jaxpt.terminal import table
-from jaxpt.training.checkpoints import finished_steps, read_model, read_run
+from jaxpt.training.checkpoints import finished_steps, model_of, read_run
+from jaxpt.training.newest import read_checkpoint
+from jaxpt.training.run_directory import read_lineage
 from jaxpt.training.starting_point import ledger_of
 
 HELP = "show a bundle, run, checkpoint, Hugging Face directory or packed source"
@@ -50,28 +52,27 @@ def main(argv: Sequence[str]) -> int:
         return 0
     kind = api.kind_of(path)
     print(f"{path}: {kind.replace('_', ' ')}\n")
-    config, dtypes, lineage = _facts(path, kind)
+    config, dtypes, lineage, rest = _facts(path, kind)
     print(_config(config), "\n")
     print(parameters(config, dtypes, args.mesh), "\n")
     print(_lineage(lineage))
-    if kind == "bundle":
-        print(f"\n{_ledger(ledger_of(lineage).to_json())}")
-    if kind in ("run", "checkpoint"):
-        print(_run(path if kind == "run" else path.parents[1], _step(path, kind)))
+    print(rest, end="")
     return 0
 
 
-def _facts(path: Path, kind: str) -> tuple[ModelConfig, Mapping[str, str], Sequence[Mapping[str, Any]]]:
-    """Config, stored dtype of each leaf, lineage; reads no parameter."""
+def _facts(path: Path, kind: str) -> tuple[ModelConfig, Mapping[str, str], Sequence[Mapping[str, Any]], str]:
+    """Config, stored dtype of each leaf, lineage, and what else is shown; reads no parameter."""
     if kind == "bundle":
         bundle = open_bundle(path)
-        return bundle.config, bundle.dtypes, bundle.lineage
+        ledger = _ledger(ledger_of(bundle.lineage).to_json())
+        return bundle.config, bundle.dtypes, bundle.lineage, f"\n{ledger}\n"
     if kind == "hugging_face":
         from jaxpt import interop
 
-        return interop.read_hf_config(path), {}, []
-    run = path if kind == "run" else path.parents[1]
-    return read_model(run, _step(path, kind)), {}, json.loads((run / "lineage.json").read_text(encoding="utf-8"))
+        return interop.read_hf_config(path), {}, [], ""
+    run, step = (path, None) if kind == "run" else (path.parents[1], int(path.name))
+    facts = read_checkpoint(run, step, lambda step: read_run(run, step))
+    return model_of(facts), {}, read_lineage(run), f"{_run(run, facts)}\n"
 
 
 def _config(config: ModelConfig) -> str:
@@ -133,21 +134,9 @@ def _lineage(lineage: Sequence[Mapping[str, Any]]) -> str:
     return table(["lineage", "what", "tokens", ""], rows)
 
 
-def _step(path: Path, kind: str) -> int:
-    """The checkpoint that is shown of a run: the one named, or the newest."""
-    run, wanted = (path, None) if kind == "run" else (path.parents[1], int(path.name))
-    steps = finished_steps(run)
-    if not steps or wanted not in (None, *steps):
-        raise JaxptError(
-            f"{run} has no finished checkpoint{'' if wanted is None else f' {wanted}'}; it has {steps or 'none'}"
-        )
-    return steps[-1] if wanted is None else wanted
-
-
-def _run(run: Path, step: int) -> str:
-    facts = read_run(run, step)
+def _run(run: Path, facts: Mapping[str, Any]) -> str:
     steps = ", ".join(map(str, finished_steps(run)))
-    lines = [f"\ncheckpoints: {steps}; shown: {step}, {facts['tokens']:,} tokens\n"]
+    lines = [f"\ncheckpoints: {steps}; shown: {facts['step']}, {facts['tokens']:,} tokens\n"]
     return "\n".join(
         [*lines, _schedule(ScheduleLog.from_json(facts["schedule_log"])), _ledger(facts.get("ledger", []))]
     )

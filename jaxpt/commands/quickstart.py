@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_tools import standard_library
-from jaxpt import tokenizers
+from jaxpt import api, tokenizers
 from jaxpt.commands import train as training
 from jaxpt.config import RunConfig
 from jaxpt.config_file import load
 from jaxpt.data.build import Packing, build
 from jaxpt.dispatch import Parser
+from jaxpt.errors import JaxptError
 from jaxpt.evaluation.generation import Sampling, generate
-from jaxpt.models.config import ModelConfig
+from jaxpt.files.lock import Lock, inside
 from jaxpt.reporting import write_report
 from jaxpt.terminal import progress, table
-from jaxpt.training.checkpoints import finished_steps, read_params
 from jaxpt.training.metrics import read
 
 HELP = "prepare real text, train a small model on it, evaluate it, sample from it, write a report"
@@ -48,7 +48,8 @@ def main(argv: Sequence[str]) -> int:
     workdir = Path(args.workdir)
     config = load(RunConfig, f"{CONFIG}:{workdir / 'data'}", overrides)
     began = time.monotonic()
-    prepare(workdir / "data", config.model.vocab_size, config.stages[0].sequence_length)
+    with Lock(inside(workdir / "data"), workdir / "data").acquire():
+        prepare(workdir / "data", config.model.vocab_size, config.stages[0].sequence_length)
     code = training.train(config, workdir / "run")
     if code:
         return code
@@ -63,6 +64,9 @@ def prepare(folder: Path, vocab_size: int, sequence_length: int) -> None:
     """Writes the text, trains the tokenizer and packs the sources, as far as they are not there."""
     text = folder / "text"
     if not (text / "done").is_file():
+        made = {f"{name}.{part}.jsonl" for name in SOURCES for part in ("train", "held_out")}
+        if text.is_dir() and {p.name for p in text.iterdir() if not p.name.startswith(".")} - made:
+            raise JaxptError(f"{text} holds files of another kind; give another --workdir, or move them away")
         sizes = standard_library.write(text)
         print(f"text: {sum(sizes.values()) / 1e6:.1f} MB of the standard library's code and prose, and of arithmetic")
         (text / "done").touch()
@@ -116,12 +120,12 @@ def results(workdir: Path) -> str:
 
 def samples(run: Path, config: RunConfig, tokens: int = 80) -> str:
     """Returns text that the trained model continues, a prompt per source."""
-    model = ModelConfig.from_dict(json.loads((run / "model.json").read_text(encoding="utf-8"))["config"])
-    params = read_params(run, finished_steps(run)[-1], model)
-    tokenizer = tokenizers.load(run / "tokenizer")
+    model = api.load(run)
+    tokenizer = model.tokenizer
     prompts = [tokenizer.encode(text, bos=True) for text in PROMPTS.values()]
     stop = [tokenizer.eos_id]
-    new = generate(model, params, prompts, tokens, sampling=Sampling(0.7, top_p=0.9), seed=config.seed, stop_ids=stop)
+    how = {"sampling": Sampling(0.7, top_p=0.9), "seed": config.seed, "stop_ids": stop}
+    new = generate(model.config, model.params, prompts, tokens, **how)
     parts = []
     for (name, prompt), ids in zip(PROMPTS.items(), new):
         parts.append(f"\n--- {name} ---\n{prompt}{tokenizer.decode([i for i in ids if i != tokenizer.eos_id])}")

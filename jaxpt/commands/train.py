@@ -1,6 +1,5 @@
 """`jaxpt train`: joins config, data, model and loop, and runs them in a directory that can be resumed."""
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,20 @@ from jaxpt.config import RunConfig
 from jaxpt.config_file import load
 from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
+from jaxpt.files.lock import Lock, inside
 from jaxpt.measures import Measures
-from jaxpt.sharding import join
+from jaxpt.sharding import join, on_first_process
 from jaxpt.training import loop, run_directory
-from jaxpt.training.feed import make_feed
+from jaxpt.training.checkpoints import finished_steps
+from jaxpt.training.feed import Feeds
+from jaxpt.training.history import newest_saved, read_legs
 from jaxpt.training.interrupt import EXIT_PREEMPTED
+from jaxpt.training.newest import while_pruned
 from jaxpt.training.overview import overview
-from jaxpt.training.plan import Plan, check_disk, make_plan
+from jaxpt.training.plan import Plan, check_disk, continued, make_plan
+from jaxpt.training.restoring import check_step
 from jaxpt.training.sources import open_sources
-from jaxpt.training.starting_point import StartingPoint, open_start
+from jaxpt.training.starting_point import StartingPoint, as_begun, open_start
 
 HELP = "train a model: stages of a mixture, checkpoints, metrics; run again to resume"
 
@@ -30,7 +34,9 @@ example:
   jaxpt train --config=configs/tiny.py --workdir=runs/a --config.stages[0].duration="2M tokens"
 
 Any key of the config may be set with --config.key=value. Started again in the same workdir, the run goes on from its
-newest whole checkpoint. Exit codes: 0 finished, {EXIT_PREEMPTED} saved after SIGTERM (start again), 1 an error.
+newest whole checkpoint; --from_step=N goes back to an earlier one, for instance with a lower learning rate after the
+loss rose (values that are not finite are never saved). Exit codes: 0 finished, {EXIT_PREEMPTED} saved after SIGTERM
+(start again), 1 an error.
 """
 
 
@@ -44,6 +50,13 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--processes", type=int, help="several hosts: how many")
     parser.add_argument("--process_id", type=int, help="several hosts: which one this is")
+    parser.add_argument(
+        "--from_step",
+        type=int,
+        metavar="N",
+        help="go on from checkpoint N of the workdir; later ones are set aside as STEP.set-aside, not removed",
+    )
+    parser.add_argument("--take_over", action="store_true", help="the run's writer on another machine is gone for good")
     args, overrides = parser.parse_overrides(argv)
     if "://" in args.workdir:
         raise JaxptError(
@@ -52,44 +65,102 @@ def main(argv: Sequence[str]) -> int:
         )
     config = load(RunConfig, args.config, overrides)
     join(args.coordinator, args.processes, args.process_id)
-    return train(config, Path(args.workdir))
+    return train(config, Path(args.workdir), from_step=args.from_step, take_over=args.take_over)
 
 
-def train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None = None) -> int:
+def train(
+    config: RunConfig,
+    workdir: Path,
+    hooks: loop.Hooks | None = None,
+    from_step: int | None = None,
+    take_over: bool = False,
+) -> int:
     """Trains `config` in `workdir`; returns the exit code.
 
     Args:
         config: a checked config.
         workdir: new, or that of a run to go on with.
         hooks: evaluations of a stage's model; None: what `config.evaluation` names.
+        from_step: the checkpoint to go on from; None: the newest whole one.
+        take_over: a writer on another machine, whose lock this run finds, is gone for good.
 
     Raises:
         JaxptError: a mistake in the config, the data or the directory; before step one where it can be known by then.
     """
-    plan, start, tokenizer = open_plan(config)
+    if from_step is not None:
+        check_step(workdir / "checkpoints", finished_steps(workdir), from_step)
+    return while_pruned(lambda: _train(config, workdir, hooks, from_step, take_over))
+
+
+def _train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None, from_step: int | None, take_over: bool) -> int:
+    saved = newest_saved(workdir, from_step)
+    plan, start, tokenizer = open_plan(config, workdir, saved)
     loop.make_program(plan)  # so that a mistake in mesh, optimizer or batch size is told before anything is written
-    first = jax.process_index() == 0
-    if first:
+    tell = print if jax.process_index() == 0 else (lambda line: None)
+    feeds = Feeds(start.ledger if start else [], tell)
+    if saved or not finished_steps(workdir):
+        feeds.check(continued(plan, saved) if saved else plan, saved)
+    lock = Lock(inside(workdir), workdir)
+
+    def open_workdir() -> None:
+        lock.acquire(take_over)
         for line in run_directory.prepare(workdir, config, plan.model, tokenizer, start.lineage if start else []):
             print(line)
         check_disk(workdir, plan.model, 2, config.checkpoint.keep)
-    tell = print if first else (lambda line: None)
-    tell(f"{plan.model.param_count():,} parameters, {plan.steps:,} steps, {config.tokens_at(plan.steps):,} tokens")
+
+    with lock:
+        on_first_process(open_workdir)
+        _introduce(plan, start)
+        measures = Measures(config, tokenizer, workdir)
+        return loop.train(
+            plan,
+            workdir,
+            feeds,
+            start.state if start else None,
+            hooks or measures.hooks,
+            measures.policy,
+            tell,
+            from_step=from_step,
+            check_writer=lock.check,
+        )
+
+
+def _introduce(plan: Plan, start: StartingPoint | None) -> None:
+    """Prints what is about to be trained, on one host."""
+    if jax.process_index():
+        return
+    print(f"{plan.model.param_count():,} parameters, {plan.steps:,} steps, {plan.tokens_at(plan.steps):,} tokens")
     if start:
-        tell(f"starting from {start.found}")
-    tell(overview(plan))
-    feed = functools.partial(make_feed, used=start.ledger if start else [], tell=tell)
-    measures = Measures(config, tokenizer, workdir)
-    state = start.state if start else None
-    return loop.train(plan, workdir, feed, state, hooks or measures.hooks, measures.policy, tell)
+        print(f"starting from {start.found}")
+    print(overview(plan))
 
 
-def open_plan(config: RunConfig) -> tuple[Plan, StartingPoint | None, Any]:
-    """Opens what the config names and checks it: the plan, where it starts from if it does, and the tokenizer."""
-    start = open_start(config.init_from, config.stages[0].load) if config.init_from else None
+def open_plan(
+    config: RunConfig, workdir: Path | None = None, saved: dict[str, Any] | None = None
+) -> tuple[Plan, StartingPoint | None, Any]:
+    """Opens what the config names and checks it: the plan, where it starts from if it does, and the tokenizer.
+
+    A run in `workdir` that has checkpoints goes on from where it began, whatever stands there now; `saved` is the `run`
+    item of the checkpoint that it goes on from.
+    """
+    past = read_legs(saved, config.stages) if saved else ()
+    start = _start(config, workdir) if config.init_from else None
     tokenizer = _tokenizer(config, start.tokenizer_path if start else None)
     sources = open_sources(config, tokenizer)
-    return make_plan(config, sources, start.model if start else None, tokenizer), start, tokenizer
+    return make_plan(config, sources, start.model if start else None, tokenizer, past), start, tokenizer
+
+
+def _start(config: RunConfig, workdir: Path | None) -> StartingPoint:
+    damage = None
+    if workdir is not None and finished_steps(workdir):
+        try:
+            return as_begun(workdir)
+        except JaxptError as error:
+            damage = error
+    try:
+        return open_start(config.init_from, config.stages[0].load)  # what it gives may restore what is damaged
+    except JaxptError as error:
+        raise damage or error from None
 
 
 def _tokenizer(config: RunConfig, of_start: Path | None) -> Any:

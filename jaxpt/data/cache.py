@@ -1,17 +1,15 @@
 """Sources given as text: tokenized and packed on first use, found again by content on every later one."""
 
-import contextlib
-import fcntl
 import hashlib
 import json
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxpt.data.build import Packing, build
 from jaxpt.data.origins import Origin, open_origin
 from jaxpt.data.packed import FORMAT, PackedSource
+from jaxpt.files.lock import Lock, beside
 from jaxpt.terminal import progress
 
 
@@ -22,7 +20,7 @@ def packed_on_first_use(
 
     The cache's key is the content of the inputs in their order, the tokenizer's fingerprint, the sequence length and
     the packing options: text that moved is found again, text that changed is packed anew. Processes that need the same
-    source at once wait for the one that packs; one that is killed leaves nothing that is taken for a source.
+    source at once wait for the one that packs, and say so; a killed one leaves nothing that is taken for a source.
 
     Args:
         path: what `open_origin` takes.
@@ -46,15 +44,13 @@ def packed_on_first_use(
     ]
     place = cache / hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
     if not place.exists():
-        with _locked(cache / f".{place.name}.lock"):
+        with Lock(beside(place), what).wait():
             if not place.exists():
                 _pack(origin, place, sequence_length, packing, tokenizer, what)
     return PackedSource.open(place)
 
 
 def _pack(origin: Origin, place: Path, length: int, packing: Packing, tokenizer: Any, what: str) -> None:
-    for left in place.parent.glob(f".{place.name}.partial-*"):  # of a process that was killed: we hold its lock
-        shutil.rmtree(left)
     with progress(origin.size, f"pack {what}", origin.unit, scale=True) as bar:
 
         def report(documents: int, tokens: int) -> None:
@@ -63,11 +59,3 @@ def _pack(origin: Origin, place: Path, length: int, packing: Packing, tokenizer:
         source = build(origin, place, tokenizer, length, packing, report=report)
         bar.update(origin.size - bar.n)
         bar.set_postfix(tokens=f"{source.tokens:,}", rows=f"{source.rows:,}")
-
-
-@contextlib.contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    """Holds a lock that the system lets go when the process ends, however it ends."""
-    with file.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

@@ -10,6 +10,8 @@ from typing import Any
 
 import fsspec
 
+from jaxpt.files.digests import canonical_digest
+
 BLOCK = 2**22
 SETTLED = 2.0  # seconds: a file changed later than this before it was hashed may change again unseen
 
@@ -38,9 +40,15 @@ def content_fingerprint(files: Sequence[str], memo: Path) -> str:
 def _read(memo: Path) -> dict[str, Any]:
     """What is remembered; a broken memo is forgotten, it only saves time."""
     try:
-        return json.loads(memo.read_text())
-    except (OSError, ValueError):
+        values = json.loads(memo.read_text())
+        return {f: e for f, e in values.items() if e.keys() == {"state", "digest", "check"} and e["check"] == _check(e)}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
+
+
+def _check(entry: dict[str, Any]) -> str:
+    """A digest of an entry, so that one that was damaged is forgotten too."""
+    return canonical_digest([entry["state"], entry["digest"]])[:16]
 
 
 def _digest(file: str, known: dict[str, Any] | None) -> dict[str, Any]:
@@ -53,7 +61,8 @@ def _digest(file: str, known: dict[str, Any] | None) -> dict[str, Any]:
     with fs.open(path, "rb") as stream:
         while block := stream.read(BLOCK):
             digest.update(block)
-    return {"state": state if _state(fs, path) == state else None, "digest": digest.hexdigest()}
+    entry = {"state": state if _state(fs, path) == state else None, "digest": digest.hexdigest()}
+    return {**entry, "check": _check(entry)}
 
 
 def _state(fs: Any, path: str) -> list[Any] | None:

@@ -47,6 +47,7 @@ class Loader:
         repeat: Mapping[str, int] | None = None,
         when_exhausted: Mapping[str, str] | None = None,
         seen_documents: Mapping[str, np.ndarray] | None = None,
+        other_orders: bool = True,
         seed: int = 0,
     ):
         """Prepares the order of every source.
@@ -60,6 +61,7 @@ class Loader:
             repeat: whole epochs per source, default 1.
             when_exhausted: per source, "error" (the default) or "renormalise": its share goes to the others then.
             seen_documents: per source, ids of documents to leave out, `[n, 2]`.
+            other_orders: leave out rows that `used` has in other orders of the same source, see `SourceOrder`.
             seed: decides the skips of stages with `pose`; nothing else.
 
         Raises:
@@ -70,7 +72,7 @@ class Loader:
         _all_different(self.sources)
         if log is not None and log.names != names:
             raise JaxptError(f"the checkpoint's sources are {', '.join(log.names)}, the run's are {', '.join(names)}")
-        self.prior = used or Ledger()
+        self.prior, self._other_orders = used or Ledger(), other_orders
         self._pose = [(s.first_step, s.pose) for s in stages]
         self.steps = stages[-1].first_step + stages[-1].steps
         self.orders = [
@@ -80,6 +82,7 @@ class Loader:
                 repeat=(repeat or {}).get(name, 1),
                 used=self.prior,
                 seen_documents=(seen_documents or {}).get(name),
+                other_orders=other_orders,
                 name=name,
             )
             for name, source in self.sources.items()
@@ -215,6 +218,7 @@ class Loader:
             "schedule_log": log.to_json(),
             "ledger": self.ledger(step).to_json(),
             "prior_ledger": self.prior.to_json(),
+            "other_orders": self._other_orders,
             "fingerprints": {n: s.fingerprint for n, s in self.sources.items()},
         }
 

@@ -2,7 +2,7 @@
 
 import bisect
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from jaxpt.errors import JaxptError
@@ -45,6 +45,25 @@ class ScheduleLog:
     def copy(self) -> "ScheduleLog":
         """Returns a log that can grow on its own."""
         return ScheduleLog(self.names, self.anchors, self.entries)
+
+    def arranged(self, names: Sequence[str]) -> "ScheduleLog":
+        """Returns the log with its sources in the order of `names`: those that are new in it were never taken.
+
+        Raises:
+            JaxptError: a source is missing of which rows were wanted or taken.
+        """
+        for i, name in enumerate(self.names):
+            if name not in names and any(a.weights[i] or a.consumed[i] for a in self.anchors):
+                raise JaxptError(
+                    f"the checkpoint's sources are {', '.join(self.names)}, the run's are {', '.join(names)}"
+                )
+        columns = [self.names.index(n) if n in self.names else None for n in names]
+
+        def row(values: Sequence[int]) -> tuple[int, ...]:
+            return tuple(0 if i is None else values[i] for i in columns)
+
+        anchors = [replace(a, weights=row(a.weights), consumed=row(a.consumed)) for a in self.anchors]
+        return ScheduleLog(names, anchors, [replace(e, weights=row(e.weights)) for e in self.entries])
 
     def at(self, step: int) -> int:
         """Returns the index of the anchor in force at `step`."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxpt.data.ledger import Ledger, Used
 from jaxpt.data.permutation import Permutation
-from jaxpt.data.seen import rows_with
+from jaxpt.data.seen import rows_with, uses_in_other_orders
 from jaxpt.errors import JaxptError
 
 
@@ -31,6 +31,7 @@ class SourceOrder:
         repeat: int = 1,
         used: Ledger | None = None,
         seen_documents: np.ndarray | None = None,
+        other_orders: bool = True,
         name: str = "",
     ):
         """Lists the free ranges of `repeat` epochs.
@@ -41,6 +42,7 @@ class SourceOrder:
             repeat: whole epochs that may be taken.
             used: rows taken by earlier runs.
             seen_documents: ids of documents to leave out, uint64 `[n, 2]`; a row that holds one is left out whole.
+            other_orders: a row that earlier runs took n times in orders of other seeds is left out of as many epochs.
             name: the source's name in the run.
         """
         self.source, self.name, self.repeat = source, name or source.name, repeat
@@ -49,25 +51,33 @@ class SourceOrder:
         free: list[tuple[int, int, int]] = []
         blocked = None if seen_documents is None else rows_with(source, seen_documents)
         self.left_out = 0 if blocked is None else int(blocked.sum())
+        uses = uses_in_other_orders(source, used, self.key) if used and other_orders else None
         for epoch in range(repeat):
             at = 0
             for start, stop in [
                 *(used or Ledger()).ranges(source.fingerprint, self.key, epoch),
                 (source.rows, source.rows),
             ]:
-                free += [(epoch, a, b) for a, b in self._open(epoch, at, start, blocked)]
+                free += [(epoch, a, b) for a, b in self._open(epoch, at, start, blocked, uses)]
                 at = max(at, stop)
         self._epoch = np.array([e for e, _, _ in free], np.int64)
         self._start = np.array([a for _, a, _ in free], np.int64)
         self._offset = np.concatenate([[0], np.cumsum([b - a for _, a, b in free], dtype=np.int64)]).astype(np.int64)
         self.rows = int(self._offset[-1])
 
-    def _open(self, epoch: int, start: int, stop: int, blocked: np.ndarray | None) -> list[tuple[int, int]]:
+    def _open(
+        self, epoch: int, start: int, stop: int, blocked: np.ndarray | None, uses: np.ndarray | None
+    ) -> list[tuple[int, int]]:
+        """The ranges of [start, stop) that may be taken; `uses` counts down what is left out."""
         if stop <= start:
             return []
-        if blocked is None:
+        if blocked is None and uses is None:
             return [(start, stop)]
-        good = ~blocked[self._permute(epoch, np.arange(start, stop))]
+        rows = self._permute(epoch, np.arange(start, stop))
+        good = np.ones(len(rows), bool) if blocked is None else ~blocked[rows]
+        if uses is not None:
+            good &= uses[rows] == 0
+            uses[rows] = np.maximum(uses[rows] - 1, 0)
         edge = np.flatnonzero(np.diff(np.concatenate([[False], good, [False]]).astype(np.int8)))
         return [(start + int(a), start + int(b)) for a, b in zip(edge[::2], edge[1::2])]
 

@@ -70,7 +70,8 @@ def is_text(path: str) -> bool:
         return True
     fs, inner = file_system(path)
     if fs.isdir(inner):
-        return not fs.exists(f"{inner}/source.json") and any(f.endswith(SUFFIXES) for f in fs.find(inner))
+        data = tuple(s for s in SUFFIXES if s != ".json")  # a plain .json may be a note of anything
+        return not fs.exists(f"{inner}/source.json") and any(f.endswith(data) for f in fs.find(inner))
     return path.endswith(SUFFIXES) or fs.exists(inner) or "*" in path
 
 

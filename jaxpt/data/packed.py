@@ -1,10 +1,8 @@
 """A packed source: a directory of fixed-length token rows in which row k is always the same tokens."""
 
-import hashlib
 import json
-import os
-import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,15 @@ from jaxpt.data.packing import Packed
 from jaxpt.data.remote import default_cache, file_digest, file_system, is_remote, local_copy
 from jaxpt.data.shards import Shards
 from jaxpt.errors import JaxptError
-from jaxpt.files.partial import sha256
+from jaxpt.files.digests import canonical_digest, report_without_digests
+from jaxpt.files.partial import partial_directory, sha256
 
 FORMAT = 1
+DIGEST = "fingerprint"  # in source.json: the digest of all that it says besides, which is what names the content
+FACTS = {
+    "format", "sequence_length", "dtype", "rows", "tokens", "documents", "vocab_size", "tokenizer_fingerprint",
+    "options", "files",
+}  # fmt: skip
 COLUMNS = ("row_fill", "row_segments", "segment_document", "document_id", "document_tokens")
 
 
@@ -39,14 +43,11 @@ class PackedWriter:
                 f"{path}: sources are packed on this machine; give a directory, and copy it there as it is"
             )
         self.path = Path(path)
-        if self.path.exists():
-            raise JaxptError(f"{self.path} exists; remove it or choose another --output")
         self.sequence_length, self.vocab_size = sequence_length, vocab_size
         self.dtype = records.token_dtype(vocab_size)
         self._rows_per_shard = rows_per_shard
-        self._partial = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
-        shutil.rmtree(self._partial, ignore_errors=True)
-        self._partial.mkdir(parents=True)
+        self._open = ExitStack()
+        self._partial = self._open.enter_context(partial_directory(self.path))
         self._writer: ArrayRecordWriter | None = None
         self._in_shard: list[int] = []
         self._fill: list[int] = []
@@ -56,11 +57,11 @@ class PackedWriter:
     def __enter__(self) -> "PackedWriter":
         return self
 
-    def __exit__(self, kind: Any, *_: Any) -> None:
+    def __exit__(self, *_: Any) -> None:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-        shutil.rmtree(self._partial, ignore_errors=True)
+        self._open.close()
 
     def write(self, packed: Packed) -> None:
         """Appends one row.
@@ -139,6 +140,7 @@ class PackedWriter:
                 for f, n in zip(files, counts)
             ],
         }
+        facts = {**facts, DIGEST: canonical_digest(json.loads(json.dumps(facts)))}
         (self._partial / "source.json").write_text(json.dumps(facts, indent=1))
         self._partial.rename(self.path)
         return PackedSource.open(self.path)
@@ -160,7 +162,7 @@ class PackedSource:
         self.tokens: int = facts["tokens"]
         self.documents: int = facts["documents"]
         self.tokenizer_fingerprint: str = facts["tokenizer_fingerprint"]
-        self.fingerprint = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        self.fingerprint = canonical_digest(facts)
         shards = [f for f in facts["files"] if f["name"].endswith(".array_record")]
         self._shards = Shards([f"{path}/{f['name']}" for f in shards], [f["records"] for f in shards])
         self._columns: dict[str, np.ndarray] = {}
@@ -175,7 +177,8 @@ class PackedSource:
                 read where they are.
 
         Raises:
-            JaxptError: no packed source, an unknown format, a file missing, truncated or of another count.
+            JaxptError: no packed source, an unknown format, a damaged `source.json`, a file missing, truncated or of
+                another count.
         """
         path = str(path).rstrip("/") if is_remote(path) else Path(path)
         file = f"{path}/source.json"
@@ -184,11 +187,12 @@ class PackedSource:
             hint = "it was not packed to the end" if fs.isdir(inner) else "it does not exist"
             raise JaxptError(f"{path} is no packed source ({hint}: no source.json); make it with jaxpt-data pack")
         try:
-            facts = json.loads(fs.cat_file(f"{inner}/source.json"))
-            if facts["format"] != FORMAT:
+            values = json.loads(fs.cat_file(f"{inner}/source.json"))
+            if values["format"] != FORMAT:
                 raise JaxptError(
-                    f"{file}: format {facts['format']} is not read by this jaxpt (format {FORMAT}); pack again"
+                    f"{file}: format {values['format']} is not read by this jaxpt (format {FORMAT}); pack again"
                 )
+            facts = _checked(file, values)
             sizes = {f["name"].rsplit("/", 1)[-1]: f["size"] for f in fs.ls(inner, detail=True)}
             for entry in facts["files"]:
                 size = sizes.get(entry["name"], 0)
@@ -198,27 +202,45 @@ class PackedSource:
                         f"pack the source again"
                     )
             source = cls(path, facts, cache or default_cache())
-        except (ValueError, KeyError, TypeError) as e:
-            if isinstance(e, JaxptError):
-                raise
+        except JaxptError:
+            raise
+        except OSError as e:
+            raise JaxptError(f"{file} cannot be read ({e.strerror or e}); make it readable and try again") from e
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             raise JaxptError(f"{file} is broken ({type(e).__name__}: {e}); pack the source again") from e
         if len(source._shards) != source.rows or len(source.column("row_fill")) != source.rows:
             raise JaxptError(f"{path} holds {len(source._shards):,} rows, source.json says {source.rows:,}; pack again")
         return source
 
     def column(self, name: str) -> np.ndarray:
-        """Returns one of `COLUMNS`, memory-mapped.
+        """Returns one of `COLUMNS`, memory-mapped; its content is checked when a process first reads it.
 
         `row_fill [rows]` real tokens; `row_segments [rows + 1]` offsets into `segment_document`, the document number of
         each segment; `document_id [documents, 2]` uint64, `document_tokens [documents]`.
+
+        Raises:
+            JaxptError: it is not what was packed, or cannot be read.
         """
         if name not in self._columns:
-            file: Path | str = f"{self.path}/{name}.npy"
-            if is_remote(file):
-                entry = next(f for f in self.facts["files"] if f["name"] == f"{name}.npy")
-                file = local_copy(file, entry["bytes"], entry["sha256"], self._cache)
-            self._columns[name] = np.load(file, mmap_mode="r")
+            self._columns[name] = self._open_column(name)
         return self._columns[name]
+
+    def _open_column(self, name: str) -> np.ndarray:
+        entry = next((f for f in self.facts["files"] if f["name"] == f"{name}.npy"), None)
+        if entry is None:
+            raise JaxptError(f"{self.path}/source.json lists no {name}.npy; pack the source again")
+        address = f"{self.path}/{name}.npy"
+        way_out = "pack the source again"
+        file = Path(address)
+        if is_remote(address):
+            file = local_copy(address, entry["bytes"], entry["sha256"], self._cache)
+            way_out = "remove it, and it is copied again"
+        try:
+            if not _is_intact(file, entry["sha256"]):
+                raise JaxptError(f"{file} is damaged: it is not what source.json says; {way_out}")
+            return np.load(file, mmap_mode="r")
+        except OSError as e:
+            raise JaxptError(f"{file} cannot be read ({e.strerror}); make it readable and try again") from e
 
     @property
     def mean_fill(self) -> float:
@@ -248,3 +270,29 @@ class PackedSource:
         for entry in self.facts["files"]:
             if file_digest(f"{self.path}/{entry['name']}") != entry["sha256"]:
                 raise JaxptError(f"{self.path}/{entry['name']} was changed since it was packed; pack the source again")
+
+
+_intact: set[tuple[Any, ...]] = set()  # columns that this process has checked
+
+
+def _is_intact(file: Path, digest: str) -> bool:
+    """Whether a file has the SHA-256 `digest`; read once in a process, unless it changes."""
+    stat = file.stat()
+    state = (str(file.absolute()), digest, stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    if state not in _intact:
+        if sha256(file) != digest:
+            return False
+        _intact.add(state)
+    return True
+
+
+def _checked(file: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Returns what source.json says without its digest, which is compared."""
+    facts = {key: value for key, value in values.items() if key != DIGEST}
+    if odd := facts.keys() - FACTS:
+        raise JaxptError(f"{file} says {min(odd)!r}, which this jaxpt does not know: damaged, or of a later version")
+    if DIGEST not in values:
+        report_without_digests(file)
+    elif values[DIGEST] != canonical_digest(facts):
+        raise JaxptError(f"{file} is damaged: its content is not what {DIGEST} says; pack the source again")
+    return facts

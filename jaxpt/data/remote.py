@@ -71,7 +71,7 @@ def local_copy(address: str, size: int, digest: str, cache: Path) -> Path:
     """
     name = address.rsplit("/", 1)[-1]
     place = cache / "copies" / f"{digest[:32]}-{name}"
-    if place.is_file():
+    if place.exists():
         return place
     place.parent.mkdir(parents=True, exist_ok=True)
     partial = place.with_name(f".{place.name}.{os.getpid()}")

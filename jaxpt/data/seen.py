@@ -32,6 +32,19 @@ def documents_used(source: Any, entries: Iterable[Used]) -> np.ndarray:
     return np.asarray(source.column("document_id")[np.flatnonzero(touched)])
 
 
+def uses_in_other_orders(source: Any, ledger: Ledger, key: str) -> np.ndarray | None:
+    """Returns how often each row of `source` was taken in orders other than `key`, int64 `[rows]`; None for never."""
+    entries = [e for e in ledger.entries if e.fingerprint == source.fingerprint and e.key != key]
+    if not entries:
+        return None
+    uses = np.zeros(source.rows, np.int64)
+    for entry in entries:
+        permute = Permutation(source.rows, f"{entry.key}:{entry.epoch}")
+        for first in range(entry.start, entry.stop, BLOCK):
+            uses[permute(np.arange(first, min(first + BLOCK, entry.stop)))] += 1
+    return uses
+
+
 def rows_with(source: Any, documents: np.ndarray) -> np.ndarray | None:
     """Returns which rows of `source` hold a segment of one of `documents` `[n, 2]`, bool `[rows]`; None if none can."""
     if not len(documents):
@@ -48,7 +61,9 @@ def rows_with(source: Any, documents: np.ndarray) -> np.ndarray | None:
     return total[offsets[1:]] > total[offsets[:-1]]
 
 
-def seen_documents(ledger: Ledger, sources: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, np.ndarray]:
+def seen_documents(
+    ledger: Ledger, sources: Mapping[str, Any], keys: Mapping[str, str], *, resumed: bool = False
+) -> dict[str, np.ndarray]:
     """Returns for each source the ids of the documents that earlier runs saw elsewhere than in its own order.
 
     Rows that were taken of the same source in the same order are left out as rows (`SourceOrder`), and their documents
@@ -58,6 +73,7 @@ def seen_documents(ledger: Ledger, sources: Mapping[str, Any], keys: Mapping[str
         ledger: rows taken by earlier runs.
         sources: this run's, opened.
         keys: the key of each source's order (`order_key`).
+        resumed: the run goes on, so that what it leaves out is decided already.
 
     Raises:
         JaxptError: a source of the ledger that is no longer where it was, so that its documents cannot be known.
@@ -75,7 +91,7 @@ def seen_documents(ledger: Ledger, sources: Mapping[str, Any], keys: Mapping[str
                 continue
             if group not in found:
                 if group[0] not in opened:
-                    opened[group[0]] = _open(entries[0])
+                    opened[group[0]] = _open(entries[0], resumed)
                 found[group] = documents_used(opened[group[0]], entries)
             parts.append(found[group])
         out[name] = np.concatenate(parts)
@@ -95,8 +111,9 @@ def in_common(sources: Mapping[str, Any]) -> list[tuple[str, str, int]]:
     return out
 
 
-def _open(entry: Used) -> PackedSource:
+def _open(entry: Used, resumed: bool) -> PackedSource:
     way_out = "restore it, or set config.leave_out_seen=False to leave out only rows of unchanged sources"
+    way_out = "restore it to go on with this run" if resumed else way_out
     what = f"the run before this one used source {entry.name} ({entry.path})"
     try:
         source = PackedSource.open(entry.path)

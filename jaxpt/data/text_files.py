@@ -1,8 +1,10 @@
-"""Documents from text files: JSONL (plain, gz, zst) and Parquet, on any file system fsspec knows."""
+"""Documents from text files: JSON lines (plain, gz, zst) and Parquet, on any file system fsspec knows."""
 
+import functools
 import gzip
 import io
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
@@ -13,31 +15,73 @@ import zstandard
 from jaxpt.data.remote import file_system
 from jaxpt.errors import JaxptError
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+PACKED = ("", ".gz", ".zst")
+JSON_LINES = ("jsonl", "ndjson", "json")
+SUFFIXES = (*(f".{kind}{pack}" for kind in JSON_LINES for pack in PACKED), ".parquet")
+ONE_VALUE = "is one JSON value over several lines, not a record in each line; write it so (jq -c '.[]' FILE)"
+NAMED = 3  # files of an unknown kind that are named
 
 
 def list_files(pattern: str, suffixes: Sequence[str] = SUFFIXES) -> list[str]:
     """Returns the files a glob, a directory or a file name stands for, sorted.
 
-    Of a directory, those with known suffixes; of one that a step of `jaxpt-data` wrote, its shards.
+    Of a directory and of a glob, those with known suffixes; the others are named on standard error. A plain `.json` in
+    a directory counts where nothing else there does: beside data it is a description of them. Of a directory that a
+    step of `jaxpt-data` wrote, its shards.
 
     Raises:
-        JaxptError: there are none, or a file of an unknown kind was named.
+        JaxptError: there are none, a file of an unknown kind was named, or a shard is gone.
     """
+    if not pattern.strip():
+        raise JaxptError("an input is empty (a comma too many?); give a file, a directory or a glob")
     fs, path = file_system(pattern)
+    known = tuple(suffixes)
     if fs.isdir(path):
-        notes = fs.glob(f"{path}/manifests/*.json")  # a step of jaxpt-data wrote it: the shards are those it names
-        made = {note.rsplit("/", 1)[-1].removesuffix(".json") for note in notes}
-        files = (f"{path.rstrip('/')}/{name}" for name in made) if made else fs.find(path)
-        found = [f for f in files if f.endswith(tuple(suffixes))]
+        found, others = _in_directory(fs, path.rstrip("/"), pattern, known)
+    elif fs.exists(path):  # also one whose name holds a wildcard
+        found, others = [path], []
     else:
-        found = [f for f in fs.glob(path) if not fs.isdir(f)]
-    if not found:
+        try:
+            names = [f for f in fs.glob(path) if not fs.isdir(f)]
+        except ValueError as error:  # e.g. of **.jsonl
+            raise JaxptError(f"{pattern}: {error}; write FOLDER/**/*.jsonl") from error
+        found = [f for f in names if f.endswith(known)]
+        others = [f for f in names if f not in set(found)]
+    if not found and not others:
         raise JaxptError(f"{pattern}: no such file; give a file, a directory or a glob of {', '.join(suffixes)}")
-    for f in found:
-        if not f.endswith(tuple(suffixes)):
-            raise JaxptError(f"{f} is of an unknown kind; known are {', '.join(suffixes)}")
+    wrong = [f for f in found if not f.endswith(known)] or (others if not found else [])
+    if wrong:
+        more = f" (and {len(wrong) - 1:,} more)" if len(wrong) > 1 else ""
+        raise JaxptError(f"{wrong[0]}{more} is of an unknown kind; known are {', '.join(suffixes)}")
+    if others:
+        _warn_of_others(pattern, tuple(sorted(f.rsplit("/", 1)[-1] for f in others)))
     return sorted(fs.unstrip_protocol(f) if not _local(fs) else f for f in found)
+
+
+def _in_directory(fs: Any, path: str, pattern: str, known: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Returns the files of a directory that are read, and those that are left out."""
+    notes = fs.glob(f"{path}/manifests/*.json")  # a step of jaxpt-data wrote it: the shards are those it names
+    if notes:
+        made = [f"{path}/{note.rsplit('/', 1)[-1].removesuffix('.json')}" for note in notes]
+        gone = [f for f in made if f.endswith(known) and not fs.exists(f)]
+        if gone and fs.exists(f"{path}/tokenized.json"):
+            raise JaxptError(f"{pattern} holds tokenized documents, not text; give it to jaxpt-data pack")
+        if gone:
+            raise JaxptError(f"{gone[0]} is gone, of which {pattern}/manifests tells; run the step that made it again")
+        return [f for f in made if f.endswith(known)], []
+    there = fs.find(path)
+    files = [f for f in there if f.endswith(known)]
+    found = [f for f in files if not f.endswith(".json")] or files
+    return found, [f for f in there if f not in set(found)]
+
+
+@functools.cache
+def _warn_of_others(pattern: str, names: tuple[str, ...]) -> None:
+    """Names the files that are left out, once in a process."""
+    shown = ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
+    what = "1 file that is" if len(names) == 1 else f"{len(names):,} files that are"
+    way = "; name them (or a glob) to read them" if any(n.endswith(".json") for n in names) else ""
+    print(f"{pattern}: {what} of no kind that is read here, left out: {shown}{way}", file=sys.stderr, flush=True)
 
 
 def _local(fs: Any) -> bool:
@@ -77,10 +121,17 @@ def _json_lines(raw: IO[bytes], file: str) -> Iterator[dict[str, Any]]:
         try:
             document = json.loads(line)
         except (json.JSONDecodeError, UnicodeDecodeError) as e:
+            if number == 1 and spans_lines(line):
+                raise JaxptError(f"{file} {ONE_VALUE}") from e
             raise JaxptError(f"{file}:{number} is not JSON ({e}); clean it first with jaxpt-data clean") from e
         if not isinstance(document, dict):
             raise JaxptError(f"{file}:{number} is a {type(document).__name__}, not an object with a text field")
         yield document
+
+
+def spans_lines(line: bytes) -> bool:
+    """Whether a file's first line, which is not JSON, begins a value of several lines: an array, or a bare `{`."""
+    return line.lstrip(b"\xef\xbb\xbf \t")[:1] == b"[" or line.strip() == b"{"
 
 
 def _parquet(raw: IO[bytes], file: str, fields: tuple[str, ...]) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,7 @@ what decided the tokens, and the shards with their counts.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from jaxpt.data.packing import Document
 from jaxpt.data.records import DTYPES, token_dtype
 from jaxpt.data.tokenize import ALL, Selection, Tokenized
 from jaxpt.errors import JaxptError
+from jaxpt.files.digests import canonical_digest, report_without_digests
+from jaxpt.files.partial import sha256
 
 FORMAT = 1
 NOTE = "tokenized.json"
@@ -79,31 +81,55 @@ class TokenizedDocuments:
         """Reads what the folder says of itself.
 
         Raises:
-            JaxptError: no such folder, or one that was not finished or is of another format.
+            JaxptError: no such folder, or one that was not finished, is of another format or damaged.
         """
         self.path = Path(path)
+        self._intact: set[str] = set()
         note = self.path / NOTE
         if not note.is_file():
             raise JaxptError(f"{path} holds no {NOTE}: it was not tokenized to the end; run jaxpt-data tokenize again")
-        self.facts: dict[str, Any] = json.loads(note.read_text())
-        if self.facts.get("format") != FORMAT:
-            raise JaxptError(f"{note}: format {self.facts.get('format')} is not read by this jaxpt; tokenize again")
-        self.size = sum(shard["tokens"] for shard in self.facts["shards"])
+        try:
+            self.facts: dict[str, Any] = json.loads(note.read_bytes())
+            if self.facts.get("format") != FORMAT:
+                raise JaxptError(f"{note}: format {self.facts.get('format')} is not read by this jaxpt; tokenize again")
+            self.size = sum(shard["tokens"] for shard in self.facts["shards"])
+        except JaxptError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise JaxptError(f"{note} is broken ({type(error).__name__}: {error}); tokenize again") from error
+        digest = self.facts.pop("digest", None)
+        if digest is None and not any("sha256" in shard for shard in self.facts["shards"]):
+            report_without_digests(note)
+        elif digest != canonical_digest(self.facts):
+            raise JaxptError(f"{note} is damaged: its content is not what its digest says; tokenize again")
 
     def values(self, field: str, selection: Selection = ALL) -> list[str]:
         """Returns the values of a kept field among the documents that are taken, sorted; "none" where there is none.
 
         Raises:
-            JaxptError: the field was not kept.
+            JaxptError: the field was not kept, or a shard is damaged.
         """
         fields = [field, *([selection.group_field] if selection.group_field else [])]
         for name in fields:
             self._check(name)
         found: set[str] = set()
         for shard in self.facts["shards"]:
-            table = pq.read_table(self.path / shard["name"], columns=["id", *dict.fromkeys(fields)])
+            table = pq.read_table(self._file(shard), columns=["id", *dict.fromkeys(fields)])
             found |= {row[field] or "none" for row in table.to_pylist() if selection.takes(row, row["id"])}
         return sorted(found)
+
+    def _file(self, shard: Mapping[str, Any]) -> Path:
+        """The file of a shard, which is what was written: hashed when it is first read."""
+        file = self.path / shard["name"]
+        if shard["name"] not in self._intact and "sha256" in shard:
+            try:
+                intact = sha256(file) == shard["sha256"]
+            except OSError as error:
+                raise JaxptError(f"{file} cannot be read ({error.strerror}); tokenize again") from error
+            if not intact:
+                raise JaxptError(f"{file} is damaged: it is not what {NOTE} says; remove it and tokenize again")
+        self._intact.add(shard["name"])
+        return file
 
     def _check(self, field: str) -> None:
         if field not in self.facts["fields"]:
@@ -125,7 +151,7 @@ class TokenizedDocuments:
             self._check(field)
         columns = ["id", "tokens", "text_bytes", *dict.fromkeys(fields)]
         for shard in self.facts["shards"]:
-            with pq.ParquetFile(self.path / shard["name"]) as file:
+            with pq.ParquetFile(self._file(shard)) as file:
                 for group in range(file.num_row_groups):
                     for batch in file.read_row_group(group, columns=columns).to_batches():
                         yield from self._batch(batch, book, selection, where)

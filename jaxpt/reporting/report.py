@@ -12,13 +12,15 @@ import matplotlib.pyplot as plt
 
 from jaxpt.config import RunConfig
 from jaxpt.errors import JaxptError
-from jaxpt.models.config import ModelConfig
+from jaxpt.files.digests import read_json
 from jaxpt.reporting import stages
 from jaxpt.reporting.pictures import PICTURES
 from jaxpt.reporting.series import series
 from jaxpt.reporting.summary import read_events, summary
 from jaxpt.schema import build
+from jaxpt.training.history import newest_saved, read_legs
 from jaxpt.training.metrics import read
+from jaxpt.training.run_directory import WAY_OUT, stored_model
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -61,16 +63,18 @@ def write_report(workdir: str | Path, notes: Mapping[str, str] | None = None) ->
         plt.close(figure)
         (out / f"{name}.png").write_bytes(data.getvalue())
         images.append(f'<img alt="{name}" src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}">')
-    model = ModelConfig.from_dict(json.loads((workdir / "model.json").read_text(encoding="utf-8"))["config"])
-    text = (workdir / "config.json").read_text(encoding="utf-8")
-    config = build(RunConfig, json.loads(text))
+    model = stored_model(workdir)
+    values = read_json(workdir, "config.json", dict, WAY_OUT)
+    config, text = build(RunConfig, values), json.dumps(values, indent=2)
+    saved = newest_saved(workdir)
+    past = read_legs(saved, config.stages) if saved else ()
     page = "\n".join(
         [
             "<!doctype html><meta charset=utf-8>",
             f"<title>{html.escape(workdir.name)}</title><style>{STYLE}</style>",
             f"<h1>{html.escape(str(workdir))}</h1>",
-            _table(["", ""], summary(records, read_events(workdir / "events.jsonl"), model, config)),
-            f"<h2>Plan</h2>{_table(*stages.planned(config))}",
+            _table(["", ""], summary(records, read_events(workdir / "events.jsonl"), model, config, past)),
+            f"<h2>Plan</h2>{_table(*stages.planned(config, past))}",
             "<h2>Course</h2>",
             '<div class="pictures">',
             *images,
@@ -94,7 +98,13 @@ def _notes(folder: Path, notes: Mapping[str, str] | None) -> Mapping[str, str]:
     if notes is not None:
         file.write_text(json.dumps(notes, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return notes
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    try:
+        kept = json.loads(file.read_bytes()) if file.is_file() else {}
+    except (ValueError, RecursionError) as error:
+        raise JaxptError(f"{file} is broken ({error}); remove it, and the report is written without notes") from error
+    if not isinstance(kept, dict) or not all(isinstance(text, str) for text in kept.values()):
+        raise JaxptError(f"{file} is broken; remove it, and the report is written without notes")
+    return kept
 
 
 def _first_and_last(title: str, records: Sequence[Mapping[str, Any]], prefix: str) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxpt.config import RunConfig
+from jaxpt.training.history import Leg, spans
 
 Records = Sequence[Mapping[str, Any]]
 Table = tuple[list[str], list[list[str]]]
@@ -20,11 +21,10 @@ def by_stage(records: Records) -> dict[str, list[Mapping[str, Any]]]:
     return out
 
 
-def planned(config: RunConfig) -> Table:
-    """Returns head and rows: a line per stage of the plan."""
-    firsts = config.first_steps()
+def planned(config: RunConfig, past: Sequence[Leg] = ()) -> Table:
+    """Returns head and rows: a line per stage, as it was after the steps `past` and as it is planned from there on."""
     rows = []
-    for stage, first, stop in zip(config.stages, firsts, firsts[1:]):
+    for stage, (first, stop) in zip(config.stages, spans(config.stages, past)):
         peak = config.optimizer.learning_rate if stage.learning_rate is None else stage.learning_rate
         mixture = ", ".join(f"{name} {json.dumps(weight)}" for name, weight in stage.mixture.items())
         batch = f"{stage.batch_size:,} × {stage.sequence_length:,}"

@@ -1,6 +1,5 @@
 """A run at a glance: what it is, how far it came, what it reached, at which speed."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -9,16 +8,18 @@ from typing import Any
 from jaxpt.config import RunConfig
 from jaxpt.models.config import ModelConfig
 from jaxpt.reporting.series import series
+from jaxpt.training.history import Leg, whole
+from jaxpt.training.metrics import read
 
 Records = Sequence[Mapping[str, Any]]
 Rows = list[list[str]]
 
 
-def summary(records: Records, events: Records, model: ModelConfig, config: RunConfig) -> Rows:
-    """Returns rows of a name and what there is to say."""
+def summary(records: Records, events: Records, model: ModelConfig, config: RunConfig, past: Sequence[Leg] = ()) -> Rows:
+    """Returns rows of a name and what there is to say; `past` are the steps of the newest checkpoint."""
     last = next((r for r in reversed(records) if "train/loss" in r), records[-1])
-    steps = config.first_steps()[-1]
-    done, tokens = last["step"], config.tokens_at(steps)
+    legs = whole(config.stages, past)
+    done, steps, tokens = last["step"], legs[-1].stop, sum(leg.tokens for leg in legs)
     rows = [
         ["model", _shape(model)],
         ["steps", f"{done:,} of {steps:,}" + (", finished" if done == steps else f" ({done / steps:.0%})")],
@@ -34,9 +35,7 @@ def summary(records: Records, events: Records, model: ModelConfig, config: RunCo
 
 def read_events(path: Path) -> list[dict[str, Any]]:
     """Returns the events of an events.jsonl, none where there is no file; a half-written last line is left out."""
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    return read(path) if path.is_file() else []
 
 
 def _shape(model: ModelConfig) -> str:

@@ -1,8 +1,8 @@
 """Importance scores of a model's channels, neurons, heads and layers: what they are, and how they are kept on disk."""
 
+import hashlib
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxpt.errors import JaxptError
+from jaxpt.files.digests import canonical_digest, report_without_digests
 from jaxpt.models import ModelConfig
 from jaxpt.reshape.target import lengths_of
 
@@ -81,7 +82,8 @@ class Scores:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + f".{os.getpid()}.partial")
         with open(partial, "wb") as file:
-            np.savez(file, meta=np.array(json.dumps(dict(self.meta))), **self.values)
+            meta = {**self.meta, "digest": _digest(self.values, self.meta)}
+            np.savez(file, meta=np.array(json.dumps(meta)), **self.values)
         os.replace(partial, path)
 
     @staticmethod
@@ -89,13 +91,29 @@ class Scores:
         """Reads what `save` wrote.
 
         Raises:
-            JaxptError: no such file, or not a file of scores.
+            JaxptError: no such file, not a file of scores, or a damaged one.
         """
         if not Path(path).is_file():
             raise JaxptError(f"{path}: there is no file of scores")
         try:
             with np.load(path, allow_pickle=False) as file:
-                meta = json.loads(str(file["meta"]))
-                return Scores({k: file[k] for k in file.files if k != "meta"}, meta)
-        except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-            raise JaxptError(f"{path} is not a file of scores: {error}") from error
+                values = {name: file[name] for name in file.files}
+            meta = dict(json.loads(str(values.pop("meta"))))
+        except OSError as error:
+            raise JaxptError(f"{path} cannot be read ({error.strerror or error}); score the model again") from error
+        except Exception as error:  # zipfile and numpy raise many for a damaged archive
+            raise JaxptError(f"{path} is not a file of scores: {error}; score the model again") from error
+        digest = meta.pop("digest", None)
+        if digest is None:
+            report_without_digests(path)
+        elif digest != _digest(values, meta):
+            raise JaxptError(f"{path} is damaged: its scores are not what its digest says; score the model again")
+        if odd := values.keys() - AXES.keys():
+            raise JaxptError(f"{path} holds {min(odd)!r}, which is no score: it is damaged; score the model again")
+        return Scores(values, meta)
+
+
+def _digest(values: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of all scores and what is said of them."""
+    arrays = {name: [str(a.dtype), a.shape, hashlib.sha256(a.tobytes()).hexdigest()] for name, a in values.items()}
+    return canonical_digest([arrays, dict(meta)])

@@ -1,7 +1,7 @@
 """Mesh, rules from axis names to mesh axes, hosts."""
 
 from jaxpt.sharding.activations import constrain
-from jaxpt.sharding.hosts import join
+from jaxpt.sharding.hosts import join, on_first_process
 from jaxpt.sharding.mesh import MESH_AXES, make_mesh
 from jaxpt.sharding.rules import RULES, batch_sharding, param_shardings, partition_specs
 
@@ -12,6 +12,7 @@ __all__ = [
     "constrain",
     "join",
     "make_mesh",
+    "on_first_process",
     "param_shardings",
     "partition_specs",
 ]

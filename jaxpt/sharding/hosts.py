@@ -1,8 +1,13 @@
-"""Several hosts as one machine: the process joins the others before it looks for devices."""
+"""Several hosts as one machine: a process joins the others before it looks for devices; process 0 decides for all."""
+
+from collections.abc import Callable
 
 import jax
+import numpy as np
 
 from jaxpt.errors import JaxptError
+
+LONGEST = 2000  # bytes of an error that is passed on
 
 
 def join(coordinator: str | None, processes: int | None = None, process_id: int | None = None) -> None:
@@ -44,3 +49,31 @@ def join(coordinator: str | None, processes: int | None = None, process_id: int 
         ) from error
     except RuntimeError as error:
         raise JaxptError(f"--coordinator={coordinator}: {str(error)[:200]}; is process 0 running?") from error
+
+
+def on_first_process(action: Callable[[], None]) -> None:
+    """Runs `action` on process 0 alone; an error there is raised by every process, so that none waits for it.
+
+    All processes must call it at the same point.
+
+    Raises:
+        JaxptError: what `action` raised on process 0.
+    """
+    failure: Exception | None = None
+    if jax.process_index() == 0:
+        try:
+            action()
+        except Exception as error:
+            failure = error
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        line = np.zeros(LONGEST, np.uint8)
+        if failure is not None:
+            text = (str(failure) or type(failure).__name__).encode()[:LONGEST]
+            line[: len(text)] = np.frombuffer(text, np.uint8)
+        text = multihost_utils.broadcast_one_to_all(line).astype(np.uint8).tobytes().rstrip(b"\0")
+        if text and failure is None:
+            raise JaxptError(text.decode(errors="replace"))
+    if failure is not None:
+        raise failure

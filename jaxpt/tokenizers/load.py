@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxpt.errors import JaxptError
+from jaxpt.files.digests import NAME, with_digests
 from jaxpt.tokenizers.huggingface import HuggingFaceTokenizer, read_byte_level_bpe, read_json
 from jaxpt.tokenizers.interface import Tokenizer
 from jaxpt.tokenizers.sentencepiece import SentencePieceTokenizer
@@ -22,12 +23,13 @@ def load(path: str | Path) -> Tokenizer:
 
     Raises:
         JaxptError: nothing there is a tokenizer, or not a whole one: tokens were added in files that only the library
-            which wrote them can read.
+            which wrote them can read; or it is that of a bundle or a run and is damaged.
     """
     path = Path(path)
     if not path.exists():
         raise JaxptError(f"tokenizer {path} does not exist")
     folder = path if path.is_dir() else path.parent
+    _check_digests(path if path.name == "tokenizer" else folder)
     known = sorted(folder.glob("*.model"), key=lambda p: p.name != "tokenizer.model")
     if path.is_file():
         chosen = path
@@ -50,6 +52,13 @@ def load(path: str | Path) -> Tokenizer:
         extra = [p for p in known if p.name == "tokenizer.model"]  # carried along: other tools look for it
         return HuggingFaceTokenizer(read_json(chosen), [chosen, *extra, *beside], settings)
     return _whole(SentencePieceTokenizer(chosen, [chosen, *beside], settings), chosen)
+
+
+def _check_digests(folder: Path) -> None:
+    """Compares the tokenizer of a bundle or a run with the digests beside it."""
+    around = folder.absolute().parent
+    if folder.absolute().name == "tokenizer" and ((around / NAME).exists() or (around / "model.json").exists()):
+        with_digests(around, lambda digests: digests and digests.check("tokenizer"))
 
 
 def _whole(tokenizer: Tokenizer, file: Path) -> Tokenizer:

@@ -1,9 +1,9 @@
 """Checkpoints that are whole or not there: asynchronous Orbax saves, value digests, fall-back, retention."""
 
-import itertools
+import contextlib
+import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,15 +14,16 @@ import jax
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
-from jaxpt.bundles import digest
 from jaxpt.errors import JaxptError
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.specs import ParamSpec, flatten, map_specs, param_specs, unflatten
+from jaxpt.training import restoring, run_item
+from jaxpt.training.reading import compare, not_finite, scan_state
+from jaxpt.training.restoring import GoBack, Restored
+from jaxpt.training.run_item import DamagedError, Run
 
 for _name in ("absl", "asyncio"):  # Orbax tells every save in a dozen lines and every failure in hundreds: we tell it
     logging.getLogger(_name).setLevel(logging.CRITICAL)
-
-Run = dict[str, Any]  # saved as `run` beside the arrays: step, tokens, model, schedule log, ledger, digests
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,20 @@ class Checkpoints:
             asynchronous: write in the background.
         """
         self.folder = Path(workdir).absolute() / "checkpoints"
-        self._retention = retention
+        self.retention = retention
+        self._finite: set[int] = set()  # steps that this process knows to be finite
+        self._went_back: dict[str, Any] = {}
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None, enable_async_checkpointing=asynchronous, cleanup_tmp_directories=True
         )
-        self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=("params", "opt_state", "run"))
+        try:
+            self._manager = ocp.CheckpointManager(
+                self.folder, options=options, item_names=("params", "opt_state", "run")
+            )
+        except OSError as error:
+            raise JaxptError(
+                f"{error.filename or self.folder}: {error.strerror}; put that right and start again"
+            ) from error
 
     def steps(self) -> list[int]:
         """Finished checkpoints, ascending."""
@@ -67,9 +77,13 @@ class Checkpoints:
         not with what was written.
 
         Raises:
-            JaxptError: the disk is full or the folder cannot be written (also for the save before this one).
+            JaxptError: a value of the state is NaN or infinite, which is never saved, so that no good checkpoint is
+                pruned for it; the disk is full or the folder cannot be written (also for the save before this one).
         """
-        run = {**run, "step": step, "digests": digests(state)}
+        values = scan_state(state)
+        if values.not_finite:
+            raise JaxptError(f"step {step} is not saved, {not_finite(values)}; {self.way_back()}")
+        run = run_item.seal({**run, **self._went_back, "step": step, "finite": True, "digests": values.digests})
         args = ocp.args.Composite(
             params=ocp.args.PyTreeSave(state["params"], save_args=_save_args(state["params"])),
             opt_state=ocp.args.PyTreeSave(state["opt_state"], save_args=_save_args(state["opt_state"])),
@@ -79,6 +93,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
             self._tidy()
             self._manager.save(step, args=args, force=True)
+            self._finite.add(step)
         except (OSError, ValueError) as error:
             raise _storage_error(self.folder, error) from error
 
@@ -99,92 +114,88 @@ class Checkpoints:
         self.wait()
         self._manager.close()
 
-    def restore(self, abstract: Mapping[str, Any], tell: Callable[[str], None]) -> tuple[Any, Run] | None:
-        """Restores the newest checkpoint whose values match its digests; a damaged one is set aside with a reason.
-
-        Args:
-            abstract: tree of ShapeDtypeStruct with the shardings wanted now, which may differ from those saved.
-            tell: receives one line for each checkpoint that was set aside.
-
-        Returns:
-            `(state, run)`, or None where there is no checkpoint.
-
-        Raises:
-            JaxptError: there are checkpoints, but all are damaged.
-        """
-        steps = self.steps()
-        for step in reversed(steps):
-            try:
-                return self._restore(step, abstract)
-            except JaxptError as error:
-                reason = str(error)
-            except Exception as error:  # whatever a reader makes of damaged files
-                reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300]
-            aside = self._set_aside(step)
-            tell(f"checkpoint {step} is damaged ({reason}); set aside as {aside.name}, trying the one before")
-        if steps:
-            raise JaxptError(f"{self.folder}: no checkpoint could be restored; remove the folder to start again")
+    def newest_finite(self) -> int | None:
+        """The newest finished checkpoint that is known to be finite, once the one being written is finished."""
+        with contextlib.suppress(OSError, ValueError):  # a save that failed is no checkpoint
+            self._manager.wait_until_finished()
+        for step in reversed(finished_steps(self.folder.parent)):
+            if step in self._finite or _is_sealed(self.folder / str(step)):
+                return step
         return None
 
-    def _restore(self, step: int, abstract: Mapping[str, Any]) -> tuple[Any, Run]:
-        def item(tree: Any) -> ocp.args.PyTreeRestore:
-            return ocp.args.PyTreeRestore(tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree))
+    def way_back(self) -> str:
+        """What to do once values are not finite, as the end of a line."""
+        step = self.newest_finite()
+        if step is None:
+            return "there is no finite checkpoint yet: start again with a lower config.optimizer.learning_rate"
+        return (
+            f"the newest finite checkpoint is {step}: start again with --from_step={step} (or an earlier one) and a "
+            f"lower config.optimizer.learning_rate"
+        )
 
-        args = {k: item(v) for k, v in abstract.items()}
-        restored = self._manager.restore(step, args=ocp.args.Composite(**args, run=ocp.args.JsonRestore()))
-        state, run = {k: restored[k] for k in abstract}, restored["run"]
-        for path, leaf in flatten(state).items():
-            if not isinstance(leaf, jax.Array):
-                raise JaxptError(f"{path} is missing")
-        compare(run["digests"], digests(state))
-        return state, run
+    def restore(
+        self,
+        abstract: Mapping[str, Any],
+        tell: Callable[[str], None],
+        from_step: int | None = None,
+        config: Any = None,
+    ) -> Restored | None:
+        """As `restoring.restore`, on this folder.
 
-    def _set_aside(self, step: int) -> Path:
-        target = self.folder / f"{step}.damaged"
-        if jax.process_index() == 0:
-            shutil.rmtree(target, ignore_errors=True)
-            os.rename(self.folder / str(step), target)
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
+        Args:
+            abstract: tree of ShapeDtypeStruct with the shardings wanted now.
+            tell: receives one line for each checkpoint that was set aside.
+            from_step: go on from this checkpoint, None: from the newest.
+            config: the run's, JSON-ready; a start with the same `from_step` and config as before goes on from what
+                came of it.
+        """
+        mark = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+        back = None if from_step is None else GoBack(from_step, mark)
+        restored = restoring.restore(self.folder, self.steps(), abstract, tell, back)
+        if restored is not None:
+            self._manager.reload()
+            self._finite.add(restored.run["step"])
+            same = restored.run.get("went_back", {}).get("config") == mark
+            self._went_back = {"went_back": restored.run["went_back"]} if same else {}
+        return restored
 
-            multihost_utils.sync_global_devices(f"set aside {step}")
+    def go_back(self, restored: Restored, tell: Callable[[str], None]) -> list[str]:
+        """As `restoring.go_back`, on this folder; to be called before the first save."""
+        names = restoring.go_back(self.folder, restored, tell)
         self._manager.reload()
-        return target
+        return names
 
     def _tidy(self) -> None:
-        for step in self._retention.superfluous(self.steps()):
-            self._manager.delete(step)
+        steps = self.steps()
+        last_finite = max((s for s in steps if s in self._finite), default=None)
+        for step in self.retention.superfluous(steps):
+            if step != last_finite:
+                self._manager.delete(step)
 
 
-def digests(state: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Returns a digest per (leaf, layer) of parameters and moments, the same on every mesh; scalars as they are."""
-    out = dict(digest(state["params"]))
-    for name, tree in state.get("opt_state", {}).items():
-        if isinstance(tree, Mapping):
-            out |= {f"{name}/{path}": v for path, v in digest(tree).items()}
-        else:
-            out[name] = [str(jax.device_get(tree).item())]
-    return {path: list(values) for path, values in out.items()}
-
-
-def compare(saved: Mapping[str, list[str]], now: Mapping[str, list[str]]) -> None:
-    """Raises a JaxptError naming the first leaf and layer whose digest is not the saved one."""
-    for path, values in saved.items():
-        if path not in now:
-            raise JaxptError(f"{path} is missing")
-        for layer, (a, b) in enumerate(itertools.zip_longest(values, now[path])):
-            if a != b:
-                raise JaxptError(f"the values of {path}, layer {layer}, are not those that were saved")
+def _is_sealed(folder: Path) -> bool:
+    try:
+        return run_item.is_sealed(run_item.read(folder))
+    except (OSError, DamagedError):
+        return False
 
 
 def read_run(workdir: Path, step: int) -> Run:
-    """Returns the `run` item of a checkpoint."""
-    return json.loads((Path(workdir) / "checkpoints" / str(step) / "run" / "metadata").read_text())
+    """Returns the `run` item of a checkpoint, verified.
+
+    Raises:
+        JaxptError: it is not what was saved.
+    """
+    folder = Path(workdir) / "checkpoints" / str(step)
+    try:
+        return run_item.read(folder)
+    except DamagedError as error:
+        raise JaxptError(f"{folder} is damaged: {error}; use another checkpoint") from None
 
 
-def read_model(workdir: Path, step: int) -> ModelConfig:
-    """Returns the model of a checkpoint: that of the run, with the rope of the stage that it was saved in."""
-    return ModelConfig.from_dict(read_run(workdir, step)["model"])
+def model_of(run: Run) -> ModelConfig:
+    """Returns the model of a checkpoint's `run` item: that of the run, with the rope of the stage it was saved in."""
+    return ModelConfig.from_dict(run["model"])
 
 
 def finished_steps(workdir: Path) -> list[int]:
@@ -196,13 +207,14 @@ def finished_steps(workdir: Path) -> list[int]:
     return sorted(int(p.name) for p in whole)
 
 
-def read_state(workdir: Path, step: int, abstract: Mapping[str, Any]) -> dict[str, Any]:
+def read_state(workdir: Path, step: int, abstract: Mapping[str, Any], run: Run) -> dict[str, Any]:
     """Restores parts of one checkpoint, verified against its digests, without opening a manager.
 
     Args:
         workdir: the run directory.
         step: a finished checkpoint.
         abstract: `{"params": tree}` of ShapeDtypeStruct with shardings, with or without `"opt_state"`.
+        run: its `run` item, whose digests the values must have.
 
     Raises:
         JaxptError: the values are not those that were saved.
@@ -213,8 +225,8 @@ def read_state(workdir: Path, step: int, abstract: Mapping[str, Any]) -> dict[st
         for item, tree in abstract.items():
             args = ocp.args.PyTreeRestore(tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree))
             out[item] = reader.restore(folder / item, args=args)
-    saved = read_run(workdir, step)["digests"]
-    now = digests(out)
+    saved = run["digests"]
+    now = scan_state(out).digests
     try:
         compare({path: saved.get(path, []) for path in now}, now)
     except JaxptError as error:
@@ -246,13 +258,13 @@ def _storage_error(folder: Path, error: Exception) -> JaxptError:
     return JaxptError(f"{folder}: a checkpoint could not be written ({text[:300]}); {newest}")
 
 
-def read_params(workdir: Path, step: int, config: ModelConfig, shardings: Mapping[str, Any] | None = None) -> Any:
+def read_params(workdir: Path, step: int, run: Run, shardings: Mapping[str, Any] | None = None) -> Any:
     """Returns the parameters of a finished checkpoint, without knowing its optimizer, verified.
 
     Args:
         workdir: the run directory.
         step: of the checkpoint.
-        config: the run's model.
+        run: its `run` item.
         shardings: tree of `NamedSharding`; None: all on this process's first device.
     """
     one = SingleDeviceSharding(jax.local_devices()[0])
@@ -261,4 +273,5 @@ def read_params(workdir: Path, step: int, config: ModelConfig, shardings: Mappin
     def abstract(path: str, spec: ParamSpec) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(spec.shape, "float32", sharding=where.get(path, one))
 
-    return read_state(workdir, step, {"params": map_specs(abstract, param_specs(config))})["params"]
+    params = map_specs(abstract, param_specs(model_of(run)))
+    return read_state(workdir, step, {"params": params}, run)["params"]

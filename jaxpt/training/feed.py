@@ -1,18 +1,14 @@
 """The loop's view of the data: batches from a step on, realised shares, and what a checkpoint must remember."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from jaxpt.data import Loader, StageData, budget
+from jaxpt.data import Loader, StageData, budget, resume
 from jaxpt.data.ledger import Ledger
-from jaxpt.data.log import ScheduleLog
-from jaxpt.data.mixture import Mixture, plan_log
 from jaxpt.data.order import order_key
 from jaxpt.data.seen import seen_documents
-from jaxpt.errors import JaxptError
 from jaxpt.training.plan import Plan
 
 Rows = Callable[[int], slice | None]  # batch size -> this host's rows, None: all of them
@@ -41,9 +37,9 @@ class Feed(Protocol):
 class PackedFeed:
     """The batches of a plan's packed sources."""
 
-    def __init__(self, loader: Loader):
-        """Reads from `loader`."""
-        self.loader = loader
+    def __init__(self, loader: Loader, facts: Mapping[str, Any]):
+        """Reads from `loader`; `facts` are what else a checkpoint keeps of how the data was chosen."""
+        self.loader, self._facts = loader, facts
 
     def iterate(self, start_step: int, rows: Rows = lambda size: None) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """As `Feed.iterate`."""
@@ -68,7 +64,7 @@ class PackedFeed:
 
     def to_save(self, step: int) -> dict[str, Any]:
         """As `Feed.to_save`."""
-        return self.loader.to_save(step)
+        return {**self.loader.to_save(step), **self._facts}
 
 
 def make_feed(
@@ -87,30 +83,35 @@ def make_feed(
         tell: receives a line for each source with rows left out, and the budget.
 
     Raises:
-        JaxptError: a source that changed since the checkpoint, or that has too few rows for what is planned.
+        JaxptError: a source that changed since the checkpoint or is missing, a change that would let rows come twice,
+            or a source that has too few rows for what is planned.
     """
+    config, names = plan.config, tuple(plan.sources)
     stages = [
         StageData(s.first, s.stop - s.first, s.config.batch_size, s.config.sequence_length, s.weights, s.config.pose)
         for s in plan.stages
     ]
-    log = None
+    log, joined = None, []
     if saved:
-        _check_fingerprints(plan, saved)
-        log, used = _resumed_log(saved, stages), saved["prior_ledger"]
-    sources = plan.config.sources
-    prior = Ledger.from_json(used)
-    keys = {name: order_key(plan.sources[name], s.order_seed) for name, s in sources.items()}
+        resume.check_sources(saved, plan.sources, {n: s.path for n, s in config.sources.items()})
+        log, used = resume.resumed_log(saved, stages, names), saved["prior_ledger"]
+        joined = resume.joined(saved, names)
+    prior, seeds = Ledger.from_json(used), {n: config.sources[n].order_seed for n in names}
     loader = Loader(
         plan.sources,
         stages,
         log=log,
         used=prior,
-        order_seed={name: s.order_seed for name, s in sources.items()},
-        repeat={name: s.repeat for name, s in sources.items()},
-        when_exhausted={name: s.when_exhausted for name, s in sources.items()},
-        seen_documents=seen_documents(prior, plan.sources, keys) if plan.config.leave_out_seen else None,
-        seed=plan.config.seed,
+        order_seed=seeds,
+        repeat={n: config.sources[n].repeat for n in names},
+        when_exhausted={n: config.sources[n].when_exhausted for n in names},
+        seen_documents=_seen(plan, prior, joined, bool(saved)) if config.leave_out_seen else None,
+        other_orders=saved.get("other_orders", False) if saved else True,  # False: began before they were left out
+        seed=config.seed,
     )
+    if saved:
+        consumed = log.anchors[log.at(saved["step"])].consumed
+        resume.check_rows(saved, loader.orders, consumed, prior, config.leave_out_seen)
     for order in loader.orders:
         if order.left_out:
             rows = f"{order.left_out:,} of {order.source.rows:,} rows"
@@ -118,27 +119,40 @@ def make_feed(
     lines = budget.budget(loader.log, loader.orders, loader.limits, plan.steps)
     tell(budget.show(lines))
     budget.check(lines)
-    return PackedFeed(loader)
+    facts = {"joined": joined, "order_seeds": seeds, "leave_out_seen": config.leave_out_seen}
+    return PackedFeed(loader, facts)
 
 
-def _resumed_log(saved: dict[str, Any], stages: Sequence[StageData]) -> ScheduleLog:
-    """What was logged up to the saved step, and from there on what the plan says now."""
-    step = saved["step"]
-    before = ScheduleLog.from_json(saved["schedule_log"])
-    entries = plan_log(before.names, stages).entries
-    log = ScheduleLog(before.names, [a for a in before.anchors if a.step <= step], entries)
-    was, now = before.planned(step), log.planned(step)
-    if replace(was, step=0) != replace(now, step=0):
-        weights = dict(zip(log.names, now.weights))
-        Mixture(log).change(step, weights, now.batch_size, now.sequence_length)
-    return log
+class Feeds:
+    """Makes a run's feed, as `make_feed`: also before anything is written, so that a refusal leaves all as it was."""
+
+    def __init__(self, used: Sequence[dict[str, Any]] = (), tell: Callable[[str], None] = lambda text: None):
+        """`used` and `tell` are those of `make_feed`."""
+        self._used, self._tell, self._lines = used, tell, list[str]()
+        self._early: tuple[dict[str, Any] | None, PackedFeed] | None = None
+
+    def check(self, plan: Plan, saved: dict[str, Any] | None) -> None:
+        """Makes the feed from the newest checkpoint and keeps it.
+
+        Raises:
+            JaxptError: as `make_feed`.
+        """
+        self._early = saved, make_feed(plan, saved, self._used, self._lines.append)
+
+    def __call__(self, plan: Plan, saved: dict[str, Any] | None) -> PackedFeed:
+        """Returns the feed that was kept, or makes another where another checkpoint was restored."""
+        if self._early is None or self._early[0] != saved:
+            return make_feed(plan, saved, self._used, self._tell)
+        for line in self._lines:
+            self._tell(line)
+        return self._early[1]
 
 
-def _check_fingerprints(plan: Plan, saved: dict[str, Any]) -> None:
-    for name, source in plan.sources.items():
-        before = saved["fingerprints"].get(name, source.fingerprint)
-        if before != source.fingerprint:
-            raise JaxptError(
-                f"config.sources.{name}: {plan.config.sources[name].path} is not the source this run began with "
-                f"(content {source.fingerprint[:12]}, was {before[:12]}); restore it or begin in another --workdir"
-            )
+def _seen(plan: Plan, prior: Ledger, joined: Sequence[Mapping[str, Any]], resumed: bool) -> dict[str, np.ndarray]:
+    """Documents that each source leaves out: seen by earlier runs and, where it joined this one later, by this one."""
+    keys = {n: order_key(source, plan.config.sources[n].order_seed) for n, source in plan.sources.items()}
+    out = seen_documents(prior, plan.sources, keys, resumed=resumed)
+    for entry in joined:
+        then = seen_documents(Ledger.from_json(entry["ledger"]), plan.sources, keys, resumed=resumed)
+        out |= {name: then[name] for name in entry["sources"] if name in then}
+    return out

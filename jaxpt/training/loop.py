@@ -10,21 +10,22 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxpt.config import StageConfig, interval
+from jaxpt.config import RunConfig, StageConfig, interval
 from jaxpt.errors import JaxptError
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.init import init_params
 from jaxpt.models.specs import param_specs
 from jaxpt.optim.optimizers import Optimizer, make_optimizer
-from jaxpt.optim.schedules import learning_rate
+from jaxpt.schema import plain
 from jaxpt.sharding import batch_sharding
 from jaxpt.terminal import progress
 from jaxpt.training.batches import host_rows, place
+from jaxpt.training.changes import changes
 from jaxpt.training.checkpoints import Checkpoints, Retention
 from jaxpt.training.feed import Feed
 from jaxpt.training.interrupt import EXIT_PREEMPTED, Interrupt
 from jaxpt.training.metrics import Metrics
-from jaxpt.training.plan import Plan, StagePlan
+from jaxpt.training.plan import Plan, StagePlan, continued
 from jaxpt.training.speed import Clock, convention, peak_flops
 from jaxpt.training.state import Layout, State, abstract_state, make_layout, new_opt_state, state_shardings
 from jaxpt.training.step import StepSpec, make_step
@@ -54,6 +55,7 @@ class Run:
     step: int  # finished steps
     peak: float  # FLOP/s of all devices
     steps: Mapping[StepSpec, Callable]
+    check_writer: Callable[[], None] = lambda: None
     clock: Clock = field(default_factory=Clock)
     measures: dict[str, Sequence[Hook]] = field(default_factory=dict)
     batches: Iterator[tuple[int, Mapping[str, np.ndarray]]] = field(default_factory=lambda: iter(()))
@@ -78,6 +80,8 @@ def train(
     policies: Policies = lambda model, stage, mesh: None,
     tell: Tell = print,
     devices: Sequence[Any] | None = None,
+    from_step: int | None = None,
+    check_writer: Callable[[], None] = lambda: None,
 ) -> int:
     """Trains `plan` in `workdir`, from its newest whole checkpoint if there is one.
 
@@ -90,36 +94,54 @@ def train(
         policies: what changes the weights of a stage's mixture on the way; asked once per stage.
         tell: receives lines for the person watching.
         devices: default all devices of all hosts.
+        from_step: go on from this checkpoint and set later ones aside; None: from the newest.
+        check_writer: raises where another process has taken over the directory; called before each write.
 
     Returns:
         0 when the run is finished, `EXIT_PREEMPTED` (75) when SIGTERM asked to stop and all is saved.
 
     Raises:
-        JaxptError: a full disk, damaged checkpoints only, a loss that is not finite.
+        JaxptError: a full disk, no whole checkpoint beside those that were set aside, a checkpoint that cannot be read
+            for another reason than damage, a value or a state that is not finite.
     """
     config = plan.config
     layout, optimizer, steps = make_program(plan, devices)
     peak, source = peak_flops(config.metrics.peak_flops_per_device, layout.mesh.devices.flatten().tolist())
     with jax.set_mesh(layout.mesh), Interrupt() as interrupt:
         checkpoints = Checkpoints(workdir, _retention(plan), asynchronous=config.checkpoint.asynchronous)
-        restored = checkpoints.restore(abstract_state(plan.model, optimizer, layout), tell)
-        saved = restored[1] if restored else None
+        restored = checkpoints.restore(abstract_state(plan.model, optimizer, layout), tell, from_step, plain(config))
+        saved = restored.run if restored else None
         step = saved["step"] if saved else 0
-        main = jax.process_index() == 0
-        metrics = Metrics(workdir, step, tensorboard=config.metrics.tensorboard, write=main)
-        metrics.event("resume" if saved else "start", step, devices=jax.device_count(), mesh=dict(layout.mesh.shape))
-        state = restored[0] if restored else (start or _draw(plan))(layout, optimizer)
+        if saved:
+            plan = continued(plan, saved)
+            checkpoints.retention = _retention(plan)
+        feed = make_feed(plan, saved)  # before anything is set aside or cut back: it may refuse the config
+        set_aside = checkpoints.go_back(restored, tell) if restored else []
+        metrics = _open_metrics(workdir, config, layout, step if saved else None, set_aside)
+        state = restored.state if restored else (start or _draw(plan))(layout, optimizer)
         tell(f"MFU: {convention()}; {source}")
         if saved:
-            tell(f"resumed at step {step} of {plan.steps}")
-        feed = make_feed(plan, saved)
-        run = Run(plan, layout, optimizer, feed, checkpoints, metrics, hooks, policies, tell, state, step, peak, steps)
+            for line in (f"resumed at step {step} of {plan.steps}", *changes(plan, saved)):
+                tell(line)
+        parts = (plan, layout, optimizer, feed, checkpoints, metrics, hooks, policies, tell, state, step, peak, steps)
+        run = Run(*parts, check_writer)
         try:
             code = _stages(run, interrupt)
             checkpoints.close()
         finally:
             metrics.close()
         return code
+
+
+def _open_metrics(workdir: Path, config: RunConfig, layout: Layout, resumed: int | None, aside: list[str]) -> Metrics:
+    """Opens the metrics, cut back to the step that was resumed at, and notes how the run goes on."""
+    step = resumed or 0
+    metrics = Metrics(workdir, step, tensorboard=config.metrics.tensorboard, write=jax.process_index() == 0)
+    kind = "start" if resumed is None else "resume"
+    metrics.event(kind, step, devices=jax.device_count(), mesh=dict(layout.mesh.shape))
+    if aside:
+        metrics.event("set aside", step, checkpoints=aside)
+    return metrics
 
 
 def make_program(
@@ -155,15 +177,15 @@ def _stages(run: Run, interrupt: Interrupt) -> int:
     if run.step == 0 and config.evaluation.before:
         _evaluate(run, plan.stages[0])
     elif run.step and _evaluation_due(run, run.step):
-        _evaluate(run, plan.stages[config.stage_of(run.step - 1)])
-    total, done = config.tokens_at(plan.steps), config.tokens_at(run.step)
+        _evaluate(run, plan.stages[plan.stage_of(run.step - 1)])
+    total, done = plan.tokens_at(plan.steps), plan.tokens_at(run.step)
     quiet = jax.process_index() != 0
     with progress(total, "train", "tok", start=done, scale=True) as bar:
         bar.disable = quiet
         if run.done:
             return 0
         _read(run)
-        for stage in plan.stages[config.stage_of(run.step) :]:
+        for stage in plan.stages[plan.stage_of(run.step) :]:
             if _stage(run, stage, interrupt, bar):
                 return EXIT_PREEMPTED
     return 0
@@ -191,7 +213,7 @@ def _stage(run: Run, stage: StagePlan, interrupt: Interrupt, bar: Any) -> bool:
             number, batch = next(run.batches)
         if number != run.step:
             raise RuntimeError(f"the feed gave batch {number} for step {run.step}")
-        rate = learning_rate(stage.schedule, run.step - stage.first, stage.peak)
+        rate = stage.rate(run.step)
         run.state, values = step(run.state, place(batch, sharding, stage.config.batch_size), np.float32(rate))
         if before is not None:
             before.block_until_ready()  # at most two steps in flight
@@ -214,7 +236,7 @@ def _reweight(run: Run, policy: Policy) -> None:
     with run.clock.pause(run.state):
         weights, facts = policy(run.step, run.state["params"], run.feed.weights(run.step))
         run.feed.change(run.step, weights)
-        run.metrics.log(run.step, {"tokens": run.config.tokens_at(run.step), **facts})
+        run.metrics.log(run.step, {"tokens": run.plan.tokens_at(run.step), **facts})
         _read(run)  # what was read ahead had the weights from before
 
 
@@ -226,6 +248,8 @@ def _between(run: Run, stage: StagePlan, values: Any, rate: float, interrupt: In
     asked = interrupt.agreed() if jax.process_count() == 1 or log_due else False
     evaluate = _evaluation_due(run, run.step)
     if asked or evaluate or _save_due(run, run.step):
+        if not log_due:
+            _check_finite(run, jax.device_get({k: v for k, v in values.items() if "/" in k}))
         _save(run, wait=asked or evaluate)
     if asked:
         run.tell(f"SIGTERM: saved at step {run.step}; start again with the same --workdir to go on")
@@ -238,8 +262,9 @@ def _between(run: Run, stage: StagePlan, values: Any, rate: float, interrupt: In
 
 def _log(run: Run, stage: StagePlan, values: Mapping[str, Any], rate: float, bar: Any) -> None:
     """Writes one record: the step's loss and norms, the mixture, the speed since the last record."""
+    run.check_writer()
     loss = float(values["train/loss"])
-    record: dict[str, Any] = {"stage": stage.config.name, "tokens": run.config.tokens_at(run.step)}
+    record: dict[str, Any] = {"stage": stage.config.name, "tokens": run.plan.tokens_at(run.step)}
     record |= {k: float(v) for k, v in values.items() if "/" in k}
     for name, nll, weight in zip(run.plan.source_names, values["source_nll"], values["source_weight"]):
         if weight > 0:
@@ -252,23 +277,28 @@ def _log(run: Run, stage: StagePlan, values: Mapping[str, Any], rate: float, bar
     bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
     again = run.metrics.replayed(run.step, record)
     if again is not None:
-        same = again[0] == again[1]
+        same = repr(again[0]) == repr(again[1])  # also where both are NaN
         run.metrics.event("replayed", run.step, loss=again[0], before=again[1], identical=same)
         told = "as before" if same else f"{again[1]!r} before: another mesh or machine, or damaged data"
         run.tell(f"replayed step {run.step}: loss {again[0]!r}, {told}")
-    if not np.isfinite(loss):
-        raise JaxptError(
-            f"the loss at step {run.step} is {loss}; lower optimizer.learning_rate and start again "
-            f"from checkpoint {max(run.checkpoints.steps(), default='none')}"
-        )
+    _check_finite(run, {k: v for k, v in record.items() if not k.startswith("perf/")})
+
+
+def _check_finite(run: Run, values: Mapping[str, Any]) -> None:
+    """Stops where a value of the step at hand is NaN or infinite: what follows from it would be lost time."""
+    for name, value in values.items():
+        if not isinstance(value, str) and not np.all(np.isfinite(value)):
+            what = "the loss" if name == "train/loss" else name
+            raise JaxptError(f"{what} at step {run.step} is {value}; {run.checkpoints.way_back()}")
 
 
 def _save(run: Run, *, wait: bool) -> None:
+    run.check_writer()
     with run.clock.pause(run.state):
         if run.step not in run.checkpoints.steps():
             run.metrics.event("save", run.step)
-            model = run.plan.stages[run.config.stage_of(run.step - 1)].model.to_dict()  # with the stage's rope
-            saved = {"tokens": run.config.tokens_at(run.step), "model": model, **run.feed.to_save(run.step)}
+            model = run.plan.stages[run.plan.stage_of(run.step - 1)].model.to_dict()  # with the stage's rope
+            saved = {"model": model, **run.plan.to_save(run.step), **run.feed.to_save(run.step)}
             run.checkpoints.save(run.step, run.state, saved)
         if wait:
             run.checkpoints.wait()
@@ -286,13 +316,16 @@ def _evaluate(run: Run, stage: StagePlan) -> None:
         record: dict[str, float] = {}
         for hook in hooks:
             record |= hook(run.step, run.state["params"])
-        run.metrics.log(run.step, {"tokens": run.config.tokens_at(run.step), **record})
+        for name in (k for k, v in record.items() if not np.isfinite(v)):
+            run.tell(f"{name} at step {run.step} is {record[name]}")
+        run.check_writer()
+        run.metrics.log(run.step, {"tokens": run.plan.tokens_at(run.step), **record})
         run.metrics.event("evaluation ends", run.step)
 
 
 def _passed(run: Run, text: str | None, step: int) -> bool:
     every = interval(text, "every")
-    tokens = run.config.tokens_at
+    tokens = run.plan.tokens_at
     return every is not None and every.passed(step - 1, step, tokens(step - 1), tokens(step))
 
 
@@ -310,6 +343,6 @@ def _retention(plan: Plan) -> Retention:
     every = interval(config.checkpoint.keep_every, "config.checkpoint.keep_every")
 
     def kept(step: int) -> bool:
-        return every is not None and every.passed(step - 1, step, config.tokens_at(step - 1), config.tokens_at(step))
+        return every is not None and every.passed(step - 1, step, plan.tokens_at(step - 1), plan.tokens_at(step))
 
     return Retention(config.checkpoint.keep, frozenset(s.stop for s in plan.stages), kept)

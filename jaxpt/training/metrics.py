@@ -1,20 +1,27 @@
 """What a run tells: metrics.jsonl, cut back on resume, events.jsonl, and the same numbers for TensorBoard."""
 
 import json
+import math
 import os
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxpt.errors import JaxptError
+
+_BARE = re.compile(rb"[:\[,] *-?(NaN|Infinity)\b")
 
 
 class Metrics:
     """Appends records to `metrics.jsonl` and `events.jsonl` of a run directory; one host writes.
 
     A record is one line `{"step": n, "train/loss": …}`; n counts finished steps. After a resume at step r the lines
-    with step > r are cut, and `replayed` compares the first of them with what is computed anew.
+    with step > r are moved to `metrics.cut.jsonl`, and `replayed` compares the first of them with what is computed.
+
+    Lines are strict JSON: a value that is not finite is null, and `not_finite` of its line says what it is
+    (`{"train/loss": "nan"}`); `read` gives it back as a float.
     """
 
     def __init__(self, workdir: Path, resumed_at: int = 0, *, tensorboard: bool = True, write: bool = True):
@@ -27,6 +34,7 @@ class Metrics:
             write: False on all hosts but one.
         """
         self.path = workdir / "metrics.jsonl"
+        self._removed = workdir / "metrics.cut.jsonl"
         self._events = workdir / "events.jsonl"
         self._write = write
         self._board: Any = None
@@ -34,10 +42,12 @@ class Metrics:
         self.kept = {(r["step"], name) for r in kept for name in r}
         if not write:
             return
-        if self._cut or not self.path.exists() or not _whole(self.path):
-            _replace(self.path, "".join(json.dumps(r) + "\n" for r in kept))
-        if self._events.exists() and not _whole(self._events):
-            _replace(self._events, "".join(json.dumps(r) + "\n" for r in _records(self._events)))
+        if self._cut:
+            _append(self._removed, *self._cut)
+        if self._cut or not self.path.exists() or not _is_strict(self.path):
+            _replace(self.path, kept)
+        if self._events.exists() and not _is_strict(self._events):
+            _replace(self._events, _records(self._events))
         if tensorboard:
             from tensorboardX import SummaryWriter
 
@@ -81,7 +91,10 @@ class Metrics:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Returns the records of a metrics.jsonl; a half-written last line is left out.
+    """Returns the records of a metrics.jsonl or events.jsonl; a half-written last line is left out.
+
+    Values that are not finite are floats again, whether they are marked as `Metrics` does or bare words (NaN, Infinity)
+    as versions before that wrote them.
 
     Raises:
         JaxptError: a broken line that is not the last.
@@ -95,39 +108,51 @@ def _split(path: Path, step: int) -> tuple[list[dict[str, Any]], list[dict[str, 
 
 
 def _records(path: Path) -> list[dict[str, Any]]:
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = path.read_bytes().split(b"\n")
     out = []
     for i, line in enumerate(lines):
         if not line:
             continue
         try:
-            out.append(json.loads(line))
-        except json.JSONDecodeError:
+            out.append(_record(line))
+        except (ValueError, TypeError, KeyError):
             if i == len(lines) - 1:  # killed while writing
                 break
-            raise JaxptError(f"{path}: line {i + 1} is not JSON; repair or remove it") from None
+            raise JaxptError(f"{path}: line {i + 1} is not JSON, or no record; repair or remove it") from None
     return out
 
 
-def _whole(path: Path) -> bool:
-    """Whether the file ends with a finished line."""
-    size = path.stat().st_size
-    if not size:
-        return True
-    with open(path, "rb") as f:
-        f.seek(size - 1)
-        return f.read(1) == b"\n"
+def _is_strict(path: Path) -> bool:
+    """Whether the file ends with a finished line and holds no bare NaN or Infinity."""
+    text = path.read_bytes()
+    return text[-1:] in (b"", b"\n") and not _BARE.search(text)
 
 
-def _append(path: Path, record: Mapping[str, Any]) -> None:
+def _line(record: Mapping[str, Any]) -> str:
+    odd = {k: repr(float(v)) for k, v in record.items() if isinstance(v, float) and not math.isfinite(v)}
+    if odd:
+        record = {k: None if k in odd else v for k, v in record.items()} | {"not_finite": odd}
+    return json.dumps(record, allow_nan=False) + "\n"
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    """Raises ValueError, TypeError or KeyError where the line is no record."""
+    record = json.loads(line)
+    if not isinstance(record["step"], int):
+        raise TypeError("a record's step is a number")
+    odd = record.pop("not_finite", {})
+    return record | {k: float(v) for k, v in odd.items()}
+
+
+def _append(path: Path, *records: Mapping[str, Any]) -> None:
     try:
         with open(path, "a", encoding="utf-8") as f:
-            f.write(json.dumps(record) + "\n")
+            f.write("".join(map(_line, records)))
     except OSError as error:  # a half-written line is cut when the run starts again
         raise JaxptError(f"{path} cannot be written: {error.strerror}; free space and start again") from error
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text("".join(map(_line, records)), encoding="utf-8")
     os.replace(temporary, path)

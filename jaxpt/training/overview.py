@@ -19,11 +19,13 @@ def stages(plan: Plan) -> str:
     head = ["stages", "steps", "tokens", "batch size", "sequence length", "learning rate", "over steps", ""]
     rows = []
     for i, stage in enumerate(plan.stages):
-        steps, end = stage.stop - stage.first, stage.peak * stage.schedule[-1].end
-        config = stage.config
-        rate = f"{stage.peak:g}" if math.isclose(end, stage.peak) else f"{stage.peak:g} to {end:g}"
-        shapes = ", ".join(f"{s.steps:,} {s.shape}" for s in stage.schedule)
-        size = [steps, steps * config.tokens_per_step, config.batch_size, config.sequence_length]
+        config, rate, shapes = stage.config, "done", ""
+        if stage.schedule:
+            end = stage.peak * stage.schedule[-1].end
+            rate = f"{stage.peak:g}" if math.isclose(end, stage.peak) else f"{stage.peak:g} to {end:g}"
+            shapes = ", ".join(f"{round(s.steps):,} {s.shape}" for s in stage.schedule)
+        tokens = plan.tokens_at(stage.stop) - plan.tokens_at(stage.first)
+        size = [stage.stop - stage.first, tokens, config.batch_size, config.sequence_length]
         rows.append([config.name, *size, rate, shapes, "; ".join(_special(stage, i))])
     return table(head, rows)
 

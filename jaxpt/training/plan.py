@@ -1,19 +1,24 @@
 """Everything about a run that can be known before step one, and every mistake that can be found there."""
 
 import dataclasses
+import functools
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
 
 from jaxpt.config import ModelSection, RunConfig, StageConfig
 from jaxpt.data.plan import flat_weights, row_weights
+from jaxpt.duration import parse
 from jaxpt.errors import JaxptError
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.presets import preset
-from jaxpt.optim.schedules import Segment, resolve
+from jaxpt.optim.schedules import Segment, learning_rate, resolve, resolve_changed
+from jaxpt.training import history
+from jaxpt.training.history import Leg
 from jaxpt.training.step import StepSpec, step_spec
 
 
@@ -32,7 +37,8 @@ class Source(Protocol):
 class StagePlan:
     """One stage with everything resolved: global steps [first, stop), its model, schedule and step.
 
-    `weights` is the mixture in row slots, one number per source it names.
+    `weights` is the mixture in row slots, one number per source it names. `schedule` is empty for a stage that is done
+    and whose config has changed since; `shift` is by how much the schedule's position is ahead of the stage's steps.
     """
 
     config: StageConfig
@@ -43,16 +49,22 @@ class StagePlan:
     peak: float
     step: StepSpec
     weights: Mapping[str, float]
+    shift: int | Fraction = 0
+
+    def rate(self, step: int) -> float:
+        """The learning rate at global step `step`; after the stage's end the last one."""
+        return learning_rate(self.schedule, step - self.first + self.shift, self.peak)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that passed all checks."""
+    """A run that passed all checks. `past` are the steps that are done: no change of the config moves them."""
 
     config: RunConfig
     model: ModelConfig  # before any stage changes its rope
     stages: tuple[StagePlan, ...]
     sources: Mapping[str, Source]
+    past: tuple[Leg, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -64,9 +76,36 @@ class Plan:
         """In the order of `source_id`."""
         return list(self.sources)
 
+    @functools.cached_property
+    def legs(self) -> tuple[Leg, ...]:
+        """All steps: those that are done, and those to come."""
+        return history.whole(self.config.stages, self.past)
+
+    def tokens_at(self, step: int) -> int:
+        """Positions (B × S) trained on before global step `step`."""
+        return history.tokens_before(self.legs, step)
+
+    def stage_of(self, step: int) -> int:
+        """Index of the stage that global step `step` belongs to; at the run's end that of the last."""
+        return sum(step >= stage.stop for stage in self.stages[:-1])
+
+    def to_save(self, step: int) -> dict[str, Any]:
+        """What a checkpoint at `step` keeps of the past, JSON-ready, and of the plan as it is now."""
+        stage = self.stages[self.stage_of(step)]
+        return {
+            "tokens": self.tokens_at(step),
+            "history": history.to_json(history.until(self.legs, step)),
+            "durations": {s.config.name: s.config.duration for s in self.stages},
+            "learning_rate_next": stage.rate(step) if stage.schedule else None,
+        }
+
 
 def make_plan(
-    config: RunConfig, sources: Mapping[str, Source], model: ModelConfig | None = None, tokenizer: Any = None
+    config: RunConfig,
+    sources: Mapping[str, Source],
+    model: ModelConfig | None = None,
+    tokenizer: Any = None,
+    past: Sequence[Leg] = (),
 ) -> Plan:
     """Checks the sources against the config and resolves every stage.
 
@@ -75,18 +114,41 @@ def make_plan(
         sources: the opened sources of `config.sources`, in that order.
         model: the model of `init_from`, None where the run starts from `config.model`.
         tokenizer: the tokenizer of `config.tokenizer` or `init_from`, None where neither has one.
+        past: the steps that are done, none for a new run; the config plans what comes after them.
 
     Raises:
         JaxptError: a source that is empty, of another row length, vocabulary or tokenizer; a schedule that does not
-            fit its stage; an unknown name.
+            fit its stage; an unknown name; a stage of the past that was renamed, moved or removed.
     """
     model = model_config(config.model, model)
     for name, source in sources.items():
         check_source(f"config.sources.{name}", config.sources[name].path, source, model, tokenizer)
+    return Plan(config, model, _stage_plans(config, sources, model, past), sources, tuple(past))
+
+
+def continued(plan: Plan, saved: Mapping[str, Any]) -> Plan:
+    """Returns `plan` as it is from a restored checkpoint on.
+
+    Args:
+        plan: the run as made from the config.
+        saved: the `run` item of the checkpoint: its steps, tokens and stage boundaries hold, and its order of sources,
+            after which those come that are new.
+
+    Raises:
+        JaxptError: a stage of the past that was renamed, moved or removed.
+    """
+    past = history.read_legs(saved, plan.config.stages)
+    known = [n for n in saved.get("schedule_log", {}).get("names", []) if n in plan.sources]
+    sources = {n: plan.sources[n] for n in dict.fromkeys([*known, *plan.sources])}
+    return replace(plan, stages=_stage_plans(plan.config, sources, plan.model, past), sources=sources, past=past)
+
+
+def _stage_plans(
+    config: RunConfig, sources: Mapping[str, Source], model: ModelConfig, past: Sequence[Leg]
+) -> tuple[StagePlan, ...]:
     compute = Compute(**dataclasses.asdict(config.compute))
     stages, now = [], model
-    firsts = config.first_steps()
-    for i, (stage, first, stop) in enumerate(zip(config.stages, firsts, firsts[1:])):
+    for i, (stage, (first, stop)) in enumerate(zip(config.stages, history.spans(config.stages, past))):
         where = f"config.stages[{i}]"
         weights = stage_weights(stage, sources, f"{where}.mixture")
         for name in weights:
@@ -100,11 +162,29 @@ def make_plan(
             now = with_rope(now, stated(stage.rope))
         if stage.pose is not None:
             check_pose(f"{where}.pose.target", stage, now)
-        schedule = resolve(stage.schedule, stop - first, stage.tokens_per_step, f"{where}.schedule")
+        schedule, shift = _schedule(stage, first, stop, past, f"{where}.schedule")
         peak = config.optimizer.learning_rate if stage.learning_rate is None else stage.learning_rate
         step = step_spec(now, stage, compute, config.optimizer.clip_norm, len(sources))
-        stages.append(StagePlan(stage, first, stop, now, schedule, peak, step, weights))
-    return Plan(config, model, tuple(stages), sources)
+        stages.append(StagePlan(stage, first, stop, now, schedule, peak, step, weights, shift))
+    return tuple(stages)
+
+
+def _schedule(
+    stage: StageConfig, first: int, stop: int, past: Sequence[Leg], where: str
+) -> tuple[tuple[Segment, ...], int | Fraction]:
+    """Returns a stage's segments and its shift: see `StagePlan`."""
+    mine = [leg for leg in past if leg.stage == stage.name]
+    done = sum(leg.steps for leg in mine)
+    uniform = all(leg.tokens_per_step == stage.tokens_per_step for leg in mine)
+    if first + done == stop and not (uniform and done == stage.steps):
+        return (), 0
+    if uniform:
+        return resolve(stage.schedule, stop - first, stage.tokens_per_step, where), 0
+    sizes = [*((leg.steps, leg.tokens_per_step) for leg in mine), (stop - first - done, stage.tokens_per_step)]
+    duration = parse(stage.duration, where)
+    tokens = Fraction(duration.amount) if duration.unit == "tokens" else None
+    schedule, position = resolve_changed(stage.schedule, sizes, done, tokens, where)
+    return schedule, position - done
 
 
 def stage_weights(stage: StageConfig, sources: Mapping[str, Source], where: str) -> dict[str, float]:

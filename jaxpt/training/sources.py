@@ -43,12 +43,15 @@ def _open(config: RunConfig, name: str, source: SourceConfig, tokenizer: Any) ->
 
 
 def row_length(config: RunConfig, name: str) -> int:
-    """Returns the sequence length of the stages that use source `name` (of all stages, where none does).
+    """Returns the sequence length of the stages that use source `name`; where none does, of those that name it with a
+    weight of 0, else of all stages.
 
     Raises:
         JaxptError: they differ.
     """
-    using = [s for s in config.stages if flat_weights(s.mixture).get(name, 0) > 0] or config.stages
+    weights = [flat_weights(stage.mixture) for stage in config.stages]
+    using = [s for s, w in zip(config.stages, weights) if w.get(name, 0) > 0]
+    using = using or [s for s, w in zip(config.stages, weights) if name in w] or config.stages
     lengths = sorted({stage.sequence_length for stage in using})
     if len(lengths) > 1:
         raise JaxptError(

@@ -1,6 +1,5 @@
 """Where a run's first parameters come from: a bundle, another run's checkpoint, or a Hugging Face directory."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,17 +8,24 @@ from typing import Any
 from jaxpt.bundles import open_bundle
 from jaxpt.data.ledger import Ledger
 from jaxpt.errors import JaxptError
+from jaxpt.interop import importing
 from jaxpt.interop.checkpoint import HuggingFaceCheckpoint
-from jaxpt.interop.importing import has_tokenizer, lineage_entry, read_params
+from jaxpt.interop.importing import lineage_entry, read_params
 from jaxpt.models.config import ModelConfig
 from jaxpt.optim.optimizers import Optimizer
-from jaxpt.training.checkpoints import finished_steps, read_model, read_run, read_state
+from jaxpt.training.checkpoints import model_of, read_run, read_state
+from jaxpt.training.newest import read_checkpoint, read_once
+from jaxpt.training.run_directory import has_tokenizer, read_lineage, stored_model
 from jaxpt.training.state import Layout, State, abstract_state, new_opt_state, state_shardings
 
 
 @dataclass(frozen=True)
 class StartingPoint:
-    """A model to start from. `state(layout, optimizer)` makes the first state, sharded as it is read."""
+    """A model to start from.
+
+    `state(layout, optimizer)` makes the first state, sharded as it is read; it raises `Pruned` where it comes from the
+    newest checkpoint of a run which has pruned that since.
+    """
 
     model: ModelConfig
     tokenizer_path: Path | None
@@ -40,7 +46,8 @@ def open_start(path: str, load: str) -> StartingPoint:
         JaxptError: nothing there that can be read.
     """
     here = Path(path)
-    run, step = (here.parents[1], int(here.name)) if here.parent.name == "checkpoints" else (here, None)
+    named = here.parent.name == "checkpoints" and here.name.isdigit()
+    run, step = (here.parents[1], int(here.name)) if named else (here, None)
     if (run / "checkpoints").is_dir():
         return _from_run(run, step, load)
     if (here / "model.json").exists():
@@ -51,6 +58,21 @@ def open_start(path: str, load: str) -> StartingPoint:
         f"config.init_from: {path} is no bundle (model.json), run directory (checkpoints/) or Hugging Face directory "
         f"(config.json with *.safetensors)"
     )
+
+
+def as_begun(workdir: Path) -> StartingPoint:
+    """Returns where the run in `workdir` began, as the run keeps it: what it came from may have changed since.
+
+    Raises:
+        JaxptError: a damaged file of the run.
+    """
+
+    def state(layout: Layout, optimizer: Optimizer) -> State:
+        raise JaxptError(f"{workdir} has lost its checkpoints; begin in another --workdir")
+
+    path = workdir / "tokenizer" if has_tokenizer(workdir) else None
+    found = "config.init_from as it was when this run began"
+    return StartingPoint(stored_model(workdir), path, read_lineage(workdir), state, found)
 
 
 def _fresh(layout: Layout, optimizer: Optimizer, params: Any) -> State:
@@ -77,27 +99,24 @@ def ledger_of(lineage: Sequence[Mapping[str, Any]]) -> Ledger:
 
 
 def _from_run(run: Path, step: int | None, load: str) -> StartingPoint:
-    steps = finished_steps(run)
-    if not steps or (step is not None and step not in steps):
-        raise JaxptError(f"config.init_from: {run} has no finished checkpoint{'' if step is None else f' {step}'}")
-    chosen = steps[-1] if step is None else step
-    model = read_model(run, chosen)
     with_moments = load == "params+optimizer"
 
-    def state(layout: Layout, optimizer: Optimizer) -> State:
-        abstract = abstract_state(model, optimizer, layout)
-        if with_moments:
-            return read_state(run, chosen, abstract)
-        return _fresh(layout, optimizer, read_state(run, chosen, {"params": abstract["params"]})["params"])
+    def opened(number: int) -> StartingPoint:
+        facts = read_run(run, number)
+        model = model_of(facts)
 
-    before = json.loads((run / "lineage.json").read_text(encoding="utf-8"))
-    facts = read_run(run, chosen)
-    entry = {"op": "train", "options": {"run": str(run)}, "steps": chosen, "tokens": facts["tokens"]}
-    tokenizer = run / "tokenizer"
-    what = "parameters and moments" if with_moments else "parameters"
-    found = f"checkpoint {chosen} of run {run} ({what})"
-    path = tokenizer if tokenizer.exists() else None
-    return StartingPoint(model, path, [*before, entry], state, found, facts.get("ledger", []))
+        def state(layout: Layout, optimizer: Optimizer) -> State:
+            abstract = abstract_state(model, optimizer, layout)
+            wanted = abstract if with_moments else {"params": abstract["params"]}
+            read = read_once(run, number, lambda number: read_state(run, number, wanted, facts), named=step is not None)
+            return read if with_moments else _fresh(layout, optimizer, read["params"])
+
+        entry = {"op": "train", "options": {"run": str(run)}, "steps": number, "tokens": facts["tokens"]}
+        found = f"checkpoint {number} of run {run} ({'parameters and moments' if with_moments else 'parameters'})"
+        path = run / "tokenizer" if has_tokenizer(run) else None
+        return StartingPoint(model, path, [*read_lineage(run), entry], state, found, facts.get("ledger", []))
+
+    return read_checkpoint(run, step, opened)
 
 
 def _from_hugging_face(path: Path) -> StartingPoint:
@@ -107,5 +126,5 @@ def _from_hugging_face(path: Path) -> StartingPoint:
         return _fresh(layout, optimizer, read_params(checkpoint, "float32", layout.params))
 
     found = f"Hugging Face directory {path} ({checkpoint.family.model_type})"
-    tokenizer = path if has_tokenizer(path) else None
+    tokenizer = path if importing.has_tokenizer(path) else None
     return StartingPoint(checkpoint.config, tokenizer, [lineage_entry(checkpoint)], state, found)

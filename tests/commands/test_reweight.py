@@ -7,9 +7,12 @@ import pytest
 
 from jaxpt import cli
 from jaxpt.bundles import save_bundle
+from jaxpt.config import RunConfig
+from jaxpt.config_file import load as load_config
 from jaxpt.data.build import build
 from jaxpt.data.quota import ONE
 from jaxpt.data.reweight import reweight
+from jaxpt.measures import Measures
 from jaxpt.models.config import ModelConfig, uniform_layers
 from jaxpt.models.init import init_params
 from jaxpt.models.model import Model
@@ -17,6 +20,7 @@ from jaxpt.tokenizers import load, train_sentencepiece
 from jaxpt.training.checkpoints import read_run
 from jaxpt.training.metrics import read
 from tests.commands.test_train_on_text import MODEL, jsonl, sums
+from tests.files.flips import never_silent, outcomes
 
 CONFIG = """
 def get_config(folder):
@@ -76,8 +80,25 @@ def test_decisions_follow_the_rule_and_stand_in_the_log(setting):
         assert [w / ONE for w in anchors[step]] == pytest.approx(list(weights.values()), abs=1e-6)
         wanted = next(r for r in records if r["step"] == step + 2 and "data/wanted/sums" in r)
         assert wanted["data/wanted/sums"] == pytest.approx(weights["sums"], abs=1e-6)
-    kept = json.loads((run / "reference_losses.json").read_text())
+    kept = json.loads((run / "reference_losses.json").read_text())["losses"]
     assert list(next(iter(kept.values())).values()) == pytest.approx([math.log(300)] * 2, abs=0.5)  # a random model
+
+
+def test_damage_to_the_kept_losses_is_noticed_before_they_are_aimed_at(setting):
+    config = load_config(RunConfig, f"{setting / 'config.py'}:{setting}")
+    words, file = load(setting / "tokenizer.model"), setting / "run" / "reference_losses.json"
+    good = file.read_bytes()
+
+    def aimed_at():
+        if not file.exists():  # as at the first start: measured again
+            file.write_bytes(good)
+        return Measures(config, words, setting / "run")._references
+
+    counts = outcomes(file, aimed_at, 9)
+    never_silent(counts)
+    file.write_text(json.dumps(json.loads(good)["losses"]))  # as af7ccdc wrote it
+    assert aimed_at() == {"stage0": next(iter(json.loads(good)["losses"].values()))}
+    file.write_bytes(good)
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,28 @@ def test_a_second_run_starts_from_the_first_and_takes_other_rows(setting, run, t
     assert sum(e["stop"] - e["start"] for e in ledger) == 2 * 15 * 8  # the union: no row was taken twice
 
 
+def test_a_run_that_goes_on_needs_nothing_of_where_it_began(setting, run, tmp_path, capsys):
+    parent, workdir = tmp_path / "parent", tmp_path / "next"
+    shutil.copytree(run, parent)
+    start = f"--config.init_from={parent}"
+    assert train(setting, workdir, start) == 0
+    began = (workdir / "lineage.json").read_bytes()
+    shutil.copytree(parent / "checkpoints" / "10", parent / "checkpoints" / "20")  # the parent trains on
+    assert train(setting, workdir, start) == 0
+    assert (workdir / "lineage.json").read_bytes() == began
+    shutil.rmtree(parent / "checkpoints" / "20")
+    (workdir / "lineage.json").write_bytes(began.replace(b"15", b"10"))
+    capsys.readouterr()
+    assert train(setting, workdir, start) == 0  # restored exactly: the parent still gives it
+    assert "lineage.json was damaged; written again exactly as it was" in capsys.readouterr().out
+    (workdir / "lineage.json").write_bytes(began.replace(b"15", b"10"))
+    shutil.rmtree(parent)
+    assert train(setting, workdir, start) == 1
+    assert "lineage.json is damaged: it is not what digests.json says" in capsys.readouterr().err
+    (workdir / "lineage.json").write_bytes(began)
+    assert train(setting, workdir, start) == 0
+
+
 def test_a_run_goes_out_as_a_hugging_face_model(run, tmp_path, capsys):
     assert cli.main(["export", f"--from={run}", f"--to={tmp_path / 'hf'}"]) == 0
     ours, back = load(run), load(tmp_path / "hf")
@@ -162,10 +184,28 @@ def refused(capsys, *args, **kinds):
 )
 def test_a_mistake_is_one_line_before_step_one(setting, tmp_path, capsys, override, told):
     assert told in refused(capsys, setting, tmp_path / "run", override)
-    if "duration" in override:  # the data needed is counted when it is known what a run to go on with has used
-        assert not read(tmp_path / "run" / "metrics.jsonl")
-    else:
-        assert not (tmp_path / "run").exists()  # so that no wrong model or seed is kept for the next start
+    assert not (tmp_path / "run").exists()  # so that no wrong model or seed is kept for the next start
+
+
+def files(folder):
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("--config.sources.a.order_seed=5", "config.sources.a.order_seed was 0; the 44 rows that this run has taken"),
+        ("--config.stages[0].name=other", "config.stages[0] is named 'other', the run has trained stage 'stage0'"),
+        ("--config.stages[1].duration=10000 steps", "rows for this run, the plan needs"),
+    ],
+)
+def test_a_start_that_is_refused_leaves_the_run_as_it_was(setting, run, tmp_path, capsys, override, told):
+    shutil.copytree(run, tmp_path / "run")
+    before = files(tmp_path / "run")
+    assert told in refused(capsys, setting, tmp_path / "run", override)
+    assert files(tmp_path / "run") == before
+    assert train(setting, tmp_path / "run") == 0
+    assert capsys.readouterr().out.count(" before, ") == 0  # the config of the last start that was not refused
 
 
 def test_a_bucket_is_no_run_directory(setting, tmp_path, capsys, monkeypatch):
@@ -201,3 +241,41 @@ def test_the_batches_do_not_depend_on_the_mesh(setting, run, tmp_path):
     ours, theirs = losses(tmp_path / "run"), losses(run)
     np.testing.assert_allclose([ours[s] for s in range(1, 16)], [theirs[s] for s in range(1, 16)], rtol=1e-4)
     assert jax.device_count() == 8
+
+
+def test_a_run_goes_on_from_an_earlier_checkpoint_with_the_rows_that_were_due_then(setting, run, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(run, workdir)
+    assert train(setting, workdir, "--from_step=7") == 1
+    refused = capsys.readouterr().err.strip().splitlines()
+    assert refused == [f"jaxpt train: --from_step=7: {workdir}/checkpoints has no such checkpoint; it has 5, 10, 15"]
+    assert train(setting, tmp_path / "new", "--from_step=5") == 1
+    assert not (tmp_path / "new").exists()
+    assert train(setting, workdir, "--from_step=10", "--config.stages[1].learning_rate=1e-4") == 0
+    assert "resumed at step 10 of 15" in capsys.readouterr().out
+    assert read_run(workdir, 15)["ledger"] == read_run(run, 15)["ledger"]
+    assert read_run(workdir, 15)["digests"] != read_run(run, 15)["digests"]
+    assert (workdir / "checkpoints" / "15.set-aside").is_dir()
+    before = losses(run)
+    assert {s: v for s, v in losses(workdir).items() if s <= 11} == {s: v for s, v in before.items() if s <= 11}
+
+
+@pytest.mark.parametrize("key", ["consumed", "start", "stop", "step"])
+def test_a_flipped_digit_of_the_schedule_log_or_the_ledger_is_damage(setting, run, tmp_path, capsys, key):
+    workdir = tmp_path / "run"
+    shutil.copytree(run, workdir)
+    file = workdir / "checkpoints" / "15" / "run" / "metadata"
+    text = file.read_text()
+    place = text.rindex(f'"{key}": ') + len(key) + 4
+    place = next(i for i in range(place, len(text)) if text[i].isdigit() and not text[i + 1].isdigit())  # the last one
+    file.write_text(text[:place] + str(int(text[place]) ^ 1) + text[place + 1 :])
+    assert cli.main(["inspect", str(workdir)]) == 1
+    error = capsys.readouterr().err.strip()
+    assert "checkpoints/15 is damaged: its run item" in error
+    assert "\n" not in error
+    assert train(setting, workdir) == 0
+    printed = capsys.readouterr().out
+    assert "checkpoint 15 is damaged (its run item does not match its digest); set aside as 15.damaged" in printed
+    assert "resumed at step 10 of 15" in printed
+    assert read_run(workdir, 15)["ledger"] == read_run(run, 15)["ledger"]
+    assert losses(workdir) == losses(run)

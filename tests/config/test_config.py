@@ -1,6 +1,7 @@
 """A config is checked in one place: keys, types, values, overrides."""
 
 import dataclasses
+import re
 import typing
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 from jaxpt.config import RunConfig
 from jaxpt.config_file import load
 from jaxpt.errors import JaxptError
+from jaxpt.schema import build
+from jaxpt.training.history import until, whole
 
 FILE = """
 from ml_collections import ConfigDict
@@ -43,7 +46,7 @@ def test_defaults_fill_what_the_file_does_not_state(file):
     assert config.stages[1].name == "anneal"
     assert config.stages[1].schedule.name == "wsd"
     assert config.stages[0].mixture == {"code": 1.0, "prose": 2.0}
-    assert config.tokens_at(15) == 15 * 64
+    assert sum(leg.tokens for leg in until(whole(config.stages), 15)) == 15 * 64
 
 
 def test_groups_in_a_mixture_are_keys_like_others(file, tmp_path):
@@ -204,3 +207,18 @@ def test_optional_sections_that_the_file_leaves_out_can_be_set_key_by_key(file):
 def test_none_for_a_section_takes_back_what_the_file_says(file):
     assert load(RunConfig, file).model.preset == "tiny"
     assert load(RunConfig, file, ["--config.model=None"]).model.preset is None
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("stages[0].name", {"stages": [{"name": "../main"}]}),
+        ("sources", {"sources": {"code": {"path": "x"}, "we/b": {"path": "y"}}}),
+        ("evaluation.bits_per_byte", {"evaluation": {"bits_per_byte": {"..": "held_out.jsonl"}}}),
+    ],
+)
+def test_names_are_one_path_component(key, change):
+    stage = {"duration": "1 steps", "batch_size": 4, "sequence_length": 16, "mixture": {"code": 1}}
+    values = {"sources": {"code": {"path": "x"}}, **change, "stages": [stage | change.get("stages", [{}])[0]]}
+    with pytest.raises(JaxptError, match=rf"config\.{re.escape(key)}: the name"):
+        build(RunConfig, values)

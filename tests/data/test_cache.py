@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 import time
 
 import pytest
@@ -136,6 +137,26 @@ def test_processes_that_need_one_source_at_once_pack_it_once(tmp_path, tokenizer
     for p in processes:
         p.join()
     assert len(got) == 1
+    assert len(made(cache)) == 1
+
+
+def test_a_process_waits_for_the_one_that_packs_and_says_for_whom(tmp_path, tokenizer, capsys):
+    text, cache = write(tmp_path / "text"), tmp_path / "cache"
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    process = context.Process(target=_slowly, args=(text, cache, str(tokenizer.files[0]), ready))
+    process.start()
+    assert ready.wait(600)
+    got = []
+    thread = threading.Thread(target=lambda: got.append(packed_on_first_use(text, 64, Packing(), tokenizer, cache)))
+    thread.start()
+    time.sleep(1.5)
+    assert not got
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    thread.join(600)
+    assert got[0].fingerprint == build(text, tmp_path / "packed", tokenizer, 64).fingerprint
+    assert capsys.readouterr().out.count(f"waiting for process {process.pid} on ") == 1
     assert len(made(cache)) == 1
 
 

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from jaxpt.data import records
 from jaxpt.data.build import Packing, build
 from jaxpt.data.documents import document_id, held_out
-from jaxpt.data.packed import PackedSource, PackedWriter
+from jaxpt.data.packed import DIGEST, PackedSource, PackedWriter
 from jaxpt.data.packing import Document, best_fit, concat_and_split
 from jaxpt.data.permutation import Permutation
 from jaxpt.data.text_files import list_files, read_documents
 from jaxpt.data.tokenize import Selection
 from jaxpt.errors import JaxptError
+from jaxpt.files.digests import canonical_digest
 from jaxpt.tokenizers import train_sentencepiece
 from tests.data.made import source
 
@@ -205,7 +206,7 @@ def test_damaged_or_half_written_sources_are_refused(tmp_path):
         PackedSource.open(made.path).verify()
     shard.write_bytes(good)
     facts = json.loads((made.path / "source.json").read_text())
-    (made.path / "source.json").write_text(json.dumps({**facts, "rows": 51}))
+    (made.path / "source.json").write_text(json.dumps(sealed({**facts, "rows": 51})))
     with pytest.raises(JaxptError, match=r"holds 50 rows, source\.json says 51"):
         PackedSource.open(made.path)
     (made.path / "source.json").unlink()
@@ -216,11 +217,17 @@ def test_damaged_or_half_written_sources_are_refused(tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def sealed(values):
+    """What source.json would say with another content: with the digest of it."""
+    facts = {key: value for key, value in values.items() if key != DIGEST}
+    return {**facts, DIGEST: canonical_digest(facts)}
+
+
 def test_a_shard_that_disagrees_with_its_count_is_named_when_it_is_read(tmp_path):
     made = source(tmp_path / "s", 50)
     facts = json.loads((made.path / "source.json").read_text())
     facts["files"][0]["records"], facts["files"][1]["records"] = 36, 14  # 37 and 13 were written
-    (made.path / "source.json").write_text(json.dumps(facts))
+    (made.path / "source.json").write_text(json.dumps(sealed(facts)))
     moved = PackedSource.open(made.path)
     with pytest.raises(JaxptError, match=r"rows-00000\.array_record holds 37 records, source\.json says 36"):
         moved.read([3])

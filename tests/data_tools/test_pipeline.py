@@ -67,7 +67,7 @@ def arguments(made, workdir):
 
 
 def contents(folder):
-    left = ("steps/", "signatures/", ".tmp")  # notes with paths in them; what is only read again
+    left = ("steps/", "signatures/", ".tmp", ".jaxpt-")  # notes with paths or ids in them; what is only read again
     files = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
     return {n: p.read_bytes() for n, p in files.items() if not any(x in n for x in left) and ".partial-" not in n}
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from jaxpt import cli
 from jaxpt.errors import JaxptError
 from jaxpt.files.partial import partial_directory, storage_error
 from jaxpt.interop import export_bundle, import_bundle, load_hf
@@ -116,6 +117,24 @@ def test_targets_that_exist_or_cannot_be_written_are_refused(tmp_path):
         export_bundle(tmp_path / "b", tmp_path / "file" / "hf")
     with pytest.raises(JaxptError, match="cannot be written"):
         import_bundle(hf, tmp_path / "file" / "b")
+
+
+def test_import_and_export_never_change_what_they_read(tmp_path, capsys):
+    def contents(folder):
+        return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+    hf, bundle = hf_directory(tmp_path), tmp_path / "b"
+    import_bundle(hf, bundle)
+    for command, source in (("import", hf), ("export", bundle)):
+        before = contents(source)
+        link = tmp_path / f"{command}_link"
+        link.symlink_to(source)
+        for target in (source, f"{source}/", link, source / ".." / source.name):
+            assert cli.main([command, f"--from={source}", f"--to={target}"]) == 1
+            assert "exists; remove it" in capsys.readouterr().err
+            assert contents(source) == before
+        assert cli.main([command, f"--from={source}", f"--to={source}/inside"]) == 0
+        assert {name: contents(source)[name] for name in before} == before
 
 
 def test_a_directory_that_may_not_be_written_is_refused(tmp_path):

@@ -2,12 +2,13 @@
 
 import itertools
 import math
+from fractions import Fraction
 
 import pytest
 
 from jaxpt.config import ScheduleConfig, SegmentConfig
 from jaxpt.errors import JaxptError
-from jaxpt.optim.schedules import learning_rate, resolve
+from jaxpt.optim.schedules import learning_rate, resolve, resolve_changed
 
 
 def rates(config, steps, tokens_per_step=1):
@@ -79,3 +80,28 @@ def test_a_schedule_that_does_not_fit_is_told_in_one_line(config, told):
         resolve(config, 100, 1, "config.stages[0].schedule")
     assert told in str(error.value)
     assert "config.stages[0].schedule" in str(error.value)
+
+
+@pytest.mark.parametrize("done", [1, 7, 10, 50, 79, 99])
+@pytest.mark.parametrize("tokens", [None, 6400])
+@pytest.mark.parametrize(
+    "config",
+    [
+        ScheduleConfig("wsd", warmup="10 steps", decay="20%", end=0.0),
+        ScheduleConfig("cosine", warmup="640 tokens", end=0.1),
+        ScheduleConfig("segments", segments=(SegmentConfig("linear", "30%", 1.0), SegmentConfig("sqrt", "70%", 0.2))),
+    ],
+)
+def test_a_size_that_did_not_change_gives_the_plain_schedule(config, tokens, done):
+    plain = resolve(config, 100, 64)
+    sizes = [(done, 64), (100 - done, 64)]
+    segments, position = resolve_changed(config, sizes, done, None if tokens is None else Fraction(tokens))
+    assert position == done
+    for t in range(done, 100):
+        assert learning_rate(segments, position + t - done, 2.0) == learning_rate(plain, t, 2.0)
+
+
+def test_segments_that_no_longer_add_up_are_named():
+    config = ScheduleConfig("segments", segments=tuple(SegmentConfig("linear", f"{n} steps", 1.0) for n in (10, 30)))
+    with pytest.raises(JaxptError, match=r"schedule: the segments \(linear 10 steps, linear 30 steps\) do not add up"):
+        resolve_changed(config, [(20, 64), (10, 128)], 20, Fraction(2560))

@@ -101,3 +101,20 @@ def test_series_and_running_means():
     found = series([{"step": 1, "a/x": 1.0}, {"step": 2, "a/x": 3.0, "a/y": 2, "b": 1}], "a/")
     assert {k: v[1].tolist() for k, v in found.items()} == {"x": [1.0, 3.0], "y": [2.0]}
     np.testing.assert_allclose(smooth(np.array([0.0, 3.0, 6.0, 3.0]), 3), [1.5, 3.0, 4.0, 4.5])
+
+
+@pytest.mark.parametrize("bare", [False, True])
+@pytest.mark.filterwarnings("error")
+def test_values_that_are_not_finite_are_shown_as_such(tmp_path, bare):
+    path = run(tmp_path / "r", 10)
+    odd = {"train/loss": "nan", "train/loss/code": "nan", "train/grad_norm": "inf", "eval/bpb/code": "-inf"}
+    record = {"step": 11, "stage": "b", "tokens": 110, "optim/learning_rate": 1e-3}
+    if bare:  # as versions before wrote it
+        record |= {k: float(v) for k, v in odd.items()}
+    else:
+        record |= dict.fromkeys(odd) | {"not_finite": odd}
+    with open(path / "metrics.jsonl", "a") as f:
+        f.write(json.dumps(record) + "\n")
+    text = write_report(path).read_text()
+    assert "training loss, last step logged</td><td>nan" in text
+    assert "-inf (step 11)" in text

@@ -32,7 +32,7 @@ class MadeFeed:
 
     def iterate(self, start_step, rows=lambda size: None):
         for step in range(start_step, self.plan.steps):
-            stage = self.plan.stages[self.plan.config.stage_of(step)].config
+            stage = self.plan.stages[self.plan.stage_of(step)].config
             hold(step, self.hold_at, self.release)
             whole = self.batch(step, stage.batch_size, stage.sequence_length)
             part = rows(stage.batch_size) or slice(None)

@@ -36,7 +36,7 @@ CONFIG = {
 }
 
 
-def start(workdir, *, hold_at=None, hold_evaluation=None, devices=1, tell=print, **changes):
+def start(workdir, *, hold_at=None, hold_evaluation=None, devices=1, tell=print, from_step=None, **changes):
     """Runs; before a batch or in an evaluation it may wait for WORKDIR/release. Returns the exit code."""
     import jax
 
@@ -54,7 +54,8 @@ def start(workdir, *, hold_at=None, hold_evaluation=None, devices=1, tell=print,
         run_directory.prepare(Path(workdir), config, plan.model, None, [])
     feed = lambda plan, saved: MadeFeed(plan, hold_at, release)  # noqa: E731
     hooks = lambda *stage: [hook]  # noqa: E731
-    return loop.train(plan, Path(workdir), feed, None, hooks, tell=tell, devices=jax.devices()[:devices])
+    devices = jax.devices()[:devices]
+    return loop.train(plan, Path(workdir), feed, None, hooks, tell=tell, devices=devices, from_step=from_step)
 
 
 def main():

@@ -141,7 +141,7 @@ def test_damaged_checkpoints_only_are_an_error_not_a_new_start(tmp_path):
     stop_at(tmp_path / "run", 20)
     for step in finished_steps(tmp_path / "run"):
         flip_a_bit(tmp_path / "run" / "checkpoints" / str(step) / "params")
-    with pytest.raises(JaxptError, match="no checkpoint could be restored"):
+    with pytest.raises(JaxptError, match=r"no whole checkpoint is left beside 15.damaged, 20.damaged"):
         run_made.start(tmp_path / "run", tell=lambda line: None)
 
 
@@ -215,6 +215,6 @@ def test_a_full_disk_is_told_in_one_line_and_earlier_checkpoints_stay(tmp_path, 
     assert run_made.start(tmp_path / "run") == 0
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    with pytest.raises(JaxptError, match="the loss at step"):
+def test_a_norm_that_is_not_finite_stops_the_run(tmp_path):
+    with pytest.raises(JaxptError, match="train/param_norm at step 1 is inf; there is no finite checkpoint yet"):
         run_made.start(tmp_path / "run", optimizer={"learning_rate": 1e30, "clip_norm": None})

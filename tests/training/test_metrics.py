@@ -1,6 +1,7 @@
 """metrics.jsonl is cut back to the restored step, and a half-written line is never read."""
 
 import json
+import math
 
 import pytest
 
@@ -38,6 +39,71 @@ def test_a_broken_line_in_the_middle_is_an_error_naming_the_line(tmp_path):
     file.write_text(file.read_text().replace('{"step": 2', '{"step" 2'))
     with pytest.raises(JaxptError, match="line 2 is not JSON"):
         read(file)
+
+
+def strict(path):
+    """The records by a parser that takes no bare NaN."""
+
+    def refuse(word):
+        raise AssertionError(f"bare {word}")
+
+    return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+
+
+def test_values_that_are_not_finite_are_null_with_a_note_and_floats_for_readers(tmp_path):
+    metrics = Metrics(tmp_path, tensorboard=False)
+    metrics.log(1, {"train/loss": math.nan, "train/grad_norm": math.inf, "train/z_loss": -math.inf, "stage": "NaN"})
+    metrics.event("replayed", 1, loss=math.nan, before=2.0)
+    (record,) = strict(metrics.path)
+    assert record["train/loss"] is record["train/grad_norm"] is record["train/z_loss"] is None
+    assert record["not_finite"] == {"train/loss": "nan", "train/grad_norm": "inf", "train/z_loss": "-inf"}
+    assert strict(tmp_path / "events.jsonl")[0]["loss"] is None
+    (back,) = read(metrics.path)
+    assert repr(back["train/loss"]) == "nan"
+    assert (back["train/grad_norm"], back["train/z_loss"], back["stage"]) == (math.inf, -math.inf, "NaN")
+    assert "not_finite" not in back
+    with pytest.raises(ValueError, match="JSON compliant"):  # a number in a place where none is expected: noticed here
+        metrics.log(2, {"data": {"odd": math.nan}})
+
+
+OLD = '{"step": 1, "train/loss": 2.5}\n{"step": 2, "train/loss": NaN, "train/grad_norm": -Infinity}\n'
+
+
+def test_a_file_of_an_earlier_version_with_bare_nan_is_read_and_made_strict(tmp_path):
+    for name in ("metrics.jsonl", "events.jsonl"):
+        (tmp_path / name).write_text(OLD)
+    with pytest.raises(AssertionError, match="bare NaN"):  # the proof can fail
+        strict(tmp_path / "metrics.jsonl")
+    before = read(tmp_path / "metrics.jsonl")
+    assert math.isnan(before[1]["train/loss"])
+    Metrics(tmp_path, 2, tensorboard=False)
+    for name in ("metrics.jsonl", "events.jsonl"):
+        strict(tmp_path / name)
+        assert repr(read(tmp_path / name)) == repr(before)
+    assert not (tmp_path / "metrics.cut.jsonl").exists()
+
+
+def test_a_replayed_nan_is_compared_as_it_was(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(OLD)
+    now, then = Metrics(tmp_path, 1, tensorboard=False).replayed(2, {"train/loss": math.nan})
+    assert repr(now) == repr(then) == "nan"
+    assert strict(tmp_path / "metrics.cut.jsonl")[0]["not_finite"]["train/loss"] == "nan"
+
+
+def test_what_is_cut_is_kept_beside_every_time(tmp_path):
+    file = written(tmp_path, range(1, 9))
+    text = file.read_text().splitlines(keepends=True)
+    Metrics(tmp_path, 6, tensorboard=False)
+    Metrics(tmp_path, 5, tensorboard=False)
+    assert (tmp_path / "metrics.cut.jsonl").read_text() == "".join(text[6:8] + text[5:6])
+    assert file.read_text() == "".join(text[:5])
+
+
+@pytest.mark.parametrize("broken", [b'{"stet": 2}', b'{"step": "2"}', b"[2]", b"2", b"null", b'{"step": 2, "\xff": 1}'])
+def test_a_line_that_is_no_record_is_an_error_in_one_line(tmp_path, broken):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + broken + b'\n{"step": 3}\n')
+    with pytest.raises(JaxptError, match="line 2 is not JSON, or no record"):
+        read(tmp_path / "metrics.jsonl")
 
 
 def test_tensorboard_gets_the_same_numbers(tmp_path):

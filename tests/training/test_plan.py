@@ -8,6 +8,7 @@ from jaxpt.config import RunConfig
 from jaxpt.errors import JaxptError
 from jaxpt.schema import build
 from jaxpt.training.plan import check_disk, make_plan
+from jaxpt.training.sources import row_length
 from tests.training.feed import MadeSource
 from tests.training.run_made import CONFIG, STAGE
 
@@ -124,3 +125,10 @@ def test_a_disk_too_small_for_the_checkpoints_is_refused(tmp_path):
     model = plan(model={"preset": "llama3.1-405b"}).model
     with pytest.raises(JaxptError, match="checkpoints take"):
         check_disk(tmp_path, model, 2, 3)
+
+
+def test_a_text_that_no_stage_uses_any_more_keeps_the_row_length_of_the_stage_that_names_it():
+    short = {**STAGE, "duration": "3 steps", "mixture": {"a": 0.0, "b": 1.0}}
+    long = {**STAGE, "duration": "3 steps", "sequence_length": 32, "mixture": {"b": 1.0}}
+    config = build(RunConfig, {**CONFIG, "stages": [long, short]})
+    assert row_length(config, "a") == 16

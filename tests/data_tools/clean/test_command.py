@@ -74,8 +74,9 @@ def test_a_run_tells_everything_that_went(tmp_path, capsys):
 
 def test_workers_and_batches_never_change_an_output(tmp_path):
     for name in ("a", "b", "c"):
-        write(tmp_path / f"{name}.jsonl.gz", [{**r, "url": f"http://{name}.org/{i}"} for i, r in enumerate(rows())])
-    flags = [f"--input={tmp_path}/*.jsonl.gz", "--preset=harsh", *OFF, "--set=repair.on=false"]
+        (tmp_path / "raw").mkdir(exist_ok=True)
+        write(tmp_path / f"raw/{name}.jsonl.gz", [{**r, "url": f"http://{name}.org/{i}"} for i, r in enumerate(rows())])
+    flags = [f"--input={tmp_path}/raw/*.jsonl.gz", "--preset=harsh", *OFF, "--set=repair.on=false"]
     assert main(["clean", *flags, f"--output={tmp_path}/one"]) == 0
     assert main(["clean", *flags, f"--output={tmp_path}/two", "--workers=2"]) == 0
     one, two = outputs(tmp_path / "one"), outputs(tmp_path / "two")

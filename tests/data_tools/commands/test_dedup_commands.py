@@ -28,7 +28,12 @@ def test_dedup_writes_the_kept_and_shows_each_removal_next_to_what_it_repeats(tm
     texts = [words(rng, 120) for _ in range(20)]
     write(tmp_path / "a.jsonl", [{"id": f"a{i}", "text": t} for i, t in enumerate(texts)])
     write(tmp_path / "b.jsonl", [{"id": "copy", "text": texts[3]}, {"id": "near", "text": texts[5] + " end"}])
-    args = [f"--input={tmp_path}/*.jsonl", f"--output={tmp_path}/out", "--engine=numpy", "--alarm=0.4"]
+    args = [
+        f"--input={tmp_path}/a.jsonl,{tmp_path}/b.jsonl",
+        f"--output={tmp_path}/out",
+        "--engine=numpy",
+        "--alarm=0.4",
+    ]
     assert dedup.main(args) == 0
     kept = [r["id"] for n in "ab" for r in read(tmp_path / f"out/{n}.jsonl")]
     assert len(kept) == 20

@@ -1,0 +1,86 @@
+"""Folders that carry a note of who made them: nothing is removed, and no folder is written into, without it."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from data_tools import storage
+from jaxpt.errors import JaxptError
+from jaxpt.files.lock import NAME, Lock, inside
+
+NOTE = ".jaxpt-made"  # no suffix of data: nobody reads it as a shard
+FORMAT = 1
+
+
+def read_note(folder: str | Path) -> dict[str, Any] | None:
+    """Returns the note in a folder, None where there is none or it is broken."""
+    note = storage.read_json(storage.join(folder, NOTE))
+    return note if isinstance(note, dict) and "format" in note else None
+
+
+def write_note(folder: str | Path, facts: Mapping[str, Any]) -> None:
+    """Marks a folder as made by us."""
+    storage.write_json(storage.join(folder, NOTE), {"format": FORMAT, **facts})
+
+
+@contextmanager
+def writing(output: str | Path, command: str) -> Iterator[None]:
+    """Makes the output folder of a command that writes shards, or goes on with the one that it made; one writer.
+
+    Raises:
+        JaxptError: the folder holds what this command did not write, or another process writes there.
+    """
+    if storage.is_remote(output):
+        _claim(output, command)
+        yield
+        return
+    folder = Path(output)
+    with Lock(inside(folder), folder, "--output").acquire():
+        _claim(folder, command)
+        try:
+            yield
+        finally:
+            if set(storage.list_all(folder)) <= {NOTE, NAME}:  # nothing came of it
+                (folder / NOTE).unlink(missing_ok=True)
+
+
+def check_file(path: str | Path, mark: str) -> None:
+    """Refuses to write over a file that is not an earlier one of ours, which holds `mark`.
+
+    Raises:
+        JaxptError: there is such a file, or a folder.
+    """
+    fs, inner = fsspec.core.url_to_fs(str(path))
+    if fs.exists(inner) and (fs.isdir(inner) or mark.encode() not in fs.cat_file(inner)):
+        raise JaxptError(f"{path} exists and is not what this command writes there; give another name, or move it away")
+
+
+def _claim(folder: str | Path, command: str) -> None:
+    note = read_note(folder)
+    if note is not None:
+        other = note.get("command")
+        if other not in (None, command):
+            raise JaxptError(f"{folder} holds what jaxpt-data {other} wrote; give another --output, or remove it first")
+        return
+    names = [n for n in storage.list_all(folder) if not n.startswith(".")]
+    if names and not _made_before(folder, names):
+        raise JaxptError(
+            f"{folder} holds files that no jaxpt-data command made ({', '.join(names[:3])}), which might be "
+            f"overwritten; give a new folder as --output"
+        )
+    write_note(folder, {"command": command})
+
+
+def _made_before(folder: str | Path, names: list[str]) -> bool:
+    """Whether a version that left no note wrote this: its manifests, or what a command writes last, tell."""
+    if "store.json" in storage.list_names(storage.join(folder, "signatures")):  # dedup, killed while it signed
+        return True
+    place = storage.join(folder, "manifests")
+    found = [storage.read_json(storage.join(place, n)) for n in storage.list_names(place, ".json")]
+    joined = storage.read_json(storage.join(folder, "longdoc.json"))  # of documents joined from many shards
+    return any(isinstance(m, dict) and {"name", "input"} <= m.keys() for m in found) or (
+        isinstance(joined, dict) and {"divergence_bits", "shards"} <= joined.keys()
+    )

@@ -1,0 +1,40 @@
+"""What a changed config asks of a run that goes on, where what is past decides otherwise; and jumps of its rate."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from jaxpt.training import history
+from jaxpt.training.plan import Plan
+
+
+def changes(plan: Plan, saved: Mapping[str, Any]) -> list[str]:
+    """Returns a line for each thing that the config asks for and that the past decides otherwise, and for a jump of the
+    learning rate where the run goes on.
+
+    Args:
+        plan: the run, continued from the checkpoint.
+        saved: the `run` item of the checkpoint.
+    """
+    step, lines = saved["step"], []
+    begun = [s for s in plan.stages if s.first < step]
+    for i, stage in enumerate(begun):
+        mine = [leg for leg in plan.past if leg.stage == stage.config.name]
+        key, name = f"config.stages[{i}].duration={stage.config.duration!r}", stage.config.name
+        size = f"{step - stage.first:,} steps and {sum(leg.tokens for leg in mine):,} tokens"
+        if i < len(begun) - 1:
+            before = saved.get("durations", {}).get(name)
+            steps = sum(leg.steps for leg in mine)
+            if before != stage.config.duration if before else steps != stage.config.steps:
+                lines.append(f"{key} has no effect: stage {name} is done, from step {stage.first} to {stage.stop}")
+        elif history.left(stage.config, mine) < 0:
+            then = f"stage {plan.stages[i + 1].config.name} begins" if i + 1 < len(plan.stages) else "nothing is left"
+            lines.append(f"{key} is less than what was trained of stage {name} ({size}): it ends here, and {then}")
+    before = saved.get("learning_rate_next")
+    if before is not None and step < plan.steps:
+        now = plan.stages[plan.stage_of(step)].rate(step)
+        if not math.isclose(now, before, rel_tol=1e-6):
+            lines.append(
+                f"the learning rate jumps: at step {step} it is {now:.6g}, the checkpoint's plan had {before:.6g}"
+            )
+    return lines

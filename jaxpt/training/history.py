@@ -1,0 +1,158 @@
+"""What a run has done, as legs of steps; and from there on where its stages begin and end."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from jaxpt.config import StageConfig
+from jaxpt.duration import parse
+from jaxpt.errors import JaxptError
+from jaxpt.training.checkpoints import finished_steps, read_run
+
+
+@dataclass(frozen=True)
+class Leg:
+    """Global steps [first, stop) of the stage named `stage`, each of `batch_size` rows of `sequence_length` tokens."""
+
+    stage: str
+    first: int
+    stop: int
+    batch_size: int
+    sequence_length: int
+
+    @property
+    def tokens_per_step(self) -> int:
+        """B × S."""
+        return self.batch_size * self.sequence_length
+
+    @property
+    def steps(self) -> int:
+        """How many."""
+        return self.stop - self.first
+
+    @property
+    def tokens(self) -> int:
+        """Positions (B × S) of all its steps."""
+        return self.steps * self.tokens_per_step
+
+
+def until(legs: Sequence[Leg], step: int) -> tuple[Leg, ...]:
+    """Returns the legs of the steps before `step`."""
+    return tuple(replace(leg, stop=min(leg.stop, step)) for leg in legs if leg.first < step)
+
+
+def joined(legs: Sequence[Leg]) -> tuple[Leg, ...]:
+    """Returns `legs` with neighbours of the same stage and size made one."""
+    out: list[Leg] = []
+    for leg in legs:
+        if out and replace(out[-1], first=0, stop=0) == replace(leg, first=0, stop=0):
+            out[-1] = replace(out[-1], stop=leg.stop)
+        elif leg.steps:
+            out.append(leg)
+    return tuple(out)
+
+
+def read_legs(saved: Mapping[str, Any], stages: Sequence[StageConfig]) -> tuple[Leg, ...]:
+    """Returns the legs of all steps before a checkpoint.
+
+    Args:
+        saved: its `run` item. One without `history` (written before there was one) is read from its schedule log, which
+            knows the stages by their places only.
+        stages: the config's, which give those places their names.
+    """
+    if "history" in saved:
+        return tuple(Leg(**leg) for leg in saved["history"])
+    step, log = saved["step"], saved["schedule_log"]
+    sizes = [a for a in log["anchors"] if a["step"] < step]
+    starts = [e["step"] for e in log["entries"] if e["step"] < step]
+    edges = sorted({*(a["step"] for a in sizes), *starts, step})
+    legs = []
+    for first, stop in itertools.pairwise(edges):
+        place = sum(s <= first for s in starts) - 1
+        name = stages[place].name if place < len(stages) else f"stage{place}"
+        size = next(a for a in reversed(sizes) if a["step"] <= first)
+        legs.append(Leg(name, first, stop, size["batch_size"], size["sequence_length"]))
+    return joined(legs)
+
+
+def newest_saved(workdir: Path, step: int | None = None) -> dict[str, Any] | None:
+    """Returns the `run` item of the newest finished checkpoint, or of that of `step`; None where it cannot be read.
+
+    This is for what is checked and shown before the run is restored: what then holds is in the checkpoint that was
+    restored, and the restore says what is wrong with one that cannot be read.
+    """
+    steps = finished_steps(workdir)
+    try:
+        return read_run(workdir, steps[-1] if step is None else step) if steps else None
+    except (OSError, ValueError, JaxptError):
+        return None
+
+
+def spans(stages: Sequence[StageConfig], legs: Sequence[Leg] = ()) -> list[tuple[int, int]]:
+    """Returns `(first, stop)` of every stage in global steps: what is done from `legs`, the rest from the config.
+
+    The stage in progress lasts as long as its duration says now, less what was done in it; where more than that is
+    done, it ends at the last step done. Stages before it ended where they ended.
+
+    Raises:
+        JaxptError: a stage that has begun was renamed, removed or moved.
+    """
+    begun = list(dict.fromkeys(leg.stage for leg in legs))
+    _check(stages, begun, legs)
+    out, at = [], 0
+    for i, stage in enumerate(stages):
+        mine = [leg for leg in legs if leg.stage == stage.name]
+        first = mine[0].first if mine else at
+        at = mine[-1].stop if mine else first
+        if i >= len(begun) - 1:
+            at += max(0, left(stage, mine))
+        out.append((first, at))
+    return out
+
+
+def whole(stages: Sequence[StageConfig], past: Sequence[Leg] = ()) -> tuple[Leg, ...]:
+    """Returns the legs of the whole run: those that are done, and those to come."""
+    done, out = past[-1].stop if past else 0, list(past)
+    for stage, (first, stop) in zip(stages, spans(stages, past)):
+        if stop > done:
+            out.append(Leg(stage.name, max(first, done), stop, stage.batch_size, stage.sequence_length))
+    return joined(out)
+
+
+def left(stage: StageConfig, mine: Sequence[Leg]) -> int:
+    """Returns how many steps of its present size a stage has left after the legs done in it; negative: too many done.
+
+    A duration in tokens counts tokens done, one in steps counts steps done.
+    """
+    duration = parse(stage.duration, f"stages[{stage.name}].duration")
+    if duration.unit == "steps" or all(leg.tokens_per_step == stage.tokens_per_step for leg in mine):
+        return stage.steps - sum(leg.steps for leg in mine)
+    tokens = Fraction(duration.amount) - sum(leg.tokens for leg in mine)
+    return math.ceil(tokens / stage.tokens_per_step)
+
+
+def _check(stages: Sequence[StageConfig], begun: Sequence[str], legs: Sequence[Leg]) -> None:
+    for i, name in enumerate(begun):
+        now = stages[i].name if i < len(stages) else None
+        if now == name:
+            continue
+        there = "is missing" if now is None else f"is named {now!r}"
+        first = next(leg.first for leg in legs if leg.stage == name)
+        raise JaxptError(
+            f"config.stages[{i}] {there}, the run has trained stage {name!r} there, from step {first} on; keep the "
+            f"stages that have begun with their names and in their order, and put others after them"
+        )
+
+
+def tokens_before(legs: Sequence[Leg], step: int) -> int:
+    """Returns the positions (B × S) in the steps of `legs` before `step`."""
+    return sum(max(0, min(step, leg.stop) - leg.first) * leg.tokens_per_step for leg in legs)
+
+
+def to_json(legs: Sequence[Leg]) -> list[dict[str, Any]]:
+    """Returns plain values."""
+    return [asdict(leg) for leg in legs]

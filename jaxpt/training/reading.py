@@ -1,0 +1,99 @@
+"""Reading a checkpoint's arrays and comparing them with the digests of its `run` item; whether they are finite."""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from jaxpt.bundles.digest import Scan, scan
+from jaxpt.errors import JaxptError
+from jaxpt.models.specs import flatten
+from jaxpt.training import run_item
+from jaxpt.training.run_item import DamagedError, Run
+from jaxpt.training.verdict import WHOLE, Verdict, agreed, judge
+
+
+def read_checked(folder: Path, abstract: Mapping[str, Any]) -> tuple[Any, Run, Scan, Verdict]:
+    """Reads one checkpoint and compares it with its digests; returns state, run item, scan and all hosts' verdict."""
+    state, run, values, error = None, {}, Scan({}, []), None
+    try:
+        run = run_item.read(folder)
+        _same_leaves(folder, run, abstract)
+        state = read_arrays(folder, abstract)
+    except Exception as e:  # whatever a reader makes of it: judged here
+        error = e
+    verdict = agreed(judge(error))
+    if verdict.kind == WHOLE:  # on all hosts, which scan together
+        try:
+            values = scan_state(state)
+            compare(run["digests"], values.digests)
+        except Exception as e:
+            error = e
+        verdict = agreed(judge(error))
+    return state if verdict.kind == WHOLE else None, run, values, verdict
+
+
+def read_arrays(folder: Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads the items of a checkpoint that `abstract` names, without any barrier between hosts."""
+    out = {}
+    for item, tree in abstract.items():
+        args = ocp.args.PyTreeRestore(tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree))
+        out[item] = ocp.PyTreeCheckpointHandler().restore(folder / item, args=args)
+    for path, leaf in flatten(out).items():
+        if not isinstance(leaf, jax.Array):
+            raise DamagedError(f"{path} is missing")
+    return out
+
+
+def scan_state(state: Mapping[str, Any]) -> Scan:
+    """Returns a digest per (leaf, layer) of parameters and moments, the same on every mesh, scalars as they are, and
+    which of them are not finite."""
+    values = scan(state["params"])
+    out, bad = dict(values.digests), [f"params/{name}" for name in values.not_finite]
+    for name, tree in state.get("opt_state", {}).items():
+        if isinstance(tree, Mapping):
+            values = scan(tree)
+            out |= {f"{name}/{path}": v for path, v in values.digests.items()}
+            bad += [f"opt_state/{name}/{where}" for where in values.not_finite]
+        else:
+            value = jax.device_get(tree).item()
+            out[name] = [str(value)]
+            bad += [] if math.isfinite(value) else [f"opt_state/{name}"]
+    return Scan(out, bad)
+
+
+def compare(saved: Mapping[str, list[str]], now: Mapping[str, list[str]]) -> None:
+    """Raises a DamagedError naming the first leaf and layer whose digest is not the saved one."""
+    for path, values in saved.items():
+        if path not in now:
+            raise DamagedError(f"{path} is missing")
+        for layer, (a, b) in enumerate(itertools.zip_longest(values, now[path])):
+            if a != b:
+                raise DamagedError(f"the values of {path}, layer {layer}, are not those that were saved")
+
+
+def not_finite(values: Scan) -> str:
+    """Says which values are not finite, as the middle of a line."""
+    first, more = values.not_finite[0], len(values.not_finite) - 1
+    return f"its state holds NaN or infinite values ({first}{f' and {more} more' if more else ''})"
+
+
+def _same_leaves(folder: Path, run: Run, abstract: Mapping[str, Any]) -> None:
+    want, have = set(_leaf_names(abstract)), set(run["digests"])
+    if want != have:
+        odd = sorted(want ^ have)
+        more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
+        raise JaxptError(
+            f"it and this config's state differ in {', '.join(odd[:3])}{more}: take the optimizer back that it was "
+            f"trained with, or start another run from it with config.init_from={folder}"
+        )
+
+
+def _leaf_names(state: Mapping[str, Any]) -> Iterator[str]:
+    yield from flatten(state["params"])
+    for name, tree in state.get("opt_state", {}).items():
+        yield from (f"{name}/{path}" for path in flatten(tree)) if isinstance(tree, Mapping) else (name,)

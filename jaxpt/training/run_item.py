@@ -1,0 +1,70 @@
+"""The `run` item of a checkpoint: step, tokens, model, schedule log, ledger and digests, under a digest of its own."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from jaxpt.errors import JaxptError
+
+Run = dict[str, Any]
+
+FORMAT = 2  # 1, which carries no number, had no digest and did not say whether the state was finite
+REQUIRED = {"step": int, "tokens": int, "model": dict, "digests": dict}
+
+
+class DamagedError(JaxptError):
+    """Proven corruption: bytes that can be read are not those that were written."""
+
+
+def seal(run: Run) -> Run:
+    """Returns the item as it is saved: with its format and the digest of everything else in it."""
+    run = json.loads(json.dumps({**run, "format": FORMAT}))  # as a reader will see it
+    return {**run, "digest": _digest(run)}
+
+
+def is_sealed(run: Run) -> bool:
+    """Whether the item carries a digest of its own (and thus says that the state was finite)."""
+    return "digest" in run
+
+
+def read(checkpoint: Path) -> Run:
+    """Reads and checks the `run` item of a checkpoint's folder, whose name is its step.
+
+    Raises:
+        DamagedError: it is not what was saved.
+        OSError: it cannot be read, or is not there.
+    """
+    return parse((checkpoint / "run" / "metadata").read_bytes(), int(checkpoint.name))
+
+
+def parse(text: bytes, step: int) -> Run:
+    """Returns the item that `text` holds.
+
+    Raises:
+        DamagedError: no JSON, keys that are missing or of another type, another step, or a digest that does not match.
+    """
+    try:
+        run = json.loads(text)
+    except (ValueError, RecursionError):  # also bytes that are no UTF-8 and numbers with too many digits
+        raise DamagedError("its run item is not JSON") from None
+    if not isinstance(run, dict):
+        raise DamagedError(f"its run item holds a {type(run).__name__}, no dictionary")
+    if is_sealed(run):
+        if run["digest"] != _digest(run):
+            raise DamagedError("its run item does not match its digest")
+    elif "format" in run or "finite" in run:
+        raise DamagedError("its run item has lost its digest")
+    for key, kind in REQUIRED.items():
+        if not isinstance(run.get(key), kind):
+            raise DamagedError(f"its run item has no {key}")
+    if not all(isinstance(v, list) for v in run["digests"].values()):
+        raise DamagedError("its run item has no digests of every layer")
+    if run["step"] != step:
+        raise DamagedError(f"its run item is that of step {run['step']}")
+    return run
+
+
+def _digest(run: Run) -> str:
+    rest = {k: v for k, v in run.items() if k != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
