@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="children at once, at least 2")
     parser.add_argument("--code", type=Path, default=Path(__file__).parents[2], help="the checkout under attack")
-    parser.add_argument("--out", type=Path, help="file for the table and every bad trial, as JSON")
+    parser.add_argument("--out", type=Path, help="file for the table and every trial, as JSON")
     args = parser.parse_args()
     kinds = args.only.split(",")
     if odd := [k for k in kinds if k not in KINDS]:
@@ -64,7 +64,7 @@ def main() -> None:
     print(command)
     print(table(head, rows))
     if args.out:
-        facts = {"command": command, "head": head, "rows": rows, "bad": [vars(t) for t in bad]}
+        facts = {"command": command, "head": head, "rows": rows, "trials": [vars(t) for t in trials]}
         args.out.write_text(json.dumps(facts, indent=1) + "\n")
     raise SystemExit(1 if bad else 0)
 

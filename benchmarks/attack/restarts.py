@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.attack.children import Server
 from benchmarks.attack.judge import Trial, failed
 from benchmarks.attack.room import Room, drop
-from benchmarks.attack.victims import LENGTH, write_text
+from benchmarks.attack.victims import CONFIG, LENGTH, write_text
 
 STAGE = "--config.stages[0]."
 BIG = [f"{STAGE}duration=60 steps", "--config.checkpoint.every=5 steps"]
@@ -19,14 +19,20 @@ CHANGES = {
     "batch size, duration in steps": [f"{STAGE}batch_size=<batch>", *BIG],
     "a shorter stage": [f"{STAGE}duration=<n> steps", "--config.checkpoint.every=5 steps"],
     "mixture": [f"{STAGE}mixture={{'a': 0.<n>, 'b': 0.5}}", *BIG],
-    "a source more": ["--config.sources.c.path=<other>", f"{STAGE}mixture={{'a': 0.4, 'b': 0.3, 'c': 0.3}}", *BIG],
+    "a source more": ["--config=<folder>/source.py:<victims>", *BIG],
     "a source less": [f"{STAGE}mixture={{'a': 1.0}}", *BIG],
-    "a stage more": ["--config.stages=(<stages>)", "--config.checkpoint.every=5 steps"],
+    "a stage more": ["--config=<folder>/stage.py:<victims>", f"{STAGE}duration=<n> steps",
+                     "--config.checkpoint.every=5 steps"],
 }  # fmt: skip
-TWO = (
-    f"{{'batch_size': 4, 'sequence_length': {LENGTH}, 'duration': '<n> steps', 'mixture': {{'a': 0.7, 'b': 0.3}}}}, "
-    f"{{'batch_size': 8, 'sequence_length': {LENGTH}, 'duration': '10 steps', 'mixture': {{'a': 0.2, 'b': 0.8}}}}"
-)
+MORE = {  # what is done to the first config, in files of their own
+    "source.py": """
+    config["sources"]["c"] = dict(path={other!r})
+    config["stages"][0]["mixture"] = dict(a=0.4, b=0.3, c=0.3)
+""",
+    "stage.py": """
+    config["stages"].append(dict(config["stages"][0], batch_size=8, duration="10 steps", mixture=dict(a=0.2, b=0.8)))
+""",
+}
 
 
 def attack(room: Room) -> list[Trial]:
@@ -42,11 +48,15 @@ def attack(room: Room) -> list[Trial]:
     for call in (pack, again):
         if (outcome := room.children.call(call)).code:
             raise SystemExit(f"a source could not be packed: {outcome.reason}")
+    first = CONFIG.replace("def get_config", "def first_config")
+    for name, change in MORE.items():
+        lines = f"def get_config(folder):\n    config = first_config(folder)\n{change.format(other=str(other))}"
+        (room.folder / name).write_text(f"{first}\n{lines}    return config\n")
     todo = []
     for name, overrides in CHANGES.items():
         for i in range(max(room.trials // 3, 2)):
             n = room.rng.randint(1, 9) if name in ("order_seed", "mixture") else room.rng.randint(5, 40)
-            facts = {"stages": TWO, "n": n, "batch": room.rng.choice([1, 2, 3, 8, 16]), "other": other}
+            facts = {"n": n, "batch": room.rng.choice([1, 2, 3, 8, 16]), "folder": room.folder, "victims": v.folder}
             given = overrides
             for key, value in facts.items():
                 given = [o.replace(f"<{key}>", str(value)) for o in given]

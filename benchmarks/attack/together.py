@@ -81,4 +81,4 @@ def readers(room: Room) -> list[Trial]:
 
 def written(run: Path) -> bool:
     """Whether the run has a checkpoint by now."""
-    return any((run / "checkpoints").glob("[0-9]*/_CHECKPOINT_METADATA"))
+    return any(m.parent.name.isdigit() for m in (run / "checkpoints").glob("*/_CHECKPOINT_METADATA"))
