@@ -28,6 +28,7 @@ from data_tools.workers import end_with_parent
 from data_tools.writers import BatchWriter, LinesWriter
 from jaxpt.data.text_files import list_files
 from jaxpt.errors import JaxptError
+from jaxpt.files.partial import sha256
 from jaxpt.terminal import progress
 
 SMALL = 8 << 20  # bytes of input: fewer are done before further processes have started
@@ -85,6 +86,7 @@ def open_shards(pattern: str, field: str = "text") -> list[FileShard]:
                 while block := file.read(1 << 20):
                     digest.update(block)
                     bar.update(len(block))
+            _check_as_written(path, digest.hexdigest())
             digest.update(READ_ANEW.get(kind_of(path), b""))
             shards.append(FileShard(path, output_name(path), digest.hexdigest(), field, size))
     names = [s.name for s in shards]
@@ -92,6 +94,18 @@ def open_shards(pattern: str, field: str = "text") -> list[FileShard]:
     if twice:
         raise JaxptError(f"--input={pattern}: two files are called {twice[0]!r}; outputs take the inputs' names")
     return sorted(shards, key=lambda s: s.name)
+
+
+def _check_as_written(path: str, digest: str) -> None:
+    """Raises a JaxptError where a step of `jaxpt-data` wrote this shard and it is not what the step wrote."""
+    folder, _, name = path.rpartition("/")
+    note = storage.join(folder or ".", "manifests", f"{name}.json")
+    written = (storage.read_json(note) or {}).get("sha256", digest)
+    if written != digest:
+        raise JaxptError(
+            f"{path} is damaged: it is not what its step wrote; remove it with {note} (in a pipeline also the step's "
+            f"file in steps/) and run that step again"
+        )
 
 
 def _size(path: str) -> int:
@@ -194,7 +208,8 @@ def _one_shard(
 
         removals = LinesWriter(new("removals", f"{shard.name}.jsonl"), "removals")
         quarantine = LinesWriter(new("quarantine", f"{shard.name}.jsonl"), "quarantine")
-        kept = BatchWriter(new(shard.name), shard.name, shard.field)
+        file = new(shard.name)
+        kept = BatchWriter(file, shard.name, shard.field)
         for batch, repaired in read_batches(shard.path, shard.field, position):
             if isinstance(batch, Problem):
                 counts.quarantined += 1
@@ -211,9 +226,10 @@ def _one_shard(
             told = position.bytes
         for writer in (removals, quarantine, kept):
             writer.close()
+        digest = sha256(file)
     tick(shard.size - told, 0)
     manifest = {"format": FORMAT, "name": shard.name, "step": what, "input": shard.fingerprint, "settings": key}
-    manifest |= counts.to_dict()
+    manifest |= {"sha256": digest, **counts.to_dict()}
     storage.write_json(storage.join(output, "manifests", f"{shard.name}.json"), manifest)
     return json.loads(json.dumps(manifest))
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from tqdm import tqdm
@@ -32,6 +33,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join([line[0], "  ".join("-" * w for w in width), *line[1:]])
 
 
+class _Bar(tqdm):
+    def __del__(self) -> None:
+        with suppress(AttributeError):  # Ctrl-C while it was being made
+            super().__del__()
+
+
 def progress(
     total: int, what: str, unit: str = "it", *, start: int = 0, scale: bool = False, quiet: bool = False
 ) -> tqdm:
@@ -46,7 +53,7 @@ def progress(
         quiet: shows nothing.
     """
     alive = sys.stderr.isatty()
-    return tqdm(
+    return _Bar(
         total=total,
         initial=start,
         desc=what,

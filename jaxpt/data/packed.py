@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from jaxpt.data.remote import default_cache, file_digest, file_system, is_remote
 from jaxpt.data.shards import Shards
 from jaxpt.errors import JaxptError
 from jaxpt.files.digests import canonical_digest, report_without_digests
-from jaxpt.files.partial import partial_directory, sha256
+from jaxpt.files.partial import partial_directory, sha256, storage_error
 
 FORMAT = 1
 DIGEST = "fingerprint"  # in source.json: the digest of all that it says besides, which is what names the content
@@ -58,16 +58,15 @@ class PackedWriter:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        with suppress(JaxptError):  # what is written is removed
+            self._close_shard()
         self._open.close()
 
     def write(self, packed: Packed) -> None:
         """Appends one row.
 
         Raises:
-            JaxptError: the row has another length, or an id outside the vocabulary.
+            JaxptError: the row has another length, or an id outside the vocabulary; it cannot be written.
         """
         row, documents = packed
         if len(row.tokens) != self.sequence_length:
@@ -78,18 +77,28 @@ class PackedWriter:
             raise JaxptError(f"{self.path}: token id {row.tokens.max()} is outside the vocabulary of {self.vocab_size}")
         if self._writer is None or self._in_shard[-1] == self._rows_per_shard:
             self._next_shard()
-        self._writer.write(records.encode(row, self.dtype))
+        try:
+            self._writer.write(records.encode(row, self.dtype))
+        except RuntimeError as error:  # ArrayRecord's, also of a full disk
+            raise storage_error(self.path, error) from error
         self._in_shard[-1] += 1
         self._fill.append(int(row.starts[-1]))
         self._segments.append(self._segments[-1] + len(documents))
         self._segment_document.append(np.asarray(documents, np.uint32))
 
     def _next_shard(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        self._close_shard()
         name = f"rows-{len(self._in_shard):05d}.array_record"
         self._writer = ArrayRecordWriter(str(self._partial / name), "group_size:1,uncompressed")
         self._in_shard.append(0)
+
+    def _close_shard(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            try:
+                writer.close()
+            except RuntimeError as error:
+                raise storage_error(self.path, error) from error
 
     def finish(
         self,
@@ -107,12 +116,24 @@ class PackedWriter:
             options: packer and its options, BOS/EOS policy, text field, …: what decided the rows.
 
         Raises:
-            JaxptError: no rows were written.
+            JaxptError: no rows were written, or the disk is full.
         """
         if self._writer is None:
             raise JaxptError(f"{self.path}: nothing to pack, the input holds no text")
-        self._writer.close()
-        self._writer = None
+        self._close_shard()
+        try:
+            self._write_facts(document_ids, document_tokens, tokenizer_fingerprint, options)
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+        return PackedSource.open(self.path)
+
+    def _write_facts(
+        self,
+        document_ids: Sequence[bytes],
+        document_tokens: Sequence[int],
+        tokenizer_fingerprint: str,
+        options: dict[str, Any],
+    ) -> None:
         columns = {
             "row_fill": np.asarray(self._fill, np.uint32),
             "row_segments": np.asarray(self._segments, np.uint64),
@@ -143,7 +164,6 @@ class PackedWriter:
         facts = {**facts, DIGEST: canonical_digest(json.loads(json.dumps(facts)))}
         (self._partial / "source.json").write_text(json.dumps(facts, indent=1))
         self._partial.rename(self.path)
-        return PackedSource.open(self.path)
 
 
 class PackedSource:

@@ -68,6 +68,11 @@ def _in_directory(fs: Any, path: str, pattern: str, known: tuple[str, ...]) -> t
             raise JaxptError(f"{pattern} holds tokenized documents, not text; give it to jaxpt-data pack")
         if gone:
             raise JaxptError(f"{gone[0]} is gone, of which {pattern}/manifests tells; run the step that made it again")
+        begun = {f.rsplit("/", 1)[-1].removesuffix(".jsonl") for f in fs.glob(f"{path}/removals/*.jsonl")}
+        if lost := sorted(begun - {f.rsplit("/", 1)[-1] for f in made}):
+            raise JaxptError(
+                f"{pattern}/manifests has no {lost[0]}.json: that shard was not made to its end; run its step again"
+            )
         return [f for f in made if f.endswith(known)], []
     there = fs.find(path)
     files = [f for f in there if f.endswith(known)]

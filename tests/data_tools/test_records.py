@@ -1,5 +1,6 @@
 """Reading and writing shards: nothing is lost silently, nothing is done twice, nothing is half-written."""
 
+import dataclasses
 import gzip
 import json
 
@@ -88,6 +89,39 @@ def test_a_second_call_does_nothing_and_a_lost_shard_comes_back_byte_identical(t
     assert calls[2:] == ["b.jsonl.gz"]
     run_shards(shards, out, {"a": 2}, step, "test")
     assert calls[3:] == ["a.jsonl.gz", "b.jsonl.gz"]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
+def test_a_shard_that_is_not_what_its_step_wrote_is_refused(tmp_path, name):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/a.jsonl").write_bytes(lines(GOOD))
+    (tmp_path / "raw/b.jsonl").write_bytes(lines(GOOD))
+    shards, out = open_shards(str(tmp_path / "raw")), tmp_path / "out"
+    shards = [dataclasses.replace(s, name=name if s.name == "a.jsonl" else s.name) for s in shards]
+    run_shards(shards, out, {}, drop_even, "test")
+    assert len(open_shards(str(out))) == 2
+    whole = (out / name).read_bytes()
+    for at in range(0, len(whole), 7):
+        (out / name).write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        with pytest.raises(JaxptError, match=rf"{name} is damaged: it is not what its step wrote"):
+            open_shards(str(out))
+    (out / name).write_bytes(whole)
+    assert len(open_shards(str(out))) == 2
+    note = out / f"manifests/{name}.json"
+    earlier = {k: v for k, v in json.loads(note.read_text()).items() if k != "sha256"}
+    note.write_text(json.dumps(earlier))  # of a version that kept no digest: damage is not noticed
+    (out / name).write_bytes(whole + b"\n")
+    assert len(open_shards(str(out))) == 2
+
+
+def test_a_shard_without_its_manifest_is_missed(tmp_path):
+    (tmp_path / "raw").mkdir()
+    for name in "ab":
+        (tmp_path / f"raw/{name}.jsonl").write_bytes(lines(GOOD))
+    run_shards(open_shards(str(tmp_path / "raw")), tmp_path / "out", {}, drop_even, "test")
+    (tmp_path / "out/manifests/b.jsonl.json").unlink()
+    with pytest.raises(JaxptError, match=r"manifests has no b\.jsonl\.json"):
+        open_shards(str(tmp_path / "out"))
 
 
 def test_mistakes_name_the_file(tmp_path):
