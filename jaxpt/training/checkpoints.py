@@ -153,7 +153,8 @@ class Checkpoints:
         back = None if from_step is None else GoBack(from_step, mark)
         restored = restoring.restore(self.folder, self.steps(), abstract, tell, back)
         if restored is not None:
-            self._manager.reload()
+            if restored.set_aside:
+                self._manager.reload()  # never beside `go_back` of process 0, which renames what would be listed here
             self._finite.add(restored.run["step"])
             same = restored.run.get("went_back", {}).get("config") == mark
             self._went_back = {"went_back": restored.run["went_back"]} if same else {}
@@ -162,7 +163,8 @@ class Checkpoints:
     def go_back(self, restored: Restored, tell: Callable[[str], None]) -> list[str]:
         """As `restoring.go_back`, on this folder; to be called before the first save."""
         names = restoring.go_back(self.folder, restored, tell)
-        self._manager.reload()
+        if restored.later:
+            self._manager.reload()
         return names
 
     def _tidy(self) -> None:
