@@ -163,7 +163,7 @@ def refused(capsys, *args, **kinds):
 def test_a_mistake_is_one_line_before_step_one(setting, tmp_path, capsys, override, told):
     assert told in refused(capsys, setting, tmp_path / "run", override)
     if "duration" in override:  # the data needed is counted when it is known what a run to go on with has used
-        assert not read(tmp_path / "run" / "metrics.jsonl")
+        assert not (tmp_path / "run" / "metrics.jsonl").exists()
     else:
         assert not (tmp_path / "run").exists()  # so that no wrong model or seed is kept for the next start
 
