@@ -7,7 +7,6 @@ import pyarrow as pa
 
 from data_tools import made, storage
 from data_tools.batch import Outcome, Place, Removed, texts
-from data_tools.html import main_text
 from data_tools.outputs import check_outputs
 from data_tools.readers import kind_of
 from data_tools.records import FileShard, open_shards, run_shards
@@ -33,6 +32,8 @@ def parser() -> Parser:
 
 def extract(batch: pa.RecordBatch, place: Place) -> Outcome:
     """The step: HTML becomes text; a page without any goes."""
+    from data_tools.html import main_text  # resiliparse is only needed here
+
     found = dict(enumerate(map(main_text, texts(batch))))
     empty = [Removed(row, "extract-empty", 0) for row, text in found.items() if not text]
     return Outcome.of(batch, empty, texts=found)

@@ -21,6 +21,7 @@ from jaxpt.training import restoring, run_item
 from jaxpt.training.reading import compare, not_finite, scan_state
 from jaxpt.training.restoring import GoBack, Restored
 from jaxpt.training.run_item import DamagedError, Run
+from jaxpt.training.verdict import UNKNOWN, WHOLE, Verdict, agreed
 
 for _name in ("absl", "asyncio"):  # Orbax tells every save in a dozen lines and every failure in hundreds: we tell it
     logging.getLogger(_name).setLevel(logging.CRITICAL)
@@ -153,18 +154,22 @@ class Checkpoints:
         back = None if from_step is None else GoBack(from_step, mark)
         restored = restoring.restore(self.folder, self.steps(), abstract, tell, back)
         if restored is not None:
-            if restored.set_aside:
-                self._manager.reload()  # never beside `go_back` of process 0, which renames what would be listed here
             self._finite.add(restored.run["step"])
             same = restored.run.get("went_back", {}).get("config") == mark
             self._went_back = {"went_back": restored.run["went_back"]} if same else {}
         return restored
 
     def go_back(self, restored: Restored, tell: Callable[[str], None]) -> list[str]:
-        """As `restoring.go_back`, on this folder; to be called before the first save."""
+        """As `restoring.go_back`, on this folder; to be called after every restore and before the first save."""
         names = restoring.go_back(self.folder, restored, tell)
-        if restored.later:
-            self._manager.reload()
+        verdict = Verdict(WHOLE)
+        try:
+            self._manager.reload()  # only here: no host may list the folder while another one renames or prunes
+        except OSError as error:
+            verdict = Verdict(UNKNOWN, f"{error.filename}: {error.strerror}")
+        verdict = agreed(verdict)
+        if verdict.kind != WHOLE:
+            raise JaxptError(f"{self.folder} cannot be listed ({verdict.reason}); put that right and start again")
         return names
 
     def _tidy(self) -> None:

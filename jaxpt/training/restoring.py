@@ -174,17 +174,18 @@ def _before(folder: Path, earlier: list[int], abstract: Mapping[str, Any]) -> st
 
 def _set_aside(folder: Path, step: int, mark: str) -> str:
     """Renames a checkpoint so that it is none; returns its new name. What was set aside before stays."""
-    verdict, name = Verdict(WHOLE), ""
+    verdict = Verdict(WHOLE)
     if jax.process_index() == 0:
         try:
             name = next(n for n in _names(step, mark) if not os.path.lexists(folder / n))
             os.rename(folder / str(step), folder / name)
+            verdict = Verdict(WHOLE, name)
         except OSError as error:
             verdict = Verdict(UNKNOWN, f"{folder / str(step)} cannot be renamed: {error.strerror}")
     verdict = agreed(verdict)
     if verdict.kind != WHOLE:
         raise JaxptError(f"{verdict.reason}; put that right and start again")
-    return name
+    return verdict.reason.rpartition(" ")[2]  # of several hosts with "process 0: " before it
 
 
 def _refuse_to_begin_again(folder: Path) -> None:
