@@ -16,6 +16,8 @@ from jaxpt.errors import JaxptError
 from jaxpt.files.lock import Lock, beside, inside
 from jaxpt.tokenizers import train_sentencepiece
 
+pytest.importorskip("resiliparse", reason="resiliparse is not installed (jaxpt[data])")
+
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """
 def get_config(inputs):

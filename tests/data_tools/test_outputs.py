@@ -11,6 +11,8 @@ from data_tools.outputs import check_outputs
 from jaxpt.errors import JaxptError
 from jaxpt.tokenizers import train_sentencepiece
 
+pytest.importorskip("resiliparse", reason="resiliparse is not installed (jaxpt[data])")
+
 TEXT = "The quick brown fox jumps over the lazy dog, and then {} more words follow it to the end of the line."
 COMMANDS = {
     "clean": ["--preset=gopher"],
