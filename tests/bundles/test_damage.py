@@ -15,7 +15,7 @@ from jaxpt.models import Model, flatten
 from jaxpt.models.specs import param_specs
 from jaxpt.sharding import make_mesh, param_shardings
 from jaxpt.tokenizers import train_sentencepiece
-from tests.files.flips import never_silent, outcomes
+from tests.files.flips import assert_never_silent, outcomes
 from tests.models.tiny import VARIANTS, random_params
 
 LINEAGE = [{"op": "train", "tokens": 4096, "ledger": [{"name": "web", "start": 0, "stop": 512}]}]
@@ -42,22 +42,22 @@ def everything(path):
 
 @pytest.mark.parametrize(("name", "every"), [("model.json", 41), ("lineage.json", 1), ("digests.json", 41)])
 def test_damage_to_a_small_file_is_noticed_or_harmless(bundle, name, every):
-    never_silent(outcomes(bundle / name, lambda: everything(bundle), every))
+    assert_never_silent(outcomes(bundle / name, lambda: everything(bundle), every))
 
 
 def test_damage_to_the_tokenizer_is_noticed(bundle):
     for file in sorted((bundle / "tokenizer").iterdir()):
-        never_silent(outcomes(file, lambda: everything(bundle), max(1, file.stat().st_size // 60)))
+        assert_never_silent(outcomes(file, lambda: everything(bundle), max(1, file.stat().st_size // 60)))
 
 
 def test_damage_to_what_describes_an_array_is_noticed(bundle):
     for leaf in ("final_norm", "blocks/dense/q"):
-        never_silent(outcomes(bundle / "params" / leaf / "zarr.json", lambda: everything(bundle), 3))
+        assert_never_silent(outcomes(bundle / "params" / leaf / "zarr.json", lambda: everything(bundle), 3))
 
 
 def test_damage_to_a_chunk_is_noticed(bundle):
     file = next(p for p in (bundle / "params/blocks/dense/up/c").rglob("*") if p.is_file())
-    never_silent(outcomes(file, lambda: everything(bundle), max(1, file.stat().st_size // 40)))
+    assert_never_silent(outcomes(file, lambda: everything(bundle), max(1, file.stat().st_size // 40)))
 
 
 def test_without_digests_damage_is_silent(bundle, monkeypatch):  # the proofs above can fail

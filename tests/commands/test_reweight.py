@@ -20,7 +20,7 @@ from jaxpt.tokenizers import load, train_sentencepiece
 from jaxpt.training.checkpoints import read_run
 from jaxpt.training.metrics import read
 from tests.commands.test_train_on_text import MODEL, jsonl, sums
-from tests.files.flips import never_silent, outcomes
+from tests.files.flips import assert_never_silent, outcomes
 
 CONFIG = """
 def get_config(folder):
@@ -95,7 +95,7 @@ def test_damage_to_the_kept_losses_is_noticed_before_they_are_aimed_at(setting):
         return Measures(config, words, setting / "run")._references
 
     counts = outcomes(file, aimed_at, 9)
-    never_silent(counts)
+    assert_never_silent(counts)
     file.write_text(json.dumps(json.loads(good)["losses"]))  # as af7ccdc wrote it
     assert aimed_at() == {"stage0": next(iter(json.loads(good)["losses"].values()))}
     file.write_bytes(good)

@@ -104,13 +104,19 @@ def _slowly(text, cache, model, ready):
     packed_on_first_use(text, 64, Packing(), load(model), cache)
 
 
-def test_a_packing_that_is_killed_leaves_nothing_that_is_taken_for_a_source(tmp_path, tokenizer):
-    text, cache = write(tmp_path / "text"), tmp_path / "cache"
+def half_way(text, cache, tokenizer):
+    """A process that has begun to pack and stays there."""
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
     process = context.Process(target=_slowly, args=(text, cache, str(tokenizer.files[0]), ready))
     process.start()
     assert ready.wait(600)
+    return process
+
+
+def test_a_packing_that_is_killed_leaves_nothing_that_is_taken_for_a_source(tmp_path, tokenizer):
+    text, cache = write(tmp_path / "text"), tmp_path / "cache"
+    process = half_way(text, cache, tokenizer)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert made(cache) == []
@@ -142,11 +148,7 @@ def test_processes_that_need_one_source_at_once_pack_it_once(tmp_path, tokenizer
 
 def test_a_process_waits_for_the_one_that_packs_and_says_for_whom(tmp_path, tokenizer, capsys):
     text, cache = write(tmp_path / "text"), tmp_path / "cache"
-    context = multiprocessing.get_context("spawn")
-    ready = context.Event()
-    process = context.Process(target=_slowly, args=(text, cache, str(tokenizer.files[0]), ready))
-    process.start()
-    assert ready.wait(600)
+    process = half_way(text, cache, tokenizer)
     got = []
     thread = threading.Thread(target=lambda: got.append(packed_on_first_use(text, 64, Packing(), tokenizer, cache)))
     thread.start()

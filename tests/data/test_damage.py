@@ -13,7 +13,7 @@ from jaxpt.data.packed import COLUMNS, DIGEST, PackedSource
 from jaxpt.errors import JaxptError
 from jaxpt.files import digests
 from tests.data.made import source
-from tests.files.flips import never_silent, outcomes
+from tests.files.flips import assert_never_silent, outcomes
 
 STORE = fsspec.filesystem("memory")
 
@@ -31,14 +31,14 @@ def everything(path, cache=None):
 
 
 def test_damage_to_source_json_is_noticed_or_harmless(made):
-    never_silent(outcomes(made / "source.json", lambda: everything(made), 7))
+    assert_never_silent(outcomes(made / "source.json", lambda: everything(made), 7))
 
 
 @pytest.mark.parametrize("name", COLUMNS)
 def test_damage_to_a_column_is_noticed(made, name):
     file = made / f"{name}.npy"
     counts = outcomes(file, lambda: everything(made), max(1, file.stat().st_size // 40))
-    never_silent(counts)
+    assert_never_silent(counts)
     assert not counts["harmless"]
 
 
@@ -51,7 +51,7 @@ def test_damage_to_the_rows_is_noticed_by_their_own_checksums(made):
         return found.records(range(found.rows))
 
     counts = outcomes(shard, rows, max(1, shard.stat().st_size // 400))
-    never_silent(counts)
+    assert_never_silent(counts)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_the_copy_of_a_remote_column_is_checked_too(made, tmp_path):
     whole = everything("memory://damage/s", tmp_path / "cache")
     assert whole == everything(made)
     (copy,) = (tmp_path / "cache" / "copies").glob("*-document_id.npy")
-    never_silent(outcomes(copy, lambda: everything("memory://damage/s", tmp_path / "cache"), 97))
+    assert_never_silent(outcomes(copy, lambda: everything("memory://damage/s", tmp_path / "cache"), 97))
     data = bytearray(copy.read_bytes())
     data[-1] ^= 1
     copy.write_bytes(data)

@@ -8,7 +8,7 @@ from data_tools.commands.tokenize import main
 from jaxpt.data.tokenize import ALL, Tokenized
 from jaxpt.data.tokenized import TokenizedDocuments
 from jaxpt.tokenizers import train_sentencepiece
-from tests.files.flips import never_silent, outcomes
+from tests.files.flips import assert_never_silent, outcomes
 
 
 @pytest.fixture
@@ -31,9 +31,9 @@ def everything(path):
 
 def test_damage_to_the_note_or_a_shard_is_noticed_or_harmless(tokenized):
     (shard,) = tokenized.glob("*.parquet")
-    never_silent(outcomes(tokenized / "tokenized.json", lambda: everything(tokenized), 3))
+    assert_never_silent(outcomes(tokenized / "tokenized.json", lambda: everything(tokenized), 3))
     counts = outcomes(shard, lambda: everything(tokenized), max(1, shard.stat().st_size // 100))
-    never_silent(counts)
+    assert_never_silent(counts)
     assert not counts["harmless"]
 
 

@@ -58,7 +58,7 @@ def _outcome(what, read, whole, same):
     return "harmless" if same(value, whole) else f"{what}: silent"
 
 
-def never_silent(counts):
+def assert_never_silent(counts):
     """Asserts that all damage was noticed or harmless, and that some was noticed."""
     odd = [what for what in counts if what not in ("noticed", "harmless")]
     assert not odd, f"{len(odd)} of {counts.total()}: {odd[:5]}"

@@ -8,7 +8,7 @@ import pytest
 from jaxpt.errors import JaxptError
 from jaxpt.files import digests
 from jaxpt.reshape.scores import Scores
-from tests.files.flips import never_silent, outcomes
+from tests.files.flips import assert_never_silent, outcomes
 
 META = {"method": "activation", "tokens": 4096, "data": None, "model": "0123456789abcdef"}
 
@@ -28,7 +28,7 @@ def everything(path):
 
 def test_damage_is_noticed_or_harmless(stored):
     assert everything(stored)[0] == META
-    never_silent(outcomes(stored, lambda: everything(stored), 1))
+    assert_never_silent(outcomes(stored, lambda: everything(stored), 1))
 
 
 def test_scores_from_before_the_digest_are_read(stored, tmp_path, monkeypatch, capsys):

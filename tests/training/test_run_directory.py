@@ -12,7 +12,7 @@ from jaxpt.files import digests
 from jaxpt.reporting import write_report
 from jaxpt.tokenizers import train_sentencepiece
 from jaxpt.training import run_directory, starting_point
-from tests.files.flips import never_silent, outcomes
+from tests.files.flips import assert_never_silent, outcomes
 from tests.training.saved import LINEAGE, opened, prepared, save
 from tests.training.tiny import MODEL
 
@@ -61,7 +61,7 @@ def everything(workdir):
 @pytest.mark.parametrize("name", SMALL)
 def test_damage_is_noticed_by_who_reads_it_or_is_harmless(run, name):
     size = (run / name).stat().st_size
-    never_silent(outcomes(run / name, lambda: everything(run), max(1, size // 80)))
+    assert_never_silent(outcomes(run / name, lambda: everything(run), max(1, size // 80)))
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -203,7 +203,7 @@ def test_a_run_from_before_digests_opens_and_gets_them_when_it_goes_on(run, toke
     everything(run)
     assert capsys.readouterr().err.count("carry no digests") == 1
     assert prepared(run, tokenizer) == []
-    never_silent(outcomes(run / "lineage.json", lambda: everything(run), 9))
+    assert_never_silent(outcomes(run / "lineage.json", lambda: everything(run), 9))
 
 
 def test_of_a_run_from_before_digests_another_tokenizer_is_refused(run, tokenizer, tmp_path):
