@@ -73,5 +73,5 @@ setup(
     package_data={"": ["*.txt", "*.json", "*.jinja", "*.html", "*.css"]},
     install_requires=CORE,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["jaxpt=jaxpt.cli:main", "jaxpt-data=data_tools.cli:main"]},
+    entry_points={"console_scripts": ["jaxpt=jaxpt.cli:main", "jaxpt-data=data_tools.__main__:main"]},
 )

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pyarrow as pa
 
-from data_tools.batch import from_rows
 from data_tools.clean import characters, pipeline, presets
 from data_tools.clean.language import identifier
-from data_tools.records import open_shards
-from jaxpt.terminal import progress, table
+from data_tools.io.batch import from_rows
+from data_tools.shards.records import open_shards
+from jaxpt.cli.terminal import progress, table
 
 BATCH_BYTES = 8 << 20
 SYMBOLS = "hash_signs+ellipses"  # one threshold in the published filters

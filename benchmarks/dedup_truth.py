@@ -22,8 +22,8 @@ from data_tools.dedup import verify
 from data_tools.dedup.engine import open_engine
 from data_tools.dedup.pipeline import Options, run
 from data_tools.dedup.store import Layout
-from data_tools.records import open_shards
-from jaxpt.terminal import table
+from data_tools.shards.records import open_shards
+from jaxpt.cli.terminal import table
 
 SENTENCE = re.compile(r"(?<=[.!?。！？\n])")
 

@@ -18,13 +18,13 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from jaxpt.cli.terminal import table
 from jaxpt.interop.checkpoint import places_of
 from jaxpt.interop.families import family_for
 from jaxpt.interop.family import write_config
 from jaxpt.interop.safetensors_file import index_of, shards, write_file
 from jaxpt.models.presets import preset
 from jaxpt.models.specs import flatten, param_specs
-from jaxpt.terminal import table
 
 
 def make(folder: Path, name: str, layers: int | None) -> tuple[int, int]:

@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jaxpt.terminal import progress, table
-from jaxpt.training.checkpoints import finished_steps, read_run
+from jaxpt.checkpoints.checkpoints import finished_steps, read_run
+from jaxpt.cli.terminal import progress, table
 from jaxpt.training.metrics import read
 
 STEPS, SAVE, EVALUATE = 3000, 20, 100
@@ -31,8 +31,8 @@ def child(workdir: Path, steps: int, mesh: dict[str, int]) -> int:
 
     from benchmarks.made_sources import make_sources
     from jaxpt.commands.train import train
-    from jaxpt.config import RunConfig
-    from jaxpt.schema import build
+    from jaxpt.config.schema import build
+    from jaxpt.training.config import RunConfig
 
     sources = make_sources(workdir.parent / "sources")
     model = {"vocab_size": 512, "embed": 64, "heads": 4, "kv_heads": 2, "head_dim": 16, "mlp": 176, "layers": 4}

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxpt.cli.terminal import progress, table
 from jaxpt.data import Loader, PackedSource, PackedWriter, StageData
 from jaxpt.data.records import Row
-from jaxpt.terminal import progress, table
 
 SOURCES, LENGTH = 17, 4096
 LARGE, SHARD = 10_000_000, 65_536  # rows

@@ -17,8 +17,8 @@ import numpy as np
 from data_tools.longdoc.dependence import dependence
 from data_tools.longdoc.repositories import join_repository
 from data_tools.perplexity.ngram import NgramModel
-from data_tools.records import open_shards
-from jaxpt.terminal import table
+from data_tools.shards.records import open_shards
+from jaxpt.cli.terminal import table
 
 CHARS = 60_000  # of each text
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from jaxpt import tokenizers
+from jaxpt.cli.terminal import progress, table
 from jaxpt.data import Loader, PackedSource, StageData, budget
 from jaxpt.data.build import build
 from jaxpt.data.plan import flat_weights
-from jaxpt.terminal import progress, table
 
 LENGTH = 64
 FILES = (

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpt.cli.terminal import table
 from jaxpt.models import Compute, MoeConfig
 from jaxpt.models.experts import Network, mix
 from jaxpt.models.routing import route
-from jaxpt.terminal import table
 
 LIMIT = 1.6
 

@@ -15,9 +15,9 @@ import sys
 import time
 from pathlib import Path
 
-from data_tools import report
+from data_tools.reports import report
+from jaxpt.cli.terminal import table
 from jaxpt.data.packed import PackedSource
-from jaxpt.terminal import table
 
 KILLED_IN = ("web", "dedup", "tokenize")
 READ_ONLY_AGAIN = ("steps/", "signatures/", "/lines/", "report.html")  # notes that hold paths, intermediate files
@@ -59,8 +59,8 @@ def digests(workdir: Path) -> dict[str, str]:
 def train(workdir: Path, steps: int) -> list[float]:
     """Trains a small model on all packed sources in proportion to their tokens; returns the losses."""
     from jaxpt.commands.train import train as run
-    from jaxpt.config import RunConfig
-    from jaxpt.schema import build
+    from jaxpt.config.schema import build
+    from jaxpt.training.config import RunConfig
     from jaxpt.training.metrics import read
 
     sources = [PackedSource.open(f.parent) for f in sorted((workdir / "pack").glob("*/source.json"))]

@@ -18,10 +18,10 @@ import ml_dtypes
 import numpy as np
 
 from jaxpt.bundles import BundleWriter, open_bundle
+from jaxpt.cli.terminal import progress, table
 from jaxpt.models import ModelConfig, flatten, param_specs, uniform_layers
 from jaxpt.models.presets import preset
 from jaxpt.reshape.stream import slices
-from jaxpt.terminal import progress, table
 
 
 def make(path: Path, config: ModelConfig) -> None:

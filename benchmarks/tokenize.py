@@ -15,10 +15,10 @@ from io import StringIO
 from pathlib import Path
 
 from data_tools.commands import pack, tokenize
-from data_tools.records import open_shards
+from data_tools.shards.records import open_shards
 from jaxpt import tokenizers
+from jaxpt.cli.terminal import table
 from jaxpt.data.build import build
-from jaxpt.terminal import table
 
 
 def timed(function: Callable[[], int]) -> tuple[float, float, int]:

@@ -14,15 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import plain_reference as plain
-from jaxpt.config import ObjectiveConfig, OptimizerConfig, ShardingConfig
+from jaxpt.cli.terminal import table
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig, uniform_layers
 from jaxpt.models.init import init_params
 from jaxpt.models.specs import param_specs
 from jaxpt.optim.optimizers import make_optimizer
 from jaxpt.sharding import batch_sharding
-from jaxpt.terminal import table
 from jaxpt.training.batches import place
+from jaxpt.training.config import ObjectiveConfig, OptimizerConfig, ShardingConfig
 from jaxpt.training.speed import convention, peak_flops
 from jaxpt.training.state import make_layout, new_opt_state, state_shardings
 from jaxpt.training.step import StepSpec, make_step

@@ -3,7 +3,7 @@
 import pytest
 
 from jaxpt.cli import main
-from jaxpt.dispatch import Parser
+from jaxpt.cli.dispatch import Parser
 
 
 @pytest.fixture

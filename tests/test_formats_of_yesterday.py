@@ -11,11 +11,11 @@ import jaxpt
 from data_tools.commands import inspect as inspect_data
 from data_tools.commands import run as pipeline
 from jaxpt.bundles import open_bundle
+from jaxpt.checkpoints.checkpoints import finished_steps, read_run
 from jaxpt.commands import inspect, report, train
 from jaxpt.data.packed import PackedSource
 from jaxpt.data.tokenized import TokenizedDocuments
 from jaxpt.models.specs import flatten
-from jaxpt.training.checkpoints import finished_steps, read_run
 from jaxpt.training.metrics import read
 
 FIXTURES = Path(__file__).with_name("fixtures")

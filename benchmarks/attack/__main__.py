@@ -18,7 +18,7 @@ from benchmarks.attack.children import Children
 from benchmarks.attack.judge import BAD, VERDICTS, Trial, counts
 from benchmarks.attack.room import Room
 from benchmarks.attack.victims import make
-from jaxpt.terminal import table
+from jaxpt.cli.terminal import table
 
 
 def run(kinds: list[str], trials: int, seed: int, code: Path, folder: Path, jobs: int = 2) -> list[Trial]:

@@ -13,10 +13,10 @@ COMMANDS = ("command", "train_counting")  # those that return an exit code
 
 def command(program: str, *argv: str) -> int:
     """Runs `jaxpt` or `jaxpt-data` with arguments; returns its exit code."""
-    import data_tools.cli
+    import data_tools.__main__
     import jaxpt.cli
 
-    return (jaxpt.cli if program == "jaxpt" else data_tools.cli).main(list(argv))
+    return (jaxpt.cli if program == "jaxpt" else data_tools.__main__).main(list(argv))
 
 
 def load(path: str) -> str:
@@ -98,7 +98,7 @@ def cached(path: str, length: int, tokenizer: str, cache: str) -> str:
 
 def state(workdir: str) -> dict[str, Any]:
     """What a run has come to: newest checkpoint's digests, ledger and tokens, and the records without the clock's."""
-    from jaxpt.training.checkpoints import finished_steps, read_run
+    from jaxpt.checkpoints.checkpoints import finished_steps, read_run
     from jaxpt.training.metrics import read
 
     steps = finished_steps(Path(workdir))

@@ -15,7 +15,7 @@ from typing import Any
 
 IMPORTED_ONCE = (
     "jaxpt.api", "jaxpt.cli", "jaxpt.commands.train", "jaxpt.commands.inspect", "jaxpt.commands.export",
-    "jaxpt.commands.import_", "jaxpt.commands.reshape", "jaxpt.commands.report", "data_tools.cli",
+    "jaxpt.commands.import_", "jaxpt.commands.reshape", "jaxpt.commands.report", "data_tools.__main__",
     "data_tools.commands.run", "data_tools.commands.pack", "data_tools.commands.tokenize", "data_tools.commands.clean",
     "data_tools.commands.dedup", "data_tools.commands.extract",
 )  # fmt: skip
@@ -41,7 +41,7 @@ def done(request: dict[str, Any], place: Any) -> int:
                 return int(answer)
         place.write(json.dumps(answer))
         return 0
-    except (JaxptError, OSError) as error:  # as `jaxpt.dispatch` does
+    except (JaxptError, OSError) as error:  # as `jaxpt.cli.dispatch` does
         print(f"attack: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from benchmarks.claims.harness import POINTS, at, held_out_batches, reached, sources, teacher
-from jaxpt.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig, ShardingConfig
+from jaxpt.cli.terminal import progress, table
 from jaxpt.data import Loader, StageData
 from jaxpt.models import Compute, ModelConfig, param_specs
 from jaxpt.optim.optimizers import make_optimizer
@@ -22,8 +22,8 @@ from jaxpt.optim.schedules import learning_rate, resolve
 from jaxpt.reshape.calibrate import loss
 from jaxpt.reshape.stream import InMemory
 from jaxpt.sharding import batch_sharding
-from jaxpt.terminal import progress, table
 from jaxpt.training.batches import place
+from jaxpt.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig, ShardingConfig
 from jaxpt.training.state import make_layout, new_opt_state, state_shardings
 from jaxpt.training.step import StepSpec, make_step
 

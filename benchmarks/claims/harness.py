@@ -10,20 +10,20 @@ import numpy as np
 
 from jaxpt import tokenizers
 from jaxpt.bundles import open_bundle, save_bundle
-from jaxpt.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig, ShardingConfig
+from jaxpt.cli.terminal import progress
 from jaxpt.data import Loader, PackedSource
 from jaxpt.data.build import Packing, build
 from jaxpt.data.text_files import list_files, read_documents
 from jaxpt.errors import JaxptError
-from jaxpt.evaluation.generation import generate
+from jaxpt.generation.generate import generate
 from jaxpt.models import Compute, Model, ModelConfig, init_params, param_specs, uniform_layers
 from jaxpt.optim.optimizers import make_optimizer
 from jaxpt.optim.schedules import learning_rate, resolve
 from jaxpt.reshape.calibrate import loss
 from jaxpt.reshape.stream import InMemory, Source
 from jaxpt.sharding import batch_sharding
-from jaxpt.terminal import progress
 from jaxpt.training.batches import place
+from jaxpt.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig, ShardingConfig
 from jaxpt.training.state import make_layout, new_opt_state, state_shardings
 from jaxpt.training.step import StepSpec, make_step
 

@@ -24,12 +24,12 @@ import numpy as np
 
 from benchmarks.claims.harness import at, held_out_batches, reached, sources, teacher, train
 from jaxpt.api import load
+from jaxpt.cli.terminal import table
 from jaxpt.data import Loader, StageData
 from jaxpt.reshape.config import TransformConfig
 from jaxpt.reshape.sequence import Setting, plans
 from jaxpt.reshape.stream import Source, chain, gather
 from jaxpt.reshape.target import LENGTHS, Target
-from jaxpt.terminal import table
 
 METHODS = {
     "random": TransformConfig("random_init"),

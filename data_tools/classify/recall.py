@@ -10,8 +10,8 @@ import xxhash
 from data_tools.classify.judge import Judgement, held_out, judge
 from data_tools.classify.model import Classifier
 from data_tools.classify.recipes import Recipe
+from jaxpt.cli.terminal import progress
 from jaxpt.errors import JaxptError
-from jaxpt.terminal import progress
 
 BATCH = 512
 

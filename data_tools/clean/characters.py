@@ -5,7 +5,7 @@ from functools import cache
 
 import numpy as np
 
-from data_tools.scripts import UNSPACED_SCRIPTS
+from data_tools.clean.scripts import UNSPACED_SCRIPTS
 
 ALPHABETIC, SYMBOL, TERMINAL, PUNCTUATION, UNSPACED = 1, 2, 4, 8, 16  # flags of a word
 

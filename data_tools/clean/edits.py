@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from data_tools.batch import Rule
 from data_tools.clean import domains, lines, personal
 from data_tools.clean.addresses import domain
 from data_tools.clean.lines import EXCERPT, Cut
 from data_tools.clean.repair import repair
+from data_tools.io.batch import Rule
 
 Row = Mapping[str, Any]  # fields of the record that edits may look at
 Edited = tuple[str, list[Cut], dict[str, float]]

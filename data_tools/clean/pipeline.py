@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data_tools.batch import Outcome, Place, Removed, strings
-from data_tools.batch import texts as batch_texts
 from data_tools.clean.edits import EDITS, Row
 from data_tools.clean.lines import Cut
 from data_tools.clean.measures import MEASURES
@@ -17,6 +15,8 @@ from data_tools.clean.presets import Preset
 from data_tools.clean.repetition import NAMES
 from data_tools.clean.view import View
 from data_tools.clean.words import Vocabulary
+from data_tools.io.batch import Outcome, Place, Removed, strings
+from data_tools.io.batch import texts as batch_texts
 
 EXAMPLES = 50  # cut lines of one text and rule that are written out; all are counted
 

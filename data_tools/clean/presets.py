@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.batch import Rule
 from data_tools.clean.edits import EDITS
 from data_tools.clean.measures import MEASURES
 from data_tools.clean.words import SEGMENTERS
+from data_tools.io.batch import Rule
 from jaxpt.errors import JaxptError, nearest
 
 FOLDER = Path(__file__).with_name("presets")

@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data_tools import made, storage
-from data_tools.batch import Outcome, Place, Removed, Rule, texts
 from data_tools.classify.judge import Judgement, held_out, judge, picture, quantile_threshold
 from data_tools.classify.model import Classifier
 from data_tools.classify.recall import Document, Plan, recall
 from data_tools.classify.recipes import RECIPES, Recipe, recipe
-from data_tools.outputs import check_outputs
-from data_tools.records import open_shards, run_shards
-from data_tools.rows import rows_of, tell_quarantine
-from jaxpt.dispatch import Parser
+from data_tools.io import made, storage
+from data_tools.io.batch import Outcome, Place, Removed, Rule, texts
+from data_tools.io.outputs import check_outputs
+from data_tools.shards.records import open_shards, run_shards
+from data_tools.shards.rows import rows_of, tell_quarantine
+from jaxpt.cli.dispatch import Parser
+from jaxpt.cli.terminal import table
 from jaxpt.errors import JaxptError
-from jaxpt.terminal import table
 
 HELP = "train and apply text classifiers; mine text like a seed"
 

@@ -5,21 +5,21 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_tools import made, storage
-from data_tools.batch import strings, texts
 from data_tools.clean import domains, presets
 from data_tools.clean.addresses import domain
 from data_tools.clean.edits import EDITS
 from data_tools.clean.language import SHIPPED, identifier
 from data_tools.clean.measures import MEASURES
 from data_tools.clean.pipeline import Clean
-from data_tools.counts import total
-from data_tools.outputs import check_outputs
-from data_tools.records import FileShard, open_shards, run_shards
-from data_tools.rows import tell_quarantine
-from jaxpt.dispatch import Parser
+from data_tools.io import made, storage
+from data_tools.io.batch import strings, texts
+from data_tools.io.outputs import check_outputs
+from data_tools.shards.counts import total
+from data_tools.shards.records import FileShard, open_shards, run_shards
+from data_tools.shards.rows import tell_quarantine
+from jaxpt.cli.dispatch import Parser
+from jaxpt.cli.terminal import progress, table
 from jaxpt.errors import JaxptError
-from jaxpt.terminal import progress, table
 
 HELP = "drop, cut and repair raw text by a preset of rules"
 

@@ -6,15 +6,15 @@ from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 
-from data_tools import made, storage
-from data_tools.batch import Outcome, Place, Removed, texts
 from data_tools.decontaminate.index import Index, Item, Rules, excerpt
-from data_tools.outputs import check_outputs
-from data_tools.records import FileShard, open_shards, removals, run_shards
-from data_tools.rows import rows_of, tell_quarantine
-from jaxpt.dispatch import Parser
+from data_tools.io import made, storage
+from data_tools.io.batch import Outcome, Place, Removed, texts
+from data_tools.io.outputs import check_outputs
+from data_tools.shards.records import FileShard, open_shards, removals, run_shards
+from data_tools.shards.rows import rows_of, tell_quarantine
+from jaxpt.cli.dispatch import Parser
+from jaxpt.cli.terminal import table
 from jaxpt.errors import JaxptError
-from jaxpt.terminal import table
 
 HELP = "drop documents that contain items of evaluation sets"
 

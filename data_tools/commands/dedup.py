@@ -15,18 +15,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_tools import made, storage
-from data_tools.batch import Outcome, Place, Removed, texts
 from data_tools.dedup import bands, minhash, pipeline, units, verify
 from data_tools.dedup.engine import ENGINES, open_engine
 from data_tools.dedup.store import Layout
-from data_tools.outputs import check_outputs
-from data_tools.records import FileShard, open_shards, run_shards
-from data_tools.rows import tell_quarantine
-from jaxpt.dispatch import Parser
+from data_tools.io import made, storage
+from data_tools.io.batch import Outcome, Place, Removed, texts
+from data_tools.io.outputs import check_outputs
+from data_tools.shards.records import FileShard, open_shards, run_shards
+from data_tools.shards.rows import tell_quarantine
+from jaxpt.cli.dispatch import Parser
+from jaxpt.cli.terminal import progress, table
 from jaxpt.errors import JaxptError
 from jaxpt.files.lock import Lock, inside
-from jaxpt.terminal import progress, table
 
 HELP = "drop exact and near duplicates: documents, paragraphs or lines"
 

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from data_tools import made, storage
-from data_tools.batch import Outcome, Place, Removed, texts
-from data_tools.outputs import check_outputs
-from data_tools.readers import kind_of
-from data_tools.records import FileShard, open_shards, run_shards
-from jaxpt.dispatch import Parser
-from jaxpt.terminal import table
+from data_tools.io import made, storage
+from data_tools.io.batch import Outcome, Place, Removed, texts
+from data_tools.io.outputs import check_outputs
+from data_tools.io.readers import kind_of
+from data_tools.shards.records import FileShard, open_shards, run_shards
+from jaxpt.cli.dispatch import Parser
+from jaxpt.cli.terminal import table
 
 HELP = "the readable text of web pages: WARC, HTML files, records that hold HTML"
 
@@ -32,7 +32,7 @@ def parser() -> Parser:
 
 def extract(batch: pa.RecordBatch, place: Place) -> Outcome:
     """The step: HTML becomes text; a page without any goes."""
-    from data_tools.html import main_text  # resiliparse is only needed here
+    from data_tools.io.html import main_text  # resiliparse is only needed here
 
     found = dict(enumerate(map(main_text, texts(batch))))
     empty = [Removed(row, "extract-empty", 0) for row, text in found.items() if not text]

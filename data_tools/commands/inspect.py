@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools import made, report, storage
+from data_tools.io import made, storage
+from data_tools.reports import report
 from jaxpt import tokenizers
+from jaxpt.cli.dispatch import Parser
+from jaxpt.cli.terminal import table
 from jaxpt.data.packed import PackedSource
-from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
-from jaxpt.terminal import table
 
 HELP = "show what steps removed and why (with a page to look at), or what a packed source holds"
 

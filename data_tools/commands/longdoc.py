@@ -8,21 +8,21 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pyarrow as pa
 
-from data_tools import made, storage
-from data_tools.batch import Outcome, Place, Removed, Rule, texts
 from data_tools.dedup import minhash
+from data_tools.io import made, storage
+from data_tools.io.batch import Outcome, Place, Removed, Rule, texts
+from data_tools.io.outputs import check_outputs
+from data_tools.io.writers import LinesWriter
 from data_tools.longdoc.dependence import COMPRESSION, LEAST_GAIN, UNIQUE_LINES, dependence
 from data_tools.longdoc.distribution import Distribution, divergence, measure, rebalance
 from data_tools.longdoc.links import Walk, links_in, normal_url, walks
 from data_tools.longdoc.repositories import join_repository
 from data_tools.longdoc.spool import Spool
-from data_tools.outputs import check_outputs
 from data_tools.perplexity.ngram import NgramModel
-from data_tools.records import FileShard, open_shards, run_shards
-from data_tools.rows import rows_of, tell_quarantine
-from data_tools.writers import LinesWriter
-from jaxpt.dispatch import Parser
-from jaxpt.terminal import progress, table
+from data_tools.shards.records import FileShard, open_shards, run_shards
+from data_tools.shards.rows import rows_of, tell_quarantine
+from jaxpt.cli.dispatch import Parser
+from jaxpt.cli.terminal import progress, table
 
 HELP = "build or pick long documents: repositories, linked texts, long-range dependence"
 

@@ -5,18 +5,18 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from data_tools.outputs import check_outputs
+from data_tools.io.outputs import check_outputs
 from jaxpt import tokenizers
+from jaxpt.cli.dispatch import Parser
+from jaxpt.cli.terminal import progress, table
 from jaxpt.data.build import Packing, build, build_tokenized
 from jaxpt.data.origins import open_origin
 from jaxpt.data.packed import PackedSource
 from jaxpt.data.packing import PACKERS
 from jaxpt.data.tokenize import Selection
 from jaxpt.data.tokenized import NOTE, TokenizedDocuments
-from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
 from jaxpt.files.lock import Lock, beside
-from jaxpt.terminal import progress, table
 
 HELP = "text or tokenized documents into packed sources of fixed-length token rows"
 
@@ -71,7 +71,7 @@ def _pack(args: argparse.Namespace) -> int:
     tokenized = (Path(args.input) / NOTE).is_file() if "://" not in args.input else False
     made = _pack_tokenized(args) if tokenized else [_pack_text(args)]
     if args.format == "tfds":
-        from data_tools.tfds_export import export  # TFDS is an extra
+        from data_tools.io.tfds_export import export  # TFDS is an extra
 
         for source in made:
             print(f"TFDS data set: {export(source)}")

@@ -8,17 +8,17 @@ from itertools import islice
 import numpy as np
 import pyarrow as pa
 
-from data_tools import made, storage
-from data_tools.batch import Outcome, Place, Removed, Rule, strings
-from data_tools.outputs import check_outputs
+from data_tools.io import made, storage
+from data_tools.io.batch import Outcome, Place, Removed, Rule, strings
+from data_tools.io.outputs import check_outputs
 from data_tools.perplexity.ngram import NgramModel
 from data_tools.perplexity.scorers import KenlmScorer, Scorer
 from data_tools.perplexity.tails import CURVE, Tails, cuts
-from data_tools.records import FileShard, open_shards, run_shards
-from data_tools.rows import rows_of, tell_quarantine
-from jaxpt.dispatch import Parser
+from data_tools.shards.records import FileShard, open_shards, run_shards
+from data_tools.shards.rows import rows_of, tell_quarantine
+from jaxpt.cli.dispatch import Parser
+from jaxpt.cli.terminal import table
 from jaxpt.errors import JaxptError
-from jaxpt.terminal import table
 
 HELP = "cut the most and the least surprising documents, per language and source"
 

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_tools import plan, storage
-from jaxpt.config_file import load
-from jaxpt.dispatch import Parser
+from data_tools.io import storage
+from data_tools.pipelines import plan
+from jaxpt.cli.dispatch import Parser
+from jaxpt.cli.terminal import table
+from jaxpt.config.file import load
 from jaxpt.errors import JaxptError
 from jaxpt.files.lock import Lock, inside
-from jaxpt.terminal import table
 
 HELP = "run a whole pipeline: every step of a config, those done already left as they are"
 

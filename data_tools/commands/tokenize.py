@@ -7,20 +7,20 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from data_tools import made, storage
-from data_tools.outputs import check_outputs
-from data_tools.readers import Problem, Progress, read
-from data_tools.records import FileShard, open_shards
-from data_tools.rows import tell_quarantine
-from data_tools.writers import LinesWriter
+from data_tools.io import made, storage
+from data_tools.io.outputs import check_outputs
+from data_tools.io.readers import Problem, Progress, read
+from data_tools.io.writers import LinesWriter
+from data_tools.shards.records import FileShard, open_shards
+from data_tools.shards.rows import tell_quarantine
 from jaxpt import tokenizers
+from jaxpt.cli.dispatch import Parser
+from jaxpt.cli.terminal import progress, table
 from jaxpt.data.tokenize import encoded
 from jaxpt.data.tokenized import FORMAT, NOTE, TokenizedWriter
-from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
 from jaxpt.files.digests import canonical_digest
 from jaxpt.files.partial import sha256
-from jaxpt.terminal import progress, table
 
 HELP = "encode text once; pack then makes rows of any length of it"
 

@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 
-from data_tools.scripts import UNSPACED_SCRIPTS
+from data_tools.clean.scripts import UNSPACED_SCRIPTS
 
 CODE_POINTS = 0x110000
 SEPARATOR = 0  # white space, punctuation, symbols, controls

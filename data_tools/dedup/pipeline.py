@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from data_tools.dedup import verify
 from data_tools.dedup.store import Layout, Store, candidate_tokens
 from data_tools.dedup.units import ROW_BITS, Shard
-from data_tools.workers import end_with_parent
+from data_tools.shards.workers import end_with_parent
+from jaxpt.cli.terminal import progress
 from jaxpt.errors import JaxptError
-from jaxpt.terminal import progress
 
 EVIDENCE = ("jaccard", "covered", "new_run")
 

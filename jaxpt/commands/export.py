@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from jaxpt import api
 from jaxpt.bundles import open_bundle
-from jaxpt.dispatch import Parser
+from jaxpt.cli.dispatch import Parser
+from jaxpt.cli.terminal import progress
 from jaxpt.errors import JaxptError
 from jaxpt.interop import export_bundle
 from jaxpt.models.specs import flatten, param_specs
-from jaxpt.terminal import progress
 
 HELP = "write a bundle or a run as a Hugging Face model, bit for bit"
 

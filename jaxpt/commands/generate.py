@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from jaxpt import api
-from jaxpt.dispatch import Parser
+from jaxpt.cli.dispatch import Parser
 from jaxpt.errors import JaxptError
-from jaxpt.evaluation.generation import Sampling, generate
+from jaxpt.generation.generate import Sampling, generate
 from jaxpt.models.compute import Compute
 
 HELP = "continue a prompt (KV cache; greedy, temperature, top-k, top-p)"

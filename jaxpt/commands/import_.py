@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from jaxpt.dispatch import Parser
+from jaxpt.cli.dispatch import Parser
+from jaxpt.cli.terminal import progress
 from jaxpt.interop import import_bundle
 from jaxpt.interop.checkpoint import HuggingFaceCheckpoint
-from jaxpt.terminal import progress
 
 HELP = "read a Hugging Face model into a bundle, bit for bit"
 

@@ -10,18 +10,18 @@ from jax.sharding import AbstractMesh
 from data_tools.commands.inspect import describe, show_rows
 from jaxpt import api
 from jaxpt.bundles import open_bundle
+from jaxpt.checkpoints.checkpoints import finished_steps, model_of, read_run
+from jaxpt.checkpoints.newest import read_checkpoint
+from jaxpt.cli.dispatch import Parser
+from jaxpt.cli.terminal import table
 from jaxpt.data.log import ScheduleLog
 from jaxpt.data.packed import PackedSource
 from jaxpt.data.quota import ONE
 from jaxpt.data.remote import is_remote
-from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.specs import flatten, param_specs
 from jaxpt.sharding import MESH_AXES, partition_specs
-from jaxpt.terminal import table
-from jaxpt.training.checkpoints import finished_steps, model_of, read_run
-from jaxpt.training.newest import read_checkpoint
 from jaxpt.training.run_directory import read_lineage
 from jaxpt.training.starting_point import ledger_of
 

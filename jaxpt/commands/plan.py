@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import jax
 
+from jaxpt.cli.dispatch import Parser
+from jaxpt.cli.terminal import table
 from jaxpt.commands.train import open_plan
-from jaxpt.config import RunConfig
-from jaxpt.config_file import load
+from jaxpt.config.file import load
 from jaxpt.data.seen import in_common
-from jaxpt.dispatch import Parser
 from jaxpt.planning import compile_step, topology_devices
-from jaxpt.terminal import table
+from jaxpt.training.config import RunConfig
 from jaxpt.training.feed import make_feed
 from jaxpt.training.overview import overview
 

@@ -6,18 +6,18 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_tools import standard_library
 from jaxpt import api, tokenizers
+from jaxpt.cli.dispatch import Parser
+from jaxpt.cli.terminal import progress, table
 from jaxpt.commands import train as training
-from jaxpt.config import RunConfig
-from jaxpt.config_file import load
+from jaxpt.config.file import load
+from jaxpt.data import standard_library
 from jaxpt.data.build import Packing, build
-from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
-from jaxpt.evaluation.generation import Sampling, generate
 from jaxpt.files.lock import Lock, inside
+from jaxpt.generation.generate import Sampling, generate
 from jaxpt.reporting import write_report
-from jaxpt.terminal import progress, table
+from jaxpt.training.config import RunConfig
 from jaxpt.training.metrics import read
 
 HELP = "prepare real text, train a small model on it, evaluate it, sample from it, write a report"

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from jaxpt.dispatch import Parser
+from jaxpt.cli.dispatch import Parser
 from jaxpt.reporting import write_report
 
 HELP = "write a run's report: loss per source, learning rate, mixture, throughput"

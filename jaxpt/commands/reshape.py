@@ -13,9 +13,10 @@ import numpy as np
 
 from jaxpt import api
 from jaxpt.bundles import Bundle, BundleWriter, digest, open_bundle
-from jaxpt.config_file import load
+from jaxpt.cli.dispatch import Parser
+from jaxpt.cli.terminal import progress, table
+from jaxpt.config.file import load
 from jaxpt.data import Loader, PackedSource, StageData
-from jaxpt.dispatch import Parser
 from jaxpt.errors import JaxptError
 from jaxpt.interop import import_bundle
 from jaxpt.models import ModelConfig, flatten, param_specs, unflatten
@@ -26,7 +27,6 @@ from jaxpt.reshape.sequence import Setting, dtypes_after, plans
 from jaxpt.reshape.step_zero import measure, report
 from jaxpt.reshape.stream import InMemory, chain, write
 from jaxpt.reshape.target import lengths, lengths_of
-from jaxpt.terminal import progress, table
 
 HELP = "cut, grow or upcycle a model: subclone, prune depth, merge kv heads, grow width and depth, mixtures of experts"
 

@@ -7,22 +7,22 @@ from typing import Any
 import jax
 
 from jaxpt import tokenizers
-from jaxpt.config import RunConfig
-from jaxpt.config_file import load
-from jaxpt.dispatch import Parser
+from jaxpt.checkpoints.checkpoints import finished_steps
+from jaxpt.checkpoints.newest import while_pruned
+from jaxpt.checkpoints.restoring import check_step
+from jaxpt.cli.dispatch import Parser
+from jaxpt.config.file import load
 from jaxpt.errors import JaxptError
+from jaxpt.evaluation.measures import Measures
 from jaxpt.files.lock import Lock, inside
-from jaxpt.measures import Measures
 from jaxpt.sharding import join, on_first_process
 from jaxpt.training import loop, run_directory
-from jaxpt.training.checkpoints import finished_steps
+from jaxpt.training.config import RunConfig
 from jaxpt.training.feed import Feeds
 from jaxpt.training.history import newest_saved, read_legs
 from jaxpt.training.interrupt import EXIT_PREEMPTED
-from jaxpt.training.newest import while_pruned
 from jaxpt.training.overview import overview
 from jaxpt.training.plan import Plan, check_disk, continued, make_plan
-from jaxpt.training.restoring import check_step
 from jaxpt.training.sources import open_sources
 from jaxpt.training.starting_point import StartingPoint, as_begun, open_start
 

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jaxpt.cli.terminal import table
 from jaxpt.data.log import Anchor, ScheduleLog
 from jaxpt.data.mixture import Mixture
 from jaxpt.data.quota import ONE
 from jaxpt.errors import JaxptError
-from jaxpt.terminal import table
 
 
 @dataclass(frozen=True)

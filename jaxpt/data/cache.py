@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxpt.cli.terminal import progress
 from jaxpt.data.build import Packing, build
 from jaxpt.data.origins import Origin, open_origin
 from jaxpt.data.packed import FORMAT, PackedSource
 from jaxpt.files.lock import Lock, beside
-from jaxpt.terminal import progress
 
 
 def packed_on_first_use(

@@ -15,8 +15,8 @@ from typing import Any
 import fsspec
 import numpy as np
 
+from jaxpt.cli.terminal import progress
 from jaxpt.errors import JaxptError
-from jaxpt.terminal import progress
 
 BLOCK, BLOCK_HEADER, CHUNK_HEADER = 65_536, 24, 40  # bytes; a block header stands at every multiple of BLOCK
 SIMPLE, PLAIN = ord("r"), 0  # a chunk of records one after another; no compression

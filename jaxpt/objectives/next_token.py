@@ -6,12 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxpt.config import ObjectiveConfig
 from jaxpt.kernels import cross_entropy
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.forward import hidden_and_routing, unembed
 from jaxpt.objectives import balance
+from jaxpt.training.config import ObjectiveConfig
 
 Batch = Mapping[str, jax.Array]
 

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxpt.config import OptimizerConfig
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models.specs import map_specs
+from jaxpt.training.config import OptimizerConfig
 
 Tree = dict[str, Any]
 

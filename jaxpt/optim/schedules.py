@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from jaxpt.config import ScheduleConfig
-from jaxpt.duration import Duration, parse
+from jaxpt.config.duration import Duration, parse
 from jaxpt.errors import JaxptError, nearest
+from jaxpt.training.config import ScheduleConfig
 
 # How far a segment still is from its end, as a fraction: f(0) = 1, f(1) = 0.
 SHAPES: dict[str, Callable[[float], float]] = {

@@ -10,14 +10,14 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from jaxpt.config import RunConfig
+from jaxpt.config.schema import build
 from jaxpt.errors import JaxptError
 from jaxpt.files.digests import read_json
 from jaxpt.reporting import stages
 from jaxpt.reporting.pictures import PICTURES
 from jaxpt.reporting.series import series
 from jaxpt.reporting.summary import read_events, summary
-from jaxpt.schema import build
+from jaxpt.training.config import RunConfig
 from jaxpt.training.history import newest_saved, read_legs
 from jaxpt.training.metrics import read
 from jaxpt.training.run_directory import WAY_OUT, stored_model

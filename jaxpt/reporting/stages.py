@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxpt.config import RunConfig
+from jaxpt.training.config import RunConfig
 from jaxpt.training.history import Leg, spans
 
 Records = Sequence[Mapping[str, Any]]

@@ -5,9 +5,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from jaxpt.config import RunConfig
 from jaxpt.models.config import ModelConfig
 from jaxpt.reporting.series import series
+from jaxpt.training.config import RunConfig
 from jaxpt.training.history import Leg, whole
 from jaxpt.training.metrics import read
 

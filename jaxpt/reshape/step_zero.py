@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxpt.cli.terminal import table
 from jaxpt.models import Compute
 from jaxpt.reshape.calibrate import loss
 from jaxpt.reshape.plan import Plan
 from jaxpt.reshape.stream import Source
-from jaxpt.terminal import table
 
 CUT = "parts of the model are left out"  # what is said of transforms that claim nothing
 ROUNDING = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 5e-3}  # nats by which an exact step may change the loss

@@ -8,10 +8,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from jaxpt.config import StageConfig
-from jaxpt.duration import parse
+from jaxpt.checkpoints.checkpoints import finished_steps, read_run
+from jaxpt.config.duration import parse
 from jaxpt.errors import JaxptError
-from jaxpt.training.checkpoints import finished_steps, read_run
+from jaxpt.training.config import StageConfig
 
 
 @dataclass(frozen=True)

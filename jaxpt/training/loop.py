@@ -10,18 +10,18 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxpt.config import RunConfig, StageConfig, interval
+from jaxpt.checkpoints.checkpoints import Checkpoints, Retention
+from jaxpt.cli.terminal import progress
+from jaxpt.config.schema import plain
 from jaxpt.errors import JaxptError
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.init import init_params
 from jaxpt.models.specs import param_specs
 from jaxpt.optim.optimizers import Optimizer, make_optimizer
-from jaxpt.schema import plain
 from jaxpt.sharding import batch_sharding
-from jaxpt.terminal import progress
 from jaxpt.training.batches import host_rows, place
 from jaxpt.training.changes import changes
-from jaxpt.training.checkpoints import Checkpoints, Retention
+from jaxpt.training.config import RunConfig, StageConfig, interval
 from jaxpt.training.feed import Feed
 from jaxpt.training.interrupt import EXIT_PREEMPTED, Interrupt
 from jaxpt.training.metrics import Metrics

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Mapping
 
-from jaxpt.config import ObjectiveConfig
+from jaxpt.cli.terminal import table
 from jaxpt.data.plan import flat_weights
-from jaxpt.terminal import table
+from jaxpt.training.config import ObjectiveConfig
 from jaxpt.training.plan import Plan, Source, StagePlan, stated
 
 

@@ -9,15 +9,15 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
 
-from jaxpt.config import ModelSection, RunConfig, StageConfig
+from jaxpt.config.duration import parse
 from jaxpt.data.plan import flat_weights, row_weights
-from jaxpt.duration import parse
 from jaxpt.errors import JaxptError
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.presets import preset
 from jaxpt.optim.schedules import Segment, learning_rate, resolve, resolve_changed
 from jaxpt.training import history
+from jaxpt.training.config import ModelSection, RunConfig, StageConfig
 from jaxpt.training.history import Leg
 from jaxpt.training.step import StepSpec, step_spec
 

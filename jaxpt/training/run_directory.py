@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from jaxpt import tokenizers
-from jaxpt.config import RunConfig
+from jaxpt.checkpoints.checkpoints import finished_steps
+from jaxpt.config.schema import plain
 from jaxpt.errors import JaxptError
 from jaxpt.files import lock
 from jaxpt.files.digests import MODEL_FORMAT, NAME, Digests, open_digests, read_bytes, read_json, write_files
 from jaxpt.models.config import ModelConfig
-from jaxpt.schema import plain
-from jaxpt.training.checkpoints import finished_steps
+from jaxpt.training.config import RunConfig
 
 # Changing these would make the steps taken and those to come two different runs.
 FIXED = ("seed", "model", "init_from", "tokenizer")

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from jaxpt.config import RunConfig, SourceConfig
 from jaxpt.data import PackedSource
 from jaxpt.data.build import Packing
 from jaxpt.data.cache import packed_on_first_use
@@ -11,6 +10,7 @@ from jaxpt.data.origins import is_text
 from jaxpt.data.plan import flat_weights
 from jaxpt.data.remote import default_cache
 from jaxpt.errors import JaxptError
+from jaxpt.training.config import RunConfig, SourceConfig
 
 
 def open_sources(config: RunConfig, tokenizer: Any) -> dict[str, PackedSource]:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxpt.bundles import open_bundle
+from jaxpt.checkpoints.checkpoints import model_of, read_run, read_state
+from jaxpt.checkpoints.newest import read_checkpoint, read_once
 from jaxpt.data.ledger import Ledger
 from jaxpt.errors import JaxptError
 from jaxpt.interop import importing
@@ -13,8 +15,6 @@ from jaxpt.interop.checkpoint import HuggingFaceCheckpoint
 from jaxpt.interop.importing import lineage_entry, read_params
 from jaxpt.models.config import ModelConfig
 from jaxpt.optim.optimizers import Optimizer
-from jaxpt.training.checkpoints import model_of, read_run, read_state
-from jaxpt.training.newest import read_checkpoint, read_once
 from jaxpt.training.run_directory import has_tokenizer, read_lineage, stored_model
 from jaxpt.training.state import Layout, State, abstract_state, new_opt_state, state_shardings
 

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxpt.config import ShardingConfig
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.specs import map_specs, param_specs
 from jaxpt.optim.optimizers import Optimizer
 from jaxpt.sharding import RULES, make_mesh, param_shardings
+from jaxpt.training.config import ShardingConfig
 
 State = dict[str, Any]  # {"params": tree, "opt_state": {"count": int32, "mu": tree, …}}
 

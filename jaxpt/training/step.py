@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxpt.config import ObjectiveConfig, StageConfig
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
@@ -17,6 +16,7 @@ from jaxpt.objectives import OBJECTIVES, balance
 from jaxpt.optim.freezing import keep_frozen, mask_gradients, stop_frozen, trainable
 from jaxpt.optim.optimizers import Optimizer, clip_by_global_norm, global_norm
 from jaxpt.sharding import batch_sharding, constrain
+from jaxpt.training.config import ObjectiveConfig, StageConfig
 from jaxpt.training.state import Layout, State, abstract_params, state_shardings
 
 Metrics = dict[str, jax.Array]

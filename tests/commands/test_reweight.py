@@ -7,17 +7,17 @@ import pytest
 
 from jaxpt import cli
 from jaxpt.bundles import save_bundle
-from jaxpt.config import RunConfig
-from jaxpt.config_file import load as load_config
+from jaxpt.checkpoints.checkpoints import read_run
+from jaxpt.config.file import load as load_config
 from jaxpt.data.build import build
 from jaxpt.data.quota import ONE
 from jaxpt.data.reweight import reweight
-from jaxpt.measures import Measures
+from jaxpt.evaluation.measures import Measures
 from jaxpt.models.config import ModelConfig, uniform_layers
 from jaxpt.models.init import init_params
 from jaxpt.models.model import Model
 from jaxpt.tokenizers import load, train_sentencepiece
-from jaxpt.training.checkpoints import read_run
+from jaxpt.training.config import RunConfig
 from jaxpt.training.metrics import read
 from tests.commands.test_train_on_text import MODEL, jsonl, sums
 from tests.files.flips import assert_never_silent, outcomes

@@ -10,8 +10,8 @@ import pytest
 from benchmarks.made_sources import make_sources
 from jaxpt import cli
 from jaxpt.api import load
+from jaxpt.checkpoints.checkpoints import finished_steps, read_run
 from jaxpt.models import flatten
-from jaxpt.training.checkpoints import finished_steps, read_run
 from jaxpt.training.metrics import read
 
 pytestmark = pytest.mark.newest

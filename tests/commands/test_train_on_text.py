@@ -8,6 +8,7 @@ from jaxpt import cli
 from jaxpt.api import load as load_model
 from jaxpt.api import save
 from jaxpt.bundles import save_bundle
+from jaxpt.checkpoints.checkpoints import read_run
 from jaxpt.data import PackedSource
 from jaxpt.data.build import build
 from jaxpt.data.ledger import Used
@@ -17,7 +18,6 @@ from jaxpt.models.config import ModelConfig, uniform_layers
 from jaxpt.models.init import init_params
 from jaxpt.models.model import Model
 from jaxpt.tokenizers import load, train_sentencepiece
-from jaxpt.training.checkpoints import read_run
 from jaxpt.training.metrics import read
 
 MODEL = {"vocab_size": 300, "embed": 32, "heads": 2, "kv_heads": 2, "head_dim": 16, "mlp": 64, "layers": 2}

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from jaxpt.config import RunConfig
-from jaxpt.config_file import load
+from jaxpt.config.file import load
 from jaxpt.data.plan import flat_weights
 from jaxpt.errors import JaxptError
 from jaxpt.models.presets import preset
+from jaxpt.training.config import RunConfig
 from jaxpt.training.feed import make_feed
 from jaxpt.training.history import whole
 from jaxpt.training.plan import make_plan

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from jaxpt.config import RunConfig
-from jaxpt.config_file import load
+from jaxpt.config.file import load
+from jaxpt.config.schema import build
 from jaxpt.errors import JaxptError
-from jaxpt.schema import build
+from jaxpt.training.config import RunConfig
 from jaxpt.training.history import until, whole
 
 FILE = """
@@ -156,7 +156,7 @@ def test_a_missing_file_is_named():
 def test_a_stored_config_reads_back_the_same(file, tmp_path):
     import json
 
-    from jaxpt.schema import plain
+    from jaxpt.config.schema import plain
 
     config = load(RunConfig, file, ["--config.stages[1].learning_rate=1e-3"])
     stored = tmp_path / "config.json"

@@ -6,9 +6,9 @@ import json
 import pytest
 import zstandard
 
-from data_tools.cli import main
-from data_tools.readers import SUFFIXES, Problem, output_name
-from data_tools.records import open_shards
+from data_tools.__main__ import main
+from data_tools.io.readers import SUFFIXES, Problem, output_name
+from data_tools.shards.records import open_shards
 from jaxpt.data.origins import is_text, open_origin
 from jaxpt.data.text_files import list_files, read_documents
 from jaxpt.errors import JaxptError

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from data_tools.batch import Outcome, Removed, Rule, check, count_words, from_rows, json_lines, strings
+from data_tools.io.batch import Outcome, Removed, Rule, check, count_words, from_rows, json_lines, strings
 from jaxpt.errors import JaxptError
 
 ROWS = [

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from data_tools import made
 from data_tools.commands import classify, clean, dedup, extract, inspect, longdoc, pack, run, tokenize
+from data_tools.io import made
 from jaxpt.errors import JaxptError
 from jaxpt.files.lock import Lock, beside, inside
 from jaxpt.tokenizers import train_sentencepiece
@@ -244,7 +244,7 @@ def test_a_live_pack_s_partial_folder_is_left_alone(setting, monkeypatch):
 def test_a_worker_ends_with_the_process_that_started_it(tmp_path):
     code = """
 import multiprocessing, sys, time
-from data_tools.workers import end_with_parent
+from data_tools.shards.workers import end_with_parent
 def work(file):
     end_with_parent()
     open(file, "w").write(str(__import__("os").getpid()))

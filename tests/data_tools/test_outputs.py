@@ -6,8 +6,8 @@ import os
 import fsspec
 import pytest
 
-from data_tools.cli import main
-from data_tools.outputs import check_outputs
+from data_tools.__main__ import main
+from data_tools.io.outputs import check_outputs
 from jaxpt.errors import JaxptError
 from jaxpt.tokenizers import train_sentencepiece
 
@@ -192,7 +192,7 @@ def test_a_page_of_inspect_takes_the_place_of_no_data(place, capsys):
 
 def test_without_the_check_the_raw_text_is_overwritten(place, monkeypatch):  # the proofs above can fail
     monkeypatch.setattr("data_tools.commands.clean.check_outputs", lambda *args: None)
-    monkeypatch.setattr("data_tools.made._claim", lambda *args: None)  # foreign files in the output, the second guard
+    monkeypatch.setattr("data_tools.io.made._claim", lambda *args: None)
     before = contents(place)
     assert main(["clean", f"--input={place}/raw/a.jsonl", f"--output={place}/raw", "--preset=gopher"]) == 0
     assert contents(place)["raw/a.jsonl"] != before["raw/a.jsonl"]

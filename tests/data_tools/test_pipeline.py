@@ -158,7 +158,7 @@ def test_inspect_shows_rules_examples_and_alarms(made, finished, capsys):
 
 def test_packed_rows_as_a_tfds_data_set(made, finished):
     tfds = pytest.importorskip("tensorflow_datasets", reason="TFDS is not installed (jaxpt[tfds])")
-    from data_tools.tfds_export import export
+    from data_tools.io.tfds_export import export
 
     source = PackedSource.open(finished / "pack/a")
     assert export(source).is_dir()

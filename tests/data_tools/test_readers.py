@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from data_tools import records, storage
-from data_tools.batch import Outcome, Removed, texts
-from data_tools.records import Problem, open_shards, removals, run_shards
+from data_tools.io import storage
+from data_tools.io.batch import Outcome, Removed, texts
+from data_tools.shards import records
+from data_tools.shards.records import Problem, open_shards, removals, run_shards
 from jaxpt.errors import JaxptError
 
 NAVIGATION = "<nav><a href='/'>Home</a> <a href='/b'>Blog</a></nav>"
@@ -97,7 +98,7 @@ def test_extraction_finds_the_articles_of_real_pages(shared):
     import re
     from collections import Counter
 
-    from data_tools.html import main_text
+    from data_tools.io.html import main_text
 
     scores = []
     with gzip.open(shared / "data/noisy_web/html_readability_pages.jsonl.gz") as file:

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from data_tools import readers
-from data_tools.batch import Outcome, Removed, strings
-from data_tools.records import Problem, open_shards, run_shards
+from data_tools.io import readers
+from data_tools.io.batch import Outcome, Removed, strings
+from data_tools.shards.records import Problem, open_shards, run_shards
 from jaxpt.errors import JaxptError
 
 GOOD = [{"id": str(i), "text": f"text {i} 中文\ud83d\ude00"} for i in range(5)]

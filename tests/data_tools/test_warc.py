@@ -12,9 +12,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_tools import readers
-from data_tools.cli import main
-from data_tools.readers import Problem, Progress, read
+from data_tools.__main__ import main
+from data_tools.io import readers
+from data_tools.io.readers import Problem, Progress, read
 from jaxpt.errors import JaxptError
 from jaxpt.tokenizers import train_sentencepiece
 
@@ -381,11 +381,11 @@ def test_what_an_earlier_version_made_of_an_archive_is_made_again(tmp_path):
 
 def test_a_page_that_vanishes_is_noticed_by_these_tests(tmp_path, monkeypatch):  # the proofs above can fail
     path = archive(tmp_path, ten())
-    monkeypatch.setattr("data_tools.warc.fields", lambda lines: {"content-length": str(1 << 40)})
+    monkeypatch.setattr("data_tools.io.warc.fields", lambda lines: {"content-length": str(1 << 40)})
     with pytest.raises(JaxptError, match="damaged archive"):
         found_in(path)
     monkeypatch.undo()
-    monkeypatch.setattr("data_tools.html.PAGES", ())
+    monkeypatch.setattr("data_tools.io.html.PAGES", ())
     assert found_in(path)[0] != list(range(10))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxpt.errors import JaxptError
-from jaxpt.evaluation.generation import Sampling, filter_logits, generate
+from jaxpt.generation.generate import Sampling, filter_logits, generate
 from jaxpt.models import forward
 from tests.models.tiny import VARIANTS, random_params
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxpt.training.checkpoints import finished_steps
+from jaxpt.checkpoints.checkpoints import finished_steps
 from tests.training import run_made
 
 ROOT = Path(__file__).resolve().parents[2]

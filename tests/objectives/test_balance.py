@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpt.config import ObjectiveConfig
 from jaxpt.models import Compute, MoeConfig, init_params, uniform_layers
 from jaxpt.models.routing import route
 from jaxpt.objectives import balance
 from jaxpt.objectives.next_token import next_token
+from jaxpt.training.config import ObjectiveConfig
 from tests.training import tiny
 
 MODEL = tiny.MODEL.replace(

@@ -6,13 +6,13 @@ import numpy as np
 import optax
 import pytest
 
-from jaxpt.config import OptimizerConfig
 from jaxpt.errors import JaxptError
 from jaxpt.models.config import ModelConfig, uniform_layers
 from jaxpt.models.init import init_params
 from jaxpt.models.specs import flatten, map_specs, param_specs
 from jaxpt.optim.freezing import keep_frozen, mask_gradients, stop_frozen, trainable
 from jaxpt.optim.optimizers import clip_by_global_norm, global_norm, make_optimizer
+from jaxpt.training.config import OptimizerConfig
 
 MODEL = ModelConfig(
     vocab_size=11,

@@ -6,9 +6,9 @@ from fractions import Fraction
 
 import pytest
 
-from jaxpt.config import ScheduleConfig, SegmentConfig
 from jaxpt.errors import JaxptError
 from jaxpt.optim.schedules import learning_rate, resolve, resolve_changed
+from jaxpt.training.config import ScheduleConfig, SegmentConfig
 
 
 def rates(config, steps, tokens_per_step=1):

@@ -17,11 +17,11 @@ PROGRAM = """
 import json, os, sys
 os.environ["JAX_PLATFORMS"] = "cpu"
 from types import SimpleNamespace
-from jaxpt.config import RunConfig
+from jaxpt.training.config import RunConfig
 from jaxpt.errors import JaxptError
 from jaxpt.models.specs import flatten
 from jaxpt.planning import compile_step, topology_devices
-from jaxpt.schema import build
+from jaxpt.config.schema import build
 from jaxpt.training.plan import make_plan
 
 settings = json.loads(sys.argv[1])

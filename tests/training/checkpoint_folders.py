@@ -8,10 +8,10 @@ from pathlib import Path
 
 import jax
 
-from jaxpt.config import RunConfig
-from jaxpt.schema import build
+from jaxpt.checkpoints.checkpoints import Checkpoints, Retention
+from jaxpt.config.schema import build
 from jaxpt.training import loop
-from jaxpt.training.checkpoints import Checkpoints, Retention
+from jaxpt.training.config import RunConfig
 from jaxpt.training.plan import make_plan
 from jaxpt.training.state import abstract_state
 from tests.training import run_made

@@ -5,9 +5,9 @@ import json
 import sys
 from pathlib import Path
 
-from jaxpt.config import RunConfig
-from jaxpt.schema import build
+from jaxpt.config.schema import build
 from jaxpt.training import loop, run_directory
+from jaxpt.training.config import RunConfig
 from jaxpt.training.plan import make_plan
 from tests.training.feed import MadeFeed, MadeSource, hold
 

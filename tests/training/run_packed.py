@@ -7,10 +7,10 @@ import json
 import sys
 from pathlib import Path
 
-from jaxpt.config import RunConfig
+from jaxpt.config.schema import build
 from jaxpt.data import PackedSource
-from jaxpt.schema import build
 from jaxpt.training import loop, run_directory
+from jaxpt.training.config import RunConfig
 from jaxpt.training.feed import make_feed
 from jaxpt.training.plan import make_plan
 from tests.data.made import delivered, source

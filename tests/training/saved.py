@@ -9,13 +9,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from jaxpt.config import RunConfig
+from jaxpt.checkpoints.checkpoints import Checkpoints, Retention
+from jaxpt.config.schema import build
 from jaxpt.data.mixture import plan_log
 from jaxpt.data.plan import StageData
 from jaxpt.models.model import Model
-from jaxpt.schema import build
 from jaxpt.training import run_directory
-from jaxpt.training.checkpoints import Checkpoints, Retention
+from jaxpt.training.config import RunConfig
 from jaxpt.training.metrics import Metrics
 from tests.training.run_made import CONFIG
 from tests.training.tiny import MODEL, PARAMS

@@ -10,8 +10,8 @@ import jax
 import orbax.checkpoint as ocp
 import pytest
 
+from jaxpt.checkpoints.checkpoints import finished_steps, read_run
 from jaxpt.errors import JaxptError
-from jaxpt.training.checkpoints import finished_steps, read_run
 from tests.training import checkpoint_folders, run_made
 from tests.training.checkpoint_folders import FIRST_STAGE, contents, copy, restore, without_rights
 from tests.training.processes import free_address, start
@@ -199,7 +199,7 @@ def test_a_flip_anywhere_in_the_run_item_is_damage(trained, tmp_path, name):
 
 
 def test_every_single_flip_of_the_run_item_is_noticed_by_its_digest(trained, tmp_path):
-    from jaxpt.training import run_item
+    from jaxpt.checkpoints import run_item
 
     text = (trained / "checkpoints" / "20" / "run" / "metadata").read_bytes()
     want = run_item.parse(text, 20)
@@ -279,7 +279,7 @@ def test_another_optimizer_is_not_taken_for_damage(trained, tmp_path, monkeypatc
     workdir = copy(trained, tmp_path / "run")
     file = workdir / "checkpoints" / "20" / "run" / "metadata"
     run = json.loads(file.read_text())
-    from jaxpt.training import run_item
+    from jaxpt.checkpoints import run_item
 
     run["digests"]["momentum/embed/table"] = run["digests"].pop("mu/embed/table")
     file.write_text(json.dumps(run_item.seal(run)))

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxpt.training.checkpoints import finished_steps, read_run
+from jaxpt.checkpoints.checkpoints import finished_steps, read_run
 from tests.training import run_packed
 from tests.training.processes import finish, free_address, start, steps_logged, wait_for
 from tests.training.run_packed import ROWS, STAGES

@@ -3,11 +3,11 @@
 import pytest
 
 from benchmarks.made_sources import make_sources
-from jaxpt.config import RunConfig
+from jaxpt.config.schema import build
 from jaxpt.data import PackedSource
 from jaxpt.data.quota import Quota
 from jaxpt.errors import JaxptError
-from jaxpt.schema import build
+from jaxpt.training.config import RunConfig
 from jaxpt.training.feed import make_feed
 from jaxpt.training.plan import make_plan
 

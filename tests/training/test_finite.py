@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxpt.checkpoints import checkpoints as checkpoints_module
+from jaxpt.checkpoints import reading, run_item
+from jaxpt.checkpoints.checkpoints import Checkpoints, Retention, finished_steps, read_run
 from jaxpt.errors import JaxptError
-from jaxpt.training import checkpoints as checkpoints_module
-from jaxpt.training import loop, reading, run_item
-from jaxpt.training.checkpoints import Checkpoints, Retention, finished_steps, read_run
+from jaxpt.training import loop
 from jaxpt.training.metrics import read
 from jaxpt.training.state import abstract_state, new_opt_state, state_shardings
 from tests.training import run_made

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxpt.checkpoints.checkpoints import finished_steps, read_run
 from jaxpt.errors import JaxptError
-from jaxpt.training.checkpoints import finished_steps, read_run
 from jaxpt.training.metrics import read
 from tests.training import checkpoint_folders, run_made
 from tests.training.checkpoint_folders import FIRST_STAGE, contents, copy, restore

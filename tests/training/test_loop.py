@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxpt.checkpoints.checkpoints import finished_steps, read_run
 from jaxpt.errors import JaxptError
-from jaxpt.training.checkpoints import finished_steps, read_run
 from jaxpt.training.interrupt import EXIT_PREEMPTED
 from jaxpt.training.metrics import read
 from tests.training import run_made

@@ -3,13 +3,13 @@
 import jax
 import numpy as np
 
-from jaxpt.config import ObjectiveConfig, OptimizerConfig, ShardingConfig
 from jaxpt.models import Compute, flatten, param_specs
 from jaxpt.optim.optimizers import make_optimizer
 from jaxpt.reshape.apply import apply
 from jaxpt.reshape.grow import llama_pro
 from jaxpt.sharding import batch_sharding
 from jaxpt.training.batches import place
+from jaxpt.training.config import ObjectiveConfig, OptimizerConfig, ShardingConfig
 from jaxpt.training.state import make_layout, new_opt_state, state_shardings
 from jaxpt.training.step import StepSpec, make_step
 from tests.training import tiny

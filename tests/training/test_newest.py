@@ -7,14 +7,15 @@ import jax
 import pytest
 
 from jaxpt import api
+from jaxpt.checkpoints import checkpoints, newest
+from jaxpt.checkpoints.newest import Pruned, read_checkpoint
 from jaxpt.commands import inspect as inspect_command
 from jaxpt.commands import train as train_command
 from jaxpt.errors import JaxptError
 from jaxpt.models.specs import param_specs
 from jaxpt.optim.optimizers import make_optimizer
 from jaxpt.reporting import write_report
-from jaxpt.training import checkpoints, newest, starting_point
-from jaxpt.training.newest import Pruned, read_checkpoint
+from jaxpt.training import starting_point
 from jaxpt.training.state import make_layout
 from tests.training.processes import start, wait_for
 from tests.training.saved import TOKENS, config, opened, prepared, save, step_of

@@ -6,8 +6,8 @@ import socket
 import pytest
 
 from benchmarks.made_sources import make_sources
+from jaxpt.checkpoints.checkpoints import finished_steps
 from jaxpt.files.lock import NAME, Lock, inside
-from jaxpt.training.checkpoints import finished_steps
 from jaxpt.training.metrics import read
 from tests.training.processes import finish, free_address, kill_all, start, steps_logged, wait_for
 

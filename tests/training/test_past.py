@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from jaxpt.config import RunConfig
+from jaxpt.checkpoints.checkpoints import finished_steps, read_run
+from jaxpt.config.schema import build
 from jaxpt.errors import JaxptError
-from jaxpt.schema import build
 from jaxpt.training import history
 from jaxpt.training.changes import changes
-from jaxpt.training.checkpoints import finished_steps, read_run
+from jaxpt.training.config import RunConfig
 from jaxpt.training.metrics import read
 from jaxpt.training.plan import continued, make_plan
 from tests.training import run_made

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxpt.config import RunConfig
+from jaxpt.config.schema import build
 from jaxpt.data import PackedSource
 from jaxpt.data.ledger import Ledger
 from jaxpt.data.order import SourceOrder
 from jaxpt.data.permutation import Permutation
 from jaxpt.errors import JaxptError
-from jaxpt.schema import build
 from jaxpt.training import history
+from jaxpt.training.config import RunConfig
 from jaxpt.training.feed import make_feed
 from jaxpt.training.plan import continued, make_plan
 from tests.data.made import delivered, source

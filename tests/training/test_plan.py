@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from jaxpt.config import RunConfig
+from jaxpt.config.schema import build
 from jaxpt.errors import JaxptError
-from jaxpt.schema import build
+from jaxpt.training.config import RunConfig
 from jaxpt.training.plan import check_disk, make_plan
 from jaxpt.training.sources import row_length
 from tests.training.feed import MadeSource

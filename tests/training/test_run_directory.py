@@ -5,13 +5,14 @@ import shutil
 
 import pytest
 
-from jaxpt import api, config_file, tokenizers
-from jaxpt.config import RunConfig
+from jaxpt import api, tokenizers
+from jaxpt.config import file as config_file
 from jaxpt.errors import JaxptError
 from jaxpt.files import digests
 from jaxpt.reporting import write_report
 from jaxpt.tokenizers import train_sentencepiece
 from jaxpt.training import run_directory, starting_point
+from jaxpt.training.config import RunConfig
 from tests.files.flips import assert_never_silent, outcomes
 from tests.training.saved import LINEAGE, opened, prepared, save
 from tests.training.tiny import MODEL

@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 
-from jaxpt.config import ObjectiveConfig, OptimizerConfig, ShardingConfig
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig, uniform_layers
 from jaxpt.models.init import init_params
@@ -11,6 +10,7 @@ from jaxpt.models.specs import param_specs
 from jaxpt.optim.optimizers import make_optimizer
 from jaxpt.sharding import batch_sharding
 from jaxpt.training.batches import place
+from jaxpt.training.config import ObjectiveConfig, OptimizerConfig, ShardingConfig
 from jaxpt.training.state import make_layout, new_opt_state, state_shardings
 from jaxpt.training.step import StepSpec, make_step
 

@@ -6,10 +6,10 @@ import json
 import pyarrow as pa
 import pytest
 
-from data_tools.batch import BINS, from_rows
+from data_tools.__main__ import main
 from data_tools.clean import pipeline, presets
 from data_tools.clean.language import Shipped, identifier, sample
-from data_tools.cli import main
+from data_tools.io.batch import BINS, from_rows
 
 GOOD = (
     "The committee of the town met on Monday to talk about the new bridge that people have asked for since the flood. "

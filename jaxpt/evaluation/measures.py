@@ -11,7 +11,6 @@ from typing import Any
 import jax
 
 from jaxpt import api
-from jaxpt.config import RunConfig, StageConfig
 from jaxpt.data.plan import flat_weights
 from jaxpt.data.reweight import reweight
 from jaxpt.data.text_files import read_documents
@@ -20,6 +19,7 @@ from jaxpt.evaluation.bits_per_byte import HeldOut, bits_per_byte, first, held_o
 from jaxpt.files.digests import canonical_digest, read_bytes, report_without_digests
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
+from jaxpt.training.config import RunConfig, StageConfig
 from jaxpt.training.loop import Hook, Policy
 
 

@@ -7,9 +7,9 @@ from typing import Any, BinaryIO
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
-from data_tools.archives import pieces
-from data_tools.responses import parse
-from data_tools.warc import START, Lost, Record, records
+from data_tools.io.archives import pieces
+from data_tools.io.responses import parse
+from data_tools.io.warc import START, Lost, Record, records
 
 KINDS = ("text/html", "application/xhtml+xml", "text/plain")
 PAGES = ("response", "resource", "conversion")

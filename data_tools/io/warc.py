@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from data_tools.archives import Piece
+from data_tools.io.archives import Piece
 
 START = b"WARC/"
 HEAD = 1 << 20  # bytes of a record's header, at most

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import zstandard
 
-from data_tools.batch import PLACE, from_rows, with_column
+from data_tools.io.batch import PLACE, from_rows, with_column
 from jaxpt.data import text_files
 from jaxpt.errors import JaxptError
 
@@ -215,7 +215,7 @@ def _text(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
 
 
 def _page(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
-    from data_tools.html import decode, main_text  # resiliparse is only needed here
+    from data_tools.io.html import decode, main_text  # resiliparse is only needed here
 
     data = file.read(LONGEST + 1)
     text = main_text(decode(data)) if len(data) <= LONGEST else ""
@@ -227,7 +227,7 @@ def _page(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
 
 
 def _pages(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
-    from data_tools.html import pages
+    from data_tools.io.html import pages
 
     for place, page in enumerate(pages(file, path, LONGEST)):
         if isinstance(page, str):

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from data_tools import commands, made, storage
-from data_tools.outputs import check_outputs
-from data_tools.readers import SUFFIXES
+from data_tools import commands
+from data_tools.io import made, storage
+from data_tools.io.outputs import check_outputs
+from data_tools.io.readers import SUFFIXES
 from jaxpt.data.fingerprints import content_fingerprint
 from jaxpt.data.text_files import list_files
 from jaxpt.errors import JaxptError, nearest

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import zstandard
 
-from data_tools.archives import GzipMember, ZstdFrame
-from data_tools.warc import END_OF_HEAD, fields
+from data_tools.io.archives import GzipMember, ZstdFrame
+from data_tools.io.warc import END_OF_HEAD, fields
 
 STATUS = re.compile(rb"HTTP/\d+(?:\.\d+)?[ \t]+(\d{3})?", re.IGNORECASE)
 CHUNK = re.compile(rb"[ \t]*([0-9a-fA-F]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from data_tools.batch import META, PLACE, json_lines
+from data_tools.io.batch import META, PLACE, json_lines
 from jaxpt.errors import JaxptError
 
 

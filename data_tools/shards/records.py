@@ -20,16 +20,16 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 
-from data_tools import storage
-from data_tools.batch import Outcome, Place, Removed, Rule, check, strings, texts
-from data_tools.counts import Counts
-from data_tools.readers import SUFFIXES, Problem, Progress, kind_of, output_name, read, read_batches
-from data_tools.workers import end_with_parent
-from data_tools.writers import BatchWriter, LinesWriter
+from data_tools.io import storage
+from data_tools.io.batch import Outcome, Place, Removed, Rule, check, strings, texts
+from data_tools.io.readers import SUFFIXES, Problem, Progress, kind_of, output_name, read, read_batches
+from data_tools.io.writers import BatchWriter, LinesWriter
+from data_tools.shards.counts import Counts
+from data_tools.shards.workers import end_with_parent
+from jaxpt.cli.terminal import progress
 from jaxpt.data.text_files import list_files
 from jaxpt.errors import JaxptError
 from jaxpt.files.partial import sha256
-from jaxpt.terminal import progress
 
 SMALL = 8 << 20  # bytes of input: fewer are done before further processes have started
 FORMAT = 2  # of the manifests; a change makes every shard be done again

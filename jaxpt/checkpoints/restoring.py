@@ -14,11 +14,11 @@ from typing import Any
 
 import jax
 
+from jaxpt.checkpoints import run_item
+from jaxpt.checkpoints.reading import not_finite, read_checked
+from jaxpt.checkpoints.run_item import DamagedError, Run
+from jaxpt.checkpoints.verdict import DAMAGED, UNKNOWN, WHOLE, Verdict, agreed, read_every_byte
 from jaxpt.errors import JaxptError
-from jaxpt.training import run_item
-from jaxpt.training.reading import not_finite, read_checked
-from jaxpt.training.run_item import DamagedError, Run
-from jaxpt.training.verdict import DAMAGED, UNKNOWN, WHOLE, Verdict, agreed, read_every_byte
 
 Tell = Callable[[str], None]
 

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxpt.checkpoints.run_item import DamagedError
 from jaxpt.errors import JaxptError
-from jaxpt.training.run_item import DamagedError
 
 WHOLE, DAMAGED, UNKNOWN = 0, 1, 2  # the graver, the larger
 

@@ -4,10 +4,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from jaxpt.config.duration import Duration, parse
 from jaxpt.data.build import Packing
 from jaxpt.data.plan import flat_weights
 from jaxpt.data.pose import Pose
-from jaxpt.duration import Duration, parse
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.files.names import path_component
 from jaxpt.models.config import ModelConfig, RopeConfig

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_tools.batch import Outcome, Rule, count_words, strings
+from data_tools.io.batch import Outcome, Rule, count_words, strings
 
 SOURCES = 100  # named in a shard's counts; further ones are counted together
 OTHERS = "(other sources)"

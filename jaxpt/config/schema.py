@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from ml_collections import ConfigDict, config_dict
 
+from jaxpt.config.choice import Choice, is_kind, name_of, pick
 from jaxpt.errors import JaxptError, nearest
 
 T = TypeVar("T")
@@ -26,12 +27,20 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
     """
     if not isinstance(values, Mapping | ConfigDict):
         raise JaxptError(f"{where} is {values!r}, it must be a dict with the keys {', '.join(_types(cls))}")
+    values = of_today(cls, values)
+    if is_kind(cls):
+        cls, values = pick(cls, values, where)
     known = _types(cls)
     check_keys(values, known, where, cls)
     missing = [f.name for f in dataclasses.fields(cls) if f.name not in values and _default(f) is dataclasses.MISSING]
     if missing:
         raise JaxptError(f"{where} lacks {', '.join(missing)}")
     return cls(**{k: _value(known[k], values[k], f"{where}.{k}") for k in values})
+
+
+def of_today(cls: Any, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns a section as it is written today: `cls.of_today(values)` translates keys of earlier versions."""
+    return cls.of_today(values) if hasattr(cls, "of_today") else values
 
 
 def why_not(cls: Any, key: str) -> str:
@@ -71,8 +80,17 @@ def fill(cls: type, values: ConfigDict, where: str = "config", *, required: bool
     Optional scalars become placeholders that know their type; dicts in lists become ConfigDicts. A whole number given
     for a float becomes a float, so that a flag may later say 0.5. References between fields stay references.
     """
+    with values.unlocked(), values.ignore_type():
+        translated = of_today(cls, values)
+        for key in [key for key in values if key not in translated]:
+            del values[key]
+        values.update({key: value for key, value in translated.items() if key not in values})
+    if is_kind(cls):
+        cls, _ = pick(cls, values, where)
+        with values.unlocked():
+            values.name = name_of(cls)
     known = _types(cls)
-    check_keys(values, known, where)
+    check_keys([key for key in values if key != "name" or not issubclass(cls, Choice)], known, where)
     with values.unlocked(), values.ignore_type():
         for field in dataclasses.fields(cls):
             name, hint = field.name, _strip_none(known[field.name])
@@ -124,7 +142,8 @@ def _whole_to_float(value: ConfigDict) -> None:
 def plain(value: Any) -> Any:
     """Returns a dataclass tree as JSON-ready plain values."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        named = {"name": value.name} if isinstance(value, Choice) else {}
+        return named | {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {k: plain(v) for k, v in value.items()}
     return [plain(v) for v in value] if isinstance(value, list | tuple) else value

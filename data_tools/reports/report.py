@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from data_tools import storage
-from data_tools.batch import Rule
-from data_tools.counts import total
-from data_tools.records import removals
+from data_tools.io import storage
+from data_tools.io.batch import Rule
+from data_tools.shards.counts import total
+from data_tools.shards.records import removals
 
 EXAMPLES = 6  # shown of each rule
 MARK = "<h2>What stayed</h2>"  # is in every page, and tells ours from another

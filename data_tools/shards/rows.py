@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_tools.readers import Problem, Progress, read
-from data_tools.records import FileShard
+from data_tools.io.readers import Problem, Progress, read
+from data_tools.shards.records import FileShard
+from jaxpt.cli.terminal import progress
 from jaxpt.errors import JaxptError
-from jaxpt.terminal import progress
 
 
 def rows_of(

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
-from data_tools.readers import SUFFIXES
+from data_tools.io.readers import SUFFIXES
 from jaxpt.data.remote import file_system
 from jaxpt.data.text_files import list_files
 from jaxpt.data.tfds_split import PREFIX

@@ -14,14 +14,14 @@ import jax
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
+from jaxpt.checkpoints import restoring, run_item
+from jaxpt.checkpoints.reading import compare, not_finite, scan_state
+from jaxpt.checkpoints.restoring import GoBack, Restored
+from jaxpt.checkpoints.run_item import DamagedError, Run
+from jaxpt.checkpoints.verdict import UNKNOWN, WHOLE, Verdict, agreed
 from jaxpt.errors import JaxptError
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.specs import ParamSpec, flatten, map_specs, param_specs, unflatten
-from jaxpt.training import restoring, run_item
-from jaxpt.training.reading import compare, not_finite, scan_state
-from jaxpt.training.restoring import GoBack, Restored
-from jaxpt.training.run_item import DamagedError, Run
-from jaxpt.training.verdict import UNKNOWN, WHOLE, Verdict, agreed
 
 for _name in ("absl", "asyncio"):  # Orbax tells every save in a dozen lines and every failure in hundreds: we tell it
     logging.getLogger(_name).setLevel(logging.CRITICAL)

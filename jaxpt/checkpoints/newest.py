@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from jaxpt.checkpoints.checkpoints import finished_steps
 from jaxpt.errors import JaxptError
-from jaxpt.training.checkpoints import finished_steps
 
 T = TypeVar("T")
 TRIES = 20  # of the newest checkpoint; a run that prunes faster than this is not read

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from jaxpt import schema
+from jaxpt.config import schema
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.files.digests import NAME, read_file
 
@@ -32,7 +32,7 @@ def load(cls: type[T], file: str, overrides: Sequence[str] = ()) -> T:
     """Reads `FILE.py[:arg]` (or a run's config.json), applies overrides and checks the result.
 
     Args:
-        cls: the dataclass that states the keys, e.g. `jaxpt.config.RunConfig`.
+        cls: the dataclass that states the keys, e.g. `jaxpt.training.config.RunConfig`.
         file: path of a Python file with `get_config()`, or `get_config(arg)` for `FILE.py:arg`; or a JSON file.
         overrides: `--config.key=value` flags in the syntax of ml_collections, `--config.stages[1].name=x` included.
 

@@ -10,11 +10,11 @@ import jax
 import orbax.checkpoint as ocp
 
 from jaxpt.bundles.digest import Scan, scan
+from jaxpt.checkpoints import run_item
+from jaxpt.checkpoints.run_item import DamagedError, Run
+from jaxpt.checkpoints.verdict import WHOLE, Verdict, agreed, judge
 from jaxpt.errors import JaxptError
 from jaxpt.models.specs import flatten
-from jaxpt.training import run_item
-from jaxpt.training.run_item import DamagedError, Run
-from jaxpt.training.verdict import WHOLE, Verdict, agreed, judge
 
 
 def read_checked(folder: Path, abstract: Mapping[str, Any]) -> tuple[Any, Run, Scan, Verdict]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import fsspec
 
-from data_tools import storage
+from data_tools.io import storage
 from jaxpt.errors import JaxptError
 from jaxpt.files.lock import NAME, Lock, inside
 

@@ -1,0 +1,1 @@
+"""Pipelines: steps in order, what is done and what is left."""

@@ -1,0 +1,1 @@
+"""Shards: the runner that takes batches through a step, writes what stays and records what went."""

@@ -1,0 +1,1 @@
+"""Generation: sampling, the cache, batches of uneven prompts."""
