@@ -19,10 +19,11 @@ from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig, uniform_layers
 from jaxpt.models.init import init_params
 from jaxpt.models.specs import param_specs
-from jaxpt.optim.optimizers import make_optimizer
+from jaxpt.optim.chain import make_optimizer
+from jaxpt.optim.optimizers.adamw import AdamW
 from jaxpt.sharding import batch_sharding
 from jaxpt.training.batches import place
-from jaxpt.training.config import ObjectiveConfig, OptimizerConfig, ShardingConfig
+from jaxpt.training.config import ObjectiveConfig, ShardingConfig
 from jaxpt.training.speed import convention, peak_flops
 from jaxpt.training.state import make_layout, new_opt_state, state_shardings
 from jaxpt.training.step import StepSpec, make_step
@@ -65,8 +66,8 @@ def ours():
     """State, step, placed batch and mesh of jaxpt."""
     config = model()
     layout = make_layout(config, ShardingConfig(mesh={"fsdp": 1}), jax.devices()[:1])
-    optimizer = make_optimizer(OptimizerConfig(), param_specs(config))
-    spec = StepSpec(config, ObjectiveConfig(), Compute(remat="full"), B, S, 1, (), 1.0, 3)
+    optimizer = make_optimizer(AdamW(), param_specs(config))
+    spec = StepSpec(config, ObjectiveConfig(), Compute(remat="full"), B, S, 1, (), 3)
     params = init_params(config, 0, layout.params)
     state = {
         "params": params,

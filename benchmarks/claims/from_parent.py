@@ -17,13 +17,14 @@ from benchmarks.claims.harness import POINTS, at, held_out_batches, reached, sou
 from jaxpt.cli.terminal import progress, table
 from jaxpt.data import Loader, StageData
 from jaxpt.models import Compute, ModelConfig, param_specs
-from jaxpt.optim.optimizers import make_optimizer
+from jaxpt.optim.chain import make_optimizer
+from jaxpt.optim.optimizers.adamw import AdamW
 from jaxpt.optim.schedules import learning_rate, resolve
 from jaxpt.reshape.calibrate import loss
 from jaxpt.reshape.stream import InMemory
 from jaxpt.sharding import batch_sharding
 from jaxpt.training.batches import place
-from jaxpt.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig, ShardingConfig
+from jaxpt.training.config import ObjectiveConfig, ScheduleConfig, ShardingConfig
 from jaxpt.training.state import make_layout, new_opt_state, state_shardings
 from jaxpt.training.step import StepSpec, make_step
 
@@ -50,7 +51,7 @@ def spikes(losses: Sequence[float]) -> int:
 @functools.cache  # methods of one shape share a compilation
 def _machine(spec: StepSpec) -> tuple[Any, Any, Any]:
     layout = make_layout(spec.model, ShardingConfig(mesh={"fsdp": 1}), jax.devices()[:1])
-    optimizer = make_optimizer(OptimizerConfig(), param_specs(spec.model))
+    optimizer = make_optimizer(AdamW(), param_specs(spec.model))
     return layout, optimizer, make_step(spec, optimizer, layout)
 
 
@@ -63,7 +64,7 @@ def train(
     """
     config = begin.config
     objective = ObjectiveConfig(balance=a.balance, router_z=a.router_z)
-    spec = StepSpec(config, objective, begin.compute, a.batch, a.length, 1, begin.freeze, 1.0, 1)
+    spec = StepSpec(config, objective, begin.compute, a.batch, a.length, 1, begin.freeze, 1)
     layout, optimizer, step = _machine(spec)
     params = jax.tree.map(jax.device_put, begin.params, layout.params)
     state = {

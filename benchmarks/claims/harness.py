@@ -17,13 +17,14 @@ from jaxpt.data.text_files import list_files, read_documents
 from jaxpt.errors import JaxptError
 from jaxpt.generation.generate import generate
 from jaxpt.models import Compute, Model, ModelConfig, init_params, param_specs, uniform_layers
-from jaxpt.optim.optimizers import make_optimizer
+from jaxpt.optim.chain import make_optimizer
+from jaxpt.optim.optimizers.adamw import AdamW
 from jaxpt.optim.schedules import learning_rate, resolve
 from jaxpt.reshape.calibrate import loss
 from jaxpt.reshape.stream import InMemory, Source
 from jaxpt.sharding import batch_sharding
 from jaxpt.training.batches import place
-from jaxpt.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig, ShardingConfig
+from jaxpt.training.config import ObjectiveConfig, ScheduleConfig, ShardingConfig
 from jaxpt.training.state import make_layout, new_opt_state, state_shardings
 from jaxpt.training.step import StepSpec, make_step
 
@@ -77,10 +78,8 @@ def train(
 ) -> tuple[Any, list[tuple[int, float]]]:
     """Trains `params` on `batches(step)`; returns them with (tokens, held-out loss) at every point of the budget."""
     layout = make_layout(config, ShardingConfig(mesh={"fsdp": 1}), jax.devices()[:1])
-    optimizer = make_optimizer(OptimizerConfig(), param_specs(config))
-    step = make_step(
-        StepSpec(config, ObjectiveConfig(), Compute(), a.batch, a.length, 1, (), 1.0, 1), optimizer, layout
-    )
+    optimizer = make_optimizer(AdamW(), param_specs(config))
+    step = make_step(StepSpec(config, ObjectiveConfig(), Compute(), a.batch, a.length, 1, (), 1), optimizer, layout)
     params = jax.tree.map(jax.device_put, params, layout.params)
     state = {
         "params": params,

@@ -95,7 +95,8 @@ def train(
 def _train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None, from_step: int | None, take_over: bool) -> int:
     saved = newest_saved(workdir, from_step)
     plan, start, tokenizer = open_plan(config, workdir, saved)
-    loop.make_program(plan)  # so that a mistake in mesh, optimizer or batch size is told before anything is written
+    # made here already, so that a mistake in mesh, optimizer or batch size is reported before anything is written
+    _, optimizer, _ = loop.make_program(plan)
     tell = print if jax.process_index() == 0 else (lambda line: None)
     feeds = Feeds(start.ledger if start else [], tell)
     if saved or not finished_steps(workdir):
@@ -106,7 +107,7 @@ def _train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None, from_step
         lock.acquire(take_over)
         for line in run_directory.prepare(workdir, config, plan.model, tokenizer, start.lineage if start else []):
             print(line)
-        check_disk(workdir, plan.model, 2, config.checkpoint.keep)
+        check_disk(workdir, plan.model, optimizer, config.checkpoint.keep)
 
     with lock:
         on_first_process(open_workdir)

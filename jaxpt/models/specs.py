@@ -44,7 +44,7 @@ class ParamSpec:
     @property
     def stacked(self) -> bool:
         """Whether the first dimension counts layers."""
-        return self.axes[0] == "layers"
+        return self.axes[:1] == ("layers",)
 
     @property
     def pieces(self) -> tuple[int, ...]:

@@ -1,1 +1,1 @@
-"""Schedules, optimizers, clipping and freezing: pure functions over pytrees."""
+"""Schedules, optimizers (optax, built from the axis table) and freezing: pure functions over pytrees."""

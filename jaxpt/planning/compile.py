@@ -15,7 +15,7 @@ from jax.experimental import topologies
 
 from jaxpt.errors import JaxptError
 from jaxpt.models.specs import param_specs
-from jaxpt.optim.optimizers import make_optimizer
+from jaxpt.optim.chain import make_optimizer
 from jaxpt.sharding import batch_sharding
 from jaxpt.training.plan import Plan
 from jaxpt.training.state import Layout, State, abstract_state, make_layout

@@ -12,6 +12,8 @@ from jaxpt.errors import JaxptError, nearest
 from jaxpt.files.names import path_component
 from jaxpt.models.config import ModelConfig, RopeConfig
 from jaxpt.models.moe_config import MoeConfig
+from jaxpt.optim.optimizer import Optimizer
+from jaxpt.optim.optimizers.adamw import AdamW
 
 
 def _changes(cls: type, **more: Any) -> type:
@@ -149,19 +151,6 @@ class StageConfig:
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW's constants; `weight_decay` is multiplied by the learning rate, `clip_norm` None switches clipping off."""
-
-    name: str = "adamw"
-    learning_rate: float = 3e-4
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    clip_norm: float | None = 1.0
-
-
-@dataclass(frozen=True)
 class ComputeConfig:
     """How the forward pass is computed: see `jaxpt.models.forward.Compute`."""
 
@@ -227,7 +216,7 @@ class RunConfig:
     tokenizer: str | None = None
     cache: str | None = None
     leave_out_seen: bool = True
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: Optimizer = field(default_factory=AdamW)
     compute: ComputeConfig = ComputeConfig()
     sharding: ShardingConfig = ShardingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -253,7 +242,7 @@ class RunConfig:
         _positive("config.evaluation.batch_size", self.evaluation.batch_size)
         for name, source in self.sources.items():
             _positive(f"config.sources.{name}.repeat", source.repeat)
-        _check_optimizer("config.optimizer", self.optimizer)
+        self.optimizer.check("config.optimizer")
         for key in ("checkpoint.every", "checkpoint.keep_every", "evaluation.every"):
             section, name = key.split(".")
             interval(getattr(getattr(self, section), name), f"config.{key}")
@@ -267,19 +256,6 @@ def interval(text: str | None, where: str) -> Duration | None:
     if every.amount <= 0:
         raise JaxptError(f"{where} is {text!r}, it must be more than nothing")
     return every
-
-
-def _check_optimizer(where: str, o: OptimizerConfig) -> None:
-    for name in ("learning_rate", "weight_decay"):
-        _not_negative(f"{where}.{name}", getattr(o, name))
-    for name in ("beta1", "beta2"):
-        if not 0 <= getattr(o, name) < 1:
-            raise JaxptError(f"{where}.{name} is {getattr(o, name)}, it must be at least 0 and below 1")
-    for name in ("eps", "clip_norm"):
-        value = getattr(o, name)
-        if value is not None and not value > 0:
-            hint = " (None: no clipping)" if name == "clip_norm" else ""
-            raise JaxptError(f"{where}.{name} is {value}, it must be above 0{hint}")
 
 
 def _check_stage(where: str, stage: StageConfig, sources: dict[str, SourceConfig]) -> None:

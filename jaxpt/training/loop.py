@@ -17,7 +17,7 @@ from jaxpt.errors import JaxptError
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.init import init_params
 from jaxpt.models.specs import param_specs
-from jaxpt.optim.optimizers import Optimizer, make_optimizer
+from jaxpt.optim.chain import BuiltOptimizer, make_optimizer
 from jaxpt.sharding import batch_sharding
 from jaxpt.training.batches import host_rows, place
 from jaxpt.training.changes import changes
@@ -44,7 +44,7 @@ class Run:
 
     plan: Plan
     layout: Layout
-    optimizer: Optimizer
+    optimizer: BuiltOptimizer
     feed: Feed
     checkpoints: Checkpoints
     metrics: Metrics
@@ -75,7 +75,7 @@ def train(
     plan: Plan,
     workdir: Path,
     make_feed: Callable[[Plan, dict[str, Any] | None], Feed],
-    start: Callable[[Layout, Optimizer], State] | None = None,
+    start: Callable[[Layout, BuiltOptimizer], State] | None = None,
     hooks: Hooks = lambda model, stage, mesh: (),
     policies: Policies = lambda model, stage, mesh: None,
     tell: Tell = print,
@@ -146,7 +146,7 @@ def _open_metrics(workdir: Path, config: RunConfig, layout: Layout, resumed: int
 
 def make_program(
     plan: Plan, devices: Sequence[Any] | None = None
-) -> tuple[Layout, Optimizer, dict[StepSpec, Callable]]:
+) -> tuple[Layout, BuiltOptimizer, dict[StepSpec, Callable]]:
     """Lays the model out on the mesh and makes the optimizer and every stage's step, none of them compiled yet.
 
     Raises:
@@ -162,8 +162,8 @@ def make_program(
     return layout, optimizer, steps
 
 
-def _draw(plan: Plan) -> Callable[[Layout, Optimizer], State]:
-    def start(layout: Layout, optimizer: Optimizer) -> State:
+def _draw(plan: Plan) -> Callable[[Layout, BuiltOptimizer], State]:
+    def start(layout: Layout, optimizer: BuiltOptimizer) -> State:
         params = init_params(plan.model, plan.config.seed, layout.params)
         shardings = state_shardings(layout, optimizer, params)
         return {"params": params, "opt_state": new_opt_state(optimizer, params, shardings)}

@@ -15,6 +15,7 @@ from jaxpt.errors import JaxptError
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.presets import preset
+from jaxpt.optim.chain import BuiltOptimizer
 from jaxpt.optim.schedules import Segment, learning_rate, resolve, resolve_changed
 from jaxpt.training import history
 from jaxpt.training.config import ModelSection, RunConfig, StageConfig
@@ -164,7 +165,7 @@ def _stage_plans(
             check_pose(f"{where}.pose.target", stage, now)
         schedule, shift = _schedule(stage, first, stop, past, f"{where}.schedule")
         peak = config.optimizer.learning_rate if stage.learning_rate is None else stage.learning_rate
-        step = step_spec(now, stage, compute, config.optimizer.clip_norm, len(sources))
+        step = step_spec(now, stage, compute, len(sources))
         stages.append(StagePlan(stage, first, stop, now, schedule, peak, step, weights, shift))
     return tuple(stages)
 
@@ -268,9 +269,9 @@ def check_source(where: str, path: str, source: Source, model: ModelConfig, toke
         )
 
 
-def check_disk(workdir: Path, model: ModelConfig, moments: int, keep: int) -> None:
-    """Raises a JaxptError where the disk cannot hold `keep + 1` checkpoints of parameters and moments in float32."""
-    need = 4 * model.param_count() * (1 + moments) * (keep + 1)
+def check_disk(workdir: Path, model: ModelConfig, optimizer: BuiltOptimizer, keep: int) -> None:
+    """Raises a JaxptError where the disk cannot hold `keep + 1` checkpoints of float32 parameters and their state."""
+    need = (4 * model.param_count() + optimizer.state_bytes) * (keep + 1)
     free = shutil.disk_usage(workdir).free
     if free < need:
         raise JaxptError(

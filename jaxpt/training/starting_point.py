@@ -14,7 +14,7 @@ from jaxpt.interop import importing
 from jaxpt.interop.checkpoint import HuggingFaceCheckpoint
 from jaxpt.interop.importing import lineage_entry, read_params
 from jaxpt.models.config import ModelConfig
-from jaxpt.optim.optimizers import Optimizer
+from jaxpt.optim.chain import BuiltOptimizer
 from jaxpt.training.run_directory import has_tokenizer, read_lineage, stored_model
 from jaxpt.training.state import Layout, State, abstract_state, new_opt_state, state_shardings
 
@@ -30,7 +30,7 @@ class StartingPoint:
     model: ModelConfig
     tokenizer_path: Path | None
     lineage: list[dict[str, Any]]
-    state: Callable[[Layout, Optimizer], State]
+    state: Callable[[Layout, BuiltOptimizer], State]
     found: str  # one line for the person watching
     ledger: list[dict[str, Any]] = field(default_factory=list)  # rows that the run it comes from has used
 
@@ -67,7 +67,7 @@ def as_begun(workdir: Path) -> StartingPoint:
         JaxptError: a damaged file of the run.
     """
 
-    def state(layout: Layout, optimizer: Optimizer) -> State:
+    def state(layout: Layout, optimizer: BuiltOptimizer) -> State:
         raise JaxptError(f"{workdir} has lost its checkpoints; begin in another --workdir")
 
     path = workdir / "tokenizer" if has_tokenizer(workdir) else None
@@ -75,7 +75,7 @@ def as_begun(workdir: Path) -> StartingPoint:
     return StartingPoint(stored_model(workdir), path, read_lineage(workdir), state, found)
 
 
-def _fresh(layout: Layout, optimizer: Optimizer, params: Any) -> State:
+def _fresh(layout: Layout, optimizer: BuiltOptimizer, params: Any) -> State:
     shardings = state_shardings(layout, optimizer, params)
     return {"params": params, "opt_state": new_opt_state(optimizer, params, shardings)}
 
@@ -84,7 +84,7 @@ def _from_bundle(path: Path) -> StartingPoint:
 
     bundle = open_bundle(path)
 
-    def state(layout: Layout, optimizer: Optimizer) -> State:
+    def state(layout: Layout, optimizer: BuiltOptimizer) -> State:
         return _fresh(layout, optimizer, bundle.params(dtype="float32", shardings=layout.params))
 
     tokenizer = path / "tokenizer"
@@ -105,7 +105,7 @@ def _from_run(run: Path, step: int | None, load: str) -> StartingPoint:
         facts = read_run(run, number)
         model = model_of(facts)
 
-        def state(layout: Layout, optimizer: Optimizer) -> State:
+        def state(layout: Layout, optimizer: BuiltOptimizer) -> State:
             abstract = abstract_state(model, optimizer, layout)
             wanted = abstract if with_moments else {"params": abstract["params"]}
             read = read_once(run, number, lambda number: read_state(run, number, wanted, facts), named=step is not None)
@@ -122,7 +122,7 @@ def _from_run(run: Path, step: int | None, load: str) -> StartingPoint:
 def _from_hugging_face(path: Path) -> StartingPoint:
     checkpoint = HuggingFaceCheckpoint(path)
 
-    def state(layout: Layout, optimizer: Optimizer) -> State:
+    def state(layout: Layout, optimizer: BuiltOptimizer) -> State:
         return _fresh(layout, optimizer, read_params(checkpoint, "float32", layout.params))
 
     found = f"Hugging Face directory {path} ({checkpoint.family.model_type})"

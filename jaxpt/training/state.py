@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.specs import map_specs, param_specs
-from jaxpt.optim.optimizers import Optimizer
+from jaxpt.optim.chain import BuiltOptimizer
 from jaxpt.sharding import RULES, make_mesh, param_shardings
 from jaxpt.training.config import ShardingConfig
 
@@ -42,19 +42,17 @@ def make_layout(model: ModelConfig, sharding: ShardingConfig, devices: Any = Non
     return Layout(mesh, params, mesh.shape["data"] * mesh.shape["fsdp"] * mesh.shape["expert"])
 
 
-def state_shardings(layout: Layout, optimizer: Optimizer, params: Any) -> State:
-    """Shardings of the whole state: a moment lies where its parameter lies."""
-    abstract = jax.eval_shape(optimizer.init, params)
-    opt_state = {k: layout.params if k in optimizer.moments else layout.replicated for k in abstract}
-    return {"params": layout.params, "opt_state": opt_state}
+def state_shardings(layout: Layout, optimizer: BuiltOptimizer, params: Any) -> State:
+    """Shardings of the whole state: the optimizer's lies by the axes that it shares with the parameters."""
+    return {"params": layout.params, "opt_state": optimizer.state_shardings(layout.params)}
 
 
-def new_opt_state(optimizer: Optimizer, params: Any, shardings: State) -> Any:
+def new_opt_state(optimizer: BuiltOptimizer, params: Any, shardings: State) -> Any:
     """The optimizer's first state, made in place on the devices that will hold it."""
     return jax.jit(optimizer.init, out_shardings=shardings["opt_state"])(params)
 
 
-def abstract_state(model: ModelConfig, optimizer: Optimizer, layout: Layout) -> State:
+def abstract_state(model: ModelConfig, optimizer: BuiltOptimizer, layout: Layout) -> State:
     """Shapes, dtypes and shardings of the state without its values: what a restore or a compile needs."""
     params = abstract_params(model)
     state = {"params": params, "opt_state": jax.eval_shape(optimizer.init, params)}

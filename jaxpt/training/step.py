@@ -13,8 +13,8 @@ from jaxpt.models.config import ModelConfig
 from jaxpt.models.forward import hidden_and_routing
 from jaxpt.models.specs import param_specs
 from jaxpt.objectives import OBJECTIVES, balance
+from jaxpt.optim.chain import BuiltOptimizer, descend, global_norm
 from jaxpt.optim.freezing import keep_frozen, mask_gradients, stop_frozen, trainable
-from jaxpt.optim.optimizers import Optimizer, clip_by_global_norm, global_norm
 from jaxpt.sharding import batch_sharding, constrain
 from jaxpt.training.config import ObjectiveConfig, StageConfig
 from jaxpt.training.state import Layout, State, abstract_params, state_shardings
@@ -33,20 +33,17 @@ class StepSpec:
     sequence_length: int
     microbatches: int
     freeze: tuple[str, ...]
-    clip_norm: float | None
     sources: int
 
 
-def step_spec(
-    model: ModelConfig, stage: StageConfig, compute: Compute, clip_norm: float | None, sources: int
-) -> StepSpec:
+def step_spec(model: ModelConfig, stage: StageConfig, compute: Compute, sources: int) -> StepSpec:
     """The step that `stage` needs."""
     sizes = (stage.batch_size, stage.sequence_length, stage.microbatches)
-    return StepSpec(model, stage.objective, compute, *sizes, stage.freeze, clip_norm, sources)
+    return StepSpec(model, stage.objective, compute, *sizes, stage.freeze, sources)
 
 
 def make_step(
-    spec: StepSpec, optimizer: Optimizer, layout: Layout, where: str = "stage"
+    spec: StepSpec, optimizer: BuiltOptimizer, layout: Layout, where: str = "stage"
 ) -> Callable[..., tuple[State, Metrics]]:
     """Returns the jitted step: `step(state, batch, learning_rate) -> (state, metrics)`.
 
@@ -82,8 +79,8 @@ def make_step(
         grads, sums = _gradient(loss_of, state["params"], batch, weight_sum, spec.microbatches, layout)
         grads = mask_gradients(grads, masks)
         norm = global_norm(grads)
-        grads = clip_by_global_norm(grads, norm, spec.clip_norm)
-        params, opt_state = optimizer.update(grads, state["opt_state"], state["params"], learning_rate)
+        updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
+        params = descend(state["params"], updates, learning_rate, optimizer.lr_mult)
         params = _moved_bias(spec, params, sums)
         params = keep_frozen(params, state["params"], masks)
         metrics = {

@@ -4,12 +4,13 @@ import jax
 import numpy as np
 
 from jaxpt.models import Compute, flatten, param_specs
-from jaxpt.optim.optimizers import make_optimizer
+from jaxpt.optim.chain import make_optimizer
+from jaxpt.optim.optimizers.adamw import AdamW
 from jaxpt.reshape.apply import apply
 from jaxpt.reshape.grow import llama_pro
 from jaxpt.sharding import batch_sharding
 from jaxpt.training.batches import place
-from jaxpt.training.config import ObjectiveConfig, OptimizerConfig, ShardingConfig
+from jaxpt.training.config import ObjectiveConfig, ShardingConfig
 from jaxpt.training.state import make_layout, new_opt_state, state_shardings
 from jaxpt.training.step import StepSpec, make_step
 from tests.training import tiny
@@ -17,8 +18,8 @@ from tests.training import tiny
 
 def trained(config, params, freeze, steps=3):
     layout = make_layout(config, ShardingConfig(mesh={"fsdp": 1}), jax.devices()[:1])
-    optimizer = make_optimizer(OptimizerConfig(), param_specs(config))
-    spec = StepSpec(config, ObjectiveConfig(), Compute(), tiny.B, tiny.S, 1, tuple(freeze), 1.0, 3)
+    optimizer = make_optimizer(AdamW(), param_specs(config))
+    spec = StepSpec(config, ObjectiveConfig(), Compute(), tiny.B, tiny.S, 1, tuple(freeze), 3)
     step = make_step(spec, optimizer, layout)
     params = jax.tree.map(jax.device_put, jax.tree.map(np.copy, params), layout.params)
     state = {

@@ -13,7 +13,7 @@ from jaxpt.commands import inspect as inspect_command
 from jaxpt.commands import train as train_command
 from jaxpt.errors import JaxptError
 from jaxpt.models.specs import param_specs
-from jaxpt.optim.optimizers import make_optimizer
+from jaxpt.optim.chain import make_optimizer
 from jaxpt.reporting import write_report
 from jaxpt.training import starting_point
 from jaxpt.training.state import make_layout

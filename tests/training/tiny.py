@@ -7,10 +7,11 @@ from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig, uniform_layers
 from jaxpt.models.init import init_params
 from jaxpt.models.specs import param_specs
-from jaxpt.optim.optimizers import make_optimizer
+from jaxpt.optim.chain import make_optimizer
+from jaxpt.optim.optimizers.adamw import AdamW
 from jaxpt.sharding import batch_sharding
 from jaxpt.training.batches import place
-from jaxpt.training.config import ObjectiveConfig, OptimizerConfig, ShardingConfig
+from jaxpt.training.config import ObjectiveConfig, ShardingConfig
 from jaxpt.training.state import make_layout, new_opt_state, state_shardings
 from jaxpt.training.step import StepSpec, make_step
 
@@ -45,8 +46,8 @@ def parts(mesh=None, *, microbatches=1, freeze=(), z_loss=0.0, chunk=None, clip=
     mesh = mesh or {"fsdp": 1}
     count = int(np.prod(list(mesh.values())))
     layout = make_layout(MODEL, ShardingConfig(mesh=mesh), jax.devices()[:count])
-    made = make_optimizer(OptimizerConfig(), param_specs(MODEL))
-    spec = StepSpec(MODEL, ObjectiveConfig(z_loss=z_loss, chunk=chunk), Compute(), B, S, microbatches, freeze, clip, 3)
+    made = make_optimizer(AdamW(clip_norm=clip), param_specs(MODEL))
+    spec = StepSpec(MODEL, ObjectiveConfig(z_loss=z_loss, chunk=chunk), Compute(), B, S, microbatches, freeze, 3)
     params = jax.tree.map(jax.device_put, jax.tree.map(np.copy, PARAMS), layout.params)
     state = {"params": params, "opt_state": new_opt_state(made, params, state_shardings(layout, made, params))}
     sharding = batch_sharding(layout.mesh)
