@@ -19,13 +19,15 @@ from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig, uniform_layers
 from jaxpt.models.init import init_params
 from jaxpt.models.specs import param_specs
+from jaxpt.objectives.next_token import NextToken
 from jaxpt.optim.chain import make_optimizer
 from jaxpt.optim.optimizers.adamw import AdamW
 from jaxpt.sharding import batch_sharding
+from jaxpt.training.arguments import StepArguments
 from jaxpt.training.batches import place
-from jaxpt.training.config import ObjectiveConfig, ShardingConfig
+from jaxpt.training.config import ShardingConfig
 from jaxpt.training.speed import convention, peak_flops
-from jaxpt.training.state import make_layout, new_opt_state, state_shardings
+from jaxpt.training.state import make_layout, new_state
 from jaxpt.training.step import StepSpec, make_step
 
 B, S = 8, 256
@@ -67,12 +69,9 @@ def ours():
     config = model()
     layout = make_layout(config, ShardingConfig(mesh={"fsdp": 1}), jax.devices()[:1])
     optimizer = make_optimizer(AdamW(), param_specs(config))
-    spec = StepSpec(config, ObjectiveConfig(), Compute(remat="full"), B, S, 1, (), 3)
+    spec = StepSpec(config, NextToken(), Compute(remat="full"), B, S, 1, (), 3)
     params = init_params(config, 0, layout.params)
-    state = {
-        "params": params,
-        "opt_state": new_opt_state(optimizer, params, state_shardings(layout, optimizer, params)),
-    }
+    state = new_state(layout, optimizer, params)
     return state, make_step(spec, optimizer, layout), place(batch(), batch_sharding(layout.mesh), B), layout
 
 
@@ -90,12 +89,12 @@ def main() -> None:
     steps = parser.parse_args().steps
     state, step, data, layout = ours()
     rate = np.float32(1e-3)
-    copy = jax.tree.map(jnp.copy, state["params"])
+    copy = jax.tree.map(jnp.copy, state.params)
     mine = {"table": copy["embed"]["table"], "blocks": copy["blocks"]["dense"], "final_norm": copy["final_norm"]}
     reference, plain_step = plain.start(mine)
     plain_data = jax.device_put(batch())
     with jax.set_mesh(layout.mesh):
-        used = [memory(step.lower(state, data, rate).compile())]
+        used = [memory(step.lower(state, data, StepArguments(rate)).compile())]
     used.append(memory(plain_step.lower(reference, plain_data, rate).compile()))
     seconds: tuple[list[float], list[float]] = ([], [])
     losses = [0.0, 0.0]
@@ -104,7 +103,7 @@ def main() -> None:
             begun = time.perf_counter()
             if which == 0:
                 with jax.set_mesh(layout.mesh):
-                    state, metrics = step(state, data, rate)
+                    state, metrics = step(state, data, StepArguments(rate))
                 losses[0] = float(metrics["train/loss"])
             else:
                 reference, value = plain_step(reference, plain_data, rate)

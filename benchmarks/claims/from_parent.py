@@ -17,15 +17,17 @@ from benchmarks.claims.harness import POINTS, at, held_out_batches, reached, sou
 from jaxpt.cli.terminal import progress, table
 from jaxpt.data import Loader, StageData
 from jaxpt.models import Compute, ModelConfig, param_specs
+from jaxpt.objectives.next_token import NextToken
 from jaxpt.optim.chain import make_optimizer
 from jaxpt.optim.optimizers.adamw import AdamW
 from jaxpt.optim.schedules import learning_rate, resolve
 from jaxpt.reshape.calibrate import loss
 from jaxpt.reshape.stream import InMemory
 from jaxpt.sharding import batch_sharding
+from jaxpt.training.arguments import StepArguments
 from jaxpt.training.batches import place
-from jaxpt.training.config import ObjectiveConfig, ScheduleConfig, ShardingConfig
-from jaxpt.training.state import make_layout, new_opt_state, state_shardings
+from jaxpt.training.config import ScheduleConfig, ShardingConfig
+from jaxpt.training.state import make_layout, new_state
 from jaxpt.training.step import StepSpec, make_step
 
 SPIKE = 4.0  # deviations of the last 50 losses above their mean
@@ -63,22 +65,19 @@ def train(
     The metrics are means over the last tenth of the steps.
     """
     config = begin.config
-    objective = ObjectiveConfig(balance=a.balance, router_z=a.router_z)
+    objective = NextToken(balance=a.balance, router_z=a.router_z)
     spec = StepSpec(config, objective, begin.compute, a.batch, a.length, 1, begin.freeze, 1)
     layout, optimizer, step = _machine(spec)
     params = jax.tree.map(jax.device_put, begin.params, layout.params)
-    state = {
-        "params": params,
-        "opt_state": new_opt_state(optimizer, params, state_shardings(layout, optimizer, params)),
-    }
+    state = new_state(layout, optimizer, params)
     schedule = resolve(ScheduleConfig(warmup="5%"), steps, a.batch * a.length)
     stops = {round(p * steps) for p in POINTS}
-    measured = lambda: loss(InMemory(config, state["params"]), held, begin.compute)  # noqa: E731
+    measured = lambda: loss(InMemory(config, state.params), held, begin.compute)  # noqa: E731
     curve, seen = [(0, measured())], []
     with progress(steps, "training", "step") as bar, jax.set_mesh(layout.mesh):
         for i in range(steps):
             data = place(batches(i), batch_sharding(layout.mesh), a.batch)
-            state, metrics = step(state, data, np.float32(learning_rate(schedule, i, rate)))
+            state, metrics = step(state, data, StepArguments(np.float32(learning_rate(schedule, i, rate))))
             seen.append({k: float(v) for k, v in metrics.items() if k == "train/loss" or k.startswith("moe/")})
             bar.update()
             if i + 1 in stops:

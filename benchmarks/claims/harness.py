@@ -17,15 +17,17 @@ from jaxpt.data.text_files import list_files, read_documents
 from jaxpt.errors import JaxptError
 from jaxpt.generation.generate import generate
 from jaxpt.models import Compute, Model, ModelConfig, init_params, param_specs, uniform_layers
+from jaxpt.objectives.next_token import NextToken
 from jaxpt.optim.chain import make_optimizer
 from jaxpt.optim.optimizers.adamw import AdamW
 from jaxpt.optim.schedules import learning_rate, resolve
 from jaxpt.reshape.calibrate import loss
 from jaxpt.reshape.stream import InMemory, Source
 from jaxpt.sharding import batch_sharding
+from jaxpt.training.arguments import StepArguments
 from jaxpt.training.batches import place
-from jaxpt.training.config import ObjectiveConfig, ScheduleConfig, ShardingConfig
-from jaxpt.training.state import make_layout, new_opt_state, state_shardings
+from jaxpt.training.config import ScheduleConfig, ShardingConfig
+from jaxpt.training.state import make_layout, new_state
 from jaxpt.training.step import StepSpec, make_step
 
 POINTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of the budget, where the loss is taken
@@ -79,23 +81,20 @@ def train(
     """Trains `params` on `batches(step)`; returns them with (tokens, held-out loss) at every point of the budget."""
     layout = make_layout(config, ShardingConfig(mesh={"fsdp": 1}), jax.devices()[:1])
     optimizer = make_optimizer(AdamW(), param_specs(config))
-    step = make_step(StepSpec(config, ObjectiveConfig(), Compute(), a.batch, a.length, 1, (), 1), optimizer, layout)
+    step = make_step(StepSpec(config, NextToken(), Compute(), a.batch, a.length, 1, (), 1), optimizer, layout)
     params = jax.tree.map(jax.device_put, params, layout.params)
-    state = {
-        "params": params,
-        "opt_state": new_opt_state(optimizer, params, state_shardings(layout, optimizer, params)),
-    }
+    state = new_state(layout, optimizer, params)
     schedule = resolve(ScheduleConfig(warmup="5%"), steps, a.batch * a.length)
     measured = {round(p * steps) for p in POINTS}
-    curve = [(0, loss(InMemory(config, state["params"]), held))]
+    curve = [(0, loss(InMemory(config, state.params), held))]
     with progress(steps, "training", "step") as bar, jax.set_mesh(layout.mesh):
         for i in range(steps):
             data = place(batches(i), batch_sharding(layout.mesh), a.batch)
-            state, _ = step(state, data, np.float32(learning_rate(schedule, i, rate)))
+            state, _ = step(state, data, StepArguments(np.float32(learning_rate(schedule, i, rate))))
             bar.update()
             if i + 1 in measured:
-                curve.append(((i + 1) * a.batch * a.length, loss(InMemory(config, state["params"]), held)))
-    return jax.tree.map(np.asarray, state["params"]), curve
+                curve.append(((i + 1) * a.batch * a.length, loss(InMemory(config, state.params), held)))
+    return jax.tree.map(np.asarray, state.params), curve
 
 
 def teacher(

@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
 from jaxpt.checkpoints import restoring, run_item
-from jaxpt.checkpoints.reading import compare, not_finite, scan_state
+from jaxpt.checkpoints.reading import compare, describe_extra, not_finite, scan_state
 from jaxpt.checkpoints.restoring import GoBack, Restored
 from jaxpt.checkpoints.run_item import DamagedError, Run
 from jaxpt.checkpoints.verdict import UNKNOWN, WHOLE, Verdict, agreed
@@ -41,7 +41,7 @@ class Retention:
 
 
 class Checkpoints:
-    """The folder `checkpoints/` of a run: `<step>/{params, opt_state, run}`, step counting finished steps."""
+    """The folder `checkpoints/` of a run: `<step>/{params, opt_state, run}` and, where there is one, `extra`."""
 
     def __init__(self, workdir: Path, retention: Retention, *, asynchronous: bool = True):
         """Opens the folder, made if need be; what a killed save left behind is removed.
@@ -60,7 +60,7 @@ class Checkpoints:
         )
         try:
             self._manager = ocp.CheckpointManager(
-                self.folder, options=options, item_names=("params", "opt_state", "run")
+                self.folder, options=options, item_names=("params", "opt_state", "extra", "run")
             )
         except OSError as error:
             raise JaxptError(
@@ -72,7 +72,9 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: Mapping[str, Any], run: Run) -> None:
-        """Starts saving; returns once the arrays may be donated to the next step.
+        """Starts saving `state`: trees by item, "params", "opt_state" and perhaps "extra".
+
+        Returns once the arrays may be donated to the next step.
 
         The digests are computed from the values on the devices first, so that a restore compares with what was trained,
         not with what was written.
@@ -84,12 +86,11 @@ class Checkpoints:
         values = scan_state(state)
         if values.not_finite:
             raise JaxptError(f"step {step} is not saved, {not_finite(values)}; {self.way_back()}")
-        run = run_item.seal({**run, **self._went_back, "step": step, "finite": True, "digests": values.digests})
-        args = ocp.args.Composite(
-            params=ocp.args.PyTreeSave(state["params"], save_args=_save_args(state["params"])),
-            opt_state=ocp.args.PyTreeSave(state["opt_state"], save_args=_save_args(state["opt_state"])),
-            run=ocp.args.JsonSave(run),
-        )
+        described = describe_extra(state)
+        facts = {"step": step, "finite": True, "digests": values.digests}
+        run = run_item.seal({**run, **self._went_back, **described, **facts})
+        items = {name: ocp.args.PyTreeSave(tree, save_args=_save_args(tree)) for name, tree in state.items()}
+        args = ocp.args.Composite(**items, run=ocp.args.JsonSave(run))
         try:
             self._manager.wait_until_finished()
             self._tidy()
@@ -144,7 +145,8 @@ class Checkpoints:
         """As `restoring.restore`, on this folder.
 
         Args:
-            abstract: tree of ShapeDtypeStruct with the shardings wanted now.
+            abstract: trees of ShapeDtypeStruct by item, with the shardings wanted now; the item "extra" follows from
+                what was saved.
             tell: receives one line for each checkpoint that was set aside.
             from_step: go on from this checkpoint, None: from the newest.
             config: the run's, JSON-ready; a start with the same `from_step` and config as before goes on from what
@@ -220,7 +222,7 @@ def read_state(workdir: Path, step: int, abstract: Mapping[str, Any], run: Run) 
     Args:
         workdir: the run directory.
         step: a finished checkpoint.
-        abstract: `{"params": tree}` of ShapeDtypeStruct with shardings, with or without `"opt_state"`.
+        abstract: `{"params": tree}` of ShapeDtypeStruct with shardings, with or without `"opt_state"` and `"extra"`.
         run: its `run` item, whose digests the values must have.
 
     Raises:

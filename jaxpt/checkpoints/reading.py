@@ -8,13 +8,14 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxpt.bundles.digest import Scan, scan
 from jaxpt.checkpoints import run_item
 from jaxpt.checkpoints.run_item import DamagedError, Run
 from jaxpt.checkpoints.verdict import WHOLE, Verdict, agreed, judge
 from jaxpt.errors import JaxptError
-from jaxpt.models.specs import flatten
+from jaxpt.models.specs import flatten, unflatten
 
 
 def read_checked(folder: Path, abstract: Mapping[str, Any]) -> tuple[Any, Run, Scan, Verdict]:
@@ -22,6 +23,7 @@ def read_checked(folder: Path, abstract: Mapping[str, Any]) -> tuple[Any, Run, S
     state, run, values, error = None, {}, Scan({}, []), None
     try:
         run = run_item.read(folder)
+        abstract = with_extra(abstract, run)
         _same_leaves(folder, run, abstract)
         state = read_arrays(folder, abstract)
     except Exception as e:  # whatever a reader makes of it: judged here
@@ -50,8 +52,8 @@ def read_arrays(folder: Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def scan_state(state: Mapping[str, Any]) -> Scan:
-    """Returns a digest per (leaf, layer) of parameters and moments, the same on every mesh, scalars as they are, and
-    which of them are not finite."""
+    """Returns a digest per (leaf, layer) of parameters and moments, and per leaf of the objective's extra things, the
+    same on every mesh, scalars of the optimizer as they are; and which of them are not finite."""
     values = scan(state["params"])
     out, bad = dict(values.digests), [f"params/{name}" for name in values.not_finite]
     for name, tree in state.get("opt_state", {}).items():
@@ -63,7 +65,31 @@ def scan_state(state: Mapping[str, Any]) -> Scan:
             value = jax.device_get(tree).item()
             out[name] = [str(value)]
             bad += [] if math.isfinite(value) else [f"opt_state/{name}"]
-    return Scan(out, bad)
+    extra = scan(_extra_of(state))
+    return Scan(out | extra.digests, bad + extra.not_finite)
+
+
+def describe_extra(state: Mapping[str, Any]) -> Run:
+    """Returns what a `run` item says of the item `extra`, {} without one: dtype and shape of each leaf by path."""
+    leaves = flatten(state.get("extra", {}))
+    return {"extra": {path: [str(leaf.dtype), *leaf.shape] for path, leaf in leaves.items()}} if leaves else {}
+
+
+def with_extra(abstract: Mapping[str, Any], run: Run) -> Mapping[str, Any]:
+    """Returns `abstract` with the item `extra` that the checkpoint has, if it has one, whole on every device."""
+    if not run.get("extra"):
+        return abstract
+    where = next(iter(flatten(abstract["params"]).values())).sharding
+    whole = NamedSharding(where.mesh, PartitionSpec()) if isinstance(where, NamedSharding) else where
+    leaves = {
+        p: jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=whole) for p, (dtype, *shape) in run["extra"].items()
+    }
+    return {**abstract, "extra": unflatten(leaves)}
+
+
+def _extra_of(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The extra things under the names that their digests have."""
+    return {"extra": state["extra"]} if state.get("extra") else {}
 
 
 def compare(saved: Mapping[str, list[str]], now: Mapping[str, list[str]]) -> None:
@@ -97,3 +123,4 @@ def _leaf_names(state: Mapping[str, Any]) -> Iterator[str]:
     yield from flatten(state["params"])
     for name, tree in state.get("opt_state", {}).items():
         yield from (f"{name}/{path}" for path in flatten(tree)) if isinstance(tree, Mapping) else (name,)
+    yield from flatten(_extra_of(state))

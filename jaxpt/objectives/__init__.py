@@ -1,5 +1,1 @@
-"""What is minimised: a registry of objectives, each a loss over a global batch."""
-
-from jaxpt.objectives.next_token import next_token
-
-OBJECTIVES = {"next_token": next_token}
+"""What is minimised: each objective is a file of this room, a frozen dataclass that inherits `Objective`."""

@@ -5,15 +5,70 @@ devices only have to be added up.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
+from jaxpt.config.choice import option
 from jaxpt.models.config import ModelConfig
+from jaxpt.models.forward import hidden_and_routing
 from jaxpt.models.specs import flatten, param_specs, unflatten
+from jaxpt.objectives.objective import Inputs, Params, Sums, Terms
 
 Routing = Mapping[str, jax.Array]
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Options and methods of an objective whose model may route tokens to experts: `class Mine(Balance, Objective)`.
+
+    Its `terms` passes what it made of the batch through `with_balance`.
+    """
+
+    balance: float = option(0.0, "weight of the load-balancing loss of experts over the global batch")
+    sequence_balance: float = option(0.0, "weight of the load-balancing loss of experts per sequence")
+    router_z: float = option(0.0, "weight of the router's z-loss")
+    bias_rate: float = option(0.0, "step of the router's selection bias, 0 freezes it")
+
+    def with_balance(self, terms: Terms, routing: Routing, totals: Routing | None) -> Terms:
+        """Returns `terms` with this microbatch's share of the routers' losses over the global batch.
+
+        Args:
+            terms: what the objective made of the microbatch.
+            routing: the microbatch's routing statistics.
+            totals: those of the global batch, None where the microbatch is the whole of it.
+        """
+        totals = totals or routing
+        share = jnp.zeros(())
+        if self.balance:
+            share += self.balance * load_balancing(routing, totals["counts"], totals["tokens"])
+        if self.sequence_balance:
+            share += self.sequence_balance * sequence_balancing(routing, totals["sequences"])
+        if self.router_z:
+            share += self.router_z * router_z(routing, totals["tokens"])
+        named, sums = {**terms.named, "balance_loss": share}, {**terms.sums, "routing": routing}
+        return Terms(terms.loss + share, named, sums)
+
+    def first_pass(self, inputs: Inputs) -> Routing | None:
+        """Returns the routing statistics; None where the microbatch is the whole batch, or no loss needs them: the
+        balance loss's gradient needs every microbatch's counts before the first of them."""
+        wanted = self.balance or self.sequence_balance or self.router_z
+        if inputs.microbatches == 1 or inputs.model.moe is None or not wanted:
+            return None
+        b = inputs.batch
+        args = b["tokens"], b["segment_ids"], b["positions"], inputs.compute
+        return hidden_and_routing(inputs.model, inputs.params, *args)[1]
+
+    def after_update(self, model: ModelConfig, params: Params, sums: Sums) -> Params:
+        """Returns the parameters with the selection bias moved by the load of the global batch."""
+        if "routing" not in sums:
+            return params
+        return update_selection_bias(model, params, sums["routing"]["counts"], self.bias_rate)
+
+    def report(self, sums: Sums) -> dict[str, jax.Array]:
+        """Returns the metrics of the routers, where there are any."""
+        return metrics(sums["routing"]) if "routing" in sums else {}
 
 
 def load_balancing(routing: Routing, counts: jax.Array | None = None, tokens: jax.Array | None = None) -> jax.Array:
@@ -42,7 +97,7 @@ def router_z(routing: Routing, tokens: jax.Array | None = None) -> jax.Array:
     return jnp.mean(routing["z"] / jnp.maximum(tokens, 1.0))
 
 
-def update_selection_bias(config: ModelConfig, params: Any, counts: jax.Array, rate: float) -> Any:
+def update_selection_bias(config: ModelConfig, params: Params, counts: jax.Array, rate: float) -> Params:
     """Returns the parameters with b_i += rate · sign(mean count − count_i), once per optimizer step.
 
     Source: Wang et al. 2024, arXiv 2408.15664, algorithm 1. `counts [L, E]` are those of the global batch. Rate 0, or a

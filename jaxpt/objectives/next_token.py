@@ -1,86 +1,53 @@
 """Next-token loss: one mean over the global batch, with the parts that a report shows."""
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
+from jaxpt.config.choice import option
 from jaxpt.kernels import cross_entropy
-from jaxpt.models.compute import Compute
-from jaxpt.models.config import ModelConfig
 from jaxpt.models.forward import hidden_and_routing, unembed
-from jaxpt.objectives import balance
-from jaxpt.training.config import ObjectiveConfig
-
-Batch = Mapping[str, jax.Array]
+from jaxpt.objectives.balance import Balance
+from jaxpt.objectives.objective import Inputs, Objective, Params, Terms
 
 
-def next_token(
-    config: ModelConfig,
-    params: Mapping[str, Any],
-    batch: Batch,
-    weight_sum: jax.Array,
-    objective: ObjectiveConfig,
-    compute: Compute,
-    sources: int,
-    rows_per_device: int,
-    totals: Mapping[str, jax.Array] | None = None,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns this (micro)batch's share of the loss, Σ w·(nll + z·lse²) / `weight_sum`, and sums to report.
+@dataclass(frozen=True)
+class NextToken(Balance, Objective):
+    """Cross-entropy of the next token, Σ w·(nll + z·lse²) / Σ w over the global batch, and the balance of experts."""
 
-    Shares of all microbatches and hosts add up to the one mean over the global batch, whatever their masks are.
+    z_loss: float = option(0.0, "weight of the squared log-sum-exp of the logits (PaLM, arXiv 2204.02311, section 5)")
+    chunk: int | None = option(None, "positions of a row whose logits exist at once; None: chosen from the size")
 
-    Args:
-        config: the model.
-        params: its parameters.
-        batch: `tokens`, `targets`, `segment_ids`, `positions` `[B, S]`, `loss_weights` `[B, S]`, `source_id` `[B]`.
-        weight_sum: Σ loss weights of the global batch.
-        objective: z-loss weight and chunk length.
-        compute: dtypes, remat, attention.
-        sources: number of sources, for the sums per source.
-        rows_per_device: rows of one microbatch on one device, from which the chunk length follows.
-        totals: routing statistics of the global batch, where this batch is a microbatch of it (None: it is whole).
+    def terms(self, inputs: Inputs) -> Terms:
+        """Returns the share of the loss; named `loss` (nll alone), `z_loss` and `balance_loss`; sums per source."""
+        b = inputs.batch
+        x, routing = hidden_and_routing(
+            inputs.model, inputs.params, b["tokens"], b["segment_ids"], b["positions"], inputs.compute
+        )
+        terms = self.cross_entropy(inputs, x)
+        return terms if routing is None else self.with_balance(terms, routing, inputs.totals)
 
-    Returns:
-        The share and `{"nll", "z": scalars divided by weight_sum, "source_nll", "source_weight": [sources]}`.
-    """
-    x, routing = hidden_and_routing(config, params, batch["tokens"], batch["segment_ids"], batch["positions"], compute)
-    weights = batch["loss_weights"] / weight_sum
-    head_name = "embed" if config.tie_embeddings else "head"
-    head = {head_name: params[head_name]}
-    rest = jax.lax.stop_gradient({k: v for k, v in params.items() if k != head_name})
+    def cross_entropy(self, inputs: Inputs, x: jax.Array) -> Terms:
+        """Returns the terms of the last stream `x [B, S, D]`, without those of the routers."""
+        config, params, b = inputs.model, inputs.params, inputs.batch
+        weights = b["loss_weights"] / inputs.weight_sum
+        head_name = "embed" if config.tie_embeddings else "head"
+        head = {head_name: params[head_name]}
+        rest = jax.lax.stop_gradient({k: v for k, v in params.items() if k != head_name})
 
-    def logits_of(head: Any, rest: Any, x: jax.Array) -> jax.Array:
-        return unembed(config, {**rest, **head}, x, compute)
+        def logits_of(head: Params, rest: Params, x: jax.Array) -> jax.Array:
+            return unembed(config, {**rest, **head}, x, inputs.compute)
 
-    length = x.shape[1]
-    chunk = objective.chunk or cross_entropy.chunk_length(rows_per_device, length, config.vocab_size)
-    args = (logits_of, head, rest, x, batch["targets"], weights, objective.z_loss)
-    loss, nll, lse = cross_entropy.dense(*args) if chunk >= length else cross_entropy.chunked(*args, chunk)
-    per_row = jnp.sum(batch["loss_weights"] * nll, axis=1), jnp.sum(batch["loss_weights"], axis=1)
-    by_source = [jax.ops.segment_sum(v, batch["source_id"], num_segments=sources) for v in per_row]
-    sums = {
-        "nll": jnp.sum(weights * nll),
-        "z": objective.z_loss * jnp.sum(weights * jnp.square(lse)),
-        "source_nll": by_source[0],
-        "source_weight": by_source[1],
-    }
-    if routing is not None:
-        extra = _balance(routing, totals or routing, objective)
-        loss, sums = loss + extra, sums | {"routing": routing, "balance": extra}
-    return loss, sums
+        length = x.shape[1]
+        chunk = self.chunk or cross_entropy.chunk_length(inputs.rows_per_device, length, config.vocab_size)
+        args = (logits_of, head, rest, x, b["targets"], weights, self.z_loss)
+        loss, nll, lse = cross_entropy.dense(*args) if chunk >= length else cross_entropy.chunked(*args, chunk)
+        per_row = jnp.sum(b["loss_weights"] * nll, axis=1), jnp.sum(b["loss_weights"], axis=1)
+        by_source = [jax.ops.segment_sum(v, b["source_id"], num_segments=inputs.sources) for v in per_row]
+        named = {"loss": jnp.sum(weights * nll), "z_loss": self.z_loss * jnp.sum(weights * jnp.square(lse))}
+        return Terms(loss, named, {"source_nll": by_source[0], "source_weight": by_source[1]})
 
-
-def _balance(
-    routing: Mapping[str, jax.Array], totals: Mapping[str, jax.Array], objective: ObjectiveConfig
-) -> jax.Array:
-    """This microbatch's share of the routers' losses over the global batch."""
-    total = jnp.zeros(())
-    if objective.balance:
-        total += objective.balance * balance.load_balancing(routing, totals["counts"], totals["tokens"])
-    if objective.sequence_balance:
-        total += objective.sequence_balance * balance.sequence_balancing(routing, totals["sequences"])
-    if objective.router_z:
-        total += objective.router_z * balance.router_z(routing, totals["tokens"])
-    return total
+    def report(self, sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Returns the sums per source, `[sources]`, and the metrics of the routers."""
+        return {k: sums[k] for k in ("source_nll", "source_weight")} | super().report(sums)

@@ -16,7 +16,14 @@ from jaxpt.models.specs import flatten, map_specs
 Mask = bool | np.ndarray  # True: trained; False: frozen; array [L, 1, …]: some layers of a stack
 
 
-def trainable(config: ModelConfig, specs: Mapping[str, Any], freeze: Sequence[str], where: str = "freeze") -> Any:
+def trainable(
+    config: ModelConfig,
+    specs: Mapping[str, Any],
+    freeze: Sequence[str],
+    where: str = "freeze",
+    *,
+    may_freeze_all: bool = False,
+) -> Any:
     """Returns the tree of masks that `freeze` leaves trainable.
 
     Args:
@@ -25,6 +32,7 @@ def trainable(config: ModelConfig, specs: Mapping[str, Any], freeze: Sequence[st
         freeze: rules: an axis name freezes every parameter with that axis, a path pattern ("blocks/*/q") those it
             matches, "layers[a:b]" the layers with global numbers a ≤ l < b.
         where: config key for error messages.
+        may_freeze_all: the objective trains things of its own, so that all parameters may be frozen.
 
     Raises:
         JaxptError: a rule that freezes nothing, or rules that freeze everything.
@@ -46,7 +54,7 @@ def trainable(config: ModelConfig, specs: Mapping[str, Any], freeze: Sequence[st
         if not hit:
             axes = sorted({a for s in flat.values() for a in s.axes})
             raise JaxptError(f"{where}: {rule!r} freezes no parameter{nearest(rule, [*axes, *flat])}")
-    if all(m is False for m in masks.values()):
+    if all(m is False for m in masks.values()) and not may_freeze_all:
         raise JaxptError(f"{where}: {', '.join(freeze)} freezes every parameter")
     return map_specs(lambda path, spec: masks[path], specs)
 

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.experimental import topologies
 
 from jaxpt.errors import JaxptError
+from jaxpt.models.batch import kinds
 from jaxpt.models.specs import param_specs
 from jaxpt.optim.chain import make_optimizer
 from jaxpt.sharding import batch_sharding
+from jaxpt.training.arguments import abstract_arguments
+from jaxpt.training.extra import make_extra
+from jaxpt.training.frozen import abstract_frozen, open_frozen
 from jaxpt.training.plan import Plan
 from jaxpt.training.state import Layout, State, abstract_state, make_layout
 from jaxpt.training.step import make_step
@@ -71,12 +73,16 @@ def compile_step(plan: Plan, devices: Sequence[Any], stage: int = 0) -> Compiled
     config, chosen = plan.config, plan.stages[stage]
     layout = make_layout(plan.model, config.sharding, devices)
     optimizer = make_optimizer(config.optimizer, param_specs(plan.model))
-    state = abstract_state(plan.model, optimizer, layout)
+    objective = chosen.config.objective
+    extra = make_extra(objective, chosen.model, f"stage {chosen.config.name}, objective").abstract(layout)
+    state = abstract_state(plan.model, optimizer, layout)._replace(extra=extra)
+    frozen = open_frozen(objective, f"stage {chosen.config.name}, objective")
+    arguments = abstract_arguments(objective, abstract_frozen(frozen, layout))
     batch = _abstract_batch(layout, chosen.config.batch_size, chosen.config.sequence_length)
     with jax.set_mesh(layout.mesh):
-        step = make_step(chosen.step, optimizer, layout)
+        step = make_step(chosen.step, optimizer, layout, frozen={name: m.model for name, m in frozen.items()})
         try:
-            compiled = step.lower(state, batch, jax.ShapeDtypeStruct((), jnp.float32)).compile()
+            compiled = step.lower(state, batch, arguments).compile()
         except jax.errors.JaxRuntimeError as e:
             if "RESOURCE_EXHAUSTED" not in str(e):
                 raise
@@ -102,9 +108,4 @@ def compile_step(plan: Plan, devices: Sequence[Any], stage: int = 0) -> Compiled
 
 def _abstract_batch(layout: Layout, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
     where = batch_sharding(layout.mesh)
-    kinds = dict.fromkeys(("tokens", "targets", "segment_ids", "positions", "loss_weights"), (rows, length))
-    kinds["source_id"] = (rows,)
-    return {
-        name: jax.ShapeDtypeStruct(shape, np.float32 if name == "loss_weights" else np.int32, sharding=where)
-        for name, shape in kinds.items()
-    }
+    return {k: jax.ShapeDtypeStruct(v.shape(rows, length), v.dtype, sharding=where) for k, v in kinds().items()}

@@ -1,14 +1,11 @@
 """From the loader's numpy rows to arrays on the mesh: each host reads and places its own slice."""
 
-from collections.abc import Mapping
-
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from jaxpt.models.batch import Batch, kinds
 from jaxpt.sharding import batch_sharding
-
-KEYS = ("tokens", "targets", "segment_ids", "positions", "loss_weights", "source_id")
 
 
 def host_rows(mesh: Mesh, size: int) -> slice | None:
@@ -21,7 +18,7 @@ def _rows(sharding: NamedSharding, size: int) -> tuple[int, int]:
     return min(p[0] for p in pieces), max(p[1] for p in pieces)
 
 
-def place(batch: Mapping[str, np.ndarray], sharding: NamedSharding, size: int) -> dict[str, jax.Array]:
+def place(batch: Batch, sharding: NamedSharding, size: int) -> Batch:
     """Puts this host's rows `[b, …]` of a global batch of `size` rows on its devices."""
     first = 0 if jax.process_count() == 1 else _rows(sharding, size)[0]
 
@@ -32,4 +29,4 @@ def place(batch: Mapping[str, np.ndarray], sharding: NamedSharding, size: int) -
 
         return jax.make_array_from_callback((size, *local.shape[1:]), sharding, rows)
 
-    return {key: one(np.asarray(batch[key])) for key in KEYS}
+    return {key: one(np.asarray(batch[key])) for key in kinds()}

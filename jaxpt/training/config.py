@@ -12,6 +12,8 @@ from jaxpt.errors import JaxptError, nearest
 from jaxpt.files.names import path_component
 from jaxpt.models.config import ModelConfig, RopeConfig
 from jaxpt.models.moe_config import MoeConfig
+from jaxpt.objectives.next_token import NextToken
+from jaxpt.objectives.objective import Objective
 from jaxpt.optim.optimizer import Optimizer
 from jaxpt.optim.optimizers.adamw import AdamW
 
@@ -80,24 +82,6 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True)
-class ObjectiveConfig:
-    """What is minimised. `chunk`: positions of a row whose logits exist at once (None: chosen from the size).
-
-    For mixture-of-experts layers: weights of the load-balancing loss over the global batch (`balance`), of the one per
-    sequence (`sequence_balance`) and of the router's z-loss (`router_z`); `bias_rate` is the step of the selection bias
-    (0 freezes it).
-    """
-
-    name: str = "next_token"
-    z_loss: float = 0.0
-    chunk: int | None = None
-    balance: float = 0.0
-    sequence_balance: float = 0.0
-    router_z: float = 0.0
-    bias_rate: float = 0.0
-
-
-@dataclass(frozen=True)
 class ReweightConfig:
     """Weights that follow the losses, `every` so often (None: never); see `jaxpt.data.reweight`.
 
@@ -118,7 +102,8 @@ class StageConfig:
 
     `mixture` gives each source a number, `"size"`, or groups `{weight, sources}`: see `jaxpt.data.plan.flat_weights`.
     Weights count row slots, or with `mixture_unit` "tokens" real tokens without padding.
-    `load` says what continues from the stage before (or from `init_from`): "params" starts the optimizer afresh.
+    `load` says what continues from the stage before (or from `init_from`): "params" starts the optimizer afresh,
+    and what the objective trains besides the model.
     `freeze` lists axis names ("vocab"), path patterns ("blocks/*/q") and layers ("layers[0:4]", global numbers).
     `rope` replaces fields of the model's rope from this stage on. `pose` lets positions skip at random up to a target.
     """
@@ -133,7 +118,7 @@ class StageConfig:
     microbatches: int = 1
     learning_rate: float | None = None
     schedule: ScheduleConfig = ScheduleConfig()
-    objective: ObjectiveConfig = ObjectiveConfig()
+    objective: Objective = field(default_factory=NextToken)
     load: Literal["params", "params+optimizer"] = "params+optimizer"
     freeze: tuple[str, ...] = ()
     rope: RopeSection | None = None  # type: ignore[valid-type]

@@ -23,11 +23,13 @@ from jaxpt.training.batches import host_rows, place
 from jaxpt.training.changes import changes
 from jaxpt.training.config import RunConfig, StageConfig, interval
 from jaxpt.training.feed import Feed
+from jaxpt.training.frozen import open_frozen
 from jaxpt.training.interrupt import EXIT_PREEMPTED, Interrupt
 from jaxpt.training.metrics import Metrics
 from jaxpt.training.plan import Plan, StagePlan, continued
 from jaxpt.training.speed import Clock, convention, peak_flops
-from jaxpt.training.state import Layout, State, abstract_state, make_layout, new_opt_state, state_shardings
+from jaxpt.training.stage_start import begin_stage
+from jaxpt.training.state import Layout, State, abstract_state, make_layout, new_state
 from jaxpt.training.step import StepSpec, make_step
 
 Hook = Callable[[int, Any], Mapping[str, float]]  # (finished steps, params) -> {"eval/bpb/code": …}
@@ -109,7 +111,8 @@ def train(
     peak, source = peak_flops(config.metrics.peak_flops_per_device, layout.mesh.devices.flatten().tolist())
     with jax.set_mesh(layout.mesh), Interrupt() as interrupt:
         checkpoints = Checkpoints(workdir, _retention(plan), asynchronous=config.checkpoint.asynchronous)
-        restored = checkpoints.restore(abstract_state(plan.model, optimizer, layout), tell, from_step, plain(config))
+        abstract = abstract_state(plan.model, optimizer, layout).to_items()
+        restored = checkpoints.restore(abstract, tell, from_step, plain(config))
         saved = restored.run if restored else None
         step = saved["step"] if saved else 0
         if saved:
@@ -118,7 +121,7 @@ def train(
         feed = make_feed(plan, saved)  # before anything is set aside or cut back: it may refuse the config
         set_aside = checkpoints.go_back(restored, tell) if restored else []
         metrics = _open_metrics(workdir, config, layout, step if saved else None, set_aside)
-        state = restored.state if restored else (start or _draw(plan))(layout, optimizer)
+        state = State(**restored.state) if restored else (start or _draw(plan))(layout, optimizer)
         tell(f"MFU: {convention()}; {source}")
         if saved:
             for line in (f"resumed at step {step} of {plan.steps}", *changes(plan, saved)):
@@ -158,15 +161,15 @@ def make_program(
     steps: dict[StepSpec, Callable] = {}
     for i, stage in enumerate(plan.stages):
         if stage.step not in steps:
-            steps[stage.step] = make_step(stage.step, optimizer, layout, f"config.stages[{i}]")
+            where = f"config.stages[{i}]"
+            frozen = {n: m.model for n, m in open_frozen(stage.config.objective, f"{where}.objective").items()}
+            steps[stage.step] = make_step(stage.step, optimizer, layout, where, frozen)
     return layout, optimizer, steps
 
 
 def _draw(plan: Plan) -> Callable[[Layout, BuiltOptimizer], State]:
     def start(layout: Layout, optimizer: BuiltOptimizer) -> State:
-        params = init_params(plan.model, plan.config.seed, layout.params)
-        shardings = state_shardings(layout, optimizer, params)
-        return {"params": params, "opt_state": new_opt_state(optimizer, params, shardings)}
+        return new_state(layout, optimizer, init_params(plan.model, plan.config.seed, layout.params))
 
     return start
 
@@ -198,9 +201,10 @@ def _read(run: Run) -> None:
 
 def _stage(run: Run, stage: StagePlan, interrupt: Interrupt, bar: Any) -> bool:
     """Runs one stage from where the run stands; returns whether it was interrupted."""
-    if run.step == stage.first and stage.first and stage.config.load == "params":
-        shardings = state_shardings(run.layout, run.optimizer, run.state["params"])
-        run.state = {**run.state, "opt_state": new_opt_state(run.optimizer, run.state["params"], shardings)}
+    begun = begin_stage(run.state, stage, run.layout, run.optimizer, run.config.seed, run.step)
+    run.state, arguments, lines = begun
+    for line in lines:
+        run.tell(line)
     run.metrics.event("stage", run.step, stage=stage.config.name)
     policy = run.policies(stage.model, stage.config, run.layout.mesh) if stage.config.reweight.every else None
     step = run.steps[stage.step]
@@ -213,8 +217,8 @@ def _stage(run: Run, stage: StagePlan, interrupt: Interrupt, bar: Any) -> bool:
             number, batch = next(run.batches)
         if number != run.step:
             raise RuntimeError(f"the feed gave batch {number} for step {run.step}")
-        rate = stage.rate(run.step)
-        run.state, values = step(run.state, place(batch, sharding, stage.config.batch_size), np.float32(rate))
+        given = arguments(run.step)
+        run.state, values = step(run.state, place(batch, sharding, stage.config.batch_size), given)
         if before is not None:
             before.block_until_ready()  # at most two steps in flight
         before = values["train/loss"]
@@ -223,7 +227,7 @@ def _stage(run: Run, stage: StagePlan, interrupt: Interrupt, bar: Any) -> bool:
         bar.update(stage.config.tokens_per_step)
         if policy and run.step < stage.stop and _passed(run, stage.config.reweight.every, run.step):
             _reweight(run, policy)
-        stop = _between(run, stage, values, rate, interrupt, bar)
+        stop = _between(run, stage, values, stage.rate(run.step - 1), interrupt, bar)
         if step._cache_size() != 1:
             raise RuntimeError(f"stage {stage.config.name}: the step was compiled {step._cache_size()} times, not once")
         if stop:
@@ -234,7 +238,7 @@ def _stage(run: Run, stage: StagePlan, interrupt: Interrupt, bar: Any) -> bool:
 def _reweight(run: Run, policy: Policy) -> None:
     """Lets the policy's weights hold from the next batch on; the checkpoint of this step, if any, has them."""
     with run.clock.pause(run.state):
-        weights, facts = policy(run.step, run.state["params"], run.feed.weights(run.step))
+        weights, facts = policy(run.step, run.state.params, run.feed.weights(run.step))
         run.feed.change(run.step, weights)
         run.metrics.log(run.step, {"tokens": run.plan.tokens_at(run.step), **facts})
         _read(run)  # what was read ahead had the weights from before
@@ -266,7 +270,7 @@ def _log(run: Run, stage: StagePlan, values: Mapping[str, Any], rate: float, bar
     loss = float(values["train/loss"])
     record: dict[str, Any] = {"stage": stage.config.name, "tokens": run.plan.tokens_at(run.step)}
     record |= {k: float(v) for k, v in values.items() if "/" in k}
-    for name, nll, weight in zip(run.plan.source_names, values["source_nll"], values["source_weight"]):
+    for name, nll, weight in zip(run.plan.source_names, *(values.get(k, ()) for k in ("source_nll", "source_weight"))):
         if weight > 0:
             record[f"train/loss/{name}"] = float(nll / weight)
     record |= run.feed.metrics(run.step)
@@ -299,7 +303,7 @@ def _save(run: Run, *, wait: bool) -> None:
             run.metrics.event("save", run.step)
             model = run.plan.stages[run.plan.stage_of(run.step - 1)].model.to_dict()  # with the stage's rope
             saved = {"model": model, **run.plan.to_save(run.step), **run.feed.to_save(run.step)}
-            run.checkpoints.save(run.step, run.state, saved)
+            run.checkpoints.save(run.step, run.state.to_items(), saved)
         if wait:
             run.checkpoints.wait()
 
@@ -315,7 +319,7 @@ def _evaluate(run: Run, stage: StagePlan) -> None:
         run.metrics.event("evaluation begins", run.step)
         record: dict[str, float] = {}
         for hook in hooks:
-            record |= hook(run.step, run.state["params"])
+            record |= hook(run.step, run.state.params)
         for name in (k for k, v in record.items() if not np.isfinite(v)):
             run.tell(f"{name} at step {run.step} is {record[name]}")
         run.check_writer()

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from jaxpt.cli.terminal import table
 from jaxpt.data.plan import flat_weights
-from jaxpt.training.config import ObjectiveConfig
+from jaxpt.objectives.objective import Objective
 from jaxpt.training.plan import Plan, Source, StagePlan, stated
 
 
@@ -65,6 +65,6 @@ def _special(stage: StagePlan, i: int) -> list[str]:
         out.append(f"positions skip up to {c.pose.target:,}")
     if c.reweight.every:
         out.append(f"weights follow the losses every {c.reweight.every}")
-    if c.objective.name != ObjectiveConfig().name:
+    if c.objective.name != Objective.default:
         out.append(f"objective: {c.objective.name}")
     return out

@@ -7,7 +7,9 @@ from typing import Any
 
 from jaxpt.bundles import open_bundle
 from jaxpt.checkpoints.checkpoints import model_of, read_run, read_state
+from jaxpt.checkpoints.checkpoints import read_params as read_checkpoint_params
 from jaxpt.checkpoints.newest import read_checkpoint, read_once
+from jaxpt.checkpoints.reading import with_extra
 from jaxpt.data.ledger import Ledger
 from jaxpt.errors import JaxptError
 from jaxpt.interop import importing
@@ -16,15 +18,16 @@ from jaxpt.interop.importing import lineage_entry, read_params
 from jaxpt.models.config import ModelConfig
 from jaxpt.optim.chain import BuiltOptimizer
 from jaxpt.training.run_directory import has_tokenizer, read_lineage, stored_model
-from jaxpt.training.state import Layout, State, abstract_state, new_opt_state, state_shardings
+from jaxpt.training.state import Layout, Params, State, abstract_state, new_state
 
 
 @dataclass(frozen=True)
 class StartingPoint:
     """A model to start from.
 
-    `state(layout, optimizer)` makes the first state, sharded as it is read; it raises `Pruned` where it comes from the
-    newest checkpoint of a run which has pruned that since.
+    `state(layout, optimizer)` makes the first state, sharded as it is read, and `params(shardings, dtype)` reads the
+    parameters alone (dtype None: each one's own); both raise `Pruned` where they come from the newest checkpoint of a
+    run which has pruned that since.
     """
 
     model: ModelConfig
@@ -32,15 +35,20 @@ class StartingPoint:
     lineage: list[dict[str, Any]]
     state: Callable[[Layout, BuiltOptimizer], State]
     found: str  # one line for the person watching
+    params: Callable[[Params, str | None], Params]
+    dtypes: Mapping[str, str] = field(default_factory=dict)  # of each parameter, those that are not float32
     ledger: list[dict[str, Any]] = field(default_factory=list)  # rows that the run it comes from has used
 
 
-def open_start(path: str, load: str) -> StartingPoint:
+def open_start(path: str, load: str, where: str = "config.init_from", *, with_lineage: bool = True) -> StartingPoint:
     """Says what `path` is and opens it.
 
     Args:
         path: a bundle, a run directory (its newest checkpoint) or `RUN/checkpoints/STEP`, or a Hugging Face directory.
-        load: "params", or "params+optimizer" to take the moments of a run along (other kinds have none).
+        load: "params", or "params+optimizer" to take along the moments of a run (other kinds have none) and what its
+            objective trained besides.
+        where: the config key that names `path`, for messages.
+        with_lineage: say where a Hugging Face directory comes from, for which all its files are read.
 
     Raises:
         JaxptError: nothing there that can be read.
@@ -53,9 +61,9 @@ def open_start(path: str, load: str) -> StartingPoint:
     if (here / "model.json").exists():
         return _from_bundle(here)
     if (here / "config.json").exists():
-        return _from_hugging_face(here)
+        return _from_hugging_face(here, with_lineage)
     raise JaxptError(
-        f"config.init_from: {path} is no bundle (model.json), run directory (checkpoints/) or Hugging Face directory "
+        f"{where}: {path} is no bundle (model.json), run directory (checkpoints/) or Hugging Face directory "
         f"(config.json with *.safetensors)"
     )
 
@@ -67,30 +75,28 @@ def as_begun(workdir: Path) -> StartingPoint:
         JaxptError: a damaged file of the run.
     """
 
-    def state(layout: Layout, optimizer: BuiltOptimizer) -> State:
+    def gone(*_: Any) -> Any:
         raise JaxptError(f"{workdir} has lost its checkpoints; begin in another --workdir")
 
     path = workdir / "tokenizer" if has_tokenizer(workdir) else None
     found = "config.init_from as it was when this run began"
-    return StartingPoint(stored_model(workdir), path, read_lineage(workdir), state, found)
-
-
-def _fresh(layout: Layout, optimizer: BuiltOptimizer, params: Any) -> State:
-    shardings = state_shardings(layout, optimizer, params)
-    return {"params": params, "opt_state": new_opt_state(optimizer, params, shardings)}
+    return StartingPoint(stored_model(workdir), path, read_lineage(workdir), gone, found, gone)
 
 
 def _from_bundle(path: Path) -> StartingPoint:
-
     bundle = open_bundle(path)
 
     def state(layout: Layout, optimizer: BuiltOptimizer) -> State:
-        return _fresh(layout, optimizer, bundle.params(dtype="float32", shardings=layout.params))
+        return new_state(layout, optimizer, params(layout.params, "float32"))
+
+    def params(shardings: Params, dtype: str | None) -> Params:
+        return bundle.params(dtype, shardings)
 
     tokenizer = path / "tokenizer"
     ledger = ledger_of(bundle.lineage).to_json()
     kept = tokenizer if tokenizer.exists() else None
-    return StartingPoint(bundle.config, kept, list(bundle.lineage), state, f"bundle {path}", ledger)
+    found = f"bundle {path}"
+    return StartingPoint(bundle.config, kept, list(bundle.lineage), state, found, params, bundle.dtypes, ledger)
 
 
 def ledger_of(lineage: Sequence[Mapping[str, Any]]) -> Ledger:
@@ -99,32 +105,41 @@ def ledger_of(lineage: Sequence[Mapping[str, Any]]) -> Ledger:
 
 
 def _from_run(run: Path, step: int | None, load: str) -> StartingPoint:
-    with_moments = load == "params+optimizer"
+    with_moments, named = load == "params+optimizer", step is not None
 
     def opened(number: int) -> StartingPoint:
         facts = read_run(run, number)
         model = model_of(facts)
 
         def state(layout: Layout, optimizer: BuiltOptimizer) -> State:
-            abstract = abstract_state(model, optimizer, layout)
-            wanted = abstract if with_moments else {"params": abstract["params"]}
-            read = read_once(run, number, lambda number: read_state(run, number, wanted, facts), named=step is not None)
-            return read if with_moments else _fresh(layout, optimizer, read["params"])
+            if not with_moments:
+                return new_state(layout, optimizer, params(layout.params, None))
+            wanted = with_extra(abstract_state(model, optimizer, layout).to_items(), facts)
+            return State(**read_once(run, number, lambda n: read_state(run, n, wanted, facts), named=named))
+
+        def params(shardings: Params, dtype: str | None) -> Params:
+            read = lambda n: read_checkpoint_params(run, n, facts, shardings)  # noqa: E731
+            return read_once(run, number, read, named=named)
 
         entry = {"op": "train", "options": {"run": str(run)}, "steps": number, "tokens": facts["tokens"]}
         found = f"checkpoint {number} of run {run} ({'parameters and moments' if with_moments else 'parameters'})"
         path = run / "tokenizer" if has_tokenizer(run) else None
-        return StartingPoint(model, path, [*read_lineage(run), entry], state, found, facts.get("ledger", []))
+        lineage, ledger = [*read_lineage(run), entry], facts.get("ledger", [])
+        return StartingPoint(model, path, lineage, state, found, params, ledger=ledger)
 
     return read_checkpoint(run, step, opened)
 
 
-def _from_hugging_face(path: Path) -> StartingPoint:
+def _from_hugging_face(path: Path, with_lineage: bool) -> StartingPoint:
     checkpoint = HuggingFaceCheckpoint(path)
 
     def state(layout: Layout, optimizer: BuiltOptimizer) -> State:
-        return _fresh(layout, optimizer, read_params(checkpoint, "float32", layout.params))
+        return new_state(layout, optimizer, params(layout.params, "float32"))
+
+    def params(shardings: Params, dtype: str | None) -> Params:
+        return read_params(checkpoint, dtype, shardings)
 
     found = f"Hugging Face directory {path} ({checkpoint.family.model_type})"
     tokenizer = path if importing.has_tokenizer(path) else None
-    return StartingPoint(checkpoint.config, tokenizer, [lineage_entry(checkpoint)], state, found)
+    lineage = [lineage_entry(checkpoint)] if with_lineage else []
+    return StartingPoint(checkpoint.config, tokenizer, lineage, state, found, params, checkpoint.dtypes)

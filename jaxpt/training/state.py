@@ -1,36 +1,59 @@
-"""What a step changes: parameters and optimizer state, laid out on the mesh by the axis table."""
+"""What a step changes: parameters, optimizer state, the objective's extra things; laid out by the axis table."""
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxpt.models.config import ModelConfig
-from jaxpt.models.specs import map_specs, param_specs
+from jaxpt.models.specs import flatten, map_specs, param_specs
 from jaxpt.optim.chain import BuiltOptimizer
 from jaxpt.sharding import RULES, make_mesh, param_shardings
 from jaxpt.training.config import ShardingConfig
 
-State = dict[str, Any]  # {"params": tree, "opt_state": {"count": int32, "mu": tree, …}}
+Params = Mapping[str, Any]  # nested dict of arrays (or of what stands for them), as an axis table declares it
+NO_EXTRA: Mapping[str, Any] = {}
+
+
+class State(NamedTuple):
+    """All that a step changes and a checkpoint holds.
+
+    `opt_state` is `{state name: tree by parameter path, or a scalar}`. `extra` is `{}`, or what the objective trains
+    besides the model: `{"values": tree, "opt_state": {group: {state name: tree or scalar}}}`.
+    """
+
+    params: Params
+    opt_state: Mapping[str, Any]
+    extra: Mapping[str, Any] = NO_EXTRA
+
+    def to_items(self) -> dict[str, Any]:
+        """Returns the items of a checkpoint by name, those that there are; `State(**items)` is the state again."""
+        return {name: tree for name, tree in self._asdict().items() if name != "extra" or tree}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The mesh and where everything lies on it."""
+    """The mesh and where everything lies on it; `rules` say which axis name is split over which mesh axis."""
 
     mesh: Mesh
     params: Any  # tree of NamedSharding
     rows: int  # devices that the rows of a batch are split over
+    rules: Mapping[str, str] = field(default_factory=lambda: RULES)
 
     @property
     def replicated(self) -> NamedSharding:
         """Whole on every device."""
         return NamedSharding(self.mesh, PartitionSpec())
 
+    def of(self, specs: Mapping[str, Any]) -> Any:
+        """Shardings of another axis table; what the mesh does not divide stays whole."""
+        return param_shardings(specs, self.mesh, self.rules, tuple(flatten(specs)))
 
-def make_layout(model: ModelConfig, sharding: ShardingConfig, devices: Any = None) -> Layout:
+
+def make_layout(model: ModelConfig, sharding: ShardingConfig, devices: Sequence[jax.Device] | None = None) -> Layout:
     """Builds the mesh and the parameters' shardings.
 
     Raises:
@@ -39,30 +62,32 @@ def make_layout(model: ModelConfig, sharding: ShardingConfig, devices: Any = Non
     mesh = make_mesh(sharding.mesh, devices)
     rules = {**RULES, **(sharding.rules or {})}
     params = param_shardings(param_specs(model), mesh, rules, sharding.allow_replicated)
-    return Layout(mesh, params, mesh.shape["data"] * mesh.shape["fsdp"] * mesh.shape["expert"])
+    return Layout(mesh, params, mesh.shape["data"] * mesh.shape["fsdp"] * mesh.shape["expert"], rules)
 
 
-def state_shardings(layout: Layout, optimizer: BuiltOptimizer, params: Any) -> State:
-    """Shardings of the whole state: the optimizer's lies by the axes that it shares with the parameters."""
-    return {"params": layout.params, "opt_state": optimizer.state_shardings(layout.params)}
+def state_shardings(layout: Layout, optimizer: BuiltOptimizer) -> State:
+    """Shardings of parameters and optimizer state, without extra things."""
+    return State(layout.params, optimizer.state_shardings(layout.params))
 
 
-def new_opt_state(optimizer: BuiltOptimizer, params: Any, shardings: State) -> Any:
-    """The optimizer's first state, made in place on the devices that will hold it."""
-    return jax.jit(optimizer.init, out_shardings=shardings["opt_state"])(params)
+def new_state(layout: Layout, optimizer: BuiltOptimizer, params: Params) -> State:
+    """The first state of a run: the optimizer's is made in place on the devices that will hold it."""
+    shardings = state_shardings(layout, optimizer)
+    return State(params, jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params))
 
 
 def abstract_state(model: ModelConfig, optimizer: BuiltOptimizer, layout: Layout) -> State:
     """Shapes, dtypes and shardings of the state without its values: what a restore or a compile needs."""
     params = abstract_params(model)
-    state = {"params": params, "opt_state": jax.eval_shape(optimizer.init, params)}
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        state,
-        state_shardings(layout, optimizer, params),
-    )
+    state = State(params, jax.eval_shape(optimizer.init, params))
+    return with_shardings(state, state_shardings(layout, optimizer))
 
 
-def abstract_params(model: ModelConfig) -> Any:
+def with_shardings(shapes: Any, shardings: Any) -> Any:
+    """Returns the tree of `ShapeDtypeStruct` with these shardings."""
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+
+
+def abstract_params(model: ModelConfig) -> Params:
     """Shapes of the float32 master parameters."""
     return map_specs(lambda path, spec: jax.ShapeDtypeStruct(spec.shape, jnp.float32), param_specs(model))

@@ -2,24 +2,27 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxpt.errors import JaxptError, nearest
+from jaxpt.errors import JaxptError
+from jaxpt.models.batch import Batch
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
-from jaxpt.models.forward import hidden_and_routing
 from jaxpt.models.specs import param_specs
-from jaxpt.objectives import OBJECTIVES, balance
+from jaxpt.objectives.objective import FrozenModel, Inputs, Objective
 from jaxpt.optim.chain import BuiltOptimizer, descend, global_norm
 from jaxpt.optim.freezing import keep_frozen, mask_gradients, stop_frozen, trainable
-from jaxpt.sharding import batch_sharding, constrain
-from jaxpt.training.config import ObjectiveConfig, StageConfig
-from jaxpt.training.state import Layout, State, abstract_params, state_shardings
+from jaxpt.sharding import batch_sharding
+from jaxpt.training.arguments import StepArguments
+from jaxpt.training.config import StageConfig
+from jaxpt.training.extra import make_extra
+from jaxpt.training.gradient import gradient
+from jaxpt.training.state import Layout, State, state_shardings
 
 Metrics = dict[str, jax.Array]
+Step = Callable[[State, Batch, StepArguments], tuple[State, Metrics]]
 
 
 @dataclass(frozen=True)
@@ -27,13 +30,16 @@ class StepSpec:
     """Everything a compiled step depends on; stages with equal specs share one compilation."""
 
     model: ModelConfig
-    objective: ObjectiveConfig
+    objective: Objective
     compute: Compute
     batch_size: int
     sequence_length: int
     microbatches: int
     freeze: tuple[str, ...]
     sources: int
+
+    def __hash__(self) -> int:  # an objective's options may be dicts
+        return hash((self.model, self.compute, self.batch_size, self.sequence_length, self.microbatches))
 
 
 def step_spec(model: ModelConfig, stage: StageConfig, compute: Compute, sources: int) -> StepSpec:
@@ -43,113 +49,77 @@ def step_spec(model: ModelConfig, stage: StageConfig, compute: Compute, sources:
 
 
 def make_step(
-    spec: StepSpec, optimizer: BuiltOptimizer, layout: Layout, where: str = "stage"
-) -> Callable[..., tuple[State, Metrics]]:
-    """Returns the jitted step: `step(state, batch, learning_rate) -> (state, metrics)`.
+    spec: StepSpec,
+    optimizer: BuiltOptimizer,
+    layout: Layout,
+    where: str = "stage",
+    frozen: Mapping[str, ModelConfig] | None = None,
+) -> Step:
+    """Returns the jitted step: `step(state, batch, arguments) -> (state, metrics)`.
 
-    The state is donated. The loss is Σ w·nll / Σ w over the global batch: microbatches add shares of that one mean, so
-    their masks may differ. The batch is a dict of `[B, S]` arrays (see `jaxpt.objectives`), sharded by rows; the
-    learning rate a float32 scalar, so that schedules never recompile. Metrics are replicated scalars, and per source
-    `[sources]`. `where` is the stage's config key in error messages.
+    The state is donated. What is minimised is the objective's: microbatches add shares of one mean over the global
+    batch, so their masks may differ. The batch is sharded by rows; learning rates, schedules, seed and frozen
+    parameters are arguments, so that none of them recompiles. Metrics are replicated: scalars, and per source
+    `[sources]`. `where` is the stage's config key in error messages, `frozen` the configs of the frozen models.
 
     Raises:
-        JaxptError: an unknown objective, or rows that do not divide over microbatches and devices.
+        JaxptError: rows that do not divide over microbatches and devices, a name in `freeze` that the model lacks,
+            extra things or groups of the objective that do not fit together.
     """
-    if spec.objective.name not in OBJECTIVES:
-        hint = nearest(spec.objective.name, OBJECTIVES) or f"; known: {', '.join(OBJECTIVES)}"
-        raise JaxptError(f"{where}.objective.name is {spec.objective.name!r}, which is no objective{hint}")
     rows = spec.batch_size // spec.microbatches
     if rows % layout.rows:
         raise JaxptError(
             f"{where}.batch_size {spec.batch_size} in {spec.microbatches} microbatches gives {rows} rows, which the "
             f"{layout.rows} devices on the mesh axes data, fsdp and expert do not divide"
         )
-    objective = OBJECTIVES[spec.objective.name]
-    masks = trainable(spec.model, param_specs(spec.model), spec.freeze, f"{where}.freeze")
-    loss_args = (spec.objective, spec.compute, spec.sources, rows // layout.rows)
+    objective, configs = spec.objective, frozen or {}
+    extra = make_extra(objective, spec.model, f"{where}.objective")
+    masks = trainable(
+        spec.model, param_specs(spec.model), spec.freeze, f"{where}.freeze", may_freeze_all=bool(extra.specs)
+    )
+    sizes = {"microbatches": spec.microbatches, "rows_per_device": rows // layout.rows, "sources": spec.sources}
+    where_extra = extra.shardings(layout)
 
-    def step(state: State, batch: Mapping[str, jax.Array], learning_rate: jax.Array) -> tuple[State, Metrics]:
+    def step(state: State, batch: Batch, given: StepArguments) -> tuple[State, Metrics]:
         weight_sum = jnp.sum(batch["loss_weights"])
         weight_sum = jnp.where(weight_sum > 0, weight_sum, 1.0)
-        totals = _routing_totals(spec, state["params"], batch)
-
-        def loss_of(params: Any, batch: Mapping[str, jax.Array], total: jax.Array) -> tuple[jax.Array, Metrics]:
-            return objective(spec.model, stop_frozen(params, masks), batch, total, *loss_args, totals)
-
-        grads, sums = _gradient(loss_of, state["params"], batch, weight_sum, spec.microbatches, layout)
+        values = state.extra.get("values", {})
+        inputs = Inputs(
+            spec.model,
+            state.params,
+            batch,
+            weight_sum,
+            spec.compute,
+            **sizes,
+            extra=values,
+            frozen={name: FrozenModel(configs[name], params) for name, params in given.frozen.items()},
+            scheduled=given.scheduled,
+            key=jax.random.fold_in(jax.random.key(given.seed), given.step),
+        )
+        places = (layout.params, where_extra.get("values", {}))
+        stop = lambda params: stop_frozen(params, masks)  # noqa: E731
+        (grads, extra_grads), (named, sums) = gradient(objective, inputs, (state.params, values), places, stop)
         grads = mask_gradients(grads, masks)
         norm = global_norm(grads)
-        updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
-        params = descend(state["params"], updates, learning_rate, optimizer.lr_mult)
-        params = _moved_bias(spec, params, sums)
-        params = keep_frozen(params, state["params"], masks)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = descend(state.params, updates, given.learning_rate, optimizer.lr_mult)
+        params = objective.after_update(spec.model, params, sums)
+        params = keep_frozen(params, state.params, masks)
+        new_extra, norms = extra.update(extra_grads, state.extra, given.rates) if extra.specs else ({}, {})
         metrics = {
-            "train/loss": sums["nll"],
-            "train/z_loss": sums["z"],
+            **{f"train/{name}": value for name, value in named.items()},
             "train/grad_norm": norm,
             "train/param_norm": global_norm(params),
-            "source_nll": sums["source_nll"],
-            "source_weight": sums["source_weight"],
-            **_balance_metrics(sums),
+            **{f"train/grad_norm/{group}": value for group, value in norms.items()},
+            **objective.report(sums),
         }
-        return {"params": params, "opt_state": opt_state}, metrics
+        return State(params, opt_state, new_extra), metrics
 
-    shardings = state_shardings(layout, optimizer, abstract_params(spec.model))
+    shardings = state_shardings(layout, optimizer)._replace(extra=where_extra)
+    arguments = StepArguments(*[layout.replicated] * 5, {n: layout.of(param_specs(c)) for n, c in configs.items()})
     return jax.jit(
         step,
         donate_argnums=0,
-        in_shardings=(shardings, batch_sharding(layout.mesh), layout.replicated),
+        in_shardings=(shardings, batch_sharding(layout.mesh), arguments),
         out_shardings=(shardings, layout.replicated),
     )
-
-
-def _balance_metrics(sums: Metrics) -> Metrics:
-    return {"train/balance_loss": sums["balance"], **balance.metrics(sums["routing"])} if "routing" in sums else {}
-
-
-def _moved_bias(spec: StepSpec, params: Any, sums: Metrics) -> Any:
-    if "routing" not in sums:
-        return params
-    return balance.update_selection_bias(spec.model, params, sums["routing"]["counts"], spec.objective.bias_rate)
-
-
-def _routing_totals(spec: StepSpec, params: Any, batch: Mapping[str, jax.Array]) -> Any:
-    """Routing statistics of the global batch, by a forward pass of its own (None where one microbatch is the batch, or
-    no loss needs them): the balance loss's gradient needs every microbatch's counts before the first of them."""
-    o = spec.objective
-    if spec.microbatches == 1 or spec.model.moe is None or not (o.balance or o.sequence_balance or o.router_z):
-        return None
-    names = ("tokens", "segment_ids", "positions")
-    pieces = {k: jnp.swapaxes(batch[k].reshape(-1, spec.microbatches, *batch[k].shape[1:]), 0, 1) for k in names}
-
-    def one(piece: Mapping[str, jax.Array]) -> Any:
-        args = (constrain(piece[k], "batch", None) for k in names)
-        return hidden_and_routing(spec.model, params, *args, spec.compute)[1]
-
-    totals = jax.tree.map(lambda a: jnp.sum(a, axis=0), jax.lax.map(one, pieces))
-    return jax.lax.stop_gradient(totals)
-
-
-def _gradient(
-    loss_of: Callable, params: Any, batch: Mapping[str, jax.Array], weight_sum: jax.Array, count: int, layout: Layout
-) -> tuple[Any, Metrics]:
-    """Sums gradients and metrics over `count` microbatches; a microbatch takes every `count`-th row, so that each
-    device keeps its own rows and every microbatch is mixed."""
-    gradient = jax.grad(loss_of, has_aux=True)
-    if count == 1:
-        return gradient(params, batch, weight_sum)
-
-    def split(a: jax.Array) -> jax.Array:
-        return jnp.swapaxes(a.reshape(-1, count, *a.shape[1:]), 0, 1)
-
-    def body(carry: Any, piece: Mapping[str, jax.Array]) -> tuple[Any, None]:
-        piece = {k: constrain(v, "batch", *[None] * (v.ndim - 1)) for k, v in piece.items()}
-        grads, sums = gradient(params, piece, weight_sum)
-        grads = jax.lax.with_sharding_constraint(grads, layout.params)
-        return jax.tree.map(jnp.add, carry, (grads, sums)), None
-
-    shapes = jax.eval_shape(gradient, params, {k: v[: v.shape[0] // count] for k, v in batch.items()}, weight_sum)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    zeros = (jax.lax.with_sharding_constraint(zeros[0], layout.params), zeros[1])
-    total, _ = jax.lax.scan(body, zeros, {k: split(v) for k, v in batch.items()})
-    return total

@@ -10,14 +10,15 @@ import pytest
 from jaxpt.models import Compute, MoeConfig, init_params, uniform_layers
 from jaxpt.models.routing import route
 from jaxpt.objectives import balance
-from jaxpt.objectives.next_token import next_token
-from jaxpt.training.config import ObjectiveConfig
+from jaxpt.objectives.next_token import NextToken
+from jaxpt.objectives.objective import Inputs
+from jaxpt.training.arguments import StepArguments
 from tests.training import tiny
 
 MODEL = tiny.MODEL.replace(
     layers=uniform_layers(2, ffn="moe"), moe=MoeConfig(4, 2, 8, weights="softmax", selection_bias=True)
 )
-OBJECTIVE = ObjectiveConfig(balance=0.3, sequence_balance=0.2, router_z=0.1)
+OBJECTIVE = NextToken(balance=0.3, sequence_balance=0.2, router_z=0.1)
 
 
 def sums(counts, probs, tokens=32.0):
@@ -57,15 +58,13 @@ def loss_and_gradient(pieces, totals_from):
     params = init_params(MODEL, 0)
     batch = {k: jnp.asarray(v) for k, v in tiny.batch(0).items()}
     total = jnp.sum(batch["loss_weights"])
-    args = (OBJECTIVE, Compute(), 3, 8)
-    totals = next_token(MODEL, params, batch, total, *args)[1]["routing"] if totals_from == "global" else None
+    inputs = Inputs(MODEL, params, batch, total, Compute(), rows_per_device=8, sources=3)
+    totals = OBJECTIVE.terms(inputs).sums["routing"] if totals_from == "global" else None
 
     def loss(p):
-        parts = [
-            next_token(MODEL, p, {k: v[i::pieces] for k, v in batch.items()}, total, *args, totals=totals)[0]
-            for i in range(pieces)
-        ]
-        return sum(parts)
+        parts = [{k: v[i::pieces] for k, v in batch.items()} for i in range(pieces)]
+        share = lambda part: OBJECTIVE.terms(dataclasses.replace(inputs, params=p, batch=part, totals=totals)).loss  # noqa: E731
+        return sum(share(part) for part in parts)
 
     return jax.jit(jax.value_and_grad(loss))(params)
 
@@ -84,13 +83,12 @@ def test_a_train_step_on_eight_devices_in_microbatches_is_the_step_of_one(monkey
     monkeypatch.setattr(tiny, "MODEL", MODEL)
     monkeypatch.setattr(tiny, "PARAMS", jax.device_get(init_params(MODEL, 0)))
     objective = dataclasses.replace(OBJECTIVE, bias_rate=1e-2)
-    monkeypatch.setattr(tiny, "ObjectiveConfig", lambda **kinds: objective)
     results = []
     for mesh, microbatches in (({"fsdp": 1}, 1), ({"expert": 2, "fsdp": 2}, 2)):
-        layout, state, step, place = tiny.parts(mesh, microbatches=microbatches)
+        layout, state, step, place = tiny.parts(mesh, microbatches=microbatches, objective=objective)
         with jax.set_mesh(layout.mesh):
-            state, metrics = step(state, place(tiny.batch(0)), np.float32(1e-2))
-        results.append(jax.device_get((state["params"]["blocks"]["moe"]["router_bias"], metrics)))
+            state, metrics = step(state, place(tiny.batch(0)), StepArguments(np.float32(1e-2)))
+        results.append(jax.device_get((state.params["blocks"]["moe"]["router_bias"], metrics)))
     for a, b in zip(jax.tree.leaves(results[1]), jax.tree.leaves(results[0])):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
     assert np.abs(results[0][0]).max() == pytest.approx(1e-2)

@@ -40,7 +40,7 @@ try:
 except JaxptError as e:
     print(json.dumps({"error": str(e)}))
     sys.exit()
-specs = {path: list(s.spec) for path, s in flatten(got.state_shardings).items()}
+specs = {path: list(s.spec) for path, s in flatten(got.state_shardings._asdict()).items()}
 facts = {k: getattr(got, k) for k in ("arguments", "aliased", "temporary", "collectives", "custom_kernels")}
 print(json.dumps({**facts, "specs": specs, "params": plan.model.param_count()}))
 """

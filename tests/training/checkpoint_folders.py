@@ -45,7 +45,7 @@ def restore(workdir, from_step=None):
     plan, layout, optimizer = program()
     lines = []
     checkpoints = Checkpoints(workdir, Retention(9), asynchronous=False)
-    restored = checkpoints.restore(abstract_state(plan.model, optimizer, layout), lines.append, from_step)
+    restored = checkpoints.restore(abstract_state(plan.model, optimizer, layout).to_items(), lines.append, from_step)
     if restored:
         checkpoints.go_back(restored, lines.append)
     checkpoints.close()

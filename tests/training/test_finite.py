@@ -13,7 +13,7 @@ from jaxpt.checkpoints.checkpoints import Checkpoints, Retention, finished_steps
 from jaxpt.errors import JaxptError
 from jaxpt.training import loop
 from jaxpt.training.metrics import read
-from jaxpt.training.state import abstract_state, new_opt_state, state_shardings
+from jaxpt.training.state import abstract_state, new_state
 from tests.training import run_made
 from tests.training.checkpoint_folders import program, restore
 from tests.training.processes import free_address, start
@@ -46,7 +46,7 @@ def strict(path):
 
 def is_finite(workdir, step):
     plan, layout, optimizer = program()
-    abstract = abstract_state(plan.model, optimizer, layout)
+    abstract = abstract_state(plan.model, optimizer, layout).to_items()
     state = reading.read_arrays(workdir / "checkpoints" / str(step), abstract)
     return all(np.isfinite(x).all() for x in jax.tree.leaves(state))
 
@@ -121,10 +121,9 @@ def test_a_value_that_is_not_logged_stops_the_run_before_its_step_is_saved(tmp_p
 
 def state_of_a_run(tmp_path):
     plan, layout, optimizer = program()
-    params = jax.tree.map(lambda s: jnp.ones(s.shape), abstract_state(plan.model, optimizer, layout)["params"])
-    opt_state = new_opt_state(optimizer, params, state_shardings(layout, optimizer, params))
+    params = jax.tree.map(lambda s: jnp.ones(s.shape), abstract_state(plan.model, optimizer, layout).params)
     checkpoints = Checkpoints(tmp_path, Retention(1))
-    return checkpoints, {"params": params, "opt_state": opt_state}
+    return checkpoints, new_state(layout, optimizer, params).to_items()
 
 
 RUN = {"tokens": 0, "model": {}}

@@ -4,14 +4,16 @@ import jax
 import numpy as np
 
 from jaxpt.models import Compute, flatten, param_specs
+from jaxpt.objectives.next_token import NextToken
 from jaxpt.optim.chain import make_optimizer
 from jaxpt.optim.optimizers.adamw import AdamW
 from jaxpt.reshape.apply import apply
 from jaxpt.reshape.grow import llama_pro
 from jaxpt.sharding import batch_sharding
+from jaxpt.training.arguments import StepArguments
 from jaxpt.training.batches import place
-from jaxpt.training.config import ObjectiveConfig, ShardingConfig
-from jaxpt.training.state import make_layout, new_opt_state, state_shardings
+from jaxpt.training.config import ShardingConfig
+from jaxpt.training.state import make_layout, new_state
 from jaxpt.training.step import StepSpec, make_step
 from tests.training import tiny
 
@@ -19,17 +21,15 @@ from tests.training import tiny
 def trained(config, params, freeze, steps=3):
     layout = make_layout(config, ShardingConfig(mesh={"fsdp": 1}), jax.devices()[:1])
     optimizer = make_optimizer(AdamW(), param_specs(config))
-    spec = StepSpec(config, ObjectiveConfig(), Compute(), tiny.B, tiny.S, 1, tuple(freeze), 3)
+    spec = StepSpec(config, NextToken(), Compute(), tiny.B, tiny.S, 1, tuple(freeze), 3)
     step = make_step(spec, optimizer, layout)
     params = jax.tree.map(jax.device_put, jax.tree.map(np.copy, params), layout.params)
-    state = {
-        "params": params,
-        "opt_state": new_opt_state(optimizer, params, state_shardings(layout, optimizer, params)),
-    }
+    state = new_state(layout, optimizer, params)
     with jax.set_mesh(layout.mesh):
         for i in range(steps):
-            state, _ = step(state, place(tiny.batch(i), batch_sharding(layout.mesh), tiny.B), np.float32(1e-2))
-    return flatten(jax.device_get(state["params"]))
+            batch = place(tiny.batch(i), batch_sharding(layout.mesh), tiny.B)
+            state, _ = step(state, batch, StepArguments(np.float32(1e-2)))
+    return flatten(jax.device_get(state.params))
 
 
 def test_only_the_new_block_changes_and_without_the_rules_everything_does():

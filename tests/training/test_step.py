@@ -7,6 +7,7 @@ import pytest
 
 from jaxpt.errors import JaxptError
 from jaxpt.models.forward import forward
+from jaxpt.training.arguments import StepArguments
 from tests.training import tiny
 
 pytestmark = pytest.mark.newest
@@ -17,7 +18,7 @@ def run(steps=3, **kinds):
     losses = []
     with jax.set_mesh(layout.mesh):
         for i in range(steps):
-            state, metrics = step(state, place(tiny.batch(i)), np.float32(1e-2))
+            state, metrics = step(state, place(tiny.batch(i)), StepArguments(np.float32(1e-2)))
             losses.append(jax.device_get(metrics))
     return jax.device_get(state), losses, step
 
@@ -42,7 +43,7 @@ def dense_loss(params, batch):
 def test_the_loss_and_gradient_norm_are_those_of_the_definition(whole):
     _, state, _, _ = tiny.parts()
     batch = {k: jnp.asarray(v) for k, v in tiny.batch(0).items()}
-    loss, grads = jax.jit(jax.value_and_grad(dense_loss))(state["params"], batch)
+    loss, grads = jax.jit(jax.value_and_grad(dense_loss))(state.params, batch)
     first = whole[1][0]
     np.testing.assert_allclose(first["train/loss"], loss, rtol=1e-5)
     norm = np.sqrt(sum(float(jnp.sum(g * g)) for g in jax.tree.leaves(grads)))
@@ -53,15 +54,15 @@ def test_the_loss_and_gradient_norm_are_those_of_the_definition(whole):
 def test_microbatches_with_unequal_masks_give_the_unaccumulated_step(whole, microbatches):
     state, losses, _ = run(microbatches=microbatches)
     close(losses, whole[1])
-    close(state["opt_state"]["mu"], whole[0]["opt_state"]["mu"])
+    close(state.opt_state["mu"], whole[0].opt_state["mu"])
 
 
 def test_a_mean_of_the_microbatches_means_is_another_loss():  # the proof above can fail
     batch = {k: jnp.asarray(v) for k, v in tiny.batch(0).items()}
     _, state, _, _ = tiny.parts()
     halves = [{k: v[i::2] for k, v in batch.items()} for i in range(2)]
-    mean_of_means = np.mean([float(dense_loss(state["params"], h)) for h in halves])
-    assert abs(mean_of_means - float(dense_loss(state["params"], batch))) > 1e-3
+    mean_of_means = np.mean([float(dense_loss(state.params, h)) for h in halves])
+    assert abs(mean_of_means - float(dense_loss(state.params, batch))) > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_a_mean_of_the_microbatches_means_is_another_loss():  # the proof above 
 def test_eight_devices_take_the_steps_of_one(whole, mesh):
     state, losses, _ = run(mesh=mesh)
     close(losses, whole[1], rtol=2e-5)
-    close(state["opt_state"]["mu"], whole[0]["opt_state"]["mu"], rtol=1e-4)
+    close(state.opt_state["mu"], whole[0].opt_state["mu"], rtol=1e-4)
 
 
 def test_microbatches_on_a_mesh_take_the_same_steps(whole):
@@ -87,14 +88,14 @@ def test_chunked_logits_on_a_mesh_take_the_same_steps():
 def test_the_step_is_compiled_once_whatever_the_learning_rate(whole):
     _, state, step, place = tiny.parts()
     for i, rate in enumerate((1e-3, 5e-4, 0.0)):
-        state, _ = step(state, place(tiny.batch(i)), np.float32(rate))
+        state, _ = step(state, place(tiny.batch(i)), StepArguments(np.float32(rate)))
     assert step._cache_size() == 1
 
 
 def test_the_state_is_donated():
     layout, state, step, place = tiny.parts(mesh={"fsdp": 2})
     with jax.set_mesh(layout.mesh):
-        new, _ = step(state, place(tiny.batch(0)), np.float32(1e-3))
+        new, _ = step(state, place(tiny.batch(0)), StepArguments(np.float32(1e-3)))
     assert all(x.is_deleted() for x in jax.tree.leaves(state))
     assert not any(x.is_deleted() for x in jax.tree.leaves(new))
 
@@ -102,8 +103,8 @@ def test_the_state_is_donated():
 def test_moments_lie_where_their_parameters_lie():
     _, state, _, _ = tiny.parts(mesh={"fsdp": 2, "tensor": 2})
     for name in ("mu", "nu"):
-        moments = state["opt_state"][name]
-        jax.tree.map(lambda p, m: pytest.fail("layout") if p.sharding != m.sharding else None, state["params"], moments)
+        moments = state.opt_state[name]
+        jax.tree.map(lambda p, m: pytest.fail("layout") if p.sharding != m.sharding else None, state.params, moments)
 
 
 def test_losses_per_source_add_up_to_the_loss(whole):
@@ -114,8 +115,8 @@ def test_losses_per_source_add_up_to_the_loss(whole):
 
 def test_frozen_axes_stay_bit_for_bit_and_the_rest_moves():
     _, before, _, _ = tiny.parts()
-    kept = jax.device_get(before["params"])
-    after = run(freeze=("vocab",))[0]["params"]
+    kept = jax.device_get(before.params)
+    after = run(freeze=("vocab",))[0].params
     np.testing.assert_array_equal(after["embed"]["table"], kept["embed"]["table"])
     assert not np.allclose(after["blocks"]["dense"]["q"], kept["blocks"]["dense"]["q"])
 

@@ -7,12 +7,13 @@ from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig, uniform_layers
 from jaxpt.models.init import init_params
 from jaxpt.models.specs import param_specs
+from jaxpt.objectives.next_token import NextToken
 from jaxpt.optim.chain import make_optimizer
 from jaxpt.optim.optimizers.adamw import AdamW
 from jaxpt.sharding import batch_sharding
 from jaxpt.training.batches import place
-from jaxpt.training.config import ObjectiveConfig, ShardingConfig
-from jaxpt.training.state import make_layout, new_opt_state, state_shardings
+from jaxpt.training.config import ShardingConfig
+from jaxpt.training.state import make_layout, new_state
 from jaxpt.training.step import StepSpec, make_step
 
 MODEL = ModelConfig(
@@ -41,14 +42,14 @@ def batch(seed=0, rows=B, length=S):
     }
 
 
-def parts(mesh=None, *, microbatches=1, freeze=(), z_loss=0.0, chunk=None, clip=1.0):
-    """Returns (layout, fresh state, step, placing function)."""
+def parts(mesh=None, *, microbatches=1, freeze=(), clip=1.0, objective=None, **options):
+    """Returns (layout, fresh state, step, placing function); `options` are those of `NextToken`."""
     mesh = mesh or {"fsdp": 1}
     count = int(np.prod(list(mesh.values())))
     layout = make_layout(MODEL, ShardingConfig(mesh=mesh), jax.devices()[:count])
     made = make_optimizer(AdamW(clip_norm=clip), param_specs(MODEL))
-    spec = StepSpec(MODEL, ObjectiveConfig(z_loss=z_loss, chunk=chunk), Compute(), B, S, microbatches, freeze, 3)
+    spec = StepSpec(MODEL, objective or NextToken(**options), Compute(), B, S, microbatches, freeze, 3)
     params = jax.tree.map(jax.device_put, jax.tree.map(np.copy, PARAMS), layout.params)
-    state = {"params": params, "opt_state": new_opt_state(made, params, state_shardings(layout, made, params))}
+    state = new_state(layout, made, params)
     sharding = batch_sharding(layout.mesh)
     return layout, state, make_step(spec, made, layout), lambda b: place(b, sharding, B)

@@ -1,0 +1,182 @@
+"""What an objective is: a frozen dataclass of options whose methods say what is minimised, and with which things.
+
+The smallest one, in a file of your own, chosen by `objective.name="my_module:Squared"`:
+
+    @dataclass(frozen=True)
+    class Squared(Objective):
+        power: float = option(2.0, "exponent of the token's negative log-likelihood")
+
+        def terms(self, inputs: Inputs) -> Terms:
+            b = inputs.batch
+            logits = forward(inputs.model, inputs.params, b["tokens"], b["segment_ids"], b["positions"], inputs.compute)
+            nll, _ = from_logits(logits, b["targets"])
+            loss = jnp.sum(b["loss_weights"] * nll**self.power) / inputs.weight_sum
+            return Terms(loss, {"loss": loss})
+
+Every method is traced under `jit`: it sees arrays without values and returns arrays. What a method returns for a
+microbatch is that microbatch's share, so that shares of all microbatches and hosts add up to the value of the global
+batch; divide by sums over the global batch (`weight_sum`, or what `first_pass` gave), never by those of the microbatch.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxpt.config.choice import Choice
+from jaxpt.models.batch import Batch
+from jaxpt.models.compute import Compute
+from jaxpt.models.config import ModelConfig
+from jaxpt.models.specs import ParamSpec
+from jaxpt.optim.optimizer import Optimizer
+
+Params = Mapping[str, Any]  # nested dict of arrays, same structure as `param_specs(model)`
+Sums = Mapping[str, Any]  # tree of arrays that add up over microbatches
+NONE: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class ExtraSpec(ParamSpec):
+    """A trainable thing of the objective's own (a gate, a multiplier, a projection): float32, with named axes.
+
+    `group` names the optimizer group that moves it. A value is drawn as a parameter's is (`init`, `init_std`), plus
+    `init_mean`. It is sharded by its axes' names; a dimension that its mesh axis does not divide stays whole.
+    """
+
+    group: str = ""
+    init_mean: float = 0.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where in its stage a step stands: `step` of `steps` are done; each takes `tokens_per_step` positions."""
+
+    step: int
+    steps: int
+    tokens_per_step: int
+
+    @property
+    def share(self) -> float:
+        """Share of the stage that is done: 0 at its first step, below 1 at its last."""
+        return self.step / max(1, self.steps)
+
+    @property
+    def tokens(self) -> int:
+        """Positions (B × S) of the stage that are done."""
+        return self.step * self.tokens_per_step
+
+
+Scheduled = Callable[[Progress], float]
+
+
+@dataclass(frozen=True)
+class Group:
+    """How a group of extra things is trained: by an optimizer of its own, with its own rate, decay and clipping.
+
+    `ascent` maximises the objective instead of minimising it (a Lagrangian's multipliers). `schedule` gives multiples
+    of the optimizer's learning rate; None: as the stage's learning rate stands to its peak.
+    """
+
+    optimizer: Optimizer
+    ascent: bool = False
+    schedule: Scheduled | None = None
+
+
+class FrozenModel(NamedTuple):
+    """A model that is read and not trained, laid out on the run's mesh in its own dtypes."""
+
+    config: ModelConfig
+    params: Params
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What an objective's methods read.
+
+    Args:
+        model: the model that is trained.
+        params: its parameters, float32; frozen ones have no gradient.
+        batch: a microbatch; None for `step_terms`.
+        weight_sum: Σ loss weights of the global batch, at least a tiny positive number.
+        compute: dtypes, remat, attention.
+        microbatches: into how many the global batch is split; 1: `batch` is all of it.
+        rows_per_device: rows of a microbatch on one device.
+        sources: number of sources, that `batch["source_id"]` counts.
+        extra: the extra things, a nested dict by the paths of `extra_specs`.
+        frozen: the models of `frozen`, by name.
+        scheduled: the values of `scheduled` at this step, float32 scalars, by name.
+        key: a random key of the run's seed and this step, the same for all microbatches and hosts.
+        totals: what `first_pass` returned, summed over the global batch; None where it returned None.
+    """
+
+    model: ModelConfig
+    params: Params = field(repr=False)
+    batch: Batch | None = field(repr=False)
+    weight_sum: jax.Array
+    compute: Compute
+    microbatches: int = 1
+    rows_per_device: int = 1
+    sources: int = 1
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    frozen: Mapping[str, FrozenModel] = field(default_factory=dict)
+    scheduled: Mapping[str, jax.Array] = field(default_factory=dict)
+    key: jax.Array | None = None
+    totals: Any = None
+
+
+class Terms(NamedTuple):
+    """A share of what is minimised.
+
+    `loss` is a float32 scalar, whose gradient is taken. `named` are float32 scalars to report as `train/NAME`; that of
+    `terms` named "loss" is what a run shows (where none is, the loss of `terms`). `sums` is a dict of further arrays,
+    which `report` and `after_update` get summed over the global batch.
+    """
+
+    loss: jax.Array
+    named: Mapping[str, jax.Array] = NONE
+    sums: Sums = NONE
+
+
+@dataclass(frozen=True)
+class Objective(Choice, kind="objective", room="jaxpt.objectives", default="next_token"):
+    """What a stage minimises. Only `terms` must be written; every other method has a default that asks for nothing."""
+
+    def terms(self, inputs: Inputs) -> Terms:
+        """Returns a microbatch's share of the loss."""
+        raise NotImplementedError(f"{type(self).__name__}.terms")
+
+    def extra_specs(self, model: ModelConfig) -> Mapping[str, ExtraSpec]:
+        """Returns the trainable things of its own, by path ("gates/mlp")."""
+        return {}
+
+    def groups(self) -> Mapping[str, Group]:
+        """Returns the optimizer groups that `extra_specs` name."""
+        return {}
+
+    def frozen(self) -> Mapping[str, str]:
+        """Returns the paths of models that it reads, by name: bundles, checkpoints, Hugging Face directories."""
+        return {}
+
+    def scheduled(self) -> Mapping[str, Scheduled]:
+        """Returns functions of the progress through the stage, by name; a step gets their values, never recompiled."""
+        return {}
+
+    def first_pass(self, inputs: Inputs) -> Any:
+        """Returns sums over a microbatch that `terms` needs of the whole batch (as `totals`); None: nothing.
+
+        It is called for every microbatch before the first of `terms`, without gradient.
+        """
+        return None
+
+    def step_terms(self, inputs: Inputs) -> Terms | None:
+        """Returns terms that need no batch, which enter once per step whatever the microbatches; None: nothing."""
+        return None
+
+    def after_update(self, model: ModelConfig, params: Params, sums: Sums) -> Params:
+        """Returns the parameters moved by rules of its own, once per step, after the optimizer."""
+        return params
+
+    def report(self, sums: Sums) -> Mapping[str, jax.Array]:
+        """Returns metrics made of the sums over the global batch: scalars by full name ("moe/entropy")."""
+        return {}

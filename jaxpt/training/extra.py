@@ -1,0 +1,130 @@
+"""The objective's own trainable things: made, laid out, updated by their groups, carried from stage to stage."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxpt.errors import JaxptError, nearest
+from jaxpt.models.config import ModelConfig
+from jaxpt.models.init import init_leaf, leaf_key
+from jaxpt.models.specs import flatten, unflatten
+from jaxpt.objectives.objective import ExtraSpec, Group, Objective
+from jaxpt.optim.chain import BuiltOptimizer, descend, global_norm, make_optimizer
+from jaxpt.optim.optimizer import Optimizer
+from jaxpt.training.state import Layout, with_shardings
+
+Tree = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Extra:
+    """What one objective trains besides the model; empty for most."""
+
+    specs: Mapping[str, ExtraSpec]  # by path
+    groups: Mapping[str, Group]
+    optimizers: Mapping[str, BuiltOptimizer]
+
+    def values(self, seed: jax.Array) -> Tree:
+        """First values, each from the seed and its path alone."""
+        draw = lambda path, spec: init_leaf(spec, leaf_key(seed, f"extra/{path}")) + spec.init_mean  # noqa: E731
+        return unflatten({path: draw(path, spec) for path, spec in self.specs.items()})
+
+    def of_group(self, tree: Tree, group: str) -> Tree:
+        """The part of a tree by path that belongs to `group`."""
+        flat = flatten(tree)
+        return unflatten({path: flat[path] for path, spec in self.specs.items() if spec.group == group})
+
+    def init(self, seed: jax.Array) -> Tree:
+        """The first `State.extra`."""
+        if not self.specs:
+            return {}
+        values = self.values(seed)
+        return {
+            "values": values,
+            "opt_state": {g: o.init(self.of_group(values, g)) for g, o in self.optimizers.items()},
+        }
+
+    def shardings(self, layout: Layout) -> Tree:
+        """Where `State.extra` lies."""
+        if not self.specs:
+            return {}
+        where = layout.of(unflatten(self.specs))
+        return {
+            "values": where,
+            "opt_state": {g: o.state_shardings(self.of_group(where, g)) for g, o in self.optimizers.items()},
+        }
+
+    def abstract(self, layout: Layout) -> Tree:
+        """Shapes, dtypes and shardings of `State.extra`."""
+        return with_shardings(jax.eval_shape(self.init, jnp.uint32(0)), self.shardings(layout))
+
+    def update(self, grads: Tree, extra: Tree, rates: Mapping[str, jax.Array]) -> tuple[Tree, Mapping[str, jax.Array]]:
+        """Moves every group by its optimizer at its rate; returns the new `extra` and the groups' gradient norms."""
+        values, states, norms = {}, {}, {}
+        for name, group in self.groups.items():
+            g = self.of_group(grads, name)
+            if group.ascent:
+                g = jax.tree.map(jnp.negative, g)
+            own, before = self.of_group(extra["values"], name), extra["opt_state"][name]
+            norms[name] = global_norm(g)
+            optimizer = self.optimizers[name]
+            updates, states[name] = optimizer.update(g, before, own)
+            values |= flatten(descend(own, updates, rates[name], optimizer.lr_mult))
+        return {"values": unflatten({p: values[p] for p in self.specs}), "opt_state": states}, norms
+
+
+def make_extra(objective: Objective, model: ModelConfig, where: str = "objective") -> Extra:
+    """Returns the objective's own trainable things for `model`, with the optimizers of their groups.
+
+    Raises:
+        JaxptError: a thing that is no `ExtraSpec` or whose group is not among `groups()`, a group without an optimizer
+            or without a thing.
+    """
+    specs, groups = dict(objective.extra_specs(model)), dict(objective.groups())
+    name = f"{where}.name={objective.name}"
+    for path, spec in specs.items():
+        if not isinstance(spec, ExtraSpec):
+            raise JaxptError(f"{name}: extra_specs()[{path!r}] is a {type(spec).__name__}, it must be an ExtraSpec")
+        if spec.group not in groups:
+            have = f"; groups() has {', '.join(groups) or 'none'}"
+            raise JaxptError(f"{name}: {path!r} is of group {spec.group!r}{nearest(spec.group, groups) or have}")
+    optimizers = {}
+    for group, how in groups.items():
+        if "/" in group:
+            raise JaxptError(f"{name}: group {group!r} has a slash in its name")
+        mine = {path: spec for path, spec in specs.items() if spec.group == group}
+        if not isinstance(how, Group) or not isinstance(how.optimizer, Optimizer):
+            raise JaxptError(f"{name}: group {group!r} has no optimizer; give Group(optimizer=…)")
+        if not mine:
+            raise JaxptError(f"{name}: nothing in extra_specs() is of group {group!r}; remove it from groups()")
+        optimizers[group] = make_optimizer(how.optimizer, unflatten(mine))
+    return Extra(specs, groups, optimizers)
+
+
+def begin(held: Tree, extra: Extra, layout: Layout, seed: int, *, anew: bool) -> tuple[Tree, list[str]]:
+    """Returns the `State.extra` that a stage begins or goes on with, and what a person should know of it.
+
+    Args:
+        held: that of the state so far.
+        extra: what the stage's objective trains.
+        layout: where it shall lie.
+        seed: the run's, which decides first values.
+        anew: nothing of `held` is taken.
+    """
+    names = lambda tree: ", ".join(flatten(tree["values"])) if tree else "none"  # noqa: E731
+    shardings = extra.shardings(layout)
+    wanted = jax.eval_shape(extra.init, jnp.uint32(0))
+    if _shapes(held) == _shapes(wanted) and not anew:
+        same = jax.tree.map(lambda a, s: a.sharding == s, held, shardings)
+        return held if all(jax.tree.leaves(same)) else jax.jit(lambda x: x, out_shardings=shardings)(held), []
+    lines = [f"the objective's own things start anew: {names(wanted)} (before: {names(held)})"] if held else []
+    if not wanted:
+        return {}, lines
+    return jax.jit(extra.init, out_shardings=shardings)(jnp.uint32(seed)), lines
+
+
+def _shapes(tree: Tree) -> dict[str, tuple[tuple[int, ...], str]]:
+    return {path: (tuple(leaf.shape), str(leaf.dtype)) for path, leaf in flatten(tree).items()}

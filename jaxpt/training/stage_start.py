@@ -1,0 +1,42 @@
+"""The beginning of a stage, or of what is left of it: its state, and what each of its steps is given."""
+
+from collections.abc import Callable
+
+from jaxpt.objectives.objective import Progress
+from jaxpt.optim.chain import BuiltOptimizer
+from jaxpt.training.arguments import StepArguments, step_arguments
+from jaxpt.training.extra import begin, make_extra
+from jaxpt.training.frozen import load_frozen, open_frozen
+from jaxpt.training.plan import StagePlan
+from jaxpt.training.state import Layout, State, new_state
+
+
+def begin_stage(
+    state: State, stage: StagePlan, layout: Layout, optimizer: BuiltOptimizer, seed: int, step: int
+) -> tuple[State, Callable[[int], StepArguments], list[str]]:
+    """Returns the state to go on with, the arguments of a global step, and lines for the person watching.
+
+    Args:
+        state: as the step before left it, or as it was restored.
+        stage: the stage that `step` belongs to.
+        layout: of the run.
+        optimizer: of the model's parameters.
+        seed: the run's.
+        step: finished steps.
+
+    Raises:
+        JaxptError: a frozen model that cannot be read.
+    """
+    config, objective = stage.config, stage.config.objective
+    anew = step == stage.first > 0 and config.load == "params"
+    if anew:
+        state = new_state(layout, optimizer, state.params)._replace(extra=state.extra)
+    extra = make_extra(objective, stage.model)
+    values, lines = begin(state.extra, extra, layout, seed, anew=anew)
+    frozen = load_frozen(open_frozen(objective, f"stage {config.name}, objective {objective.name}"), layout)
+
+    def arguments(step: int) -> StepArguments:
+        progress = Progress(step - stage.first, stage.stop - stage.first, config.tokens_per_step)
+        return step_arguments(objective, progress, stage.rate(step), stage.peak, seed=seed, step=step, frozen=frozen)
+
+    return state._replace(extra=values), arguments, [f"stage {config.name}: {line}" for line in lines]
