@@ -18,12 +18,13 @@ from jaxpt.cli.terminal import progress, table
 from jaxpt.data import Loader, StageData
 from jaxpt.models import Compute, ModelConfig, param_specs
 from jaxpt.optim.optimizers import make_optimizer
-from jaxpt.optim.schedules import learning_rate, resolve
+from jaxpt.optim.schedule import learning_rate, resolve
+from jaxpt.optim.schedules.cosine import Cosine
 from jaxpt.reshape.calibrate import loss
 from jaxpt.reshape.stream import InMemory
 from jaxpt.sharding import batch_sharding
 from jaxpt.training.batches import place
-from jaxpt.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig, ShardingConfig
+from jaxpt.training.config import ObjectiveConfig, OptimizerConfig, ShardingConfig
 from jaxpt.training.state import make_layout, new_opt_state, state_shardings
 from jaxpt.training.step import StepSpec, make_step
 
@@ -70,7 +71,7 @@ def train(
         "params": params,
         "opt_state": new_opt_state(optimizer, params, state_shardings(layout, optimizer, params)),
     }
-    schedule = resolve(ScheduleConfig(warmup="5%"), steps, a.batch * a.length)
+    schedule = resolve(Cosine(warmup="5%"), steps, a.batch * a.length)
     stops = {round(p * steps) for p in POINTS}
     measured = lambda: loss(InMemory(config, state["params"]), held, begin.compute)  # noqa: E731
     curve, seen = [(0, measured())], []

@@ -18,12 +18,13 @@ from jaxpt.errors import JaxptError
 from jaxpt.generation.generate import generate
 from jaxpt.models import Compute, Model, ModelConfig, init_params, param_specs, uniform_layers
 from jaxpt.optim.optimizers import make_optimizer
-from jaxpt.optim.schedules import learning_rate, resolve
+from jaxpt.optim.schedule import learning_rate, resolve
+from jaxpt.optim.schedules.cosine import Cosine
 from jaxpt.reshape.calibrate import loss
 from jaxpt.reshape.stream import InMemory, Source
 from jaxpt.sharding import batch_sharding
 from jaxpt.training.batches import place
-from jaxpt.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig, ShardingConfig
+from jaxpt.training.config import ObjectiveConfig, OptimizerConfig, ShardingConfig
 from jaxpt.training.state import make_layout, new_opt_state, state_shardings
 from jaxpt.training.step import StepSpec, make_step
 
@@ -86,7 +87,7 @@ def train(
         "params": params,
         "opt_state": new_opt_state(optimizer, params, state_shardings(layout, optimizer, params)),
     }
-    schedule = resolve(ScheduleConfig(warmup="5%"), steps, a.batch * a.length)
+    schedule = resolve(Cosine(warmup="5%"), steps, a.batch * a.length)
     measured = {round(p * steps) for p in POINTS}
     curve = [(0, loss(InMemory(config, state["params"]), held))]
     with progress(steps, "training", "step") as bar, jax.set_mesh(layout.mesh):

@@ -1,9 +1,9 @@
 """A choice by name: each thing to choose is a frozen dataclass in a file of its own; the file's name is the choice's.
 
 The base class of a kind names the room where its choices lie. No registry is kept: a new file in the room is a new
-choice, and `package.module:Class` is one that lies outside this repository, in the current folder or on PYTHONPATH. Such
-a module is code of the user's own machine: nothing is ever put on Python's path because a config, a run or a model
-that was read from somewhere lies beside it.
+choice, and `package.module:Class` is one that lies outside this repository, in the current folder or on PYTHONPATH.
+Such a module is the user's own code: nothing is ever put on Python's path because a config, a run or a model that was
+read from somewhere lies beside it.
 """
 
 import dataclasses
@@ -21,11 +21,10 @@ C = TypeVar("C", bound="Choice")
 def option(default: Any = dataclasses.MISSING, doc: str = "") -> Any:
     """Declares an option of a choice or a section: a field with one line that help shows.
 
-    Without `default` it must be given, in Python by its name.
+    Without `default` it must be given; a choice that has such options, where its base class has defaults, is a
+    `dataclass(frozen=True, kw_only=True)`.
     """
     metadata = {"doc": doc}
-    if default is dataclasses.MISSING:
-        return dataclasses.field(kw_only=True, metadata=metadata)
     if isinstance(default, (dict, list)):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

@@ -1,7 +1,7 @@
 """Keys of earlier versions as they are called today, so that old config files, stored configs and flags go on to work.
 
-A section (or the base class of a kind) says it in one of two ways. `moved: ClassVar[Mapping[str, str]]` maps paths of old
-keys to today's, both seen from the section; it holds for flags too, and references between fields stay references.
+A section (or the base class of a kind) says it in one of two ways. `moved: ClassVar[Mapping[str, str]]` maps paths of
+old keys to today's, both seen from the section; it holds for flags too, and references between fields stay references.
 `of_today(values)`, a classmethod, returns the section's keys as they are written today, for what must be computed; it
 is called after `moved`, with resolved values, and again on what it returned, which it must then leave as it is.
 """

@@ -19,9 +19,8 @@ from jaxpt.files.digests import NAME, read_file
 
 T = TypeVar("T")
 
-def load(
-    cls: type[T], file: str, overrides: Sequence[str] = (), log: Callable[[str], None] = print
-) -> T:
+
+def load(cls: type[T], file: str, overrides: Sequence[str] = (), log: Callable[[str], None] = print) -> T:
     """Reads `FILE.py[:arg]` (or a run's config.json), applies overrides and checks the result.
 
     Args:

@@ -36,9 +36,7 @@ def keys_of(cls: type) -> dict[str, Key]:
         default = field.default
         if field.default_factory is not MISSING:
             default = field.default_factory()
-        out[field.name] = Key(
-            field.name, without_none(hint), is_optional(hint), default, field.metadata.get("doc", "")
-        )
+        out[field.name] = Key(field.name, without_none(hint), is_optional(hint), default, field.metadata.get("doc", ""))
     return out
 
 

@@ -4,6 +4,8 @@ import ast
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
+from ml_collections import ConfigDict
+
 from jaxpt.config.choice import is_kind
 from jaxpt.config.hints import is_dict, is_section, is_tuple
 from jaxpt.errors import JaxptError
@@ -40,13 +42,11 @@ def read(text: str, values: Sequence[str | bool], hint: Any, current: Any) -> An
 
 
 def _type_of(value: Any) -> Any:
-    if isinstance(value, bool):
-        return bool
-    if isinstance(value, int | float):
-        return float if isinstance(value, float) else int | float
+    if isinstance(value, bool | int | float):
+        return type(value)
     if isinstance(value, list | tuple):
         return tuple[Any, ...]
-    return dict[str, Any] if isinstance(value, Mapping) or hasattr(value, "to_dict") else str
+    return dict[str, Any] if isinstance(value, Mapping | ConfigDict) else str
 
 
 def _alone(text: str) -> str:
@@ -66,9 +66,6 @@ def _scalar(text: str, value: str, hint: Any) -> Any:
         return _number(text, value, int, "a whole number")
     if hint is float:
         return _number(text, value, float, "a number")
-    if hint == int | float:
-        literal = _literal(value)
-        return literal if type(literal) is int else _number(text, value, float, "a number")
     return {"true": True, "false": False}[value] if value in ("true", "false") else _literal(value)
 
 
@@ -106,5 +103,5 @@ def _dict(text: str, value: str, hint: Any) -> dict[str, Any]:
     if isinstance(got, dict):
         return got
     key = _alone(text)
-    way = f"pick one with {key}.name={value}" if is_kind(hint) else f"""it must be a dict such as "{{'KEY': VALUE}}\""""
+    way = f"pick one with {key}.name={value}" if is_kind(hint) else """it must be a dict such as "{'KEY': VALUE}\""""
     raise JaxptError(f"{text}: {key.removeprefix('--')} has keys of its own; {way}")

@@ -25,7 +25,7 @@ _PART = re.compile(r"""\.([^.\[\]]+)|\[(-?\d+)\]|\[["']([^"']+)["']\]""")
 
 @dataclass(frozen=True)
 class Override:
-    """A flag: as it was typed, the path of its key, and the values it was given (True or False where it stands alone)."""
+    """A flag: as it was typed, the path of its key, and what it gives (True or False where it stands alone)."""
 
     text: str
     path: Path

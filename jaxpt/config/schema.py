@@ -77,9 +77,20 @@ def translated(hint: Any, value: Any, where: str) -> Any:
     elif is_dict(hint) and isinstance(value, ConfigDict):
         for name in value:
             _replace(value, name, translated(entries_of(hint), value[name], f"{where}.{name}"))
+        if entries_of(hint) in (float, Any):
+            _whole_to_float(value)
     elif is_tuple(hint) and is_section(entries_of(hint)) and isinstance(value, list | tuple):
         return [translated(entries_of(hint), entry, f"{where}[{i}]") for i, entry in enumerate(value)]
     return value
+
+
+def _whole_to_float(values: ConfigDict) -> None:
+    """Turns whole numbers into floats, in dicts within too, so that a flag may later say 0.5."""
+    for key in values:
+        if isinstance(values[key], ConfigDict):
+            _whole_to_float(values[key])
+        elif isinstance(values[key], int) and not isinstance(values[key], bool):
+            _replace(values, key, float(values[key]))
 
 
 def _replace(values: ConfigDict, key: str, value: Any) -> None:
