@@ -2,20 +2,24 @@
 
 The base class of a kind names the room where its choices lie. No registry is kept: a new file in the room is a new
 choice, and `package.module:Class` is one that lies outside this repository, in the current folder or on PYTHONPATH.
-Such a module is the user's own code: nothing is ever put on Python's path because a config, a run or a model that was
-read from somewhere lies beside it.
+Such a module is the user's own code: none is taken from a folder that holds a run or a model, which may come from
+anywhere.
 """
 
 import dataclasses
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, TypeVar
 
 from jaxpt.errors import JaxptError, nearest
 
 C = TypeVar("C", bound="Choice")
+
+MODEL_FILES = ("model.json", "lineage.json", "*.safetensors")  # one of them is in each run, bundle and model
 
 
 def option(default: Any = dataclasses.MISSING, doc: str = "") -> Any:
@@ -152,6 +156,7 @@ def _in_file(base: type[C], module: str) -> type[C] | None:
 
 def _outside(base: type[C], name: str, where: str) -> type[C]:
     path, _, attribute = name.partition(":")
+    _refuse_model_folder(path, f"{where} is {name!r}")
     module = importing(lambda: importlib.import_module(path), f"{where} is {name!r}", path)
     cls = getattr(module, attribute, None)
     if not isinstance(cls, type):
@@ -161,6 +166,20 @@ def _outside(base: type[C], name: str, where: str) -> type[C]:
             f"{where} is {name!r}: make it a frozen dataclass that inherits {base.__module__}:{base.__name__}"
         )
     return cls
+
+
+def _refuse_model_folder(path: str, what: str) -> None:
+    """Raises a JaxptError where a module lies in the folder of a run or a model; nothing of it is executed."""
+    try:
+        spec = importlib.util.find_spec(path.partition(".")[0])
+    except (ImportError, ValueError):
+        return  # importing it says why
+    for folder in [Path(p) for p in (spec.submodule_search_locations or [spec.origin or ""])] if spec else ():
+        if any(True for pattern in MODEL_FILES for _ in folder.parent.glob(pattern)):
+            raise JaxptError(
+                f"{what}: {folder} lies in the folder of a run or a model, whose code is never executed; "
+                f"if it is yours, move it to a folder of its own"
+            )
 
 
 def importing(load: Callable[[], ModuleType], what: str, path: str) -> ModuleType:
