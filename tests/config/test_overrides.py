@@ -212,7 +212,7 @@ def test_a_mistake_says_the_key_its_neighbour_and_what_it_must_be(override, line
 
 def test_none_is_no_value_where_a_key_may_have_none():
     assert ours(["--config.limit=None"]).limit is None
-    with pytest.raises(JaxptError, match="config.count is None"):
+    with pytest.raises(JaxptError, match=r"config\.count is None"):
         ours(["--config.count=None"])
 
 
