@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MISSING = dataclasses.MISSING
+WANTED = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}  # in messages
 
 
 @dataclass(frozen=True)
@@ -84,4 +85,4 @@ def words(hint: Any) -> str:
         return f"dict of {words(entries_of(hint))}"
     if is_section(hint):
         return "section"
-    return {int: "whole number", float: "number", str: "text", bool: "true or false"}.get(hint, "value")
+    return WANTED.get(hint, "value").removeprefix("a ")

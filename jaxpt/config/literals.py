@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 from ml_collections import ConfigDict
 
 from jaxpt.config.choice import is_kind
-from jaxpt.config.hints import is_dict, is_section, is_tuple
+from jaxpt.config.hints import WANTED, is_dict, is_section, is_tuple, keys_of, words
 from jaxpt.errors import JaxptError
 
 TRUE, FALSE = ("true", "t", "1"), ("false", "f", "0")
@@ -31,7 +31,9 @@ def read(text: str, values: Sequence[str | bool], hint: Any, current: Any) -> An
     if isinstance(value, bool):
         if hint in (bool, Any):
             return value
-        raise JaxptError(f"{text}: {_alone(text)} stands alone only where it is true or false; give --config.KEY=VALUE")
+        key = text.partition("config.")[2]
+        wanted = WANTED.get(hint) or ("one of " if get_origin(hint) is Literal else "a ") + words(hint)
+        raise JaxptError(f"{text}: give a value, --config.{key}=VALUE; it must be {wanted}")
     if value == "None":
         return None
     if is_tuple(hint):
@@ -49,10 +51,6 @@ def _type_of(value: Any) -> Any:
     return dict[str, Any] if isinstance(value, Mapping | ConfigDict) else str
 
 
-def _alone(text: str) -> str:
-    return text.partition("=")[0]
-
-
 def _scalar(text: str, value: str, hint: Any) -> Any:
     if get_origin(hint) is Literal:
         hint = type(get_args(hint)[0])
@@ -60,22 +58,22 @@ def _scalar(text: str, value: str, hint: Any) -> Any:
         return value
     if hint is bool:
         if value.lower() not in TRUE + FALSE:
-            raise JaxptError(f"{text}: it must be true or false")
+            raise JaxptError(f"{text}: it must be {WANTED[bool]}")
         return value.lower() in TRUE
     if hint is int:
-        return _number(text, value, int, "a whole number")
+        return _number(text, value, int)
     if hint is float:
-        return _number(text, value, float, "a number")
+        return _number(text, value, float)
     return {"true": True, "false": False}[value] if value in ("true", "false") else _literal(value)
 
 
-def _number(text: str, value: str, kind: type[int] | type[float], wanted: str) -> int | float:
+def _number(text: str, value: str, kind: type[int] | type[float]) -> int | float:
     try:
         if kind is int:
             return int(value, {"0o": 8, "0x": 16}.get(value[:2], 10))
         return float(value)
     except ValueError:
-        raise JaxptError(f"{text}: it must be {wanted}") from None
+        raise JaxptError(f"{text}: it must be {WANTED[kind]}") from None
 
 
 def _literal(value: str) -> Any:
@@ -102,6 +100,11 @@ def _dict(text: str, value: str, hint: Any) -> dict[str, Any]:
     got = _literal(value)
     if isinstance(got, dict):
         return got
-    key = _alone(text)
-    way = f"pick one with {key}.name={value}" if is_kind(hint) else """it must be a dict such as "{'KEY': VALUE}\""""
-    raise JaxptError(f"{text}: {key.removeprefix('--')} has keys of its own; {way}")
+    key = text.partition("=")[0]
+    where = key.removeprefix("--")
+    if is_kind(hint):
+        raise JaxptError(f"{text}: {where} has keys of its own; pick one with {key}.name={value}")
+    keys = f" ({', '.join(keys_of(hint))})" if is_section(hint) else ""
+    raise JaxptError(
+        f"""{text}: {where} has keys of its own{keys}; set one, or it must be a dict: "{{'KEY': VALUE}}\""""
+    )

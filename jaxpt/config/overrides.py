@@ -151,6 +151,9 @@ class _Walk:
         if (at.value is not None and at.value is not MISSING) or not (
             is_section(at.hint) or is_dict(at.hint) or at.hint is Any
         ):
+            if isinstance(at.value, list | tuple):
+                way = f"a list; its entries are {at.where}[0] …" if at.value else "an empty list"
+                raise JaxptError(f"{flag.text}: {at.where} has no keys, it is {way}")
             shown = "not set" if at.value is MISSING else repr(at.value)
             raise JaxptError(f"{flag.text}: {at.where} has no keys, it is {shown}")
         node = ConfigDict()

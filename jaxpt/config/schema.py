@@ -9,12 +9,10 @@ from ml_collections import ConfigDict
 
 from jaxpt.config import earlier
 from jaxpt.config.choice import Choice, has_option, is_kind, name_of, pick
-from jaxpt.config.hints import entries_of, is_dict, is_section, is_tuple, keys_of
+from jaxpt.config.hints import WANTED, entries_of, is_dict, is_section, is_tuple, keys_of
 from jaxpt.errors import JaxptError, nearest
 
 T = TypeVar("T")
-
-WANTED = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
@@ -45,10 +43,16 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
     try:
         return picked(**checked)
     except JaxptError as error:
-        match = re.match(r"\w+", str(error))
-        if match and match[0] in keys:  # a section's own check begins with its key; where it lies is known here
-            raise JaxptError(f"{where}.{error}") from error
-        raise
+        raise _placed(error, picked, where) from error
+
+
+def _placed(error: JaxptError, cls: type, where: str) -> JaxptError:
+    """What a section's own check says, beginning with its key or with its name and key, with where it lies in front."""
+    first = re.match(r"\w*", str(error))[0]  # type: ignore[index]
+    outer, _, own = where.rpartition(".")
+    if first in keys_of(cls):
+        return JaxptError(f"{where}.{error}")
+    return JaxptError(f"{outer}.{error}") if outer and first == own else error
 
 
 def today(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:

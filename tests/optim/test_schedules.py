@@ -6,10 +6,14 @@ from fractions import Fraction
 
 import pytest
 
+from jaxpt.config.choice import find, names
+from jaxpt.config.schema import build
 from jaxpt.errors import JaxptError
 from jaxpt.optim.resized import resolve_changed
-from jaxpt.optim.schedule import Piece, learning_rate, resolve
+from jaxpt.optim.schedule import Piece, Schedule, Segment, learning_rate, resolve
+from jaxpt.optim.schedules.constant import Constant
 from jaxpt.optim.schedules.cosine import Cosine
+from jaxpt.optim.schedules.linear import Linear
 from jaxpt.optim.schedules.segments import Segments
 from jaxpt.optim.schedules.wsd import Wsd
 
@@ -107,3 +111,25 @@ def test_segments_that_no_longer_add_up_are_named():
     config = Segments(segments=tuple(Piece("linear", f"{n} steps", 1.0) for n in (10, 30)))
     with pytest.raises(JaxptError, match=r"schedule: the segments \(linear 10 steps, linear 30 steps\) do not add up"):
         resolve_changed(config, [(20, 64), (10, 128)], 20, Fraction(2560))
+
+
+YESTERDAY = {"warmup": "0 steps", "decay": "20%", "decay_shape": "linear", "end": 0.1, "start": 0.0, "segments": []}
+
+
+@pytest.mark.parametrize("name", names(Schedule))
+def test_what_earlier_versions_stored_with_every_schedule_is_left_out_where_it_stood_at_its_default(name):
+    assert build(Schedule, {"name": name, **YESTERDAY}) == find(Schedule, name, "name")()
+    assert build(Schedule, YESTERDAY) == Cosine()
+
+
+def test_an_option_of_another_schedule_is_refused_unless_it_stood_at_its_default():
+    with pytest.raises(JaxptError, match=r"config\.decay is not a key; wsd has it, set config\.name"):
+        build(Schedule, {**YESTERDAY, "name": "cosine", "decay": "30%"})
+    with pytest.raises(JaxptError, match=r"'cosin', which is not a schedule \(did you mean 'cosine'\?\)"):
+        build(Schedule, {**YESTERDAY, "name": "cosin"})
+
+
+def test_all_schedules_of_earlier_versions_are_there():
+    assert names(Schedule) == ["constant", "cosine", "linear", "segments", "wsd"]
+    assert resolve(Linear(warmup="10%", end=0.5), 10, 1)[1:] == (Segment(9, "linear", 1.0, 0.5),)
+    assert resolve(Constant(warmup="10%"), 10, 1)[1:] == (Segment(9, "constant", 1.0, 1.0),)
