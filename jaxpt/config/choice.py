@@ -22,13 +22,14 @@ C = TypeVar("C", bound="Choice")
 MODEL_FILES = ("model.json", "lineage.json", "*.safetensors")  # one of them is in each run, bundle and model
 
 
-def option(default: Any = dataclasses.MISSING, doc: str = "") -> Any:
+def option(default: Any = dataclasses.MISSING, doc: str = "", **facts: Any) -> Any:
     """Declares an option of a choice or a section: a field with one line that help shows.
 
     Without `default` it must be given; a choice that has such options, where its base class has defaults, is a
-    `dataclass(frozen=True, kw_only=True)`.
+    `dataclass(frozen=True, kw_only=True)`. `facts` are further things that the kind wants to know of the option; they
+    lie in the field's metadata.
     """
-    metadata = {"doc": doc}
+    metadata = {"doc": doc, **facts}
     if isinstance(default, (dict, list)):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -43,6 +44,19 @@ def choice_option(base: type["Choice"], doc: str = "") -> Any:
         return find(base, base.default, base.kind)()
 
     return dataclasses.field(default_factory=default, metadata={"doc": doc})
+
+
+def options_of(base: type["Choice"], key: str, doc: str = "") -> Any:
+    """Declares a dict that holds options of a choice which another key of its section names.
+
+    The dict holds only what is stated, so a required option may be left out; whoever builds the choice adds the rest.
+
+    Args:
+        base: the base class of the kind.
+        key: the section's key that names the choice.
+        doc: one line that help shows.
+    """
+    return dataclasses.field(default_factory=dict, metadata={"doc": doc, "options_of": (base, key)})
 
 
 @dataclasses.dataclass(frozen=True)

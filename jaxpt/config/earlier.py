@@ -1,9 +1,10 @@
 """Keys of earlier versions as they are called today, so that old config files, stored configs and flags go on to work.
 
-A section (or the base class of a kind) says it in one of two ways. `moved: ClassVar[Mapping[str, str]]` maps paths of
-old keys to today's, both seen from the section; it holds for flags too, and references between fields stay references.
-`of_today(values)`, a classmethod, returns the section's keys as they are written today, for what must be computed; it
-is called after `moved`, with resolved values, and again on what it returned, which it must then leave as it is.
+A section (the base class of a kind, or a choice) says it in one of two ways. `moved: ClassVar[Mapping[str, str]]` maps
+paths of old keys to today's, both seen from the section; it holds for flags too, and references between fields stay
+references. `of_today(values)`, a classmethod, returns the section's keys as they are written today, for what must be
+computed; it is called after `moved`, with plain dicts and lists, and again on what it returned, which it must then leave
+as it is.
 """
 
 from collections.abc import Mapping
@@ -41,10 +42,14 @@ def of_today(cls: Any, values: Mapping[str, Any], where: str) -> dict[str, Any]:
             out = _with(out, new.split("."), value)
     if not hasattr(cls, "of_today"):
         return out
-    resolved = {key: value.get() if isinstance(value, FieldReference) else value for key, value in out.items()}
-    today = cls.of_today(dict(resolved))
-    kept = {key for key in today if key in resolved and today[key] is resolved[key]}
+    today = cls.of_today({key: _resolved(value) for key, value in out.items()})
+    kept = {key for key in today if key in out and today[key] == _resolved(out[key])}
     return {key: out[key] if key in kept else value for key, value in today.items()}
+
+
+def has_own(cls: type) -> bool:
+    """Whether a choice itself says what keys of its own were called, besides what the base class of its kind says."""
+    return "moved" in vars(cls) or "of_today" in vars(cls)
 
 
 def rewrite(cls: Any, values: ConfigDict, where: str) -> None:
@@ -63,6 +68,15 @@ def rewrite(cls: Any, values: ConfigDict, where: str) -> None:
 def raw_items(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a section's values by key, references between fields as such."""
     return dict(values.items(preserve_field_references=True) if isinstance(values, ConfigDict) else values.items())
+
+
+def _resolved(value: Any) -> Any:
+    """A value as plain dicts and lists, references followed."""
+    if isinstance(value, FieldReference):
+        return _resolved(value.get())
+    if isinstance(value, Mapping | ConfigDict):
+        return {key: _resolved(value[key]) for key in value}
+    return type(value)(map(_resolved, value)) if type(value) in (list, tuple) else value
 
 
 def _holds(values: Any, path: list[str]) -> bool:

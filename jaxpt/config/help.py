@@ -74,10 +74,22 @@ def _blocks(cls: type, path: str, doc: str, seen: dict[type, str]) -> Iterator[B
             inner += options
     yield block
     for key in inner:
+        if key.options_of:
+            yield _options(key, path)
         hint, suffix = _inside(key)
         if hint is not None:
             here = f"{path}.{key.name}{suffix}".lstrip(".")
             yield from _blocks(hint, here, key.doc or _first_sentence(hint), seen)
+
+
+def _options(key: Key, path: str) -> Block:
+    """The block of a dict that holds options of a choice which another key names."""
+    base, by = key.options_of or (Choice, "")
+    block = Block(f"{path}.{key.name}", key.doc or f"options of the {base.kind} that {by} names")
+    for name, choice in sorted(choices(base).items()):
+        own = [k for k in keys_of(choice).values() if k.name not in keys_of(base)]
+        block.parts.append((f"{by}={name}: {_first_sentence(choice)}", own))
+    return block
 
 
 def _inside(key: Key) -> tuple[Any, str]:

@@ -13,13 +13,18 @@ WANTED = {int: "a whole number", float: "a number", str: "text", bool: "true or 
 
 @dataclass(frozen=True)
 class Key:
-    """A key of a section: its type (`None` taken off), whether it may be None, its default (or MISSING), one line."""
+    """A key of a section: its type (`None` taken off), whether it may be None, its default (or MISSING), one line.
+
+    `options_of`: the dict under this key holds options of a choice, of the kind with this base class, which the other
+    key names (`jaxpt.config.choice.options_of`).
+    """
 
     name: str
     hint: Any
     optional: bool
     default: Any
     doc: str
+    options_of: tuple[type, str] | None = None
 
     @property
     def required(self) -> bool:
@@ -37,8 +42,16 @@ def keys_of(cls: type) -> dict[str, Key]:
         default = field.default
         if field.default_factory is not MISSING:
             default = field.default_factory()
-        out[field.name] = Key(field.name, without_none(hint), is_optional(hint), default, field.metadata.get("doc", ""))
+        facts = field.metadata
+        out[field.name] = Key(
+            field.name, without_none(hint), is_optional(hint), default, facts.get("doc", ""), facts.get("options_of")
+        )
     return out
+
+
+def options_named_by(cls: type, name: str) -> Key | None:
+    """Returns the key of a section that holds the options of the choice which the key `name` names, if there is one."""
+    return next((key for key in keys_of(cls).values() if key.options_of and key.options_of[1] == name), None)
 
 
 def is_section(hint: Any) -> bool:

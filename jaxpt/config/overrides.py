@@ -14,9 +14,9 @@ from ml_collections import ConfigDict, FieldReference
 from jaxpt.config import earlier
 from jaxpt.config.choice import Choice, find, is_kind, names, pick
 from jaxpt.config.earlier import Path
-from jaxpt.config.hints import MISSING, Key, entries_of, is_dict, is_section, keys_of
+from jaxpt.config.hints import MISSING, Key, entries_of, is_dict, is_section, keys_of, options_named_by
 from jaxpt.config.literals import read
-from jaxpt.config.schema import plain, translated, unknown_key
+from jaxpt.config.schema import chosen, plain, translated, unknown_key
 from jaxpt.errors import JaxptError, nearest
 
 _FLAG = re.compile(r"--(no)?config\.([^=]+?)(?:=(.*))?", re.DOTALL)
@@ -88,7 +88,7 @@ class _Walk:
             before = joined.pop(flag.path, None)
             joined[flag.path] = Override(flag.text, flag.path, (*(before.values if before else ()), *flag.values))
         self._given = list(joined)
-        named = [path for path in joined if path[-1] == "name"]
+        named = [path for path in joined if path[-1] == "name" or _names_options(cls, path)]
         first = [f for f in joined.values() if any(path[: len(f.path)] == f.path for path in named)]
         self.flags = sorted(first, key=lambda f: len(f.path)) + [f for f in joined.values() if f not in first]
         self._top = Place(values, lambda value: None, cls, ())
@@ -98,14 +98,17 @@ class _Walk:
         """Puts one flag's value at its key."""
         at, path = self._top, flag.path
         while path:
-            if is_section(at.hint):
-                path = earlier.path_of_today(at.hint, path)
             if is_kind(at.hint) and path == ("name",):
-                self._choose(at, flag)
-                return
+                return self._choose(at, flag)
+            if is_section(at.hint):
+                path = earlier.path_of_today(_picked(at), path)
+                options = options_named_by(at.hint, str(path[0]))
+                if options and not path[1:]:
+                    return self._choose_for(at, options, flag)
             at, path = self._enter(at, path, flag), path[1:]
         value = read(flag.text, flag.values, at.hint, None if at.value is MISSING else at.value)
         at.put(translated(at.hint, value, at.where))
+        return None
 
     def _choose(self, at: Place, flag: Override) -> None:
         """Picks a choice by name; the file's options of another that was picked before are dropped."""
@@ -113,13 +116,26 @@ class _Walk:
         node = self._section(at, flag)
         new = find(base, flag.values[-1], f"{at.where}.name")
         before = node.get("name") or base.default
-        dropped = [key for key in node if key != "name" and key not in keys_of(base)]
-        if before is not None and dropped and find(base, before, f"{at.where}.name") is not new:
-            with node.unlocked():
-                for key in dropped:
-                    del node[key]
-            self._log(f"{flag.text} drops what the config says of {before}: {', '.join(dropped)}")
+        if before is not None and find(base, before, f"{at.where}.name") is not new:
+            self._drop(node, [key for key in node if key != "name" and key not in keys_of(base)], flag, before)
         _put(node, "name", flag.values[-1])
+
+    def _choose_for(self, at: Place, options: Key, flag: Override) -> None:
+        """Likewise, where another key of the section holds the options."""
+        base, by = options.options_of or (Choice, "")
+        node = self._section(at, flag)
+        new, before = find(base, flag.values[-1], f"{at.where}.{by}"), node.get(by)
+        if before is not None and node.get(options.name) and find(base, before, f"{at.where}.{by}") is not new:
+            self._drop(node[options.name], list(node[options.name]), flag, before)
+        _put(node, by, flag.values[-1])
+
+    def _drop(self, node: ConfigDict, keys: Sequence[str], flag: Override, choice: str) -> None:
+        if not keys:
+            return
+        with node.unlocked():
+            for key in keys:
+                del node[key]
+        self._log(f"{flag.text} drops what the config says of {choice}: {', '.join(keys)}")
 
     def _enter(self, at: Place, path: Path, flag: Override) -> Place:
         """Goes one step down, to the key or the entry that `path` begins with."""
@@ -136,13 +152,14 @@ class _Walk:
             if part not in node:
                 self._begin(hint, node, path, at)
             return Place(node.get(part, MISSING), put, hint, inner)
-        picked = pick(at.hint, node, at.where)[0] if is_kind(at.hint) else at.hint
+        picked = _picked(at)
         key = keys_of(picked).get(part)
         if key is None:
             raise unknown_key(picked, part, at.where)
         if part not in node and path[1:] and key.default not in (MISSING, None):
             put(_stated(key))
-        return Place(node.get(part, MISSING), put, key.hint, inner)
+        hint = chosen(key, node, at.where) if key.options_of else key.hint
+        return Place(node.get(part, MISSING), put, hint, inner)
 
     def _section(self, at: Place, flag: Override) -> ConfigDict:
         """The section or dict at a place, begun where there is none."""
@@ -197,6 +214,21 @@ class _Walk:
             return
         needs = f"; a new one needs {', '.join(sorted(required))}" if required else ""
         raise JaxptError(f"{unknown_key(at.hint, str(name), at.where, list(node))}{needs}")
+
+
+def _picked(at: Place) -> Any:
+    """The dataclass of a section: of a kind what its name picks."""
+    if not is_kind(at.hint):
+        return at.hint
+    return pick(at.hint, at.value if isinstance(at.value, ConfigDict) else {}, at.where)[0]
+
+
+def _names_options(cls: Any, path: Path) -> bool:
+    """Whether the key at `path` names a choice whose options another key of its section holds."""
+    for part in path[:-1]:
+        key = keys_of(cls).get(str(part)) if is_section(cls) else None
+        cls = key.hint if key else entries_of(cls)
+    return is_section(cls) and options_named_by(cls, str(path[-1])) is not None
 
 
 def _stated(key: Key) -> Any:

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from ml_collections import ConfigDict
 
 from jaxpt.config import earlier
-from jaxpt.config.choice import Choice, has_option, is_kind, name_of, pick
-from jaxpt.config.hints import WANTED, entries_of, is_dict, is_section, is_tuple, keys_of
+from jaxpt.config.choice import Choice, find, has_option, is_kind, name_of, pick
+from jaxpt.config.hints import WANTED, Key, entries_of, is_dict, is_section, is_tuple, keys_of
 from jaxpt.errors import JaxptError, nearest
 
 T = TypeVar("T")
@@ -32,6 +32,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
     picked: Any = cls
     if is_kind(cls):
         picked, values = pick(cls, values, where)  # type: ignore[type-var]
+        values = earlier.of_today(picked, values, where) if earlier.has_own(picked) else values
     keys = keys_of(picked)
     for key in values:
         if key not in keys:
@@ -39,11 +40,40 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
     missing = [key.name for key in keys.values() if key.required and key.name not in values]
     if missing:
         raise JaxptError(f"{where} lacks {', '.join(missing)}; set {where}.{missing[0]}")
+    for key in keys.values():
+        if key.options_of and values.get(key.name):
+            check_stated(chosen(key, values, where), values[key.name], f"{where}.{key.name}")
     checked = {k: _value(keys[k].hint, v, f"{where}.{k}", keys[k].optional) for k, v in values.items()}
     try:
         return picked(**checked)
     except JaxptError as error:
         raise _placed(error, picked, where) from error
+
+
+def chosen(key: Key, values: Mapping[str, Any], where: str) -> type[Choice]:
+    """Returns the dataclass whose options the dict under `key` holds; `values` are those of its section.
+
+    Raises:
+        JaxptError: as `jaxpt.config.choice.find`; the section does not say which.
+    """
+    base, by = key.options_of or (Choice, "")
+    if by not in values:
+        raise JaxptError(f"{where} lacks {by}; set {where}.{by}")
+    return find(base, values[by], f"{where}.{by}")
+
+
+def check_stated(cls: type, values: Mapping[str, Any], where: str) -> None:
+    """Checks keys and types of some of the options of `cls`; the others need not be there.
+
+    Raises:
+        JaxptError: an unknown key (its nearest neighbour is named) or a wrong type.
+    """
+    keys = keys_of(cls)
+    for key in values:
+        if key not in keys:
+            raise unknown_key(cls, key, where)
+    for key, value in earlier.of_today(cls, plain(values), where).items():
+        _value(keys[key].hint, value, f"{where}.{key}", keys[key].optional)
 
 
 def _placed(error: JaxptError, cls: type, where: str) -> JaxptError:
@@ -67,6 +97,8 @@ def translate(cls: type, values: ConfigDict, where: str = "config") -> None:
     """
     earlier.rewrite(cls, values, where)
     picked = pick(cls, values, where)[0] if is_kind(cls) else cls  # type: ignore[type-var]
+    if picked is not cls and earlier.has_own(picked):
+        earlier.rewrite(picked, values, where)
     for key in keys_of(picked).values():
         if key.name in values:
             _replace(values, key.name, translated(key.hint, values[key.name], f"{where}.{key.name}"))
@@ -116,7 +148,7 @@ def unknown_key(cls: type, key: str, where: str, known: Iterable[str] | None = N
     hint = (cls.no_key(key) if hasattr(cls, "no_key") else "") or nearest(key, names)
     if isinstance(cls, type) and issubclass(cls, Choice):
         other = [n for n in has_option(cls.base, key) if n != name_of(cls)]
-        hint += f"; {' and '.join(other)} {'have' if other[1:] else 'has'} it, set {where}.name" if other else ""
+        hint += f"; {' and '.join(other)} {'have' if other[1:] else 'has'} it" if other else ""
     if not hint:
         hint = f"; the keys are {', '.join(names)}" if names else "; it has no keys"
     return JaxptError(f"{where}.{key} is not a key{hint}")

@@ -16,7 +16,8 @@ FILES = {
     "toys/room/__init__.py": "",
     "toys/toy.py": '''
         from dataclasses import dataclass
-        from jaxpt.config.choice import Choice, choice_option, option
+        from typing import Any
+        from jaxpt.config.choice import Choice, choice_option, option, options_of
         from jaxpt.errors import JaxptError
 
         @dataclass(frozen=True)
@@ -37,6 +38,14 @@ FILES = {
             shelf: tuple[Toy, ...] = ()
             named: dict[str, Toy] = option({})
             gift: Toy | None = None
+            orders: "tuple[Order, ...]" = ()
+
+        @dataclass(frozen=True)
+        class Order:
+            """A section in which one key names what another holds the options of."""
+
+            what: str
+            options: dict[str, Any] = options_of(Toy, "what")
         ''',
     "toys/room/ball.py": '''
         from dataclasses import dataclass
@@ -46,6 +55,8 @@ FILES = {
         @dataclass(frozen=True)
         class Ball(Toy):
             """It rolls."""
+
+            moved = {"size": "radius"}
 
             radius: float = option(2.0, "in cm")
             colour: str = "red"
@@ -202,8 +213,8 @@ def test_a_dict_takes_a_new_choice_that_is_named_or_called_like_one(toy):
         ({}, ["--config.first.name=xyz"], "config.first.name is 'xyz', which is not a toy; known: ball, box, kite, or"),
         ({"first": {"name": 3}}, [], "config.first.name is 3, it must be a name: ball, box, kite"),
         ({"first": {"radus": 3}}, [], "config.first.radus is not a key (did you mean 'radius'?)"),
-        ({"first": {"tail": 3}}, [], "config.first.tail is not a key; kite has it, set config.first.name"),
-        ({}, ["--config.first.tail=3"], "config.first.tail is not a key; kite has it, set config.first.name"),
+        ({"first": {"tail": 3}}, [], "config.first.tail is not a key; kite has it"),
+        ({}, ["--config.first.tail=3"], "config.first.tail is not a key; kite has it"),
         ({}, ["--config.first.radus=3"], "config.first.radus is not a key (did you mean 'radius'?)"),
         ({}, ["--config.first.name=kite", "--config.first.radius=3"], "config.first.radius is not a key; ball has it"),
         ({}, ["--config.first.name=kite"], "config.first lacks tail; set config.first.tail"),
@@ -232,3 +243,27 @@ def test_code_in_the_folder_of_a_model_is_not_executed(toy, tmp_path, monkeypatc
     monkeypatch.syspath_prepend(tmp_path)
     told = refused(toy, {"first": {"name": "sly:Robot"}})
     assert "lies in the folder of a run or a model, whose code is never executed" in told
+
+
+def test_a_choice_says_itself_what_its_options_were_called(toy):
+    assert load(toy, {"first": {"size": 3}}).first.radius == 3.0
+    assert load(toy, {}, "--config.first.size=4").first.radius == 4.0
+    assert schema.build(toy.Shop, {"shelf": [{"size": 5}]}).shelf[0].radius == 5.0
+    assert "size is not a key" in refused(toy, {"first": {"name": "kite", "size": 3}})
+
+
+def test_options_may_lie_in_a_dict_beside_the_key_that_names_the_choice(toy):
+    file = {"orders": [{"what": "ball", "options": {"radius": 3}}, {"what": "kite"}]}
+    order = load(toy, file, "--config.orders[0].options.colour=green").orders[0]
+    assert (order.what, order.options) == ("ball", {"radius": 3.0, "colour": "green"})
+    assert load(toy, file, "--config.orders[1].options.tail=3").orders[1].options == {"tail": 3}
+    lines = []
+    flags = ["--config.orders[0].options.tail=3", "--config.orders[0].what=kite"]
+    assert load(toy, file, *flags, log=lines.append).orders[0] == toy.Order("kite", {"tail": 3})
+    assert lines == ["--config.orders[0].what=kite drops what the config says of ball: radius"]
+    told = refused(toy, file, "--config.orders[0].options.radus=3")
+    assert told == "config.orders[0].options.radus is not a key (did you mean 'radius'?)"
+    assert "must be a number" in refused(toy, file, "--config.orders[0].options.radius=x")
+    told = refused(toy, {"orders": [{"what": "ball", "options": {"tail": 3}}]})
+    assert told == "config.orders[0].options.tail is not a key; kite has it"
+    assert "'bal', which is not a toy (did you mean 'ball'?)" in refused(toy, file, "--config.orders[0].what=bal")

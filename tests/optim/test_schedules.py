@@ -123,7 +123,7 @@ def test_what_earlier_versions_stored_with_every_schedule_is_left_out_where_it_s
 
 
 def test_an_option_of_another_schedule_is_refused_unless_it_stood_at_its_default():
-    with pytest.raises(JaxptError, match=r"config\.decay is not a key; wsd has it, set config\.name"):
+    with pytest.raises(JaxptError, match=r"config\.decay is not a key; wsd has it"):
         build(Schedule, {**YESTERDAY, "name": "cosine", "decay": "30%"})
     with pytest.raises(JaxptError, match=r"'cosin', which is not a schedule \(did you mean 'cosine'\?\)"):
         build(Schedule, {**YESTERDAY, "name": "cosin"})
