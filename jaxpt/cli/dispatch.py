@@ -40,8 +40,10 @@ class Parser(argparse.ArgumentParser):
                 help="list every key of the config (or of one section, e.g. optimizer) and every choice, and stop",
             )
 
-    def parse_args(self, args=None, namespace=None):
-        """Parses `args`; an unknown flag is told with the flag it may have meant, before any that is missing."""
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """Parses `args`; an unknown flag is reported, with the flag it may have meant, before any that is missing."""
         self._check_flags(sys.argv[1:] if args is None else args, ())
         return super().parse_args(args, namespace)
 
@@ -59,7 +61,7 @@ class Parser(argparse.ArgumentParser):
             if name.startswith("--") and name not in flags and not name.startswith(others):
                 self.error(f"there is no flag {name}{nearest(name, flags)}")
 
-    def _check_value(self, action, value):
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             known = ", ".join(map(str, action.choices))
             raise argparse.ArgumentError(
@@ -97,7 +99,7 @@ def dispatch(program: str, commands: ModuleType, argv: Sequence[str] | None = No
     A module may end in an underscore where its name is a Python keyword (`import_`), and has underscores for hyphens.
 
     Returns:
-        The exit code: 0 done, 1 a mistake told in one line, 2 wrong usage, 130 interrupted.
+        The exit code: 0 done, 1 a mistake, reported in one line, 2 wrong usage, 130 interrupted.
     """
     modules = {m.name.rstrip("_").replace("_", "-"): m.name for m in pkgutil.iter_modules(commands.__path__)}
     args = list(sys.argv[1:] if argv is None else argv)

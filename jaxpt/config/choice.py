@@ -106,8 +106,8 @@ def names(base: type[Choice]) -> list[str]:
 
 def choices(base: type[C]) -> dict[str, type[C]]:
     """Returns the choices in the room of a kind, by name; all its modules are imported."""
-    found = {name: _in_file(base, module) for name, module in _files(base).items()}
-    return {name: cls for name, cls in found.items() if cls is not None}
+    classes = {name: _in_file(base, module) for name, module in _files(base).items()}
+    return {name: cls for name, cls in classes.items() if cls is not None}
 
 
 def find(base: type[C], name: str, where: str) -> type[C]:

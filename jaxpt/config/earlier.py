@@ -3,8 +3,8 @@
 A section (the base class of a kind, or a choice) says it in one of two ways. `moved: ClassVar[Mapping[str, str]]` maps
 paths of old keys to today's, both seen from the section; it holds for flags too, and references between fields stay
 references. `of_today(values)`, a classmethod, returns the section's keys as they are written today, for what must be
-computed; it is called after `moved`, with plain dicts and lists, and again on what it returned, which it must then leave
-as it is.
+computed. It is called after `moved`, with plain dicts and lists, and again on what it returned, which it must then
+leave as it is.
 """
 
 from collections.abc import Mapping

@@ -202,8 +202,8 @@ def test_the_outer_name_is_resolved_before_the_inner(toy):
 def test_a_dict_takes_a_new_choice_that_is_named_or_called_like_one(toy):
     shop = load(toy, {}, "--config.named.x.name=mine:Robot", "--config.named.x.legs=6", "--config.named.ball.radius=1")
     assert (shop.named["x"].legs, shop.named["ball"].radius, shop.named["ball"].name) == (6, 1.0, "ball")
-    told = refused(toy, {"named": {"bell": {"name": "ball"}}}, "--config.named.bel.radius=1")
-    assert told == "config.named.bel is not a key (did you mean 'bell'?); a new one needs name"
+    message = refused(toy, {"named": {"bell": {"name": "ball"}}}, "--config.named.bel.radius=1")
+    assert message == "config.named.bel is not a key (did you mean 'bell'?); a new one needs name"
 
 
 @pytest.mark.parametrize(
@@ -241,8 +241,8 @@ def test_code_in_the_folder_of_a_model_is_not_executed(toy, tmp_path, monkeypatc
     (tmp_path / "sly.py").write_text("raise SystemExit('executed')\n")
     (tmp_path / "model.safetensors").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    told = refused(toy, {"first": {"name": "sly:Robot"}})
-    assert "lies in the folder of a run or a model, whose code is never executed" in told
+    message = refused(toy, {"first": {"name": "sly:Robot"}})
+    assert "lies in the folder of a run or a model, whose code is never executed" in message
 
 
 def test_a_choice_says_itself_what_its_options_were_called(toy):
@@ -261,9 +261,9 @@ def test_options_may_lie_in_a_dict_beside_the_key_that_names_the_choice(toy):
     flags = ["--config.orders[0].options.tail=3", "--config.orders[0].what=kite"]
     assert load(toy, file, *flags, log=lines.append).orders[0] == toy.Order("kite", {"tail": 3})
     assert lines == ["--config.orders[0].what=kite drops what the config says of ball: radius"]
-    told = refused(toy, file, "--config.orders[0].options.radus=3")
-    assert told == "config.orders[0].options.radus is not a key (did you mean 'radius'?)"
+    message = refused(toy, file, "--config.orders[0].options.radus=3")
+    assert message == "config.orders[0].options.radus is not a key (did you mean 'radius'?)"
     assert "must be a number" in refused(toy, file, "--config.orders[0].options.radius=x")
-    told = refused(toy, {"orders": [{"what": "ball", "options": {"tail": 3}}]})
-    assert told == "config.orders[0].options.tail is not a key; kite has it"
+    message = refused(toy, {"orders": [{"what": "ball", "options": {"tail": 3}}]})
+    assert message == "config.orders[0].options.tail is not a key; kite has it"
     assert "'bal', which is not a toy (did you mean 'ball'?)" in refused(toy, file, "--config.orders[0].what=bal")

@@ -58,10 +58,10 @@ def test_groups_in_a_mixture_are_keys_like_others(file, tmp_path):
     config = load(RunConfig, str(tmp_path / "grouped.py"), overrides)
     assert config.stages[0].mixture == {"g": {"weight": 1.0, "sources": {"code": 0.5}}}
     assert config.stages[1].mixture_unit == "tokens"
-    told = refused(str(tmp_path / "grouped.py"), "--config.stages[0].mixture.g.sources.cod=0.5")
-    assert "sources.cod is not a key (did you mean 'code'?)" in told
-    told = refused(file, "--config.sources.code.when_exhausted=renormalize")
-    assert "did you mean 'renormalise'?" in told or "'renormalise'" in told
+    message = refused(str(tmp_path / "grouped.py"), "--config.stages[0].mixture.g.sources.cod=0.5")
+    assert "sources.cod is not a key (did you mean 'code'?)" in message
+    message = refused(file, "--config.sources.code.when_exhausted=renormalize")
+    assert "did you mean 'renormalise'?" in message or "'renormalise'" in message
 
 
 def test_the_argument_after_the_colon_reaches_get_config(file):
@@ -95,7 +95,7 @@ def test_overrides_reach_every_level_and_keys_the_file_does_not_state(file):
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("--config.sead=1", "config.sead is not a key (did you mean 'seed'?)"),
         (
@@ -119,12 +119,12 @@ def test_overrides_reach_every_level_and_keys_the_file_does_not_state(file):
         ("--config.optimizer.clip_norm=0", "config.optimizer.clip_norm is 0.0, it must be above 0 (None: no clipping)"),
     ],
 )
-def test_a_mistyped_override_is_told_in_one_line_with_the_way_out(file, override, told):
-    assert told in refused(file, override)
+def test_a_mistyped_override_is_one_line_with_the_way_out(file, override, message):
+    assert message in refused(file, override)
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "told"),
+    ("before", "after", "message"),
     [
         (
             "c = ConfigDict()",
@@ -140,11 +140,11 @@ def test_a_mistyped_override_is_told_in_one_line_with_the_way_out(file, override
         ('name="anneal"', 'name="stage0"', "two stages have the same name"),
     ],
 )
-def test_a_mistake_in_the_file_is_told_in_one_line(tmp_path, before, after, told):
+def test_a_mistake_in_the_file_is_one_line(tmp_path, before, after, message):
     path = tmp_path / "run.py"
     assert before in FILE
     path.write_text(FILE.replace(before, after))
-    assert told in refused(str(path))
+    assert message in refused(str(path))
 
 
 def test_a_missing_file_is_named():
