@@ -14,6 +14,26 @@ from jaxpt.errors import JaxptError, nearest
 OVERRIDE = ("--config.", "--noconfig.")  # how a flag begins that changes the config
 
 
+class _HelpConfig(argparse.Action):
+    """Prints the keys of a config, as `--help` prints the flags."""
+
+    def __init__(self, *, config: type, **more: Any):
+        super().__init__(**more)
+        self._config = config
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        from jaxpt.config.help import describe
+
+        print(describe(self._config, str(values or "")))
+        parser.exit()
+
+
 class Parser(argparse.ArgumentParser):
     """Flags of a sub-command; a mistake in them is one line that names the nearest flag or choice, and exit code 2."""
 
@@ -71,26 +91,6 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Prints one line and exits with 2."""
         self.exit(2, f"{self.prog}: {message}; {self.prog} --help tells more\n")
-
-
-class _HelpConfig(argparse.Action):
-    """Prints the keys of a config, as `--help` prints the flags."""
-
-    def __init__(self, *, config: type, **more: Any):
-        super().__init__(**more)
-        self._config = config
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
-        option_string: str | None = None,
-    ) -> None:
-        from jaxpt.config.help import describe
-
-        print(describe(self._config, str(values or "")))
-        parser.exit()
 
 
 def dispatch(program: str, commands: ModuleType, argv: Sequence[str] | None = None) -> int:
