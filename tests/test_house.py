@@ -6,8 +6,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = [
     "files",
-    "cli",
     "config",
+    "cli",
     "sharding",
     "kernels",
     "models",

@@ -20,13 +20,14 @@ from jaxpt.models import Compute, ModelConfig, param_specs
 from jaxpt.objectives.next_token import NextToken
 from jaxpt.optim.chain import make_optimizer
 from jaxpt.optim.optimizers.adamw import AdamW
-from jaxpt.optim.schedules import learning_rate, resolve
+from jaxpt.optim.schedule import learning_rate, resolve
+from jaxpt.optim.schedules.cosine import Cosine
 from jaxpt.reshape.calibrate import loss
 from jaxpt.reshape.stream import InMemory
 from jaxpt.sharding import batch_sharding
 from jaxpt.training.arguments import StepArguments
 from jaxpt.training.batches import place
-from jaxpt.training.config import ScheduleConfig, ShardingConfig
+from jaxpt.training.config import ShardingConfig
 from jaxpt.training.state import make_layout, new_state
 from jaxpt.training.step import StepSpec, make_step
 
@@ -70,7 +71,7 @@ def train(
     layout, optimizer, step = _machine(spec)
     params = jax.tree.map(jax.device_put, begin.params, layout.params)
     state = new_state(layout, optimizer, params)
-    schedule = resolve(ScheduleConfig(warmup="5%"), steps, a.batch * a.length)
+    schedule = resolve(Cosine(warmup="5%"), steps, a.batch * a.length)
     stops = {round(p * steps) for p in POINTS}
     measured = lambda: loss(InMemory(config, state.params), held, begin.compute)  # noqa: E731
     curve, seen = [(0, measured())], []

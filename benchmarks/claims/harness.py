@@ -20,13 +20,14 @@ from jaxpt.models import Compute, Model, ModelConfig, init_params, param_specs, 
 from jaxpt.objectives.next_token import NextToken
 from jaxpt.optim.chain import make_optimizer
 from jaxpt.optim.optimizers.adamw import AdamW
-from jaxpt.optim.schedules import learning_rate, resolve
+from jaxpt.optim.schedule import learning_rate, resolve
+from jaxpt.optim.schedules.cosine import Cosine
 from jaxpt.reshape.calibrate import loss
 from jaxpt.reshape.stream import InMemory, Source
 from jaxpt.sharding import batch_sharding
 from jaxpt.training.arguments import StepArguments
 from jaxpt.training.batches import place
-from jaxpt.training.config import ScheduleConfig, ShardingConfig
+from jaxpt.training.config import ShardingConfig
 from jaxpt.training.state import make_layout, new_state
 from jaxpt.training.step import StepSpec, make_step
 
@@ -84,7 +85,7 @@ def train(
     step = make_step(StepSpec(config, NextToken(), Compute(), a.batch, a.length, 1, (), 1), optimizer, layout)
     params = jax.tree.map(jax.device_put, params, layout.params)
     state = new_state(layout, optimizer, params)
-    schedule = resolve(ScheduleConfig(warmup="5%"), steps, a.batch * a.length)
+    schedule = resolve(Cosine(warmup="5%"), steps, a.batch * a.length)
     measured = {round(p * steps) for p in POINTS}
     curve = [(0, loss(InMemory(config, state.params), held))]
     with progress(steps, "training", "step") as bar, jax.set_mesh(layout.mesh):

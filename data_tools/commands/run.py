@@ -21,7 +21,7 @@ EXAMPLE = """examples:
 
 def parser() -> Parser:
     """Returns the command's flags."""
-    out = Parser("jaxpt-data run", HELP, EXAMPLE)
+    out = Parser("jaxpt-data run", HELP, EXAMPLE, plan.Pipeline)
     out.add_argument("--config", required=True, metavar="FILE[:ARG]", help="Python file with get_config()")
     out.add_argument("--workdir", required=True, help="folder of all steps; run again, it goes on where it stopped")
     out.add_argument(

@@ -2,22 +2,46 @@
 
 import argparse
 import importlib
+import os
 import pkgutil
 import sys
 from collections.abc import Sequence
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jaxpt.errors import JaxptError, nearest
 
 OVERRIDE = ("--config.", "--noconfig.")  # how a flag begins that changes the config
 
 
+class _HelpConfig(argparse.Action):
+    """Prints the keys of a config, as `--help` prints the flags."""
+
+    def __init__(self, *, config: type, **more: Any):
+        super().__init__(**more)
+        self._config = config
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        from jaxpt.config.help import describe
+
+        print(describe(self._config, str(values or "")))
+        parser.exit()
+
+
 class Parser(argparse.ArgumentParser):
     """Flags of a sub-command; a mistake in them is one line that names the nearest flag or choice, and exit code 2."""
 
-    def __init__(self, program: str, description: str, example: str = ""):
-        """Takes the command's full name, its one-line help and an example, printed as it is written."""
+    def __init__(self, program: str, description: str, example: str = "", config: type | None = None):
+        """Takes the command's full name, its one-line help and an example, printed as it is written.
+
+        A command with a config gives the dataclass that states its keys, and has `--help-config` then.
+        """
         super().__init__(
             program,
             description=description,
@@ -25,9 +49,21 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        if config is not None:
+            self.add_argument(
+                "--help-config",
+                nargs="?",
+                const="",
+                metavar="SECTION",
+                action=_HelpConfig,
+                config=config,
+                help="list every key of the config (or of one section, e.g. optimizer) and every choice, and stop",
+            )
 
-    def parse_args(self, args=None, namespace=None):
-        """Parses `args`; an unknown flag is told with the flag it may have meant, before any that is missing."""
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """Parses `args`; an unknown flag is reported, with the flag it may have meant, before any that is missing."""
         self._check_flags(sys.argv[1:] if args is None else args, ())
         return super().parse_args(args, namespace)
 
@@ -45,7 +81,7 @@ class Parser(argparse.ArgumentParser):
             if name.startswith("--") and name not in flags and not name.startswith(others):
                 self.error(f"there is no flag {name}{nearest(name, flags)}")
 
-    def _check_value(self, action, value):
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             known = ", ".join(map(str, action.choices))
             raise argparse.ArgumentError(
@@ -63,12 +99,14 @@ def dispatch(program: str, commands: ModuleType, argv: Sequence[str] | None = No
     A module may end in an underscore where its name is a Python keyword (`import_`), and has underscores for hyphens.
 
     Returns:
-        The exit code: 0 done, 1 a mistake told in one line, 2 wrong usage, 130 interrupted.
+        The exit code: 0 done, 1 a mistake, reported in one line, 2 wrong usage, 130 interrupted.
     """
     modules = {m.name.rstrip("_").replace("_", "-"): m.name for m in pkgutil.iter_modules(commands.__path__)}
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [a for a in args if a != "--debug"]
+    if os.getcwd() not in sys.path:  # for `module:Class` of one's own; last, so that it hides no installed module
+        sys.path.append(os.getcwd())
 
     def module(name: str) -> ModuleType:
         return importlib.import_module(f"{commands.__name__}.{modules[name]}")

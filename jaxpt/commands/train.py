@@ -42,7 +42,7 @@ loss rose (values that are not finite are never saved). Exit codes: 0 finished, 
 
 def main(argv: Sequence[str]) -> int:
     """Parses arguments, checks everything that can be checked, trains."""
-    parser = Parser("jaxpt train", HELP, EPILOG)
+    parser = Parser("jaxpt train", HELP, EPILOG, RunConfig)
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="Python file with get_config()")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="run directory, new or to be resumed")
     parser.add_argument(

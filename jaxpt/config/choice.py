@@ -1,26 +1,62 @@
 """A choice by name: each thing to choose is a frozen dataclass in a file of its own; the file's name is the choice's.
 
 The base class of a kind names the room where its choices lie. No registry is kept: a new file in the room is a new
-choice, and `package.module:Class` is one that lies outside this repository.
+choice, and `package.module:Class` is one that lies outside this repository, in the current folder or on PYTHONPATH.
+Such a module is the user's own code: none is taken from a folder that holds a run or a model, which may come from
+anywhere.
 """
 
 import dataclasses
 import importlib
+import importlib.util
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, TypeVar
 
 from jaxpt.errors import JaxptError, nearest
 
 C = TypeVar("C", bound="Choice")
 
+MODEL_FILES = ("model.json", "lineage.json", "*.safetensors")  # one of them is in each run, bundle and model
 
-def option(default: Any = dataclasses.MISSING, doc: str = "") -> Any:
-    """Declares an option of a choice, a field with one line that help shows; without `default` it must be given."""
-    metadata = {"doc": doc}
+
+def option(default: Any = dataclasses.MISSING, doc: str = "", **facts: Any) -> Any:
+    """Declares an option of a choice or a section: a field with one line that help shows.
+
+    Without `default` it must be given; a choice that has such options, where its base class has defaults, is a
+    `dataclass(frozen=True, kw_only=True)`. `facts` are further things that the kind wants to know of the option; they
+    lie in the field's metadata.
+    """
+    metadata = {"doc": doc, **facts}
     if isinstance(default, (dict, list)):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def choice_option(base: type["Choice"], doc: str = "") -> Any:
+    """Declares a section that picks a choice: the kind's default where a config says nothing."""
+
+    def default() -> Choice:
+        if base.default is None:
+            raise JaxptError(f"there is no {base.kind} by default; known: {', '.join(names(base))}")
+        return find(base, base.default, base.kind)()
+
+    return dataclasses.field(default_factory=default, metadata={"doc": doc})
+
+
+def options_of(base: type["Choice"], key: str, doc: str = "") -> Any:
+    """Declares a dict that holds options of a choice which another key of its section names.
+
+    The dict holds only what is stated, so a required option may be left out; whoever builds the choice adds the rest.
+
+    Args:
+        base: the base class of the kind.
+        key: the section's key that names the choice.
+        doc: one line that help shows.
+    """
+    return dataclasses.field(default_factory=dict, metadata={"doc": doc, "options_of": (base, key)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +65,8 @@ class Choice:
 
     Choices of the kind inherit from the base class, as frozen dataclasses whose fields are their options; fields of the
     base class are options that all of the kind have. `default` is the name of the choice where a config gives none.
+    A check in `__post_init__` raises a JaxptError that begins with the option's name; where it lies in the config is
+    put before it.
     """
 
     kind: ClassVar[str]
@@ -63,7 +101,13 @@ def name_of(cls: type[Choice]) -> str:
 
 def names(base: type[Choice]) -> list[str]:
     """Returns the names in the room of a kind, sorted: those of its files that define a choice."""
-    return sorted(_choices(base))
+    return sorted(choices(base))
+
+
+def choices(base: type[C]) -> dict[str, type[C]]:
+    """Returns the choices in the room of a kind, by name; all its modules are imported."""
+    classes = {name: _in_file(base, module) for name, module in _files(base).items()}
+    return {name: cls for name, cls in classes.items() if cls is not None}
 
 
 def find(base: type[C], name: str, where: str) -> type[C]:
@@ -78,14 +122,18 @@ def find(base: type[C], name: str, where: str) -> type[C]:
         JaxptError: an unknown name, with its nearest neighbour; a module or class that is not there or is of another
             kind.
     """
+    if not isinstance(name, str):
+        raise JaxptError(f"{where} is {name!r}, it must be a name: {', '.join(names(base))}")
     if ":" in name:
         return _outside(base, name, where)
-    known = _choices(base)
-    if name not in known:
-        hint = nearest(name, known) or f"; known: {', '.join(sorted(known))}"
+    files = _files(base)
+    cls = _in_file(base, files[name]) if name in files else None
+    if cls is None:
+        known = names(base)
         article = "an" if base.kind[0] in "aeiou" else "a"
+        hint = nearest(name, known) or f"; known: {', '.join(known)}, or package.module:Class of your own"
         raise JaxptError(f"{where} is {name!r}, which is not {article} {base.kind}{hint}")
-    return known[name]
+    return cls
 
 
 def pick(base: type[C], values: Mapping[str, Any], where: str) -> tuple[type[C], dict[str, Any]]:
@@ -101,32 +149,69 @@ def pick(base: type[C], values: Mapping[str, Any], where: str) -> tuple[type[C],
     return find(base, name, f"{where}.name"), options
 
 
-def _choices(base: type[C]) -> Mapping[str, type[C]]:
-    """The choices in the room of a kind, by name; their modules are imported."""
-    out = {}
-    for module in pkgutil.iter_modules(importlib.import_module(base.room).__path__):
-        found = importlib.import_module(f"{base.room}.{module.name}")
-        for cls in vars(found).values():
-            if isinstance(cls, type) and issubclass(cls, base) and cls is not base and cls.__module__ == found.__name__:
-                out[name_of(cls)] = cls
-    return out
+def has_option(base: type[Choice], key: str) -> list[str]:
+    """Returns the names of the choices in the room that have the option `key`."""
+    return [n for n, cls in sorted(choices(base).items()) if key in {f.name for f in dataclasses.fields(cls)}]
+
+
+def _files(base: type[Choice]) -> dict[str, str]:
+    """The files of the room: the name of a choice, and of the module that may hold it."""
+    room = importlib.import_module(base.room)
+    return {m.name.rstrip("_"): f"{base.room}.{m.name}" for m in pkgutil.iter_modules(room.__path__)}
+
+
+def _in_file(base: type[C], module: str) -> type[C] | None:
+    """The choice that a file of the room defines: the last public one, as others may be what it builds on."""
+    defined = vars(importlib.import_module(module)).values()
+    own = [c for c in defined if isinstance(c, type) and issubclass(c, base) and c.__module__ == module]
+    public = [c for c in own if c is not base and not c.__name__.startswith("_")]
+    return public[-1] if public else None
 
 
 def _outside(base: type[C], name: str, where: str) -> type[C]:
     path, _, attribute = name.partition(":")
-    try:
-        module = importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        if error.name and not f"{path}.".startswith(f"{error.name}."):
-            raise  # a module that the user's own code imports
-        raise JaxptError(
-            f"{where} is {name!r}: there is no module {error.name}; put its folder on PYTHONPATH"
-        ) from None
+    _refuse_model_folder(path, f"{where} is {name!r}")
+    module = importing(lambda: importlib.import_module(path), f"{where} is {name!r}", path)
     cls = getattr(module, attribute, None)
     if not isinstance(cls, type):
         raise JaxptError(f"{where} is {name!r}: {path} has no class {attribute}{nearest(attribute, vars(module))}")
-    if not issubclass(cls, base) or not dataclasses.is_dataclass(cls):
+    if not issubclass(cls, base) or cls is base or not dataclasses.is_dataclass(cls):
         raise JaxptError(
             f"{where} is {name!r}: make it a frozen dataclass that inherits {base.__module__}:{base.__name__}"
         )
     return cls
+
+
+def _refuse_model_folder(path: str, what: str) -> None:
+    """Raises a JaxptError where a module lies in the folder of a run or a model; nothing of it is executed."""
+    try:
+        spec = importlib.util.find_spec(path.partition(".")[0])
+    except (ImportError, ValueError):
+        return  # importing it says why
+    for folder in [Path(p) for p in (spec.submodule_search_locations or [spec.origin or ""])] if spec else ():
+        if any(True for pattern in MODEL_FILES for _ in folder.parent.glob(pattern)):
+            raise JaxptError(
+                f"{what}: {folder} lies in the folder of a run or a model, whose code is never executed; "
+                f"if it is yours, move it to a folder of its own"
+            )
+
+
+def importing(load: Callable[[], ModuleType], what: str, path: str) -> ModuleType:
+    """Returns what `load` imports; what the user's own code raises meanwhile becomes one line.
+
+    Raises:
+        JaxptError: there is no such module, or its code fails.
+    """
+    try:
+        return load()
+    except JaxptError:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name and f"{path}.".startswith(f"{error.name}."):
+            raise JaxptError(
+                f"{what}: there is no module {error.name} in the current folder or on Python's path; put its folder "
+                f"there: PYTHONPATH=FOLDER before the command"
+            ) from error
+        raise JaxptError(f"{what}: importing {path} failed: {error}") from error
+    except Exception as error:
+        raise JaxptError(f"{what}: importing {path} failed: {type(error).__name__}: {error}") from error

@@ -1,47 +1,40 @@
 """From the command line to a checked config: a Python file with `get_config()` and overrides of its keys."""
 
-import contextlib
-import dataclasses
 import importlib.util
 import inspect
 import json
-import re
-import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from jaxpt.config import schema
+from jaxpt.config.choice import importing
+from jaxpt.config.overrides import apply
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.files.digests import NAME, read_file
 
 T = TypeVar("T")
 
-# what Python's conversions say, and what a person needs to know
-WANTED = {
-    "could not convert string to float": "it must be a number",
-    "invalid literal for int": "it must be a whole number",
-}
 
-
-def load(cls: type[T], file: str, overrides: Sequence[str] = ()) -> T:
+def load(cls: type[T], file: str, overrides: Sequence[str] = (), log: Callable[[str], None] = print) -> T:
     """Reads `FILE.py[:arg]` (or a run's config.json), applies overrides and checks the result.
 
     Args:
         cls: the dataclass that states the keys, e.g. `jaxpt.training.config.RunConfig`.
         file: path of a Python file with `get_config()`, or `get_config(arg)` for `FILE.py:arg`; or a JSON file.
         overrides: `--config.key=value` flags in the syntax of ml_collections, `--config.stages[1].name=x` included.
+        log: is given one line for each choice that a flag changes, where options of the old one are dropped.
 
     Raises:
         JaxptError: a missing file, an unknown key, a wrong type or a value out of range, named.
     """
     values = _read(file)
-    schema.fill(cls, values)
-    _override(cls, values, overrides)
+    schema.translate(cls, values)
+    apply(cls, values, overrides, log)
     return schema.build(cls, values)
 
 
@@ -56,7 +49,12 @@ def _read(file: str) -> ConfigDict:
     if spec is None or spec.loader is None:
         raise JaxptError(f"--config={file}: give a Python file (.py) with get_config(), or a .json file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+
+    def run() -> ModuleType:
+        spec.loader.exec_module(module)
+        return module
+
+    importing(run, f"--config={file}", path)
     make = getattr(module, "get_config", None)
     if make is None:
         raise JaxptError(f"{path} has no function get_config()")
@@ -93,79 +91,3 @@ def _content(path: Path) -> bytes:
     if path.name == "config.json" and (path.parent / NAME).exists():
         return read_file(path.parent, path.name, "restore it, or copy it to a file of your own to change it")
     return path.read_bytes()
-
-
-def _override(cls: type, values: ConfigDict, overrides: Sequence[str]) -> None:
-    """Applies `--config.key=value` flags in place."""
-    overrides = [text for text in overrides if not _find(cls, values, text)]
-    known = flags.FlagValues()
-    try:
-        with _argv(overrides):  # ml_collections reads the overridden keys from the process's arguments
-            config_flags.DEFINE_config_dict("config", values, lock_config=True, flag_values=known)
-            known(["jaxpt", *overrides])
-    except flags.IllegalFlagValueError as error:
-        told = _one_line(error).removeprefix("flag ")
-        for raised, meant in WANTED.items():
-            told = re.sub(f"{raised}.*", meant, told)
-        raise JaxptError(told) from error
-    except (flags.Error, AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise JaxptError(f"{' '.join(overrides)}: {_one_line(error)}") from error
-
-
-def _find(cls: type, values: ConfigDict, text: str) -> bool:
-    """Walks to the key an override names, so that a mistyped one is told with its whole path and its neighbour.
-
-    An optional section that the file leaves out is put there. A value of None is set here, as ml_collections reads it
-    as text; returns whether it was.
-    """
-    match = re.match(r"^--(?:no)?config\.([^=]+)(=.*)?$", text)
-    if not match:
-        raise JaxptError(f"{text} is not an argument; overrides look like --config.key=value")
-    node: Any = values
-    parent, key, hint = None, "", cls
-    where = "config"
-    for part in re.findall(r"[^.\[\]]+|\[\d+\]", match[1]):
-        if part.startswith("["):
-            if not isinstance(node, list | tuple) or int(part[1:-1]) >= len(node):
-                size = len(node) if isinstance(node, list | tuple) else 0
-                raise JaxptError(f"{text}: {where} has {size} entries, there is no {where}{part}")
-            node, where = node[int(part[1:-1])], f"{where}{part}"
-            hint = schema.inside(hint, part)
-            continue
-        if node is None and dataclasses.is_dataclass(hint):
-            node = _begin(parent, key, hint)
-        if not isinstance(node, ConfigDict):
-            raise JaxptError(f"{text}: {where} has no keys, it is {node!r}")
-        if part not in node:
-            keys = ", ".join(node.keys())
-            told = nearest(part, node.keys()) or (f"; the keys are {keys}" if keys else "; add it in the config file")
-            raise JaxptError(f"{where}.{part} is not a key{schema.why_not(hint, part) or told}")
-        parent, key, hint = node, part, schema.inside(hint, part)
-        node, where = node[part], f"{where}.{part}"
-    if match[2] != "=None" or not isinstance(parent, ConfigDict):
-        return False
-    with parent.ignore_type():
-        parent[key] = None
-    return True
-
-
-def _begin(parent: Any, key: str, cls: type) -> ConfigDict:
-    """Puts a section of which nothing is stated yet where there was None."""
-    with parent.unlocked():
-        del parent[key]
-        parent[key] = schema.empty(cls)
-    return parent[key]
-
-
-@contextlib.contextmanager
-def _argv(arguments: Sequence[str]) -> Iterator[None]:
-    before = sys.argv
-    sys.argv = ["jaxpt", *arguments]
-    try:
-        yield
-    finally:
-        sys.argv = before
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -1,14 +1,15 @@
 """Frozen dataclasses as the schema of a config: what a key may be called and what type its value has."""
 
-import dataclasses
-import types
+import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
-from jaxpt.config.choice import Choice, is_kind, name_of, pick
+from jaxpt.config import earlier
+from jaxpt.config.choice import Choice, find, has_option, is_kind, name_of, pick
+from jaxpt.config.hints import WANTED, Key, entries_of, is_dict, is_section, is_tuple, keys_of
 from jaxpt.errors import JaxptError, nearest
 
 T = TypeVar("T")
@@ -19,150 +20,168 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
 
     Args:
         cls: a dataclass of scalars, `X | None`, `tuple[X, ...]`, `dict[str, X]`, `Any` and further dataclasses.
-        values: the keys of `cls`; those with a default may be absent.
+        values: the keys of `cls`; those with a default may be absent. Keys of earlier versions are translated.
         where: name of the value in error messages, e.g. `config.stages[1]`.
 
     Raises:
         JaxptError: an unknown key (its nearest neighbour is named), a missing key or a wrong type.
     """
     if not isinstance(values, Mapping | ConfigDict):
-        raise JaxptError(f"{where} is {values!r}, it must be a dict with the keys {', '.join(_types(cls))}")
-    values = of_today(cls, values)
+        raise JaxptError(f"{where} is {values!r}, {what_section(cls)}")
+    values = earlier.of_today(cls, {key: values[key] for key in values}, where)
+    picked: Any = cls
     if is_kind(cls):
-        cls, values = pick(cls, values, where)
-    known = _types(cls)
-    check_keys(values, known, where, cls)
-    missing = [f.name for f in dataclasses.fields(cls) if f.name not in values and _default(f) is dataclasses.MISSING]
-    if missing:
-        raise JaxptError(f"{where} lacks {', '.join(missing)}")
-    return cls(**{k: _value(known[k], values[k], f"{where}.{k}") for k in values})
-
-
-def of_today(cls: Any, values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns a section as it is written today: `cls.of_today(values)` translates keys of earlier versions."""
-    return cls.of_today(values) if hasattr(cls, "of_today") else values
-
-
-def why_not(cls: Any, key: str) -> str:
-    """Returns what the section `cls` itself says of a key that it has not (its `no_key`), or nothing."""
-    return cls.no_key(key) if hasattr(cls, "no_key") else ""
-
-
-def check_keys(values: Any, known: Any, where: str, cls: Any = None) -> None:
-    """Raises a JaxptError for the first key of `values` that is not among `known`, naming its nearest neighbour."""
+        picked, values = pick(cls, values, where)  # type: ignore[type-var]
+        values = earlier.of_today(picked, values, where) if earlier.has_own(picked) else values
+    keys = keys_of(picked)
     for key in values:
-        if key not in known:
-            hint = why_not(cls, key) or nearest(key, known) or f"; the keys are {', '.join(known)}"
-            raise JaxptError(f"{where}.{key} is not a key{hint}")
+        if key not in keys:
+            raise unknown_key(picked, key, where)
+    missing = [key.name for key in keys.values() if key.required and key.name not in values]
+    if missing:
+        raise JaxptError(f"{where} lacks {', '.join(missing)}; set {where}.{missing[0]}")
+    for key in keys.values():
+        if key.options_of and values.get(key.name):
+            check_stated(chosen(key, values, where), values[key.name], f"{where}.{key.name}")
+    checked = {k: _value(keys[k].hint, v, f"{where}.{k}", keys[k].optional) for k, v in values.items()}
+    try:
+        return picked(**checked)
+    except JaxptError as error:
+        raise _placed(error, picked, where) from error
 
 
-def inside(hint: Any, key: str) -> Any:
-    """Returns the type of `key` within a section, dict or list of type `hint`, None where nothing is said of it."""
-    if dataclasses.is_dataclass(hint):
-        return _strip_none(_types(hint).get(key))
-    args = typing.get_args(hint)
-    return {dict: args[-1:], tuple: args[:1]}.get(typing.get_origin(hint), (None,))[0]
+def chosen(key: Key, values: Mapping[str, Any], where: str) -> type[Choice]:
+    """Returns the dataclass whose options the dict under `key` holds; `values` are those of its section.
 
-
-def empty(cls: type) -> ConfigDict:
-    """Returns a section of which nothing is stated yet: defaults, and placeholders for the keys that must be."""
-    values = ConfigDict()
-    for field in dataclasses.fields(cls):
-        if _default(field) is dataclasses.MISSING:
-            values[field.name] = config_dict.placeholder(_kind(_strip_none(_types(cls)[field.name])))
-    fill(cls, values, required=False)
-    return values
-
-
-def fill(cls: type, values: ConfigDict, where: str = "config", *, required: bool = True) -> None:
-    """Adds to `values`, in place, every key of `cls` it does not state, so that a flag can override any key.
-
-    Optional scalars become placeholders that know their type; dicts in lists become ConfigDicts. A whole number given
-    for a float becomes a float, so that a flag may later say 0.5. References between fields stay references.
+    Raises:
+        JaxptError: as `jaxpt.config.choice.find`; the section does not say which.
     """
-    with values.unlocked(), values.ignore_type():
-        translated = of_today(cls, values)
-        for key in [key for key in values if key not in translated]:
-            del values[key]
-        values.update({key: value for key, value in translated.items() if key not in values})
-    if is_kind(cls):
-        cls, _ = pick(cls, values, where)
-        with values.unlocked():
-            values.name = name_of(cls)
-    known = _types(cls)
-    check_keys([key for key in values if key != "name" or not issubclass(cls, Choice)], known, where)
-    with values.unlocked(), values.ignore_type():
-        for field in dataclasses.fields(cls):
-            name, hint = field.name, _strip_none(known[field.name])
-            if name not in values or values[name] is None:
-                default = _default(field)
-                if default is dataclasses.MISSING:
-                    if required:
-                        raise JaxptError(f"{where} lacks {name}")
-                    continue
-                values[name] = config_dict.placeholder(_kind(hint)) if default is None else _plain(default)
-            if hint is float and isinstance(values[name], int) and not isinstance(values[name], bool):
-                values[name] = float(values[name])
-            _fill_inside(hint, values, name, f"{where}.{name}")
+    base, by = key.options_of or (Choice, "")
+    if by not in values:
+        raise JaxptError(f"{where} lacks {by}; set {where}.{by}")
+    return find(base, values[by], f"{where}.{by}")
 
 
-def _fill_inside(hint: Any, values: ConfigDict, name: str, where: str) -> None:
-    """Fills the dataclasses within `values[name]`: one, a dict of them or a list of them."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    value = values[name]
-    if dataclasses.is_dataclass(hint) and isinstance(value, ConfigDict):
-        fill(hint, value, where)
-    elif origin is dict and isinstance(value, ConfigDict):
-        for key in value:
-            if dataclasses.is_dataclass(args[1]) and isinstance(value[key], ConfigDict):
-                fill(args[1], value[key], f"{where}.{key}")
-        if args[1] in (float, Any):
+def check_stated(cls: type, values: Mapping[str, Any], where: str) -> None:
+    """Checks keys and types of some of the options of `cls`; the others need not be there.
+
+    Raises:
+        JaxptError: an unknown key (its nearest neighbour is named) or a wrong type.
+    """
+    keys = keys_of(cls)
+    for key in values:
+        if key not in keys:
+            raise unknown_key(cls, key, where)
+    for key, value in earlier.of_today(cls, plain(values), where).items():
+        _value(keys[key].hint, value, f"{where}.{key}", keys[key].optional)
+
+
+def _placed(error: JaxptError, cls: type, where: str) -> JaxptError:
+    """What a section's own check says, beginning with its key or with its name and key, with where it lies in front."""
+    first = re.match(r"\w*", str(error))[0]  # type: ignore[index]
+    outer, _, own = where.rpartition(".")
+    if first in keys_of(cls):
+        return JaxptError(f"{where}.{error}")
+    return JaxptError(f"{outer}.{error}") if outer and first == own else error
+
+
+def today(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a stored config, of this version or an earlier one, as it would be stored today."""
+    return plain(build(cls, values))
+
+
+def translate(cls: type, values: ConfigDict, where: str = "config") -> None:
+    """Writes a section and all within it, in place, with the keys of today; sections in lists become ConfigDicts.
+
+    References between fields stay references.
+    """
+    earlier.rewrite(cls, values, where)
+    picked = pick(cls, values, where)[0] if is_kind(cls) else cls  # type: ignore[type-var]
+    if picked is not cls and earlier.has_own(picked):
+        earlier.rewrite(picked, values, where)
+    for key in keys_of(picked).values():
+        if key.name in values:
+            _replace(values, key.name, translated(key.hint, values[key.name], f"{where}.{key.name}"))
+
+
+def translated(hint: Any, value: Any, where: str) -> Any:
+    """Returns a value of a config with the keys of today; a ConfigDict is changed in place."""
+    if isinstance(value, Mapping) and (is_section(hint) or is_dict(hint)):
+        value = ConfigDict(value)
+    if is_section(hint) and isinstance(value, ConfigDict):
+        translate(hint, value, where)
+    elif is_dict(hint) and isinstance(value, ConfigDict):
+        for name in value:
+            _replace(value, name, translated(entries_of(hint), value[name], f"{where}.{name}"))
+        if entries_of(hint) in (float, Any):
             _whole_to_float(value)
-    elif origin is tuple and dataclasses.is_dataclass(args[0]) and isinstance(value, list | tuple):
-        made = [v if isinstance(v, ConfigDict) else ConfigDict(v) if isinstance(v, Mapping) else v for v in value]
-        for i, entry in enumerate(made):
-            if isinstance(entry, ConfigDict):
-                fill(args[0], entry, f"{where}[{i}]")
-        values[name] = made
-    elif origin is tuple and isinstance(value, list):
-        del values[name]  # ml_collections overrides tuples, not lists, and would convert back
-        values[name] = tuple(value)
+    elif is_tuple(hint) and is_section(entries_of(hint)) and isinstance(value, list | tuple):
+        return [translated(entries_of(hint), entry, f"{where}[{i}]") for i, entry in enumerate(value)]
+    return value
 
 
-def _whole_to_float(value: ConfigDict) -> None:
+def _whole_to_float(values: ConfigDict) -> None:
     """Turns whole numbers into floats, in dicts within too, so that a flag may later say 0.5."""
-    for key in value:
-        if isinstance(value[key], ConfigDict):
-            _whole_to_float(value[key])
-        elif isinstance(value[key], int) and not isinstance(value[key], bool):
-            with value.ignore_type():
-                value[key] = float(value[key])
+    for key in values:
+        if isinstance(values[key], ConfigDict):
+            _whole_to_float(values[key])
+        elif isinstance(values[key], int) and not isinstance(values[key], bool):
+            _replace(values, key, float(values[key]))
+
+
+def _replace(values: ConfigDict, key: str, value: Any) -> None:
+    if values[key] is not value:
+        with values.unlocked(), values.ignore_type():
+            values[key] = value
+
+
+def unknown_key(cls: type, key: str, where: str, known: Iterable[str] | None = None) -> JaxptError:
+    """Returns the error of a key that is not there: its nearest neighbour, or the choice that has it.
+
+    Args:
+        cls: the section's dataclass, or what a kind's name picked; it may say more in a staticmethod `no_key(key)`.
+        key: the key that it has not.
+        where: the section.
+        known: the keys it has, of a section that is a dict; None: the fields of `cls`.
+    """
+    names = list(keys_of(cls) if known is None else known)
+    hint = (cls.no_key(key) if hasattr(cls, "no_key") else "") or nearest(key, names)
+    if isinstance(cls, type) and issubclass(cls, Choice):
+        other = [n for n in has_option(cls.base, key) if n != name_of(cls)]
+        hint += f"; {' and '.join(other)} {'have' if other[1:] else 'has'} it" if other else ""
+    if not hint:
+        hint = f"; the keys are {', '.join(names)}" if names else "; it has no keys"
+    return JaxptError(f"{where}.{key} is not a key{hint}")
+
+
+def what_section(cls: Any) -> str:
+    """Returns what the value of a section must be."""
+    names = ", ".join([*(["name"] if is_kind(cls) else []), *keys_of(cls)])
+    return f"it must be a dict with the keys {names}" + (" and the choice's own" if is_kind(cls) else "")
 
 
 def plain(value: Any) -> Any:
     """Returns a dataclass tree as JSON-ready plain values."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if is_section(type(value)):
         named = {"name": value.name} if isinstance(value, Choice) else {}
-        return named | {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
+        return named | {name: plain(getattr(value, name)) for name in keys_of(type(value))}
+    if isinstance(value, Mapping | ConfigDict):
         return {k: plain(v) for k, v in value.items()}
     return [plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def _value(hint: Any, value: Any, where: str) -> Any:
-    if _optional(hint):
-        if value is None or value == "None":
-            return None
-        hint = _strip_none(hint)
+def _value(hint: Any, value: Any, where: str, optional: bool = False) -> Any:
+    if optional and (value is None or value == "None"):
+        return None
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
+    if is_section(hint):
         # None for a whole section takes back what the file says: its defaults
         return value if isinstance(value, hint) else build(hint, {} if value is None else value, where)
-    if origin is dict:
+    if is_dict(hint):
         if not isinstance(value, Mapping | ConfigDict):
             raise JaxptError(f"{where} is {value!r}, it must be a dict")
         return {str(k): _value(args[1], value[k], f"{where}.{k}") for k in value}
-    if origin is tuple:
+    if is_tuple(hint):
         if isinstance(value, str) or not isinstance(value, list | tuple):
             raise JaxptError(f"{where} is {value!r}, it must be a list")
         return tuple(_value(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
@@ -176,42 +195,9 @@ def _value(hint: Any, value: Any, where: str) -> Any:
 
 def _scalar(hint: Any, value: Any, where: str) -> Any:
     if hint is Any:
-        return plain(value.to_dict() if isinstance(value, ConfigDict) else value)
+        return plain(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        want = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[hint]
-        raise JaxptError(f"{where} is {value!r} ({type(value).__name__}), it must be {want}")
+        raise JaxptError(f"{where} is {value!r} ({type(value).__name__}), it must be {WANTED[hint]}")
     return value
-
-
-def _types(cls: type) -> dict[str, Any]:
-    return {f.name: typing.get_type_hints(cls)[f.name] for f in dataclasses.fields(cls)}
-
-
-def _default(field: dataclasses.Field) -> Any:
-    if field.default is not dataclasses.MISSING:
-        return field.default
-    return field.default_factory() if field.default_factory is not dataclasses.MISSING else dataclasses.MISSING
-
-
-def _kind(hint: Any) -> type:
-    if typing.get_origin(hint) is typing.Literal:
-        return type(typing.get_args(hint)[0])
-    return hint if hint in (int, float, str, bool) else object
-
-
-def _plain(default: Any) -> Any:
-    value = plain(default)
-    return ConfigDict(value) if isinstance(value, dict) else value
-
-
-def _optional(hint: Any) -> bool:
-    return typing.get_origin(hint) in (typing.Union, types.UnionType) and type(None) in typing.get_args(hint)
-
-
-def _strip_none(hint: Any) -> Any:
-    if not _optional(hint):
-        return hint
-    (inner,) = [a for a in typing.get_args(hint) if a is not type(None)]
-    return inner

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from jaxpt.config.choice import option
 from jaxpt.data.chat import template_of, tokenize_chats
 from jaxpt.data.origins import Origin, open_origin
 from jaxpt.data.packed import PackedSource, PackedWriter
@@ -27,13 +28,13 @@ class Packing:
     special tokens. `selection` says which documents are taken.
     """
 
-    kind: Literal["text", "chat"] = "text"
-    field: str | None = None
-    packer: str = "best_fit"
-    bos: bool | None = None
-    eos: bool | None = None
-    template: str | None = None
-    selection: Selection = ALL
+    kind: Literal["text", "chat"] = option("text", "chat: conversations, only the assistant's turns are targets")
+    field: str | None = option(None, "where a document's text or messages are; None: text, messages")
+    packer: str = option("best_fit", "best_fit (only documents longer than a row are cut) or concat (no padding)")
+    bos: bool | None = option(None, "begin each text with it; None: no")
+    eos: bool | None = option(None, "end each text with it; None: yes")
+    template: str | None = option(None, "of chats: one of jaxpt's, a .jinja file, or None for the tokenizer's")
+    selection: Selection = option(ALL, "which documents are taken: all, the held-out share, or the rest")
 
     def __post_init__(self) -> None:
         if self.kind == "chat" and (self.bos is not None or self.eos is not None):

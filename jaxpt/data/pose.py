@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxpt.config.choice import option
 from jaxpt.data.permutation import mix
 from jaxpt.errors import JaxptError
 
@@ -16,8 +17,8 @@ class Pose:
     number of positions, the last of them below `target`. Tokens, targets and the document mask stay as they are.
     """
 
-    target: int
-    chunks: int = 2
+    target: int = option(doc="all positions stay below it")
+    chunks: int = option(2, "parts of a document, each moved on by a random number of positions")
 
     def __post_init__(self) -> None:
         if self.chunks < 2:

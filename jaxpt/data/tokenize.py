@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxpt.config.choice import option
 from jaxpt.data.documents import document_id, held_out
 from jaxpt.data.packing import Document
 from jaxpt.errors import JaxptError
@@ -21,9 +22,9 @@ class Selection:
     for all its documents together (None: the document's id).
     """
 
-    part: str = "all"
-    share: float = 0.0
-    group_field: str | None = None
+    part: str = option("all", "all, train or held_out")
+    share: float = option(0.0, "the held-out share, 0 … 1")
+    group_field: str | None = option(None, "a field whose value decides for all its documents together")
 
     def __post_init__(self) -> None:
         if self.part not in ("all", "train", "held_out"):

@@ -1,6 +1,5 @@
 """What `jaxpt train` measures on held-out documents on the way: bits per byte, and losses that move the mixture."""
 
-import dataclasses
 import json
 import math
 import os
@@ -17,7 +16,6 @@ from jaxpt.data.text_files import read_documents
 from jaxpt.errors import JaxptError
 from jaxpt.evaluation.bits_per_byte import HeldOut, bits_per_byte, first, held_out, token_losses
 from jaxpt.files.digests import canonical_digest, read_bytes, report_without_digests
-from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
 from jaxpt.training.config import RunConfig, StageConfig
 from jaxpt.training.loop import Hook, Policy
@@ -38,7 +36,7 @@ class Measures:
             JaxptError: no tokenizer, no documents for a source, a reference that lacks a source or cannot be read.
         """
         self._config, self._tokenizer = config, tokenizer
-        self._compute = Compute(**dataclasses.asdict(config.compute))
+        self._compute = config.compute
         named = config.evaluation.bits_per_byte
         if named and tokenizer is None:
             raise JaxptError("config.evaluation.bits_per_byte needs a tokenizer; set config.tokenizer")

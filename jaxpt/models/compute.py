@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxpt.config.choice import option
 from jaxpt.errors import JaxptError, nearest
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
@@ -39,12 +40,12 @@ class Compute:
         JaxptError: an unknown name, with its nearest neighbour.
     """
 
-    dtype: str = "float32"
-    residual_dtype: str | None = None
-    remat: str = "none"
-    attention: str = "auto"
-    router_dtype: str = "float32"
-    grouped_matmul: str = "auto"
+    dtype: str = option("float32", "of matrix products: float32, bfloat16 or float16")
+    residual_dtype: str | None = option(None, "of the residual stream; None: dtype")
+    remat: str = option("none", "what is computed again: none, full, dots, dots_no_batch, branches, offload_branches")
+    attention: str = option("auto", "an implementation of jaxpt.kernels.attention, or its stated rule")
+    router_dtype: str = option("float32", "of router logits; below float32 for comparisons only")
+    grouped_matmul: str = option("auto", "an implementation of jaxpt.kernels.grouped_matmul, or its stated rule")
 
     def __post_init__(self) -> None:
         from jaxpt.kernels import grouped_matmul

@@ -4,40 +4,18 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from jaxpt.config.choice import choice_option, option
 from jaxpt.config.duration import Duration, parse
 from jaxpt.data.build import Packing
 from jaxpt.data.plan import flat_weights
 from jaxpt.data.pose import Pose
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.files.names import path_component
-from jaxpt.models.config import ModelConfig, RopeConfig
-from jaxpt.models.moe_config import MoeConfig
-from jaxpt.objectives.next_token import NextToken
+from jaxpt.models.compute import Compute
+from jaxpt.models.section import ModelSection, RopeSection
 from jaxpt.objectives.objective import Objective
 from jaxpt.optim.optimizer import Optimizer
-from jaxpt.optim.optimizers.adamw import AdamW
-
-
-def _changes(cls: type, **more: Any) -> type:
-    """Returns a section that may state any field of `cls`, and `more`; what it leaves out is None."""
-    fields = {f.name: f.type for f in dataclasses.fields(cls)} | more
-    return dataclasses.make_dataclass(
-        f"{cls.__name__}Changes", [(n, t | None, None) for n, t in fields.items()], frozen=True
-    )
-
-
-# The model's own dataclasses check the values when the model is made; a section states what differs from its preset.
-RopeSection = _changes(RopeConfig, max_positions=int)
-_SECTIONS = {"rope": RopeSection, "rope_local": RopeSection, "moe": _changes(MoeConfig)}
-ModelSection = dataclasses.make_dataclass(
-    "ModelSection",
-    [("preset", str | None, None)]
-    + [
-        (f.name, _SECTIONS.get(f.name, f.type if f.type in (int, float, bool, str) else Any) | None, None)
-        for f in dataclasses.fields(ModelConfig)
-    ],
-    frozen=True,
-)
+from jaxpt.optim.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -49,36 +27,11 @@ class SourceConfig:
     it. `repeat` is how often its rows may be used in the run; `order_seed` fixes their order.
     """
 
-    path: str
-    pack: Packing = field(default_factory=Packing)
-    order_seed: int = 0
-    repeat: int = 1
-    when_exhausted: Literal["error", "renormalise"] = "error"
-
-
-@dataclass(frozen=True)
-class SegmentConfig:
-    """A piece of a schedule, ending at `end` × the stage's peak. `duration` may be "10%" of the stage or "rest"."""
-
-    shape: str
-    duration: str
-    end: float
-
-
-@dataclass(frozen=True)
-class ScheduleConfig:
-    """How the learning rate moves through a stage, as multiples of its peak; see `jaxpt.optim.schedules`.
-
-    `decay` and `decay_shape` are read by `wsd`; `segments` and `start` only by `segments`.
-    """
-
-    name: str = "cosine"
-    warmup: str = "0 steps"
-    decay: str = "20%"
-    decay_shape: str = "linear"
-    end: float = 0.1
-    start: float = 0.0
-    segments: tuple[SegmentConfig, ...] = ()
+    path: str = option(doc="a packed source's directory, or text: JSONL, Parquet, a glob, tfds:NAME/config?split=train")
+    pack: Packing = option(Packing(), "how text becomes rows")
+    order_seed: int = option(0, "fixes the order of its rows")
+    repeat: int = option(1, "how often its rows may be used in the run")
+    when_exhausted: Literal["error", "renormalise"] = option("error", "stop, or share its weight among the others")
 
 
 @dataclass(frozen=True)
@@ -108,21 +61,21 @@ class StageConfig:
     `rope` replaces fields of the model's rope from this stage on. `pose` lets positions skip at random up to a target.
     """
 
-    duration: str
-    batch_size: int
-    sequence_length: int
-    mixture: dict[str, Any]
-    mixture_unit: Literal["rows", "tokens"] = "rows"
+    duration: str = option(doc='"500 steps" or "2M tokens"')
+    batch_size: int = option(doc="rows of the global batch")
+    sequence_length: int = option(doc="tokens of a row")
+    mixture: dict[str, Any] = option(doc='weight of each source: a number, "size", or a group {weight, sources}')
+    mixture_unit: Literal["rows", "tokens"] = option("rows", "whether weights count rows, or tokens without padding")
     reweight: ReweightConfig = ReweightConfig()
-    name: str = ""
-    microbatches: int = 1
-    learning_rate: float | None = None
-    schedule: ScheduleConfig = ScheduleConfig()
-    objective: Objective = field(default_factory=NextToken)
-    load: Literal["params", "params+optimizer"] = "params+optimizer"
-    freeze: tuple[str, ...] = ()
-    rope: RopeSection | None = None  # type: ignore[valid-type]
-    pose: Pose | None = None
+    name: str = option("", "left out: stage0, stage1, …")
+    microbatches: int = option(1, "parts of a batch whose gradients are summed")
+    learning_rate: float | None = option(None, "the stage's peak; None: optimizer.learning_rate")
+    schedule: Schedule = choice_option(Schedule, "how the learning rate moves through the stage")
+    objective: Objective = choice_option(Objective, "what is minimised")
+    load: Literal["params", "params+optimizer"] = option("params+optimizer", "what goes on from before")
+    freeze: tuple[str, ...] = option((), 'axes ("vocab"), paths ("blocks/*/q"), layers ("layers[0:4]") that stay')
+    rope: RopeSection | None = option(None, "what changes in the model's rope from this stage on")
+    pose: Pose | None = option(None, "positions that skip at random, for longer contexts")
 
     @property
     def tokens_per_step(self) -> int:
@@ -136,32 +89,23 @@ class StageConfig:
 
 
 @dataclass(frozen=True)
-class ComputeConfig:
-    """How the forward pass is computed: see `jaxpt.models.forward.Compute`."""
-
-    dtype: str = "float32"
-    residual_dtype: str | None = None
-    remat: str = "none"
-    attention: str = "auto"
-
-
 @dataclass(frozen=True)
 class ShardingConfig:
     """The mesh (-1: all devices left) and changes to the rule table from axis names to mesh axes."""
 
-    mesh: dict[str, int] = field(default_factory=lambda: {"data": 1, "fsdp": -1, "tensor": 1})
-    rules: Any = None
-    allow_replicated: tuple[str, ...] = ()
+    mesh: dict[str, int] = option({"data": 1, "fsdp": -1, "tensor": 1}, "length of each axis (-1: all devices left)")
+    rules: Any = option(None, "changes to the table from axis names to mesh axes")
+    allow_replicated: tuple[str, ...] = option((), "axes whose parameters may lie whole on every device")
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
     """When checkpoints are written and kept: the `keep` newest, every stage's last, and one per `keep_every`."""
 
-    every: str = "1000 steps"
-    keep: int = 3
-    keep_every: str | None = None
-    asynchronous: bool = True
+    every: str = option("1000 steps", "how often one is written")
+    keep: int = option(3, "how many of the newest stay")
+    keep_every: str | None = option(None, "one per so many steps or tokens stays for good")
+    asynchronous: bool = option(True, "write while training goes on")
 
 
 @dataclass(frozen=True)
@@ -180,9 +124,9 @@ class EvaluationConfig:
 class MetricsConfig:
     """`every` is in steps; `peak_flops_per_device` (FLOP/s) is what MFU divides by, None: from the device's kind."""
 
-    every: int = 10
-    tensorboard: bool = True
-    peak_flops_per_device: float | None = None
+    every: int = option(10, "steps between two records")
+    tensorboard: bool = option(True, "write event files beside metrics.jsonl")
+    peak_flops_per_device: float | None = option(None, "FLOP/s for MFU; None: from the device's kind")
 
 
 @dataclass(frozen=True)
@@ -193,20 +137,20 @@ class RunConfig:
     document which the run behind `init_from` saw are not taken, however and at whatever length they were packed.
     """
 
-    sources: dict[str, SourceConfig]
-    stages: tuple[StageConfig, ...]
-    seed: int = 0
-    model: ModelSection = field(default_factory=ModelSection)  # type: ignore[valid-type]
-    init_from: str | None = None
-    tokenizer: str | None = None
-    cache: str | None = None
-    leave_out_seen: bool = True
-    optimizer: Optimizer = field(default_factory=AdamW)
-    compute: ComputeConfig = ComputeConfig()
-    sharding: ShardingConfig = ShardingConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
+    sources: dict[str, SourceConfig] = option(doc="packed sources, or text to be packed, by name")
+    stages: tuple[StageConfig, ...] = option(doc="the legs of the run, in order")
+    seed: int = option(0, "of everything random in the run")
+    model: ModelSection = option(ModelSection(), "a preset and what differs from it")
+    init_from: str | None = option(None, "a bundle, run or Hugging Face directory to start from")
+    tokenizer: str | None = option(None, "its directory; None: that of init_from")
+    cache: str | None = option(None, "where text is packed; None: ~/.cache/jaxpt")
+    leave_out_seen: bool = option(True, "take no row that the run behind init_from saw")
+    optimizer: Optimizer = choice_option(Optimizer, "how gradients move the parameters")
+    compute: Compute = option(Compute(), "how the forward pass is computed; the function stays the same")
+    sharding: ShardingConfig = option(ShardingConfig(), "the mesh, and what lies where on it")
+    checkpoint: CheckpointConfig = option(CheckpointConfig(), "when checkpoints are written and kept")
     evaluation: EvaluationConfig = EvaluationConfig()
-    metrics: MetricsConfig = MetricsConfig()
+    metrics: MetricsConfig = option(MetricsConfig(), "what is recorded, and how often")
 
     def __post_init__(self) -> None:
         if not self.stages:

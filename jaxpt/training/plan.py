@@ -1,6 +1,5 @@
 """Everything about a run that can be known before step one, and every mistake that can be found there."""
 
-import dataclasses
 import functools
 import shutil
 from collections.abc import Mapping, Sequence
@@ -12,13 +11,13 @@ from typing import Any, Protocol
 from jaxpt.config.duration import parse
 from jaxpt.data.plan import flat_weights, row_weights
 from jaxpt.errors import JaxptError
-from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
-from jaxpt.models.presets import preset
+from jaxpt.models.section import stated, with_rope
 from jaxpt.optim.chain import BuiltOptimizer
-from jaxpt.optim.schedules import Segment, learning_rate, resolve, resolve_changed
+from jaxpt.optim.resized import resolve_changed
+from jaxpt.optim.schedule import Segment, learning_rate, resolve
 from jaxpt.training import history
-from jaxpt.training.config import ModelSection, RunConfig, StageConfig
+from jaxpt.training.config import RunConfig, StageConfig
 from jaxpt.training.history import Leg
 from jaxpt.training.step import StepSpec, step_spec
 
@@ -121,7 +120,7 @@ def make_plan(
         JaxptError: a source that is empty, of another row length, vocabulary or tokenizer; a schedule that does not
             fit its stage; an unknown name; a stage of the past that was renamed, moved or removed.
     """
-    model = model_config(config.model, model)
+    model = config.model.model(model)
     for name, source in sources.items():
         check_source(f"config.sources.{name}", config.sources[name].path, source, model, tokenizer)
     return Plan(config, model, _stage_plans(config, sources, model, past), sources, tuple(past))
@@ -147,7 +146,6 @@ def continued(plan: Plan, saved: Mapping[str, Any]) -> Plan:
 def _stage_plans(
     config: RunConfig, sources: Mapping[str, Source], model: ModelConfig, past: Sequence[Leg]
 ) -> tuple[StagePlan, ...]:
-    compute = Compute(**dataclasses.asdict(config.compute))
     stages, now = [], model
     for i, (stage, (first, stop)) in enumerate(zip(config.stages, history.spans(config.stages, past))):
         where = f"config.stages[{i}]"
@@ -165,7 +163,7 @@ def _stage_plans(
             check_pose(f"{where}.pose.target", stage, now)
         schedule, shift = _schedule(stage, first, stop, past, f"{where}.schedule")
         peak = config.optimizer.learning_rate if stage.learning_rate is None else stage.learning_rate
-        step = step_spec(now, stage, compute, len(sources))
+        step = step_spec(now, stage, config.compute, len(sources))
         stages.append(StagePlan(stage, first, stop, now, schedule, peak, step, weights, shift))
     return tuple(stages)
 
@@ -194,53 +192,6 @@ def stage_weights(stage: StageConfig, sources: Mapping[str, Source], where: str)
         return flat_weights(stage.mixture, {n: s.rows for n, s in sources.items()}, where)
     weights = flat_weights(stage.mixture, {n: s.tokens for n, s in sources.items()}, where)
     return row_weights(weights, {n: s.tokens / (s.rows * s.sequence_length) for n, s in sources.items()})
-
-
-def model_config(section: ModelSection, start: ModelConfig | None) -> ModelConfig:  # type: ignore[valid-type]
-    """Returns the model that the config's `model` section describes: a preset or `start`, with keys replaced.
-
-    Raises:
-        JaxptError: neither preset nor shape, a value ModelConfig refuses, or a shape that is not that of `start`.
-    """
-    given = {k: stated(v) for k, v in vars(section).items() if v is not None and k != "preset"}
-    if start is not None:
-        have = start.to_dict()
-        if isinstance(given.get("layers"), int) and given["layers"] == len(start.layers):
-            del given["layers"]
-        for key, value in given.items():
-            if key in ("rope", "rope_local"):
-                continue
-            if have[key] != ({**(have[key] or {}), **value} if key == "moe" else value):
-                raise JaxptError(
-                    f"config.model.{key} is {value!r}, the model of init_from has {have[key]!r}; remove it"
-                )
-        if section.preset is not None and preset(section.preset) != start:
-            raise JaxptError(f"config.model.preset is {section.preset!r}, init_from holds another model; remove it")
-        return with_rope(start, given["rope"]) if "rope" in given else start
-    base = preset(section.preset).to_dict() if section.preset else {}
-    if base and base["moe"] is None and "moe" in given:
-        del base["qk_norm"]  # a dense preset's says nothing about mixtures: their default holds
-    for name in ("rope", "rope_local", "moe"):
-        if name in given:
-            given[name] = {**(base.get(name) or {}), **given[name]}
-    if "max_positions" in given.get("rope", {}):
-        given["max_positions"] = given["rope"].pop("max_positions")
-    return ModelConfig.from_dict({**base, **given})
-
-
-def stated(value: Any) -> Any:
-    """Returns the keys that a section of changes states, as a dict; any other value as it is."""
-    if not dataclasses.is_dataclass(value):
-        return value
-    return {k: v for k, v in vars(value).items() if v is not None}
-
-
-def with_rope(model: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
-    """Returns `model` with fields of its rope replaced; `max_positions` may be changed along with it."""
-    changes = dict(changes)
-    positions = changes.pop("max_positions", model.max_positions)
-    values = model.to_dict()
-    return ModelConfig.from_dict({**values, "rope": {**values["rope"], **changes}, "max_positions": positions})
 
 
 def check_pose(where: str, stage: StageConfig, model: ModelConfig) -> None:

@@ -6,9 +6,16 @@ from fractions import Fraction
 
 import pytest
 
+from jaxpt.config.choice import find, names
+from jaxpt.config.schema import build
 from jaxpt.errors import JaxptError
-from jaxpt.optim.schedules import learning_rate, resolve, resolve_changed
-from jaxpt.training.config import ScheduleConfig, SegmentConfig
+from jaxpt.optim.resized import resolve_changed
+from jaxpt.optim.schedule import Piece, Schedule, Segment, learning_rate, resolve
+from jaxpt.optim.schedules.constant import Constant
+from jaxpt.optim.schedules.cosine import Cosine
+from jaxpt.optim.schedules.linear import Linear
+from jaxpt.optim.schedules.segments import Segments
+from jaxpt.optim.schedules.wsd import Wsd
 
 
 def rates(config, steps, tokens_per_step=1):
@@ -18,7 +25,7 @@ def rates(config, steps, tokens_per_step=1):
 
 
 def test_cosine_after_linear_warmup_has_its_closed_form():
-    got = rates(ScheduleConfig("cosine", warmup="10 steps", end=0.1), 110)
+    got = rates(Cosine(warmup="10 steps", end=0.1), 110)
     for t, value in enumerate(got):
         u = (t - 10) / 100
         want = 2 * (t + 1) / 10 if t < 10 else 2 * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * u)))
@@ -34,31 +41,31 @@ def test_cosine_after_linear_warmup_has_its_closed_form():
     ],
 )
 def test_wsd_is_flat_until_its_decay_of_each_shape(shape, form):
-    got = rates(ScheduleConfig("wsd", warmup="5 steps", decay="20%", decay_shape=shape, end=0.0), 100)
+    got = rates(Wsd(warmup="5 steps", decay="20%", decay_shape=shape, end=0.0), 100)
     assert got[4:80] == [2.0] * 76
     assert got[80:] == pytest.approx([2 * form((t - 80) / 20) for t in range(80, 100)], rel=1e-12)
     assert got[-1] > 0  # no step is spent on a rate of 0
 
 
 def test_exponential_decay_multiplies_by_the_same_factor_each_step():
-    got = rates(ScheduleConfig("wsd", decay="10 steps", decay_shape="exponential", end=0.01), 30)
+    got = rates(Wsd(decay="10 steps", decay_shape="exponential", end=0.01), 30)
     assert [b / a for a, b in itertools.pairwise(got[20:])] == pytest.approx([0.01**0.1] * 9)
 
 
 def test_durations_in_tokens_and_steps_give_the_same_schedule():
-    a = rates(ScheduleConfig("wsd", warmup="10 steps", decay="30 steps", end=0.0), 100, 64)
-    b = rates(ScheduleConfig("wsd", warmup="640 tokens", decay="1.92k tokens", end=0.0), 100, 64)
+    a = rates(Wsd(warmup="10 steps", decay="30 steps", end=0.0), 100, 64)
+    b = rates(Wsd(warmup="640 tokens", decay="1.92k tokens", end=0.0), 100, 64)
     assert a == b
-    assert a != rates(ScheduleConfig("wsd", warmup="640 tokens", decay="1.92k tokens", end=0.0), 100, 32)
+    assert a != rates(Wsd(warmup="640 tokens", decay="1.92k tokens", end=0.0), 100, 32)
 
 
 def test_own_segments_continue_where_the_last_one_ended():
     segments = (
-        SegmentConfig("linear", "10 steps", 1.0),
-        SegmentConfig("constant", "rest", 1.0),
-        SegmentConfig("linear", "25%", 0.5),
+        Piece("linear", "10 steps", 1.0),
+        Piece("constant", "rest", 1.0),
+        Piece("linear", "25%", 0.5),
     )
-    got = rates(ScheduleConfig("segments", start=0.5, segments=segments), 100)
+    got = rates(Segments(start=0.5, segments=segments), 100)
     assert got[0] == pytest.approx(2 * 0.55)
     assert got[75] == 2.0
     assert got[99] == pytest.approx(2 * (1 - 0.5 * 24 / 25))
@@ -67,12 +74,11 @@ def test_own_segments_continue_where_the_last_one_ended():
 @pytest.mark.parametrize(
     ("config", "told"),
     [
-        (ScheduleConfig("cosin"), "did you mean 'cosine'?"),
-        (ScheduleConfig("wsd", decay_shape="squrt"), "did you mean 'sqrt'?"),
-        (ScheduleConfig("wsd", warmup="90 steps", decay="20 steps"), "take 110 steps"),
-        (ScheduleConfig("wsd", decay_shape="exponential", end=0.0), "set end above 0"),
-        (ScheduleConfig("segments", segments=(SegmentConfig("linear", "10 steps", 1.0),)), "take 10 steps"),
-        (ScheduleConfig("cosine", warmup="soon"), "must be a duration"),
+        (Wsd(decay_shape="squrt"), "did you mean 'sqrt'?"),
+        (Wsd(warmup="90 steps", decay="20 steps"), "take 110 steps"),
+        (Wsd(decay_shape="exponential", end=0.0), "set end above 0"),
+        (Segments(segments=(Piece("linear", "10 steps", 1.0),)), "take 10 steps"),
+        (Cosine(warmup="soon"), "must be a duration"),
     ],
 )
 def test_a_schedule_that_does_not_fit_is_told_in_one_line(config, told):
@@ -87,9 +93,9 @@ def test_a_schedule_that_does_not_fit_is_told_in_one_line(config, told):
 @pytest.mark.parametrize(
     "config",
     [
-        ScheduleConfig("wsd", warmup="10 steps", decay="20%", end=0.0),
-        ScheduleConfig("cosine", warmup="640 tokens", end=0.1),
-        ScheduleConfig("segments", segments=(SegmentConfig("linear", "30%", 1.0), SegmentConfig("sqrt", "70%", 0.2))),
+        Wsd(warmup="10 steps", decay="20%", end=0.0),
+        Cosine(warmup="640 tokens", end=0.1),
+        Segments(segments=(Piece("linear", "30%", 1.0), Piece("sqrt", "70%", 0.2))),
     ],
 )
 def test_a_size_that_did_not_change_gives_the_plain_schedule(config, tokens, done):
@@ -102,6 +108,28 @@ def test_a_size_that_did_not_change_gives_the_plain_schedule(config, tokens, don
 
 
 def test_segments_that_no_longer_add_up_are_named():
-    config = ScheduleConfig("segments", segments=tuple(SegmentConfig("linear", f"{n} steps", 1.0) for n in (10, 30)))
+    config = Segments(segments=tuple(Piece("linear", f"{n} steps", 1.0) for n in (10, 30)))
     with pytest.raises(JaxptError, match=r"schedule: the segments \(linear 10 steps, linear 30 steps\) do not add up"):
         resolve_changed(config, [(20, 64), (10, 128)], 20, Fraction(2560))
+
+
+YESTERDAY = {"warmup": "0 steps", "decay": "20%", "decay_shape": "linear", "end": 0.1, "start": 0.0, "segments": []}
+
+
+@pytest.mark.parametrize("name", names(Schedule))
+def test_what_earlier_versions_stored_with_every_schedule_is_left_out_where_it_stood_at_its_default(name):
+    assert build(Schedule, {"name": name, **YESTERDAY}) == find(Schedule, name, "name")()
+    assert build(Schedule, YESTERDAY) == Cosine()
+
+
+def test_an_option_of_another_schedule_is_refused_unless_it_stood_at_its_default():
+    with pytest.raises(JaxptError, match=r"config\.decay is not a key; wsd has it"):
+        build(Schedule, {**YESTERDAY, "name": "cosine", "decay": "30%"})
+    with pytest.raises(JaxptError, match=r"'cosin', which is not a schedule \(did you mean 'cosine'\?\)"):
+        build(Schedule, {**YESTERDAY, "name": "cosin"})
+
+
+def test_all_schedules_of_earlier_versions_are_there():
+    assert names(Schedule) == ["constant", "cosine", "linear", "segments", "wsd"]
+    assert resolve(Linear(warmup="10%", end=0.5), 10, 1)[1:] == (Segment(9, "linear", 1.0, 0.5),)
+    assert resolve(Constant(warmup="10%"), 10, 1)[1:] == (Segment(9, "constant", 1.0, 1.0),)
