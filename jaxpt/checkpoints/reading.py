@@ -11,13 +11,13 @@ import orbax.checkpoint as ocp
 
 from jaxpt.bundles.digest import Scan, scan
 from jaxpt.checkpoints import run_item
-from jaxpt.checkpoints.run_item import DamagedError, Run
+from jaxpt.checkpoints.run_item import DamagedError, RunItem
 from jaxpt.checkpoints.verdict import WHOLE, Verdict, agreed, judge
 from jaxpt.errors import JaxptError
 from jaxpt.models.specs import flatten
 
 
-def read_checked(folder: Path, abstract: Mapping[str, Any]) -> tuple[Any, Run, Scan, Verdict]:
+def read_checked(folder: Path, abstract: Mapping[str, Any]) -> tuple[Any, RunItem, Scan, Verdict]:
     """Reads one checkpoint and compares it with its digests; returns state, run item, scan and all hosts' verdict."""
     state, run, values, error = None, {}, Scan({}, []), None
     try:
@@ -82,7 +82,7 @@ def not_finite(values: Scan) -> str:
     return f"its state holds NaN or infinite values ({first}{f' and {more} more' if more else ''})"
 
 
-def _same_leaves(folder: Path, run: Run, abstract: Mapping[str, Any]) -> None:
+def _same_leaves(folder: Path, run: RunItem, abstract: Mapping[str, Any]) -> None:
     want, have = set(_leaf_names(abstract)), set(run["digests"])
     if want != have:
         odd = sorted(want ^ have)

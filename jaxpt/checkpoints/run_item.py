@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxpt.errors import JaxptError
 
-Run = dict[str, Any]
+RunItem = dict[str, Any]
 
 FORMAT = 2  # 1, which carries no number, had no digest and did not say whether the state was finite
 REQUIRED = {"step": int, "tokens": int, "model": dict, "digests": dict}
@@ -17,18 +17,18 @@ class DamagedError(JaxptError):
     """Proven corruption: bytes that can be read are not those that were written."""
 
 
-def seal(run: Run) -> Run:
+def seal(run: RunItem) -> RunItem:
     """Returns the item as it is saved: with its format and the digest of everything else in it."""
     run = json.loads(json.dumps({**run, "format": FORMAT}))  # as a reader will see it
     return {**run, "digest": _digest(run)}
 
 
-def is_sealed(run: Run) -> bool:
+def is_sealed(run: RunItem) -> bool:
     """Whether the item carries a digest of its own (and thus says that the state was finite)."""
     return "digest" in run
 
 
-def read(checkpoint: Path) -> Run:
+def read(checkpoint: Path) -> RunItem:
     """Reads and checks the `run` item of a checkpoint's folder, whose name is its step.
 
     Raises:
@@ -38,7 +38,7 @@ def read(checkpoint: Path) -> Run:
     return parse((checkpoint / "run" / "metadata").read_bytes(), int(checkpoint.name))
 
 
-def parse(text: bytes, step: int) -> Run:
+def parse(text: bytes, step: int) -> RunItem:
     """Returns the item that `text` holds.
 
     Raises:
@@ -65,6 +65,6 @@ def parse(text: bytes, step: int) -> Run:
     return run
 
 
-def _digest(run: Run) -> str:
+def _digest(run: RunItem) -> str:
     rest = {k: v for k, v in run.items() if k != "digest"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

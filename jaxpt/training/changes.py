@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxpt.training import history
-from jaxpt.training.plan import Plan
+from jaxpt.training.run_plan import RunPlan
 
 
-def changes(plan: Plan, saved: Mapping[str, Any]) -> list[str]:
+def changes(plan: RunPlan, saved: Mapping[str, Any]) -> list[str]:
     """Returns a line for each thing that the config asks for and that the past decides otherwise, and for a jump of the
     learning rate where the run goes on.
 

@@ -8,6 +8,7 @@ from typing import Any
 from jaxpt.bundles import open_bundle
 from jaxpt.checkpoints.checkpoints import model_of, read_run, read_state
 from jaxpt.checkpoints.newest import read_checkpoint, read_once
+from jaxpt.checkpoints.run_files import has_tokenizer, read_lineage, stored_model
 from jaxpt.data.ledger import Ledger
 from jaxpt.errors import JaxptError
 from jaxpt.interop import importing
@@ -15,7 +16,6 @@ from jaxpt.interop.checkpoint import HuggingFaceCheckpoint
 from jaxpt.interop.importing import lineage_entry, read_params
 from jaxpt.models.config import ModelConfig
 from jaxpt.optim.optimizers import Optimizer
-from jaxpt.training.run_directory import has_tokenizer, read_lineage, stored_model
 from jaxpt.training.state import Layout, State, abstract_state, new_opt_state, state_shardings
 
 
@@ -31,7 +31,7 @@ class StartingPoint:
     tokenizer_path: Path | None
     lineage: list[dict[str, Any]]
     state: Callable[[Layout, Optimizer], State]
-    found: str  # one line for the person watching
+    description: str  # one line for the person watching
     ledger: list[dict[str, Any]] = field(default_factory=list)  # rows that the run it comes from has used
 
 
@@ -71,8 +71,8 @@ def as_begun(workdir: Path) -> StartingPoint:
         raise JaxptError(f"{workdir} has lost its checkpoints; begin in another --workdir")
 
     path = workdir / "tokenizer" if has_tokenizer(workdir) else None
-    found = "config.init_from as it was when this run began"
-    return StartingPoint(stored_model(workdir), path, read_lineage(workdir), state, found)
+    description = "config.init_from as it was when this run began"
+    return StartingPoint(stored_model(workdir), path, read_lineage(workdir), state, description)
 
 
 def _fresh(layout: Layout, optimizer: Optimizer, params: Any) -> State:
@@ -112,9 +112,9 @@ def _from_run(run: Path, step: int | None, load: str) -> StartingPoint:
             return read if with_moments else _fresh(layout, optimizer, read["params"])
 
         entry = {"op": "train", "options": {"run": str(run)}, "steps": number, "tokens": facts["tokens"]}
-        found = f"checkpoint {number} of run {run} ({'parameters and moments' if with_moments else 'parameters'})"
+        description = f"checkpoint {number} of run {run} ({'parameters and moments' if with_moments else 'parameters'})"
         path = run / "tokenizer" if has_tokenizer(run) else None
-        return StartingPoint(model, path, [*read_lineage(run), entry], state, found, facts.get("ledger", []))
+        return StartingPoint(model, path, [*read_lineage(run), entry], state, description, facts.get("ledger", []))
 
     return read_checkpoint(run, step, opened)
 
@@ -125,6 +125,6 @@ def _from_hugging_face(path: Path) -> StartingPoint:
     def state(layout: Layout, optimizer: Optimizer) -> State:
         return _fresh(layout, optimizer, read_params(checkpoint, "float32", layout.params))
 
-    found = f"Hugging Face directory {path} ({checkpoint.family.model_type})"
+    description = f"Hugging Face directory {path} ({checkpoint.family.model_type})"
     tokenizer = path if importing.has_tokenizer(path) else None
-    return StartingPoint(checkpoint.config, tokenizer, [lineage_entry(checkpoint)], state, found)
+    return StartingPoint(checkpoint.config, tokenizer, [lineage_entry(checkpoint)], state, description)
