@@ -30,6 +30,11 @@ class BitsPerByte(Evaluation):
     max_documents: int | None = option(None, "of each set; None: all")
     batch_size: int = option(8, "rows measured at once")
 
+    @property
+    def is_empty(self) -> bool:
+        """Without documents."""
+        return not self.documents
+
     def check(self, where: str) -> None:
         """As `Evaluation.check`."""
         super().check(where)
@@ -39,9 +44,7 @@ class BitsPerByte(Evaluation):
             path_component(name, f"{where}.documents")
 
     def check_inputs(self, where: str, tokenizer: Tokenizer | None) -> None:
-        """As `Evaluation.check_inputs`: documents, all of them readable, and a tokenizer."""
-        if not self.documents:
-            raise JaxptError(f"{where}.documents is empty; name a JSONL file, as {where}.documents.code=FILE")
+        """As `Evaluation.check_inputs`: documents that can be read, and a tokenizer."""
         if tokenizer is None:
             raise JaxptError(f"{where} needs a tokenizer; set config.tokenizer")
         for file in self.documents.values():

@@ -45,6 +45,11 @@ class Evaluation(Choice, kind="evaluation", room="jaxpt.evaluation", default="bi
     before: bool = option(True, "before the first step")
     after: bool = option(True, "after the last step")
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to measure."""
+        return False
+
     def check(self, where: str) -> None:
         """Raises a JaxptError for an option that cannot be; `where` is the entry's config key."""
         parse_interval(self.every, f"{where}.every")
@@ -65,30 +70,27 @@ def prefix(entry: str) -> str:
     return f"eval/{'bpb' if entry == 'bits_per_byte' else entry}/"
 
 
-def check_entries(where: str, entries: Mapping[str, Evaluation]) -> None:
-    """Raises a JaxptError for an option of an entry that cannot be, and for two entries whose values have one name."""
+def entries_to_measure(where: str, entries: Mapping[str, Evaluation]) -> dict[str, Evaluation]:
+    """Returns a config's entries, checked, without those that have nothing to measure.
+
+    Raises:
+        JaxptError: an option of an entry that cannot be, or two entries whose values have one name.
+    """
     for name, entry in entries.items():
         entry.check(f"{where}.{name}")
     if {"bpb", "bits_per_byte"} <= entries.keys():
         raise JaxptError(f"{where}.bpb and {where}.bits_per_byte both log eval/bpb/…; give one another name")
+    return {name: entry for name, entry in entries.items() if not entry.is_empty}
 
 
-_OPTIONS = ("every", "before", "after", "max_documents", "batch_size")  # of the section `evaluation`, as they are now
+_KEPT = ("every", "before", "after", "max_documents", "batch_size")
+MOVED = {
+    **{f"evaluation.{key}": f"evaluations.bits_per_byte.{key}" for key in _KEPT},
+    "evaluation.bits_per_byte": "evaluations.bits_per_byte.documents",
+}  # keys of a run's config in earlier versions, which knew bits per byte alone, and where they are now
 
 
 def of_today(section: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the entries of `evaluations` for the section `evaluation` of earlier versions, which knew bits per byte.
-
-    Files and stored configs name all of its keys or some; without documents nothing was measured.
-    """
-    if not section.get("bits_per_byte"):
-        return {}
-    options = {key: section[key] for key in _OPTIONS if key in section}
-    documents = {name: section["bits_per_byte"][name] for name in section["bits_per_byte"]}
-    return {"bits_per_byte": {"name": "bits_per_byte", "documents": documents, **options}}
-
-
-MOVED = {
-    **{f"evaluation.{key}": f"evaluations.bits_per_byte.{key}" for key in _OPTIONS},
-    "evaluation.bits_per_byte": "evaluations.bits_per_byte.documents",
-}  # where the keys of `evaluation` are now
+    """Returns the entries of `evaluations` for the section `evaluation` of earlier versions, as `MOVED` says."""
+    names = {old.split(".")[-1]: new.split(".")[-1] for old, new in MOVED.items()}
+    return {"bits_per_byte": {names.get(key, key): section[key] for key in section}} if section else {}

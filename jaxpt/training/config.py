@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from jaxpt.config.duration import parse, parse_interval
 from jaxpt.data.build import Packing
@@ -210,6 +210,8 @@ class RunConfig:
     document which the run behind `init_from` saw are not taken, however and at whatever length they were packed.
     """
 
+    moved: ClassVar[Mapping[str, str]] = evaluation.MOVED
+
     sources: dict[str, SourceConfig]
     stages: tuple[StageConfig, ...]
     seed: int = 0
@@ -244,7 +246,8 @@ class RunConfig:
         for name, source in self.sources.items():
             _positive(f"config.sources.{name}.repeat", source.repeat)
         _check_optimizer("config.optimizer", self.optimizer)
-        evaluation.check_entries("config.evaluations", self.evaluations)
+        entries = evaluation.entries_to_measure("config.evaluations", self.evaluations)
+        object.__setattr__(self, "evaluations", entries)
         for name in ("every", "keep_every"):
             parse_interval(getattr(self.checkpoint, name), f"config.checkpoint.{name}")
 

@@ -9,7 +9,7 @@ from typing import Any
 from jaxpt import tokenizers
 from jaxpt.checkpoints.checkpoints import finished_steps
 from jaxpt.checkpoints.run_files import WAY_OUT, stored_model
-from jaxpt.config.schema import plain
+from jaxpt.config.schema import build, plain
 from jaxpt.errors import JaxptError
 from jaxpt.files import lock
 from jaxpt.files.digests import MODEL_FORMAT, NAME, Digests, open_digests, read_bytes, read_json, write_files
@@ -107,9 +107,7 @@ def _unfinished(digests: Digests) -> bool:
 def _changes(workdir: Path, new: Mapping[str, bytes], model: ModelConfig) -> list[str]:
     """Returns a line for each key of the config that changed; raises where the run would become another one."""
     changed = []
-    for key, old, value in differences(
-        read_json(workdir, "config.json", dict, WAY_OUT), json.loads(new["config.json"])
-    ):
+    for key, old, value in differences(_stored_config(workdir), json.loads(new["config.json"])):
         if key.split(".")[0] in FIXED:
             raise _another_run(workdir, f"config.{key}", old, value)
         changed.append(f"config.{key}: {old!r} before, {value!r} now")
@@ -121,6 +119,15 @@ def _changes(workdir: Path, new: Mapping[str, bytes], model: ModelConfig) -> lis
         if before != now:
             raise _another_run(workdir, "the tokenizer's fingerprint", (before or "none")[:12], (now or "none")[:12])
     return changed
+
+
+def _stored_config(workdir: Path) -> dict[str, Any]:
+    """Returns the run's config with the keys of today, as far as it can still be read."""
+    stored = read_json(workdir, "config.json", dict, WAY_OUT)
+    try:
+        return plain(build(RunConfig, stored))
+    except JaxptError:  # it names, for instance, code of the user's own that is no more
+        return stored
 
 
 def _another_run(workdir: Path, what: str, old: Any, value: Any) -> JaxptError:

@@ -72,7 +72,7 @@ class FollowTheNorm(Event):
         return Changes({"reweight/weight/a": part}, weights)
 
 
-def start(folder, workdir, *, hold_at=None, devices=1, stages=STAGES, reweight=None, log=print):
+def start(folder, workdir, *, hold_at=None, devices=1, stages=STAGES, reweight=None, events=(), log=print):
     """Runs, at most up to the batch of step `hold_at`; returns the exit code."""
     values = {**CONFIG, "model": MODEL, "sharding": {"mesh": {"fsdp": devices}}}
     values["sources"] = {n: {"path": f"{folder}/{n}"} for n in ROWS}
@@ -83,7 +83,7 @@ def start(folder, workdir, *, hold_at=None, devices=1, stages=STAGES, reweight=N
         run_directory.prepare(Path(workdir), config, plan.model, None, [])
     where = Path(folder) / f"{Path(workdir).name}.{jax.process_index()}.delivered"
     feed = lambda plan, saved: Recorded(make_feed(plan, saved, log=log), where, hold_at)  # noqa: E731
-    events = [FollowTheNorm(reweight)] if reweight else []
+    events = [*events, *([FollowTheNorm(reweight)] if reweight else [])]
     return loop.train(plan, Path(workdir), feed, events=events, log=log, devices=jax.devices()[:devices])
 
 
