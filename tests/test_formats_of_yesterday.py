@@ -1,6 +1,9 @@
 """What earlier commits wrote (tests/fixtures) opens, and goes on as it would have gone on then."""
 
 import json
+import os
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -116,9 +119,21 @@ def rich(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_evaluations_and_weights_of_a_run_go_on_as_then(rich, capsys):
-    assert train.main(["--config=rich.py", "--workdir=rich"]) == 0
-    said = capsys.readouterr().out
+def test_evaluations_and_weights_of_a_run_go_on_as_then(rich):
+    root = Path(__file__).parents[1]
+    env = {**os.environ, "JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(root)}  # one device, as then
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "jaxpt",
+        "train",
+        "--config=rich.py",
+        "--workdir=rich",
+    ]  # -P: not the folder rich
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout
     assert "resumed at step 6 of 9" in said
     assert "before," not in said, "no key of the config has changed"
     now, then = (read(rich / name / "metrics.jsonl") for name in ("rich", "rich_finished"))

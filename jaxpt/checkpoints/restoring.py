@@ -22,7 +22,7 @@ from jaxpt.errors import JaxptError
 
 Log = Callable[[str], None]
 
-ASIDE = re.compile(r"\d+\.(damaged|set-aside)(-\d+)?")  # names of checkpoints that are none any more
+ASIDE = re.compile(r"\d+\.(damaged|set-aside)(-\d+)?")  # names of checkpoints that are used no more
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def go_back(folder: Path, restored: Restored, log: Log) -> list[str]:
 
 
 def check_step(folder: Path, steps: list[int], wanted: int) -> None:
-    """Raises a JaxptError that lists the finished checkpoints of `folder` where `wanted` is none of them."""
+    """Raises a JaxptError that lists the finished checkpoints of `folder` where `wanted` is not one of them."""
     if wanted not in steps:
         have = ", ".join(map(str, steps)) or "none"
         raise JaxptError(f"--from_step={wanted}: {folder} has no such checkpoint; it has {have}")
@@ -173,7 +173,7 @@ def _before(folder: Path, earlier: list[int], abstract: Mapping[str, Any]) -> st
 
 
 def _set_aside(folder: Path, step: int, mark: str) -> str:
-    """Renames a checkpoint so that it is none; returns its new name. What was set aside before stays."""
+    """Renames a checkpoint so that it is used no more; returns its new name. What was set aside before stays."""
     verdict = Verdict(WHOLE)
     if jax.process_index() == 0:
         try:

@@ -3,11 +3,34 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from jaxpt.errors import JaxptError
 
-RunItem = dict[str, Any]
+
+class RunItem(TypedDict, total=False):
+    """What a checkpoint says of its run, JSON-ready. `REQUIRED` keys are always there, others since some version."""
+
+    step: int  # finished steps
+    tokens: int  # positions (B × S) trained on
+    model: dict[str, Any]  # of `ModelConfig.from_dict`, with the rope of the stage
+    digests: dict[str, list[str]]  # of the state's values, by path, one per layer
+    finite: bool
+    format: int
+    digest: str  # of everything else in the item
+    went_back: dict[str, Any]  # a `GoBack`
+    history: list[dict[str, Any]]  # legs of the steps so far
+    durations: dict[str, str]  # of the stages, as configured
+    learning_rate_next: float | None
+    schedule_log: dict[str, Any]
+    ledger: list[dict[str, Any]]  # rows used, those of earlier runs (`prior_ledger`) included
+    prior_ledger: list[dict[str, Any]]
+    other_orders: bool
+    fingerprints: dict[str, str]  # of the sources
+    joined: list[dict[str, Any]]  # sources that were added on the way
+    order_seeds: dict[str, int]
+    leave_out_seen: bool
+
 
 FORMAT = 2  # 1, which carries no number, had no digest and did not say whether the state was finite
 REQUIRED = {"step": int, "tokens": int, "model": dict, "digests": dict}

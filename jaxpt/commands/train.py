@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -11,11 +10,13 @@ from jaxpt import api, tokenizers
 from jaxpt.checkpoints.checkpoints import finished_steps
 from jaxpt.checkpoints.newest import while_pruned
 from jaxpt.checkpoints.restoring import check_step
+from jaxpt.checkpoints.run_item import RunItem
 from jaxpt.cli.dispatch import Parser
 from jaxpt.config.file import load
 from jaxpt.errors import JaxptError
 from jaxpt.files.lock import Lock, inside
 from jaxpt.sharding import join, on_first_process
+from jaxpt.tokenizers import Tokenizer
 from jaxpt.training import loop, run_directory
 from jaxpt.training.config import RunConfig
 from jaxpt.training.evaluating import evaluations
@@ -140,8 +141,8 @@ def _introduce(plan: RunPlan, start: StartingPoint | None) -> None:
 
 
 def open_plan(
-    config: RunConfig, workdir: Path | None = None, saved: dict[str, Any] | None = None
-) -> tuple[RunPlan, StartingPoint | None, Any]:
+    config: RunConfig, workdir: Path | None = None, saved: RunItem | None = None
+) -> tuple[RunPlan, StartingPoint | None, Tokenizer | None]:
     """Opens what the config names and checks it: the plan, where it starts from if it does, and the tokenizer.
 
     A run in `workdir` that has checkpoints goes on from where it began, whatever stands there now; `saved` is the `run`
@@ -167,7 +168,7 @@ def _start(config: RunConfig, workdir: Path | None) -> StartingPoint:
         raise damage or error from None
 
 
-def _tokenizer(config: RunConfig, of_start: Path | None) -> Any:
+def _tokenizer(config: RunConfig, of_start: Path | None) -> Tokenizer | None:
     path = config.tokenizer or of_start
     if path is None:
         return None

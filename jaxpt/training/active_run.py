@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from jaxpt.checkpoints.checkpoints import Checkpoints
 from jaxpt.training.events import Changes, Event
@@ -40,7 +41,7 @@ class ActiveRun:
     clock: Clock = field(default_factory=Clock)
     batches: Iterator[tuple[int, Mapping[str, np.ndarray]]] = field(default_factory=lambda: iter(()))
     values: Mapping[str, jax.Array] = field(default_factory=dict)  # what the last step returned, on the devices
-    progress: Any = None  # the progress bar
+    progress: tqdm | None = None
     save_requested: bool = False
     stop_requested: str | None = None
 

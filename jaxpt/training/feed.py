@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from jaxpt.checkpoints.run_item import RunItem
 from jaxpt.data import Loader, StageData, budget, resume
 from jaxpt.data.ledger import Ledger
 from jaxpt.data.order import order_key
@@ -69,7 +70,7 @@ class PackedFeed:
 
 def make_feed(
     plan: RunPlan,
-    saved: dict[str, Any] | None,
+    saved: RunItem | None,
     used: Sequence[dict[str, Any]] = (),
     log: Callable[[str], None] = lambda text: None,
 ) -> PackedFeed:
@@ -129,9 +130,9 @@ class Feeds:
     def __init__(self, used: Sequence[dict[str, Any]] = (), log: Callable[[str], None] = lambda text: None):
         """`used` and `log` are those of `make_feed`."""
         self._used, self._log, self._lines = used, log, list[str]()
-        self._early: tuple[dict[str, Any] | None, PackedFeed] | None = None
+        self._early: tuple[RunItem | None, PackedFeed] | None = None
 
-    def check(self, plan: RunPlan, saved: dict[str, Any] | None) -> None:
+    def check(self, plan: RunPlan, saved: RunItem | None) -> None:
         """Makes the feed from the newest checkpoint and keeps it.
 
         Raises:
@@ -139,7 +140,7 @@ class Feeds:
         """
         self._early = saved, make_feed(plan, saved, self._used, self._lines.append)
 
-    def __call__(self, plan: RunPlan, saved: dict[str, Any] | None) -> PackedFeed:
+    def __call__(self, plan: RunPlan, saved: RunItem | None) -> PackedFeed:
         """Returns the feed that was kept, or makes another where another checkpoint was restored."""
         if self._early is None or self._early[0] != saved:
             return make_feed(plan, saved, self._used, self._log)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from jaxpt.checkpoints.run_item import RunItem
 from jaxpt.cli.terminal import progress
@@ -100,7 +101,7 @@ def _train(run: ActiveRun) -> int:
             return 0
         _read(run)
         for stage in plan.stages[plan.stage_of(run.step) :]:
-            if _train_stage(run, stage):
+            if _train_stage(run, stage, bar):
                 return EXIT_PREEMPTED
     return 0
 
@@ -110,7 +111,7 @@ def _read(run: ActiveRun) -> None:
     run.batches = run.feed.iterate(run.step, functools.partial(host_rows, run.program.layout.mesh))
 
 
-def _train_stage(run: ActiveRun, stage: StagePlan) -> bool:
+def _train_stage(run: ActiveRun, stage: StagePlan, bar: tqdm) -> bool:
     """Runs one stage from where the run stands; returns whether to stop."""
     if run.step == stage.first and stage.first and stage.config.load == "params":
         run.state = {**run.state, "opt_state": fresh_opt_state(run.program, run.state["params"])}
@@ -128,7 +129,7 @@ def _train_stage(run: ActiveRun, stage: StagePlan) -> bool:
         jax.block_until_ready(before)  # at most two steps in flight
         run.step += 1
         run.clock.steps += 1
-        run.progress.update(stage.config.tokens_per_step)
+        bar.update(stage.config.tokens_per_step)
         stop = _act(run, run.events)
         if step._cache_size() != 1:
             raise RuntimeError(f"stage {stage.config.name}: the step was compiled {step._cache_size()} times, not once")

@@ -14,6 +14,7 @@ from jaxpt.errors import JaxptError
 from jaxpt.files import lock
 from jaxpt.files.digests import MODEL_FORMAT, NAME, Digests, open_digests, read_bytes, read_json, write_files
 from jaxpt.models.config import ModelConfig
+from jaxpt.tokenizers import Tokenizer
 from jaxpt.training.config import RunConfig
 
 # Changing these would make the steps taken and those to come two different runs.
@@ -21,7 +22,7 @@ FIXED = ("seed", "model", "init_from", "tokenizer")
 
 
 def prepare(
-    workdir: Path, config: RunConfig, model: ModelConfig, tokenizer: Any, lineage: list[dict[str, Any]]
+    workdir: Path, config: RunConfig, model: ModelConfig, tokenizer: Tokenizer | None, lineage: list[dict[str, Any]]
 ) -> list[str]:
     """Makes the directory, or checks that an existing one is whole and belongs to this config; writes its small files.
 

@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
 
+from jaxpt.checkpoints.run_item import RunItem
 from jaxpt.config.duration import parse
 from jaxpt.data.plan import flat_weights, row_weights
 from jaxpt.errors import JaxptError
@@ -16,6 +17,7 @@ from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.presets import preset
 from jaxpt.optim.schedules import Segment, learning_rate, resolve, resolve_changed
+from jaxpt.tokenizers import Tokenizer
 from jaxpt.training import history
 from jaxpt.training.config import ModelSection, RunConfig, StageConfig
 from jaxpt.training.history import Leg
@@ -104,7 +106,7 @@ def make_plan(
     config: RunConfig,
     sources: Mapping[str, SourceFacts],
     model: ModelConfig | None = None,
-    tokenizer: Any = None,
+    tokenizer: Tokenizer | None = None,
     past: Sequence[Leg] = (),
 ) -> RunPlan:
     """Checks the sources against the config and resolves every stage.
@@ -126,7 +128,7 @@ def make_plan(
     return RunPlan(config, model, _stage_plans(config, sources, model, past), sources, tuple(past))
 
 
-def continued(plan: RunPlan, saved: Mapping[str, Any]) -> RunPlan:
+def continued(plan: RunPlan, saved: RunItem) -> RunPlan:
     """Returns `plan` as it is from a restored checkpoint on.
 
     Args:
@@ -252,7 +254,7 @@ def check_pose(where: str, stage: StageConfig, model: ModelConfig) -> None:
         raise JaxptError(f"{where} is {target}, the model has {model.max_positions} positions; set {rope}={target}")
 
 
-def check_source(where: str, path: str, source: SourceFacts, model: ModelConfig, tokenizer: Any) -> None:
+def check_source(where: str, path: str, source: SourceFacts, model: ModelConfig, tokenizer: Tokenizer | None) -> None:
     """Raises a JaxptError where a source does not go with the model or the tokenizer."""
     if source.rows == 0:
         raise JaxptError(f"{where}: {path} has no rows; pack more text or remove the source")

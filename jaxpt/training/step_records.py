@@ -28,7 +28,8 @@ class StepRecords(Event):
         """Writes the record itself: it comes before the error that a value in it may be."""
         run, record = self._run, self._record(view)
         run.record(record)
-        run.progress.set_postfix(loss=f"{record['train/loss']:.3f}", refresh=False)
+        if run.progress is not None:
+            run.progress.set_postfix(loss=f"{record['train/loss']:.3f}", refresh=False)
         self._compare(view.step, record)
         check_finite(view.step, {k: v for k, v in record.items() if not k.startswith("perf/")}, run.checkpoints)
         return Changes()
