@@ -15,11 +15,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxpt.checkpoints.checkpoints import finished_steps, read_run
 from jaxpt.cli.terminal import progress, table
+from jaxpt.evaluation.evaluation import Evaluation, Measure, Params, Setting
 from jaxpt.training.metrics import read
 
 STEPS, SAVE, EVALUATE = 3000, 20, 100
@@ -27,12 +31,11 @@ STEPS, SAVE, EVALUATE = 3000, 20, 100
 
 def child(workdir: Path, steps: int, mesh: dict[str, int]) -> int:
     """The run itself: a small model, saved and evaluated often; a tenth of the time goes to evaluations."""
-    import jax
-
     from benchmarks.made_sources import make_sources
     from jaxpt.commands.train import train
     from jaxpt.config.schema import build
     from jaxpt.training.config import RunConfig
+    from jaxpt.training.evaluating import Evaluating
 
     sources = make_sources(workdir.parent / "sources")
     model = {"vocab_size": 512, "embed": 64, "heads": 4, "kv_heads": 2, "head_dim": 16, "mlp": 176, "layers": 4}
@@ -44,22 +47,33 @@ def child(workdir: Path, steps: int, mesh: dict[str, int]) -> int:
         "stages": [{**stage, "mixture": {"a": 0.5, "b": 0.3, "c": 0.2}, "microbatches": 2}],
         "optimizer": {"learning_rate": 3e-3},
         "checkpoint": {"every": f"{SAVE} steps", "keep": 3, "keep_every": f"{2 * EVALUATE} steps"},
-        "evaluation": {"every": f"{EVALUATE} steps"},
         "metrics": {"every": 1, "tensorboard": False},
         "sharding": {"mesh": mesh},
     }
 
-    last = time.monotonic()
+    evaluating = Evaluating("norm", FinalNorm(f"{EVALUATE} steps", stop_at=steps))
+    return train(build(RunConfig, config), workdir, [evaluating])
 
-    def hook(step: int, params: Any) -> dict[str, float]:
-        nonlocal last
-        if step >= steps:
-            raise SystemExit(0)  # the other mesh is compared over its first steps only
-        time.sleep((time.monotonic() - last) / 10)
+
+@dataclass(frozen=True)
+class FinalNorm(Evaluation):
+    """`eval/norm/final`, with a tenth of the time since it was measured last."""
+
+    stop_at: int = STEPS + 1
+
+    def prepare(self, setting: Setting) -> Measure:
+        """Measures the length of the last norm's scale."""
         last = time.monotonic()
-        return {"eval/norm": float(jax.numpy.linalg.norm(params["final_norm"]))}
 
-    return train(build(RunConfig, config), workdir, lambda *stage: [hook])
+        def measure(step: int, params: Params) -> dict[str, float]:
+            nonlocal last
+            if step >= self.stop_at:
+                raise SystemExit(0)  # the other mesh is compared over its first steps only
+            time.sleep((time.monotonic() - last) / 10)
+            last = time.monotonic()
+            return {"final": float(np.linalg.norm(params["final_norm"]))}
+
+        return measure
 
 
 def start(workdir: Path, devices: int = 1, steps: int = STEPS + 1, **mesh: int) -> subprocess.Popen:

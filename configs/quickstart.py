@@ -37,8 +37,7 @@ def get_config(folder: str = "runs/quickstart/data") -> ConfigDict:
     ]
     c.optimizer = {"learning_rate": 1e-2}
     c.checkpoint = {"every": "200 steps", "keep": 1}
-    c.evaluation = {"bits_per_byte": {name: f"{folder}/text/{name}.held_out.jsonl" for name in SOURCES}}
-    c.evaluation.max_documents = 200
-    c.evaluation.batch_size = 32
+    documents = {name: f"{folder}/text/{name}.held_out.jsonl" for name in SOURCES}
+    c.evaluations = {"bits_per_byte": {"documents": documents, "max_documents": 200, "batch_size": 32}}
     c.metrics = {"every": 10}
     return c

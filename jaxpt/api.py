@@ -10,11 +10,11 @@ from jaxpt import tokenizers
 from jaxpt.bundles import open_bundle, save_bundle
 from jaxpt.checkpoints.checkpoints import model_of, read_params, read_run
 from jaxpt.checkpoints.newest import read_checkpoint
+from jaxpt.checkpoints.run_files import has_tokenizer, read_lineage
 from jaxpt.errors import JaxptError
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.forward import forward
 from jaxpt.models.model import Model
-from jaxpt.training.run_directory import has_tokenizer, read_lineage
 
 __all__ = ["Model", "ModelConfig", "forward", "kind_of", "load", "save"]
 

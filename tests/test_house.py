@@ -19,9 +19,9 @@ ROOMS = [
     "optim",
     "objectives",
     "checkpoints",
-    "training",
     "generation",
     "evaluation",
+    "training",
     "planning",
     "reporting",
 ]

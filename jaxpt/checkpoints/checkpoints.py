@@ -17,13 +17,13 @@ from jax.sharding import SingleDeviceSharding
 from jaxpt.checkpoints import restoring, run_item
 from jaxpt.checkpoints.reading import compare, describe_extra, not_finite, scan_state
 from jaxpt.checkpoints.restoring import GoBack, Restored
-from jaxpt.checkpoints.run_item import DamagedError, Run
+from jaxpt.checkpoints.run_item import DamagedError, RunItem
 from jaxpt.checkpoints.verdict import UNKNOWN, WHOLE, Verdict, agreed
 from jaxpt.errors import JaxptError
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.specs import ParamSpec, flatten, map_specs, param_specs, unflatten
 
-for _name in ("absl", "asyncio"):  # Orbax tells every save in a dozen lines and every failure in hundreds: we tell it
+for _name in ("absl", "asyncio"):  # Orbax writes a dozen lines per save, hundreds per failure
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
@@ -71,7 +71,7 @@ class Checkpoints:
         """Finished checkpoints, ascending."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: Mapping[str, Any], run: Run) -> None:
+    def save(self, step: int, state: Mapping[str, Any], run: RunItem) -> None:
         """Starts saving `state`: trees by item, "params", "opt_state" and perhaps "extra".
 
         Returns once the arrays may be donated to the next step.
@@ -138,7 +138,7 @@ class Checkpoints:
     def restore(
         self,
         abstract: Mapping[str, Any],
-        tell: Callable[[str], None],
+        log: Callable[[str], None],
         from_step: int | None = None,
         config: Any = None,
     ) -> Restored | None:
@@ -147,23 +147,23 @@ class Checkpoints:
         Args:
             abstract: trees of ShapeDtypeStruct by item, with the shardings wanted now; the item "extra" follows from
                 what was saved.
-            tell: receives one line for each checkpoint that was set aside.
+            log: receives one line for each checkpoint that was set aside.
             from_step: go on from this checkpoint, None: from the newest.
             config: the run's, JSON-ready; a start with the same `from_step` and config as before goes on from what
                 came of it.
         """
         mark = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
         back = None if from_step is None else GoBack(from_step, mark)
-        restored = restoring.restore(self.folder, self.steps(), abstract, tell, back)
+        restored = restoring.restore(self.folder, self.steps(), abstract, log, back)
         if restored is not None:
             self._finite.add(restored.run["step"])
             same = restored.run.get("went_back", {}).get("config") == mark
             self._went_back = {"went_back": restored.run["went_back"]} if same else {}
         return restored
 
-    def go_back(self, restored: Restored, tell: Callable[[str], None]) -> list[str]:
+    def go_back(self, restored: Restored, log: Callable[[str], None]) -> list[str]:
         """As `restoring.go_back`, on this folder; to be called after every restore and before the first save."""
-        names = restoring.go_back(self.folder, restored, tell)
+        names = restoring.go_back(self.folder, restored, log)
         verdict = Verdict(WHOLE)
         try:
             self._manager.reload()  # only here: no host may list the folder while another one renames or prunes
@@ -189,7 +189,7 @@ def _is_sealed(folder: Path) -> bool:
         return False
 
 
-def read_run(workdir: Path, step: int) -> Run:
+def read_run(workdir: Path, step: int) -> RunItem:
     """Returns the `run` item of a checkpoint, verified.
 
     Raises:
@@ -202,7 +202,7 @@ def read_run(workdir: Path, step: int) -> Run:
         raise JaxptError(f"{folder} is damaged: {error}; use another checkpoint") from None
 
 
-def model_of(run: Run) -> ModelConfig:
+def model_of(run: RunItem) -> ModelConfig:
     """Returns the model of a checkpoint's `run` item: that of the run, with the rope of the stage it was saved in."""
     return ModelConfig.from_dict(run["model"])
 
@@ -216,7 +216,7 @@ def finished_steps(workdir: Path) -> list[int]:
     return sorted(int(p.name) for p in whole)
 
 
-def read_state(workdir: Path, step: int, abstract: Mapping[str, Any], run: Run) -> dict[str, Any]:
+def read_state(workdir: Path, step: int, abstract: Mapping[str, Any], run: RunItem) -> dict[str, Any]:
     """Restores parts of one checkpoint, verified against its digests, without opening a manager.
 
     Args:
@@ -267,7 +267,7 @@ def _storage_error(folder: Path, error: Exception) -> JaxptError:
     return JaxptError(f"{folder}: a checkpoint could not be written ({text[:300]}); {newest}")
 
 
-def read_params(workdir: Path, step: int, run: Run, shardings: Mapping[str, Any] | None = None) -> Any:
+def read_params(workdir: Path, step: int, run: RunItem, shardings: Mapping[str, Any] | None = None) -> Any:
     """Returns the parameters of a finished checkpoint, without knowing its optimizer, verified.
 
     Args:

@@ -12,13 +12,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxpt.bundles.digest import Scan, scan
 from jaxpt.checkpoints import run_item
-from jaxpt.checkpoints.run_item import DamagedError, Run
+from jaxpt.checkpoints.run_item import DamagedError, RunItem
 from jaxpt.checkpoints.verdict import WHOLE, Verdict, agreed, judge
 from jaxpt.errors import JaxptError
 from jaxpt.models.specs import flatten, unflatten
 
 
-def read_checked(folder: Path, abstract: Mapping[str, Any]) -> tuple[Any, Run, Scan, Verdict]:
+def read_checked(folder: Path, abstract: Mapping[str, Any]) -> tuple[Any, RunItem, Scan, Verdict]:
     """Reads one checkpoint and compares it with its digests; returns state, run item, scan and all hosts' verdict."""
     state, run, values, error = None, {}, Scan({}, []), None
     try:
@@ -69,13 +69,13 @@ def scan_state(state: Mapping[str, Any]) -> Scan:
     return Scan(out | extra.digests, bad + extra.not_finite)
 
 
-def describe_extra(state: Mapping[str, Any]) -> Run:
+def describe_extra(state: Mapping[str, Any]) -> RunItem:
     """Returns what a `run` item says of the item `extra`, {} without one: dtype and shape of each leaf by path."""
     leaves = flatten(state.get("extra", {}))
     return {"extra": {path: [str(leaf.dtype), *leaf.shape] for path, leaf in leaves.items()}} if leaves else {}
 
 
-def with_extra(abstract: Mapping[str, Any], run: Run) -> Mapping[str, Any]:
+def with_extra(abstract: Mapping[str, Any], run: RunItem) -> Mapping[str, Any]:
     """Returns `abstract` with the item `extra` that the checkpoint has, if it has one, whole on every device."""
     if not run.get("extra"):
         return abstract
@@ -108,7 +108,7 @@ def not_finite(values: Scan) -> str:
     return f"its state holds NaN or infinite values ({first}{f' and {more} more' if more else ''})"
 
 
-def _same_leaves(folder: Path, run: Run, abstract: Mapping[str, Any]) -> None:
+def _same_leaves(folder: Path, run: RunItem, abstract: Mapping[str, Any]) -> None:
     want, have = set(_leaf_names(abstract)), set(run["digests"])
     if want != have:
         odd = sorted(want ^ have)

@@ -16,13 +16,13 @@ import jax
 
 from jaxpt.checkpoints import run_item
 from jaxpt.checkpoints.reading import not_finite, read_checked
-from jaxpt.checkpoints.run_item import DamagedError, Run
+from jaxpt.checkpoints.run_item import DamagedError, RunItem
 from jaxpt.checkpoints.verdict import DAMAGED, UNKNOWN, WHOLE, Verdict, agreed, read_every_byte
 from jaxpt.errors import JaxptError
 
-Tell = Callable[[str], None]
+Log = Callable[[str], None]
 
-ASIDE = re.compile(r"\d+\.(damaged|set-aside)(-\d+)?")  # names of checkpoints that are none any more
+ASIDE = re.compile(r"\d+\.(damaged|set-aside)(-\d+)?")  # names of checkpoints that are used no more
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Restored:
     """A state to go on from, its `run` item, and what becomes of the checkpoints after it."""
 
     state: Any
-    run: Run
+    run: RunItem
     set_aside: list[str]  # names of those that were damaged
     later: list[int]  # steps to set aside with `go_back`, once nothing else refuses to go on from here
 
 
 def restore(
-    folder: Path, steps: list[int], abstract: Mapping[str, Any], tell: Tell, back: GoBack | None = None
+    folder: Path, steps: list[int], abstract: Mapping[str, Any], log: Log, back: GoBack | None = None
 ) -> Restored | None:
     """Restores the newest checkpoint whose values match its digests; only a proven damaged one is set aside.
 
@@ -52,7 +52,7 @@ def restore(
         folder: `checkpoints/` of a run.
         steps: the finished ones, ascending.
         abstract: tree of ShapeDtypeStruct with the shardings wanted now, which may differ from those saved.
-        tell: receives one line for each checkpoint that was set aside.
+        log: receives one line for each checkpoint that was set aside.
         back: go on from this checkpoint.
 
     Returns:
@@ -66,12 +66,12 @@ def restore(
     if back:
         check_step(folder, steps, back.step)
     if back and _is_done(back, folder, steps[-1]):
-        tell(f"checkpoint {steps[-1]} came from --from_step={back.step} with this config: going on from it")
+        log(f"checkpoint {steps[-1]} came from --from_step={back.step} with this config: going on from it")
         back = None
     set_aside: list[str] = []
     for step in [back.step] if back else reversed(steps):
         try:
-            state, run = _whole(folder, step, abstract, tell, [s for s in steps if s < step])
+            state, run = _whole(folder, step, abstract, log, [s for s in steps if s < step])
         except DamagedError as error:
             if back:
                 others = ", ".join(str(s) for s in steps if s != step) or "none"
@@ -79,7 +79,7 @@ def restore(
                     f"--from_step={step}: {folder / str(step)} is damaged ({error}); take another of {others}"
                 ) from None
             set_aside.append(_set_aside(folder, step, "damaged"))
-            tell(f"checkpoint {step} is damaged ({error}); set aside as {set_aside[-1]}, trying the one before")
+            log(f"checkpoint {step} is damaged ({error}); set aside as {set_aside[-1]}, trying the one before")
             continue
         if not back:
             return Restored(state, run, set_aside, [])
@@ -88,16 +88,16 @@ def restore(
     return None
 
 
-def go_back(folder: Path, restored: Restored, tell: Tell) -> list[str]:
+def go_back(folder: Path, restored: Restored, log: Log) -> list[str]:
     """Sets aside the checkpoints after the restored one; returns the names of all that was set aside."""
     names = [_set_aside(folder, s, "set-aside") for s in reversed(restored.later)]  # a kill leaves the earlier ones
     if names:
-        tell(f"set aside in {folder}: {', '.join(reversed(names))}; remove what is of no use any more")
+        log(f"set aside in {folder}: {', '.join(reversed(names))}; remove what is of no use any more")
     return [*restored.set_aside, *names]
 
 
 def check_step(folder: Path, steps: list[int], wanted: int) -> None:
-    """Raises a JaxptError that lists the finished checkpoints of `folder` where `wanted` is none of them."""
+    """Raises a JaxptError that lists the finished checkpoints of `folder` where `wanted` is not one of them."""
     if wanted not in steps:
         have = ", ".join(map(str, steps)) or "none"
         raise JaxptError(f"--from_step={wanted}: {folder} has no such checkpoint; it has {have}")
@@ -123,7 +123,7 @@ def _is_done(back: GoBack, folder: Path, newest: int) -> bool:
     return agreed(Verdict(WHOLE if same else DAMAGED)).kind == WHOLE
 
 
-def _whole(folder: Path, step: int, abstract: Mapping[str, Any], tell: Tell, earlier: list[int]) -> tuple[Any, Run]:
+def _whole(folder: Path, step: int, abstract: Mapping[str, Any], log: Log, earlier: list[int]) -> tuple[Any, RunItem]:
     """Restores one checkpoint. Damage is proven when it fails twice and all bytes can be read.
 
     Raises:
@@ -137,14 +137,14 @@ def _whole(folder: Path, step: int, abstract: Mapping[str, Any], tell: Tell, ear
         state, run, values, verdict = read_checked(checkpoint, abstract)
         if verdict.kind == WHOLE:
             if attempt:
-                tell(f"checkpoint {step} could be read at the second attempt; the first: {first.reason}")
+                log(f"checkpoint {step} could be read at the second attempt; the first: {first.reason}")
             if values.not_finite:
                 del state
                 raise JaxptError(
                     f"{checkpoint} is not usable, {not_finite(values)}; {_before(folder, earlier, abstract)}"
                 )
             if not run_item.is_sealed(run):
-                tell(f"checkpoint {step} was written by an earlier version, without a digest of its run item")
+                log(f"checkpoint {step} was written by an earlier version, without a digest of its run item")
             return state, run
         if verdict.kind == UNKNOWN:
             break
@@ -173,7 +173,7 @@ def _before(folder: Path, earlier: list[int], abstract: Mapping[str, Any]) -> st
 
 
 def _set_aside(folder: Path, step: int, mark: str) -> str:
-    """Renames a checkpoint so that it is none; returns its new name. What was set aside before stays."""
+    """Renames a checkpoint so that it is used no more; returns its new name. What was set aside before stays."""
     verdict = Verdict(WHOLE)
     if jax.process_index() == 0:
         try:

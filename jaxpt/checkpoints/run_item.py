@@ -3,11 +3,34 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from jaxpt.errors import JaxptError
 
-Run = dict[str, Any]
+
+class RunItem(TypedDict, total=False):
+    """What a checkpoint says of its run, JSON-ready. `REQUIRED` keys are always there, others since some version."""
+
+    step: int  # finished steps
+    tokens: int  # positions (B × S) trained on
+    model: dict[str, Any]  # of `ModelConfig.from_dict`, with the rope of the stage
+    digests: dict[str, list[str]]  # of the state's values, by path, one per layer
+    finite: bool
+    format: int
+    digest: str  # of everything else in the item
+    went_back: dict[str, Any]  # a `GoBack`
+    history: list[dict[str, Any]]  # legs of the steps so far
+    durations: dict[str, str]  # of the stages, as configured
+    learning_rate_next: float | None
+    schedule_log: dict[str, Any]
+    ledger: list[dict[str, Any]]  # rows used, those of earlier runs (`prior_ledger`) included
+    prior_ledger: list[dict[str, Any]]
+    other_orders: bool
+    fingerprints: dict[str, str]  # of the sources
+    joined: list[dict[str, Any]]  # sources that were added on the way
+    order_seeds: dict[str, int]
+    leave_out_seen: bool
+
 
 FORMAT = 2  # 1, which carries no number, had no digest and did not say whether the state was finite
 REQUIRED = {"step": int, "tokens": int, "model": dict, "digests": dict}
@@ -17,18 +40,18 @@ class DamagedError(JaxptError):
     """Proven corruption: bytes that can be read are not those that were written."""
 
 
-def seal(run: Run) -> Run:
+def seal(run: RunItem) -> RunItem:
     """Returns the item as it is saved: with its format and the digest of everything else in it."""
     run = json.loads(json.dumps({**run, "format": FORMAT}))  # as a reader will see it
     return {**run, "digest": _digest(run)}
 
 
-def is_sealed(run: Run) -> bool:
+def is_sealed(run: RunItem) -> bool:
     """Whether the item carries a digest of its own (and thus says that the state was finite)."""
     return "digest" in run
 
 
-def read(checkpoint: Path) -> Run:
+def read(checkpoint: Path) -> RunItem:
     """Reads and checks the `run` item of a checkpoint's folder, whose name is its step.
 
     Raises:
@@ -38,7 +61,7 @@ def read(checkpoint: Path) -> Run:
     return parse((checkpoint / "run" / "metadata").read_bytes(), int(checkpoint.name))
 
 
-def parse(text: bytes, step: int) -> Run:
+def parse(text: bytes, step: int) -> RunItem:
     """Returns the item that `text` holds.
 
     Raises:
@@ -65,6 +88,6 @@ def parse(text: bytes, step: int) -> Run:
     return run
 
 
-def _digest(run: Run) -> str:
+def _digest(run: RunItem) -> str:
     rest = {k: v for k, v in run.items() if k != "digest"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

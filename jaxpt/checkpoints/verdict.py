@@ -37,7 +37,7 @@ def judge(error: BaseException | None) -> Verdict:
     """Says what an error proves.
 
     Damage is a digest that does not match, text that is not JSON, a file that is missing, and bytes that TensorStore
-    could read and not decode. Everything else (no rights, no memory, a stale handle, an error that nobody thought of)
+    could read and not decode. Everything else (no rights, no memory, a stale handle, an unforeseen error)
     proves nothing about the file.
     """
     if error is None:

@@ -12,6 +12,7 @@ from jaxpt import api
 from jaxpt.bundles import open_bundle
 from jaxpt.checkpoints.checkpoints import finished_steps, model_of, read_run
 from jaxpt.checkpoints.newest import read_checkpoint
+from jaxpt.checkpoints.run_files import read_lineage
 from jaxpt.cli.dispatch import Parser
 from jaxpt.cli.terminal import table
 from jaxpt.data.log import ScheduleLog
@@ -22,7 +23,6 @@ from jaxpt.errors import JaxptError, nearest
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.specs import flatten, param_specs
 from jaxpt.sharding import MESH_AXES, partition_specs
-from jaxpt.training.run_directory import read_lineage
 from jaxpt.training.starting_point import ledger_of
 
 HELP = "show a bundle, run, checkpoint, Hugging Face directory or packed source"

@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     devices = topology_devices(args.topology) if args.topology else []
     plan, start, _ = open_plan(config)
     print(overview(plan))
-    make_feed(plan, None, start.ledger if start else [], tell=print)
+    make_feed(plan, None, start.ledger if start else [], log=print)
     for a, b, count in in_common(plan.sources):
         print(f"sources {a} and {b} hold {count:,} documents in common; pack other parts of the text in each (--part)")
     if not devices:

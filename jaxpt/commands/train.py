@@ -1,28 +1,33 @@
 """`jaxpt train`: joins config, data, model and loop, and runs them in a directory that can be resumed."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 
-from jaxpt import tokenizers
+from jaxpt import api, tokenizers
 from jaxpt.checkpoints.checkpoints import finished_steps
 from jaxpt.checkpoints.newest import while_pruned
 from jaxpt.checkpoints.restoring import check_step
+from jaxpt.checkpoints.run_item import RunItem
 from jaxpt.cli.dispatch import Parser
 from jaxpt.config.file import load
 from jaxpt.errors import JaxptError
-from jaxpt.evaluation.measures import Measures
 from jaxpt.files.lock import Lock, inside
 from jaxpt.sharding import join, on_first_process
+from jaxpt.tokenizers import Tokenizer
 from jaxpt.training import loop, run_directory
 from jaxpt.training.config import RunConfig
+from jaxpt.training.evaluating import evaluations
+from jaxpt.training.events import Event
 from jaxpt.training.feed import Feeds
 from jaxpt.training.history import newest_saved, read_legs
 from jaxpt.training.interrupt import EXIT_PREEMPTED
 from jaxpt.training.overview import overview
-from jaxpt.training.plan import Plan, check_disk, continued, make_plan
+from jaxpt.training.program import make_program
+from jaxpt.training.reweighting import Reweighting
+from jaxpt.training.run_plan import RunPlan, check_disk, continued, make_plan
 from jaxpt.training.sources import open_sources
 from jaxpt.training.starting_point import StartingPoint, as_begun, open_start
 
@@ -71,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
 def train(
     config: RunConfig,
     workdir: Path,
-    hooks: loop.Hooks | None = None,
+    events: Sequence[Event] = (),
     from_step: int | None = None,
     take_over: bool = False,
 ) -> int:
@@ -80,7 +85,7 @@ def train(
     Args:
         config: a checked config.
         workdir: new, or that of a run to go on with.
-        hooks: evaluations of a stage's model; None: what `config.evaluation` names.
+        events: what happens between two steps besides what the config names: see `jaxpt.training.events`.
         from_step: the checkpoint to go on from; None: the newest whole one.
         take_over: a writer on another machine, whose lock this run finds, is gone for good.
 
@@ -89,16 +94,16 @@ def train(
     """
     if from_step is not None:
         check_step(workdir / "checkpoints", finished_steps(workdir), from_step)
-    return while_pruned(lambda: _train(config, workdir, hooks, from_step, take_over))
+    return while_pruned(lambda: _train(config, workdir, events, from_step, take_over))
 
 
-def _train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None, from_step: int | None, take_over: bool) -> int:
+def _train(config: RunConfig, workdir: Path, events: Sequence[Event], from_step: int | None, take_over: bool) -> int:
     saved = newest_saved(workdir, from_step)
     plan, start, tokenizer = open_plan(config, workdir, saved)
-    # made here already, so that a mistake in mesh, optimizer or batch size is reported before anything is written
-    _, optimizer, _ = loop.make_program(plan)
-    tell = print if jax.process_index() == 0 else (lambda line: None)
-    feeds = Feeds(start.ledger if start else [], tell)
+    # made here already, so that a mistake in mesh, optimizer or batch size is an error before anything is written
+    optimizer = make_program(plan).optimizer
+    log = print if jax.process_index() == 0 else (lambda line: None)
+    feeds = Feeds(start.ledger if start else [], log)
     if saved or not finished_steps(workdir):
         feeds.check(continued(plan, saved) if saved else plan, saved)
     lock = Lock(inside(workdir), workdir)
@@ -112,33 +117,33 @@ def _train(config: RunConfig, workdir: Path, hooks: loop.Hooks | None, from_step
     with lock:
         on_first_process(open_workdir)
         _introduce(plan, start)
-        measures = Measures(config, tokenizer, workdir)
+        measuring = evaluations(config, tokenizer)
+        reweighting = Reweighting(config, tokenizer, workdir, functools.partial(api.load, dtype="float32"))
         return loop.train(
             plan,
             workdir,
             feeds,
             start.state if start else None,
-            hooks or measures.hooks,
-            measures.policy,
-            tell,
+            [reweighting, *events, *measuring],
+            log,
             from_step=from_step,
             check_writer=lock.check,
         )
 
 
-def _introduce(plan: Plan, start: StartingPoint | None) -> None:
+def _introduce(plan: RunPlan, start: StartingPoint | None) -> None:
     """Prints what is about to be trained, on one host."""
     if jax.process_index():
         return
     print(f"{plan.model.param_count():,} parameters, {plan.steps:,} steps, {plan.tokens_at(plan.steps):,} tokens")
     if start:
-        print(f"starting from {start.found}")
+        print(f"starting from {start.description}")
     print(overview(plan))
 
 
 def open_plan(
-    config: RunConfig, workdir: Path | None = None, saved: dict[str, Any] | None = None
-) -> tuple[Plan, StartingPoint | None, Any]:
+    config: RunConfig, workdir: Path | None = None, saved: RunItem | None = None
+) -> tuple[RunPlan, StartingPoint | None, Tokenizer | None]:
     """Opens what the config names and checks it: the plan, where it starts from if it does, and the tokenizer.
 
     A run in `workdir` that has checkpoints goes on from where it began, whatever stands there now; `saved` is the `run`
@@ -164,7 +169,7 @@ def _start(config: RunConfig, workdir: Path | None) -> StartingPoint:
         raise damage or error from None
 
 
-def _tokenizer(config: RunConfig, of_start: Path | None) -> Any:
+def _tokenizer(config: RunConfig, of_start: Path | None) -> Tokenizer | None:
     path = config.tokenizer or of_start
     if path is None:
         return None

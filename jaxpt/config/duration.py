@@ -60,3 +60,17 @@ def parse(text: str, where: str, *, parts: bool = False) -> Duration:
     if unit == "steps" and amount != int(amount):
         raise JaxptError(f"{where} is {text!r}, steps must be a whole number")
     return Duration(amount, unit)  # type: ignore[arg-type]
+
+
+def parse_interval(text: str | None, where: str) -> Duration | None:
+    """Reads "every so often"; None stays None.
+
+    Raises:
+        JaxptError: no duration, or one of length 0.
+    """
+    if text is None:
+        return None
+    every = parse(text, where)
+    if every.amount <= 0:
+        raise JaxptError(f"{where} is {text!r}, it must be more than nothing")
+    return every

@@ -1,1 +1,1 @@
-"""Bits per byte of held-out documents, generation."""
+"""What a model can do, measured: an evaluation is a file with its options; bits per byte is the first of them."""

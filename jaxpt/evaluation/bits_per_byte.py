@@ -1,75 +1,74 @@
 """Bits per byte of held-out documents: how well a model compresses text, whatever its tokenizer."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from jaxpt.data import records
-from jaxpt.data.packing import Document, best_fit
+from jaxpt.config.choice import option
 from jaxpt.errors import JaxptError
+from jaxpt.evaluation.evaluation import Evaluation, Measure, Params, Setting
+from jaxpt.evaluation.held_out import HeldOut, held_out, read_texts
+from jaxpt.files.names import path_component
 from jaxpt.kernels.cross_entropy import from_logits
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.forward import forward
 from jaxpt.sharding import batch_sharding
-
-Hook = Callable[[int, Any], dict[str, float]]
+from jaxpt.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """A set of documents as batches `[N, B, S]` of tokens, targets, segment ids, positions and loss weights."""
+class BitsPerByte(Evaluation):
+    """Bits per byte of named sets of held-out documents, in rows as long as those of the stage."""
 
-    batches: Mapping[str, np.ndarray]
-    bytes: int
-    documents: int
+    documents: dict[str, str] = option({}, "JSONL files of held-out documents by name")
+    max_documents: int | None = option(None, "of each set; None: all")
+    batch_size: int = option(8, "rows measured at once")
 
+    @property
+    def is_empty(self) -> bool:
+        """Without documents."""
+        return not self.documents
 
-def held_out(texts: Iterable[str], tokenizer: Any, sequence_length: int, batch_size: int, name: str = "") -> HeldOut:
-    """Tokenizes and packs documents for measuring.
+    def check(self, where: str) -> None:
+        """As `Evaluation.check`."""
+        super().check(where)
+        if self.batch_size < 1:
+            raise JaxptError(f"{where}.batch_size is {self.batch_size}, it must be at least 1")
+        for name in self.documents:
+            path_component(name, f"{where}.documents")
 
-    A document begins with BOS (EOS where there is none), so that its first token is predicted too; one longer than a
-    row is cut into windows, each beginning with the last token of the one before. EOS is not predicted.
+    def check_inputs(self, where: str, tokenizer: Tokenizer | None) -> None:
+        """As `Evaluation.check_inputs`: documents that can be read, and a tokenizer."""
+        if tokenizer is None:
+            raise JaxptError(f"{where} needs a tokenizer; set config.tokenizer")
+        for file in self.documents.values():
+            read_texts(file, self.max_documents)
 
-    Args:
-        texts: the documents.
-        tokenizer: a `jaxpt.tokenizers.Tokenizer`.
-        sequence_length: S, of at least 2.
-        batch_size: B; the last batch is filled up with rows that weigh nothing.
-        name: of the set, for the error message.
+    def prepare(self, setting: Setting) -> Measure:
+        """As `Evaluation.prepare`: bits per byte by the name of the set."""
+        assert setting.tokenizer is not None, "checked before the run began"
+        sets = self.held_out(setting.tokenizer, setting.sequence_length)
+        measure = bits_per_byte(setting.model, sets, setting.compute, setting.mesh)
+        return lambda step, params: measure(params)
 
-    Raises:
-        JaxptError: no text at all.
-    """
-    texts = [t for t in texts if t]
-    if not texts:
-        raise JaxptError(f"evaluation.bits_per_byte.{name}: there is no text to measure")
-    start = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
-    if start is None:
-        raise JaxptError("bits per byte: the tokenizer has neither BOS nor EOS to begin a document with")
-    windows = []
-    for ids in tokenizer.encode_batch(texts):
-        whole = np.concatenate([[start], ids])
-        for i in range(0, len(whole) - 1, sequence_length - 1):
-            piece = whole[i : i + sequence_length]
-            windows.append(Document(piece, np.ones(len(piece), bool), len(windows)))
-    rows = [records.encode(row, "uint32") for row, _ in best_fit(windows, sequence_length, 0)]
-    arrays = records.decode(rows, sequence_length, "uint32")
-    short = -len(rows) % batch_size
-    batches = {
-        k: np.concatenate([a, np.zeros((short, *a.shape[1:]), a.dtype)]).reshape(-1, batch_size, sequence_length)
-        for k, a in arrays.items()
-    }
-    return HeldOut(batches, sum(len(t.encode("utf-8", "surrogatepass")) for t in texts), len(texts))
+    def held_out(self, tokenizer: Tokenizer, sequence_length: int) -> dict[str, HeldOut]:
+        """Reads the documents and packs them in rows of `sequence_length` tokens."""
+        return {
+            name: held_out(read_texts(file, self.max_documents), tokenizer, sequence_length, self.batch_size, file)
+            for name, file in self.documents.items()
+        }
 
 
-def bits_per_byte(config: ModelConfig, sets: Mapping[str, HeldOut], compute: Compute, mesh: Any = None) -> Hook:
-    """Returns `measure(step, params) -> {"eval/bpb/<name>": bits}`, compiled at its first call.
+def bits_per_byte(
+    config: ModelConfig, sets: Mapping[str, HeldOut], compute: Compute, mesh: Mesh | None = None
+) -> Callable[[Params], dict[str, float]]:
+    """Returns `measure(params) -> {name: bits per byte}`, compiled at its first call.
 
     Bits per byte are Σ -log2 p(token | its document so far, within the window) over the UTF-8 bytes of the texts.
 
@@ -80,12 +79,12 @@ def bits_per_byte(config: ModelConfig, sets: Mapping[str, HeldOut], compute: Com
         mesh: where the parameters lie; None: on one device.
     """
     nats = _nats(config, sets, compute, mesh)
-    return lambda step, params: {f"eval/bpb/{n}": v / math.log(2) / sets[n].bytes for n, v in nats(params).items()}
+    return lambda params: {name: v / math.log(2) / sets[name].bytes for name, v in nats(params).items()}
 
 
 def token_losses(
-    config: ModelConfig, sets: Mapping[str, HeldOut], compute: Compute, mesh: Any = None
-) -> Callable[[Any], dict[str, float]]:
+    config: ModelConfig, sets: Mapping[str, HeldOut], compute: Compute, mesh: Mesh | None = None
+) -> Callable[[Params], dict[str, float]]:
     """Returns `measure(params) -> {name: mean next-token loss in nats}`; arguments as `bits_per_byte`."""
     nats = _nats(config, sets, compute, mesh)
     counts = {name: float(held.batches["loss_weights"].sum()) for name, held in sets.items()}
@@ -93,12 +92,12 @@ def token_losses(
 
 
 def _nats(
-    config: ModelConfig, sets: Mapping[str, HeldOut], compute: Compute, mesh: Any
-) -> Callable[[Any], dict[str, float]]:
+    config: ModelConfig, sets: Mapping[str, HeldOut], compute: Compute, mesh: Mesh | None
+) -> Callable[[Params], dict[str, float]]:
     """Returns `measure(params) -> {name: Σ -ln p}`."""
 
     @jax.jit
-    def total(params: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
+    def total(params: Params, batch: Mapping[str, jax.Array]) -> jax.Array:
         logits = forward(config, params, batch["tokens"], batch["segment_ids"], batch["positions"], compute)
         nll, _ = from_logits(logits, batch["targets"])
         return jnp.sum(nll * batch["loss_weights"])
@@ -108,7 +107,7 @@ def _nats(
             return jnp.asarray(a)
         return jax.make_array_from_callback(a.shape, batch_sharding(mesh), lambda index: a[index])
 
-    def measure(params: Any) -> dict[str, float]:
+    def measure(params: Params) -> dict[str, float]:
         out = {}
         for name, held in sets.items():
             count = len(held.batches["tokens"])
@@ -117,13 +116,3 @@ def _nats(
         return out
 
     return measure
-
-
-def first(texts: Iterable[Mapping[str, Any]], count: int | None, field: str = "text") -> Sequence[str]:
-    """Returns the text of the first `count` documents (None: all)."""
-    out: list[str] = []
-    for document in texts:
-        if count is not None and len(out) >= count:
-            break
-        out.append(document[field])
-    return out

@@ -19,7 +19,7 @@ from jaxpt.sharding import batch_sharding
 from jaxpt.training.arguments import abstract_arguments
 from jaxpt.training.extra import make_extra
 from jaxpt.training.frozen import abstract_frozen, open_frozen
-from jaxpt.training.plan import Plan
+from jaxpt.training.run_plan import RunPlan
 from jaxpt.training.state import Layout, State, abstract_state, make_layout
 from jaxpt.training.step import make_step
 
@@ -59,7 +59,7 @@ def topology_devices(name: str) -> Sequence[Any]:
         raise JaxptError(f"--topology={name} is not one this libtpu knows (form: v5e:4x4, v5p:2x2x4): {reason}") from e
 
 
-def compile_step(plan: Plan, devices: Sequence[Any], stage: int = 0) -> CompiledStep:
+def compile_step(plan: RunPlan, devices: Sequence[Any], stage: int = 0) -> CompiledStep:
     """Compiles the train step of one stage for `devices`.
 
     Args:

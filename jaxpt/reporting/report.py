@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
+from jaxpt.checkpoints.run_files import WAY_OUT, stored_model
 from jaxpt.config.schema import build
 from jaxpt.errors import JaxptError
 from jaxpt.files.digests import read_json
@@ -20,7 +21,6 @@ from jaxpt.reporting.summary import read_events, summary
 from jaxpt.training.config import RunConfig
 from jaxpt.training.history import newest_saved, read_legs
 from jaxpt.training.metrics import read
-from jaxpt.training.run_directory import WAY_OUT, stored_model
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }

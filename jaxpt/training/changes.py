@@ -1,14 +1,13 @@
 """What a changed config asks of a run that goes on, where what is past decides otherwise; and jumps of its rate."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
+from jaxpt.checkpoints.run_item import RunItem
 from jaxpt.training import history
-from jaxpt.training.plan import Plan
+from jaxpt.training.run_plan import RunPlan
 
 
-def changes(plan: Plan, saved: Mapping[str, Any]) -> list[str]:
+def changes(plan: RunPlan, saved: RunItem) -> list[str]:
     """Returns a line for each thing that the config asks for and that the past decides otherwise, and for a jump of the
     learning rate where the run goes on.
 

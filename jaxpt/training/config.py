@@ -1,15 +1,18 @@
 """A run's config as frozen dataclasses: every key stated once, with its default, its type and what it means."""
 
 import dataclasses
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 from jaxpt.config.choice import choice_option, option
-from jaxpt.config.duration import Duration, parse
+from jaxpt.config.duration import parse, parse_interval
 from jaxpt.data.build import Packing
 from jaxpt.data.plan import flat_weights
 from jaxpt.data.pose import Pose
 from jaxpt.errors import JaxptError, nearest
+from jaxpt.evaluation import evaluation
+from jaxpt.evaluation.evaluation import Evaluation
 from jaxpt.files.names import path_component
 from jaxpt.models.compute import Compute
 from jaxpt.models.section import ModelSection, RopeSection
@@ -38,8 +41,8 @@ class SourceConfig:
 class ReweightConfig:
     """Weights that follow the losses, `every` so often (None: never); see `jaxpt.data.reweight`.
 
-    The losses are those of `evaluation.bits_per_byte`'s documents, which must name every source in use. `reference` is
-    a JSON file of nats per token by source, or a model (bundle, run, Hugging Face directory) to be measured on them.
+    The losses are those of `evaluations.bits_per_byte.documents`, which must name every source in use. `reference` is a
+    JSON file of nats per token by source, or a model (bundle, run, Hugging Face directory) to be measured on them.
     """
 
     every: str | None = None
@@ -89,7 +92,6 @@ class StageConfig:
 
 
 @dataclass(frozen=True)
-@dataclass(frozen=True)
 class ShardingConfig:
     """The mesh (-1: all devices left) and changes to the rule table from axis names to mesh axes."""
 
@@ -109,18 +111,6 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
-    """Held-out documents (JSONL files by name) measured in bits per byte: `every` so often, before and after."""
-
-    every: str | None = None
-    before: bool = True
-    after: bool = True
-    bits_per_byte: dict[str, str] = field(default_factory=dict)
-    max_documents: int | None = None
-    batch_size: int = 8
-
-
-@dataclass(frozen=True)
 class MetricsConfig:
     """`every` is in steps; `peak_flops_per_device` (FLOP/s) is what MFU divides by, None: from the device's kind."""
 
@@ -137,6 +127,8 @@ class RunConfig:
     document which the run behind `init_from` saw are not taken, however and at whatever length they were packed.
     """
 
+    moved: ClassVar[Mapping[str, str]] = evaluation.MOVED
+
     sources: dict[str, SourceConfig] = option(doc="packed sources, or text to be packed, by name")
     stages: tuple[StageConfig, ...] = option(doc="the legs of the run, in order")
     seed: int = option(0, "of everything random in the run")
@@ -149,7 +141,7 @@ class RunConfig:
     compute: Compute = option(Compute(), "how the forward pass is computed; the function stays the same")
     sharding: ShardingConfig = option(ShardingConfig(), "the mesh, and what lies where on it")
     checkpoint: CheckpointConfig = option(CheckpointConfig(), "when checkpoints are written and kept")
-    evaluation: EvaluationConfig = EvaluationConfig()
+    evaluations: dict[str, Evaluation] = option({}, "what is measured on the way, by a name for each")
     metrics: MetricsConfig = option(MetricsConfig(), "what is recorded, and how often")
 
     def __post_init__(self) -> None:
@@ -159,8 +151,8 @@ class RunConfig:
         object.__setattr__(self, "stages", tuple(dataclasses.replace(s, name=n) for s, n in zip(self.stages, names)))
         for i, name in enumerate(names):
             path_component(name, f"config.stages[{i}].name")
-        for key, named in (("sources", self.sources), ("evaluation.bits_per_byte", self.evaluation.bits_per_byte)):
-            for name in named:
+        for key, entries in (("sources", self.sources), ("evaluations", self.evaluations)):
+            for name in entries:
                 path_component(name, f"config.{key}")
         if len(set(names)) != len(names):
             raise JaxptError(f"config.stages: two stages have the same name ({', '.join(names)})")
@@ -168,23 +160,23 @@ class RunConfig:
             _check_stage(f"config.stages[{i}]", stage, self.sources)
         _positive("config.metrics.every", self.metrics.every)
         _positive("config.checkpoint.keep", self.checkpoint.keep)
-        _positive("config.evaluation.batch_size", self.evaluation.batch_size)
         for name, source in self.sources.items():
             _positive(f"config.sources.{name}.repeat", source.repeat)
         self.optimizer.check("config.optimizer")
-        for key in ("checkpoint.every", "checkpoint.keep_every", "evaluation.every"):
-            section, name = key.split(".")
-            interval(getattr(getattr(self, section), name), f"config.{key}")
+        entries = evaluation.entries_to_measure("config.evaluations", self.evaluations)
+        object.__setattr__(self, "evaluations", entries)
+        for name in ("every", "keep_every"):
+            parse_interval(getattr(self.checkpoint, name), f"config.checkpoint.{name}")
 
-
-def interval(text: str | None, where: str) -> Duration | None:
-    """Reads "every so often"; None stays None, a length of nothing is an error."""
-    if text is None:
-        return None
-    every = parse(text, where)
-    if every.amount <= 0:
-        raise JaxptError(f"{where} is {text!r}, it must be more than nothing")
-    return every
+    @classmethod
+    def of_today(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns a config of earlier versions with today's keys."""
+        if "evaluation" not in values:
+            return values
+        if values.get("evaluations"):
+            raise JaxptError("config.evaluation is what config.evaluations was before; give evaluations alone")
+        rest = {key: values[key] for key in values if key not in ("evaluation", "evaluations")}
+        return {**rest, "evaluations": evaluation.of_today(values["evaluation"] or {})}
 
 
 def _check_stage(where: str, stage: StageConfig, sources: dict[str, SourceConfig]) -> None:
@@ -198,7 +190,7 @@ def _check_stage(where: str, stage: StageConfig, sources: dict[str, SourceConfig
     parse(stage.duration, f"{where}.duration")
     if stage.steps < 1:
         raise JaxptError(f"{where}.duration is {stage.duration!r}: not a single step")
-    if interval(stage.reweight.every, f"{where}.reweight.every") and stage.reweight.reference is None:
+    if parse_interval(stage.reweight.every, f"{where}.reweight.every") and stage.reweight.reference is None:
         raise JaxptError(f"{where}.reweight.reference is missing: give a JSON file of losses by source, or a model")
     if not 0 <= stage.reweight.floor < 1:
         raise JaxptError(f"{where}.reweight.floor is {stage.reweight.floor}, it must be at least 0 and below 1")

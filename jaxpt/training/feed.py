@@ -5,11 +5,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from jaxpt.checkpoints.run_item import RunItem
 from jaxpt.data import Loader, StageData, budget, resume
 from jaxpt.data.ledger import Ledger
 from jaxpt.data.order import order_key
 from jaxpt.data.seen import seen_documents
-from jaxpt.training.plan import Plan
+from jaxpt.training.run_plan import RunPlan
 
 Rows = Callable[[int], slice | None]  # batch size -> this host's rows, None: all of them
 
@@ -68,10 +69,10 @@ class PackedFeed:
 
 
 def make_feed(
-    plan: Plan,
-    saved: dict[str, Any] | None,
+    plan: RunPlan,
+    saved: RunItem | None,
     used: Sequence[dict[str, Any]] = (),
-    tell: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
 ) -> PackedFeed:
     """Builds the feed of a run.
 
@@ -80,7 +81,7 @@ def make_feed(
         saved: the `run` item of the restored checkpoint, None for a new run.
         used: ledger of the run that a new run starts from: neither its rows nor (unless `leave_out_seen` is off) the
             documents that they hold are taken again.
-        tell: receives a line for each source with rows left out, and the budget.
+        log: receives a line for each source with rows left out, and the budget.
 
     Raises:
         JaxptError: a source that changed since the checkpoint or is missing, a change that would let rows come twice,
@@ -91,16 +92,16 @@ def make_feed(
         StageData(s.first, s.stop - s.first, s.config.batch_size, s.config.sequence_length, s.weights, s.config.pose)
         for s in plan.stages
     ]
-    log, joined = None, []
+    schedule_log, joined = None, []
     if saved:
         resume.check_sources(saved, plan.sources, {n: s.path for n, s in config.sources.items()})
-        log, used = resume.resumed_log(saved, stages, names), saved["prior_ledger"]
+        schedule_log, used = resume.resumed_log(saved, stages, names), saved["prior_ledger"]
         joined = resume.joined(saved, names)
     prior, seeds = Ledger.from_json(used), {n: config.sources[n].order_seed for n in names}
     loader = Loader(
         plan.sources,
         stages,
-        log=log,
+        log=schedule_log,
         used=prior,
         order_seed=seeds,
         repeat={n: config.sources[n].repeat for n in names},
@@ -110,14 +111,14 @@ def make_feed(
         seed=config.seed,
     )
     if saved:
-        consumed = log.anchors[log.at(saved["step"])].consumed
+        consumed = schedule_log.anchors[schedule_log.at(saved["step"])].consumed
         resume.check_rows(saved, loader.orders, consumed, prior, config.leave_out_seen)
     for order in loader.orders:
         if order.left_out:
             rows = f"{order.left_out:,} of {order.source.rows:,} rows"
-            tell(f"source {order.name}: {rows} hold documents that were seen before and are left out")
+            log(f"source {order.name}: {rows} hold documents that were seen before and are left out")
     lines = budget.budget(loader.log, loader.orders, loader.limits, plan.steps)
-    tell(budget.show(lines))
+    log(budget.show(lines))
     budget.check(lines)
     facts = {"joined": joined, "order_seeds": seeds, "leave_out_seen": config.leave_out_seen}
     return PackedFeed(loader, facts)
@@ -126,12 +127,12 @@ def make_feed(
 class Feeds:
     """Makes a run's feed, as `make_feed`: also before anything is written, so that a refusal leaves all as it was."""
 
-    def __init__(self, used: Sequence[dict[str, Any]] = (), tell: Callable[[str], None] = lambda text: None):
-        """`used` and `tell` are those of `make_feed`."""
-        self._used, self._tell, self._lines = used, tell, list[str]()
-        self._early: tuple[dict[str, Any] | None, PackedFeed] | None = None
+    def __init__(self, used: Sequence[dict[str, Any]] = (), log: Callable[[str], None] = lambda text: None):
+        """`used` and `log` are those of `make_feed`."""
+        self._used, self._log, self._lines = used, log, list[str]()
+        self._early: tuple[RunItem | None, PackedFeed] | None = None
 
-    def check(self, plan: Plan, saved: dict[str, Any] | None) -> None:
+    def check(self, plan: RunPlan, saved: RunItem | None) -> None:
         """Makes the feed from the newest checkpoint and keeps it.
 
         Raises:
@@ -139,16 +140,16 @@ class Feeds:
         """
         self._early = saved, make_feed(plan, saved, self._used, self._lines.append)
 
-    def __call__(self, plan: Plan, saved: dict[str, Any] | None) -> PackedFeed:
+    def __call__(self, plan: RunPlan, saved: RunItem | None) -> PackedFeed:
         """Returns the feed that was kept, or makes another where another checkpoint was restored."""
         if self._early is None or self._early[0] != saved:
-            return make_feed(plan, saved, self._used, self._tell)
+            return make_feed(plan, saved, self._used, self._log)
         for line in self._lines:
-            self._tell(line)
+            self._log(line)
         return self._early[1]
 
 
-def _seen(plan: Plan, prior: Ledger, joined: Sequence[Mapping[str, Any]], resumed: bool) -> dict[str, np.ndarray]:
+def _seen(plan: RunPlan, prior: Ledger, joined: Sequence[Mapping[str, Any]], resumed: bool) -> dict[str, np.ndarray]:
     """Documents that each source leaves out: seen by earlier runs and, where it joined this one later, by this one."""
     keys = {n: order_key(source, plan.config.sources[n].order_seed) for n, source in plan.sources.items()}
     out = seen_documents(prior, plan.sources, keys, resumed=resumed)

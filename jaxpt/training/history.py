@@ -2,13 +2,14 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from jaxpt.checkpoints.checkpoints import finished_steps, read_run
+from jaxpt.checkpoints.run_item import RunItem
 from jaxpt.config.duration import parse
 from jaxpt.errors import JaxptError
 from jaxpt.training.config import StageConfig
@@ -56,7 +57,7 @@ def joined(legs: Sequence[Leg]) -> tuple[Leg, ...]:
     return tuple(out)
 
 
-def read_legs(saved: Mapping[str, Any], stages: Sequence[StageConfig]) -> tuple[Leg, ...]:
+def read_legs(saved: RunItem, stages: Sequence[StageConfig]) -> tuple[Leg, ...]:
     """Returns the legs of all steps before a checkpoint.
 
     Args:
@@ -79,7 +80,7 @@ def read_legs(saved: Mapping[str, Any], stages: Sequence[StageConfig]) -> tuple[
     return joined(legs)
 
 
-def newest_saved(workdir: Path, step: int | None = None) -> dict[str, Any] | None:
+def newest_saved(workdir: Path, step: int | None = None) -> RunItem | None:
     """Returns the `run` item of the newest finished checkpoint, or of that of `step`; None where it cannot be read.
 
     This is for what is checked and shown before the run is restored: what then holds is in the checkpoint that was

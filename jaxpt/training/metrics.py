@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, cut back on resume, events.jsonl, and the same numbers for TensorBoard."""
+"""What a run records: metrics.jsonl, cut back on resume, events.jsonl, and the same numbers for TensorBoard."""
 
 import json
 import math

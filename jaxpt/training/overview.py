@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from jaxpt.cli.terminal import table
 from jaxpt.data.plan import flat_weights
 from jaxpt.objectives.objective import Objective
-from jaxpt.training.plan import Plan, Source, StagePlan, stated
+from jaxpt.training.run_plan import RunPlan, SourceFacts, StagePlan, stated
 
 
-def overview(plan: Plan) -> str:
+def overview(plan: RunPlan) -> str:
     """Returns the stages and the mixtures of `plan` as tables."""
     return f"{stages(plan)}\n\n{mixtures(plan)}\n"
 
 
-def stages(plan: Plan) -> str:
+def stages(plan: RunPlan) -> str:
     """Returns a line per stage: its size, its learning rate, and what is special about it."""
     head = ["stages", "steps", "tokens", "batch size", "sequence length", "learning rate", "over steps", ""]
     rows = []
@@ -30,7 +30,7 @@ def stages(plan: Plan) -> str:
     return table(head, rows)
 
 
-def mixtures(plan: Plan) -> str:
+def mixtures(plan: RunPlan) -> str:
     """Returns a line per source: its share of each stage in per cent, of rows or of tokens as the stage counts."""
     parts = [_shares(stage, plan.sources) for stage in plan.stages]
     head = ["mixture in %", *(f"{s.config.name}, of {s.config.mixture_unit}" for s in plan.stages)]
@@ -44,7 +44,7 @@ def mixtures(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _shares(stage: StagePlan, sources: Mapping[str, Source]) -> dict[str, float]:
+def _shares(stage: StagePlan, sources: Mapping[str, SourceFacts]) -> dict[str, float]:
     weights = dict(stage.weights)
     if stage.config.mixture_unit == "tokens":
         weights = {n: w * sources[n].tokens / sources[n].rows for n, w in weights.items()}

@@ -8,20 +8,21 @@ from typing import Any
 
 from jaxpt import tokenizers
 from jaxpt.checkpoints.checkpoints import finished_steps
+from jaxpt.checkpoints.run_files import WAY_OUT, stored_model
 from jaxpt.config.schema import plain, today
 from jaxpt.errors import JaxptError
 from jaxpt.files import lock
 from jaxpt.files.digests import MODEL_FORMAT, NAME, Digests, open_digests, read_bytes, read_json, write_files
 from jaxpt.models.config import ModelConfig
+from jaxpt.tokenizers import Tokenizer
 from jaxpt.training.config import RunConfig
 
 # Changing these would make the steps taken and those to come two different runs.
 FIXED = ("seed", "model", "init_from", "tokenizer")
-WAY_OUT = "restore it from a copy, or start the run with the config and tokenizer it had, which writes it again"
 
 
 def prepare(
-    workdir: Path, config: RunConfig, model: ModelConfig, tokenizer: Any, lineage: list[dict[str, Any]]
+    workdir: Path, config: RunConfig, model: ModelConfig, tokenizer: Tokenizer | None, lineage: list[dict[str, Any]]
 ) -> list[str]:
     """Makes the directory, or checks that an existing one is whole and belongs to this config; writes its small files.
 
@@ -148,25 +149,6 @@ def _tokenizer_files(workdir: Path, digests: Digests | None, fingerprint: str | 
             workdir, "the tokenizer's fingerprint", before.fingerprint[:12], (fingerprint or "none")[:12]
         )
     return [f"tokenizer/{file.name}" for file in before.files]
-
-
-def read_lineage(workdir: Path) -> list[dict[str, Any]]:
-    """Returns where a run's first parameters came from. Raises a JaxptError where lineage.json is damaged."""
-    return read_json(workdir, "lineage.json", list, WAY_OUT)
-
-
-def stored_model(workdir: Path) -> ModelConfig:
-    """Returns the model of a run, with the rope of its beginning. Raises a JaxptError where model.json is damaged."""
-    facts = read_json(workdir, "model.json", dict, WAY_OUT)
-    try:
-        return ModelConfig.from_dict(facts["config"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise JaxptError(f"{workdir / 'model.json'} is broken ({error!r}); {WAY_OUT}") from error
-
-
-def has_tokenizer(workdir: Path) -> bool:
-    """Whether a run was given a tokenizer. Raises a JaxptError where what says so is damaged."""
-    return read_json(workdir, "model.json", dict, WAY_OUT).get("tokenizer_fingerprint") is not None
 
 
 def differences(before: Any, now: Any, where: str = "") -> list[tuple[str, Any, Any]]:

@@ -1,7 +1,6 @@
 """The sources a config names, opened: packed ones as they are, text packed into the cache on first use."""
 
 from pathlib import Path
-from typing import Any
 
 from jaxpt.data import PackedSource
 from jaxpt.data.build import Packing
@@ -10,10 +9,11 @@ from jaxpt.data.origins import is_text
 from jaxpt.data.plan import flat_weights
 from jaxpt.data.remote import default_cache
 from jaxpt.errors import JaxptError
+from jaxpt.tokenizers import Tokenizer
 from jaxpt.training.config import RunConfig, SourceConfig
 
 
-def open_sources(config: RunConfig, tokenizer: Any) -> dict[str, PackedSource]:
+def open_sources(config: RunConfig, tokenizer: Tokenizer | None) -> dict[str, PackedSource]:
     """Returns the opened sources of `config.sources`, in that order.
 
     Args:
@@ -26,7 +26,7 @@ def open_sources(config: RunConfig, tokenizer: Any) -> dict[str, PackedSource]:
     return {name: _open(config, name, source, tokenizer) for name, source in config.sources.items()}
 
 
-def _open(config: RunConfig, name: str, source: SourceConfig, tokenizer: Any) -> PackedSource:
+def _open(config: RunConfig, name: str, source: SourceConfig, tokenizer: Tokenizer | None) -> PackedSource:
     where = f"config.sources.{name}"
     cache = Path(config.cache) if config.cache else default_cache()
     if not is_text(source.path):

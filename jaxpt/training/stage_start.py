@@ -7,7 +7,7 @@ from jaxpt.optim.chain import BuiltOptimizer
 from jaxpt.training.arguments import StepArguments, step_arguments
 from jaxpt.training.extra import begin, make_extra
 from jaxpt.training.frozen import load_frozen, open_frozen
-from jaxpt.training.plan import StagePlan
+from jaxpt.training.run_plan import StagePlan
 from jaxpt.training.state import Layout, State, new_state
 
 

@@ -10,6 +10,7 @@ from jaxpt.checkpoints.checkpoints import model_of, read_run, read_state
 from jaxpt.checkpoints.checkpoints import read_params as read_checkpoint_params
 from jaxpt.checkpoints.newest import read_checkpoint, read_once
 from jaxpt.checkpoints.reading import with_extra
+from jaxpt.checkpoints.run_files import has_tokenizer, read_lineage, stored_model
 from jaxpt.data.ledger import Ledger
 from jaxpt.errors import JaxptError
 from jaxpt.interop import importing
@@ -17,7 +18,6 @@ from jaxpt.interop.checkpoint import HuggingFaceCheckpoint
 from jaxpt.interop.importing import lineage_entry, read_params
 from jaxpt.models.config import ModelConfig
 from jaxpt.optim.chain import BuiltOptimizer
-from jaxpt.training.run_directory import has_tokenizer, read_lineage, stored_model
 from jaxpt.training.state import Layout, Params, State, abstract_state, new_state
 
 
@@ -34,7 +34,7 @@ class StartingPoint:
     tokenizer_path: Path | None
     lineage: list[dict[str, Any]]
     state: Callable[[Layout, BuiltOptimizer], State]
-    found: str  # one line for the person watching
+    description: str  # one line for the person watching
     params: Callable[[Params, str | None], Params]
     dtypes: Mapping[str, str] = field(default_factory=dict)  # of each parameter, those that are not float32
     ledger: list[dict[str, Any]] = field(default_factory=list)  # rows that the run it comes from has used
@@ -79,8 +79,8 @@ def as_begun(workdir: Path) -> StartingPoint:
         raise JaxptError(f"{workdir} has lost its checkpoints; begin in another --workdir")
 
     path = workdir / "tokenizer" if has_tokenizer(workdir) else None
-    found = "config.init_from as it was when this run began"
-    return StartingPoint(stored_model(workdir), path, read_lineage(workdir), gone, found, gone)
+    description = "config.init_from as it was when this run began"
+    return StartingPoint(stored_model(workdir), path, read_lineage(workdir), gone, description, gone)
 
 
 def _from_bundle(path: Path) -> StartingPoint:
@@ -95,8 +95,8 @@ def _from_bundle(path: Path) -> StartingPoint:
     tokenizer = path / "tokenizer"
     ledger = ledger_of(bundle.lineage).to_json()
     kept = tokenizer if tokenizer.exists() else None
-    found = f"bundle {path}"
-    return StartingPoint(bundle.config, kept, list(bundle.lineage), state, found, params, bundle.dtypes, ledger)
+    description = f"bundle {path}"
+    return StartingPoint(bundle.config, kept, list(bundle.lineage), state, description, params, bundle.dtypes, ledger)
 
 
 def ledger_of(lineage: Sequence[Mapping[str, Any]]) -> Ledger:
@@ -122,10 +122,10 @@ def _from_run(run: Path, step: int | None, load: str) -> StartingPoint:
             return read_once(run, number, read, named=named)
 
         entry = {"op": "train", "options": {"run": str(run)}, "steps": number, "tokens": facts["tokens"]}
-        found = f"checkpoint {number} of run {run} ({'parameters and moments' if with_moments else 'parameters'})"
+        description = f"checkpoint {number} of run {run} ({'parameters and moments' if with_moments else 'parameters'})"
         path = run / "tokenizer" if has_tokenizer(run) else None
         lineage, ledger = [*read_lineage(run), entry], facts.get("ledger", [])
-        return StartingPoint(model, path, lineage, state, found, params, ledger=ledger)
+        return StartingPoint(model, path, lineage, state, description, params, ledger=ledger)
 
     return read_checkpoint(run, step, opened)
 
@@ -139,7 +139,7 @@ def _from_hugging_face(path: Path, with_lineage: bool) -> StartingPoint:
     def params(shardings: Params, dtype: str | None) -> Params:
         return read_params(checkpoint, dtype, shardings)
 
-    found = f"Hugging Face directory {path} ({checkpoint.family.model_type})"
+    description = f"Hugging Face directory {path} ({checkpoint.family.model_type})"
     tokenizer = path if importing.has_tokenizer(path) else None
     lineage = [lineage_entry(checkpoint)] if with_lineage else []
-    return StartingPoint(checkpoint.config, tokenizer, lineage, state, found, params, checkpoint.dtypes)
+    return StartingPoint(checkpoint.config, tokenizer, lineage, state, description, params, checkpoint.dtypes)

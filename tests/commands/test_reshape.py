@@ -198,7 +198,7 @@ def test_a_mistyped_variant_is_told_with_its_neighbour(bundle, tmp_path, capsys)
 
 
 def test_the_source_may_be_a_run_or_one_of_its_checkpoints(tmp_path):
-    start(tmp_path / "run", tell=lambda line: None, stages=[CONFIG["stages"][0]])
+    start(tmp_path / "run", log=lambda line: None, stages=[CONFIG["stages"][0]])
     for path, step in ((tmp_path / "run", 20), (tmp_path / "run" / "checkpoints" / "15", 15)):
         out = tmp_path / f"out{step}"
         config = "--config=configs/reshape/grow_depth.py"

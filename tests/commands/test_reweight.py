@@ -6,19 +6,20 @@ import math
 import pytest
 
 from jaxpt import cli
+from jaxpt.api import load as load_model
 from jaxpt.bundles import save_bundle
 from jaxpt.checkpoints.checkpoints import read_run
 from jaxpt.config.file import load as load_config
 from jaxpt.data.build import build
 from jaxpt.data.quota import ONE
 from jaxpt.data.reweight import reweight
-from jaxpt.evaluation.measures import Measures
 from jaxpt.models.config import ModelConfig, uniform_layers
 from jaxpt.models.init import init_params
 from jaxpt.models.model import Model
 from jaxpt.tokenizers import load, train_sentencepiece
 from jaxpt.training.config import RunConfig
 from jaxpt.training.metrics import read
+from jaxpt.training.reweighting import Reweighting
 from tests.commands.test_train_on_text import MODEL, jsonl, sums
 from tests.files.flips import assert_never_silent, outcomes
 
@@ -36,7 +37,9 @@ def get_config(folder):
         ],
         optimizer=dict(learning_rate=1e-2),
         checkpoint=dict(every="6 steps"),
-        evaluation=dict(bits_per_byte={{n: folder + "/" + n + ".held.jsonl" for n in ("sums", "words")}}),
+        evaluations=dict(
+            bits_per_byte=dict(documents={{n: folder + "/" + n + ".held.jsonl" for n in ("sums", "words")}})
+        ),
         metrics=dict(every=2, tensorboard=False),
     )
 """
@@ -92,7 +95,7 @@ def test_damage_to_the_kept_losses_is_noticed_before_they_are_aimed_at(setting):
     def aimed_at():
         if not file.exists():  # as at the first start: measured again
             file.write_bytes(good)
-        return Measures(config, words, setting / "run")._references
+        return Reweighting(config, words, setting / "run", load_model).reference
 
     counts = outcomes(file, aimed_at, 9)
     assert_never_silent(counts)
@@ -104,18 +107,21 @@ def test_damage_to_the_kept_losses_is_noticed_before_they_are_aimed_at(setting):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ("evaluation.bits_per_byte={}", "reweight needs held-out documents of sums"),
+        (
+            "evaluations.bits_per_byte.documents={}",
+            "stages[0].reweight needs held-out documents of sums; set config.evaluations.bits_per_byte.documents.sums",
+        ),
         ("stages[0].reweight.reference=None", "config.stages[0].reweight.reference is missing"),
         ("stages[0].reweight.reference=half.json", "half.json has no loss for words"),
         ("stages[0].reweight.reference=none.json", "none.json cannot be read"),
         ("stages[0].reweight.floor=1.5", "reweight.floor is 1.5"),
     ],
 )
-def test_what_a_policy_lacks_is_told_in_one_line(setting, tmp_path, capsys, monkeypatch, change, told):
+def test_what_reweighting_lacks_is_an_error_of_one_line(setting, tmp_path, capsys, monkeypatch, change, told):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "half.json").write_text('{"sums": 2.0}')
-    if change.startswith("evaluation"):
-        text = (setting / "config.py").read_text().replace("bits_per_byte={n:", "bits_per_byte={n + '_':")
+    if change.startswith("evaluations"):
+        text = (setting / "config.py").read_text().replace("documents={n:", "documents={n + '_':")
         (tmp_path / "config.py").write_text(text)
         code = cli.main(["train", f"--config={tmp_path / 'config.py'}:{setting}", f"--workdir={tmp_path / 'run'}"])
     else:

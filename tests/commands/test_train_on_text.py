@@ -29,7 +29,7 @@ def get_config(folder):
         sources=dict(sums=dict(path=folder + "/packed", repeat=100)),
         stages=[dict(duration="60 steps", batch_size=8, sequence_length=64, mixture=dict(sums=1))],
         optimizer=dict(learning_rate=1e-2),
-        evaluation=dict(bits_per_byte=dict(sums=folder + "/held.jsonl"), max_documents=20),
+        evaluations=dict(bits_per_byte=dict(documents=dict(sums=folder + "/held.jsonl"), max_documents=20)),
         metrics=dict(every=10, tensorboard=False),
     )
 """
@@ -130,7 +130,7 @@ def test_text_named_as_a_source_is_packed_on_first_use_and_trains_the_same(setti
     assert train(setting, tmp_path / "run", *given) == 0
     assert bits(tmp_path / "run") == bits(run)
     capsys.readouterr()
-    again = [*given, "--config.stages[0].duration=1 steps", "--config.evaluation.after=False"]
+    again = [*given, "--config.stages[0].duration=1 steps", "--config.evaluations.bits_per_byte.after=False"]
     assert train(setting, tmp_path / "again", *again) == 0
     assert "pack sums" not in capsys.readouterr().err  # it was there
     assert len([p for p in cache.iterdir() if p.is_dir()]) == 1
@@ -159,8 +159,8 @@ def test_a_run_from_another_leaves_out_what_that_saw_at_another_row_length(setti
     text = [f"--config.sources.sums.path={setting / 'train.jsonl'}", f"--config.cache={tmp_path / 'cache'}"]
     text += [
         "--config.stages[0].duration=3 steps",
-        "--config.evaluation.before=False",
-        "--config.evaluation.after=False",
+        "--config.evaluations.bits_per_byte.before=False",
+        "--config.evaluations.bits_per_byte.after=False",
     ]
     assert train(setting, tmp_path / "a", *text) == 0
     save(load_model(str(tmp_path / "a")), tmp_path / "bundle")

@@ -13,7 +13,7 @@ from jaxpt.models.presets import preset
 from jaxpt.training.config import RunConfig
 from jaxpt.training.feed import make_feed
 from jaxpt.training.history import whole
-from jaxpt.training.plan import make_plan
+from jaxpt.training.run_plan import make_plan
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 KNOWLEDGE = ("textbooks", "exam_questions", "multiple_choice")
@@ -78,7 +78,7 @@ def test_the_budget_of_240_billion_tokens_is_counted_at_once(config):
     rows = dict.fromkeys(config.sources, 25_000_000)
     plan = make_plan(config, {n: Large(n, r) for n, r in rows.items()}, preset("qwen2.5-7b"))
     lines, began = [], time.process_time()
-    make_feed(plan, None, tell=lines.append)
+    make_feed(plan, None, log=lines.append)
     assert time.process_time() - began < 30  # of the processor: not by going through 14 million steps
     needed = next(line for line in lines[0].splitlines() if line.startswith("code"))
     assert int(needed.split()[5].replace(",", "")) == pytest.approx((0.4 + 0.25 / 1.05) * 40e9 / 4096, rel=1e-2)

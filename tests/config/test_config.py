@@ -214,7 +214,11 @@ def test_none_for_a_section_takes_back_what_the_file_says(file):
     [
         ("stages[0].name", {"stages": [{"name": "../main"}]}),
         ("sources", {"sources": {"code": {"path": "x"}, "we/b": {"path": "y"}}}),
-        ("evaluation.bits_per_byte", {"evaluation": {"bits_per_byte": {"..": "held_out.jsonl"}}}),
+        ("evaluations", {"evaluations": {"..": {"documents": {"web": "held_out.jsonl"}}}}),
+        (
+            "evaluations.bits_per_byte.documents",
+            {"evaluations": {"bits_per_byte": {"documents": {"..": "held_out.jsonl"}}}},
+        ),
     ],
 )
 def test_names_are_one_path_component(key, change):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxpt.errors import JaxptError
-from jaxpt.evaluation.bits_per_byte import bits_per_byte, held_out
+from jaxpt.evaluation.bits_per_byte import bits_per_byte
+from jaxpt.evaluation.held_out import held_out
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig, uniform_layers
 from jaxpt.models.forward import forward
@@ -42,8 +43,8 @@ def one_by_one(params, length):
 def test_packed_documents_measure_as_each_alone(length):
     params = jax.tree.map(lambda x: x * 3, init_params(MODEL, 0))
     sets = {"mixed": held_out(TEXTS, Bytes(), length, 4)}
-    got = bits_per_byte(MODEL, sets, Compute())(0, params)
-    assert got["eval/bpb/mixed"] == pytest.approx(one_by_one(params, length), rel=1e-5)
+    got = bits_per_byte(MODEL, sets, Compute())(params)
+    assert got["mixed"] == pytest.approx(one_by_one(params, length), rel=1e-5)
 
 
 def test_every_byte_is_predicted_once():
@@ -53,5 +54,5 @@ def test_every_byte_is_predicted_once():
 
 
 def test_no_text_is_an_error_naming_the_set():
-    with pytest.raises(JaxptError, match=r"bits_per_byte\.code: there is no text"):
-        held_out([""], Bytes(), 8, 4, "code")
+    with pytest.raises(JaxptError, match=r"code\.jsonl: there is no text"):
+        held_out([""], Bytes(), 8, 4, "code.jsonl")

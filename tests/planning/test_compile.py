@@ -22,7 +22,7 @@ from jaxpt.errors import JaxptError
 from jaxpt.models.specs import flatten
 from jaxpt.planning import compile_step, topology_devices
 from jaxpt.config.schema import build
-from jaxpt.training.plan import make_plan
+from jaxpt.training.run_plan import make_plan
 
 settings = json.loads(sys.argv[1])
 rows, model = settings["rows"], {"layers": 2, **settings.get("model", {})}

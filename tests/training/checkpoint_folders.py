@@ -10,9 +10,9 @@ import jax
 
 from jaxpt.checkpoints.checkpoints import Checkpoints, Retention
 from jaxpt.config.schema import build
-from jaxpt.training import loop
 from jaxpt.training.config import RunConfig
-from jaxpt.training.plan import make_plan
+from jaxpt.training.program import make_program
+from jaxpt.training.run_plan import make_plan
 from jaxpt.training.state import abstract_state
 from tests.training import run_made
 from tests.training.feed import MadeSource
@@ -22,7 +22,7 @@ FIRST_STAGE = run_made.CONFIG["stages"][:1]  # 20 steps, checkpoints 15 and 20 s
 
 def make(workdir):
     """Trains the first stage."""
-    assert run_made.start(workdir, stages=FIRST_STAGE, tell=lambda line: None) == 0
+    assert run_made.start(workdir, stages=FIRST_STAGE, log=lambda line: None) == 0
     return workdir
 
 
@@ -36,7 +36,7 @@ def program(**changes):
     """Returns (plan, layout, optimizer) of the tiny run."""
     config = build(RunConfig, {**run_made.CONFIG, **changes})
     plan = make_plan(config, {"a": MadeSource(), "b": MadeSource()})
-    layout, optimizer, _ = loop.make_program(plan, jax.devices()[:1])
+    layout, optimizer, _ = make_program(plan, jax.devices()[:1])
     return plan, layout, optimizer
 
 

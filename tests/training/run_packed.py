@@ -7,12 +7,17 @@ import json
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+
+from jaxpt.config.duration import parse
 from jaxpt.config.schema import build
 from jaxpt.data import PackedSource
 from jaxpt.training import loop, run_directory
 from jaxpt.training.config import RunConfig
+from jaxpt.training.events import Changes, Due, Event
 from jaxpt.training.feed import make_feed
-from jaxpt.training.plan import make_plan
+from jaxpt.training.run_plan import make_plan
 from tests.data.made import delivered, source
 from tests.training.feed import hold
 from tests.training.run_made import CONFIG
@@ -51,39 +56,41 @@ class Recorded:
             yield step, batch
 
 
-def follow_the_norm(step, params, weights):
-    """A policy whose decision hangs on every bit of the parameters."""
-    import jax.numpy as jnp
+class FollowTheNorm(Event):
+    """Weights that hang on every bit of the parameters; a stage begins with its own."""
 
-    norm = float(jnp.linalg.norm(params["embed"]["table"]))
-    part = norm * 1e3 % 1
-    return {"a": 0.1 + part, "b": 0.1 + (1 - part), "c": 0.3}, {"reweight/weight/a": part}
+    def __init__(self, every):
+        self.due = Due(parse(every, "every"))
+
+    def is_due(self, view):
+        return super().is_due(view) and view.step < view.stage.stop
+
+    def act(self, view):
+        norm = float(jnp.linalg.norm(view.params["embed"]["table"]))
+        part = norm * 1e3 % 1
+        weights = {"a": 0.1 + part, "b": 0.1 + (1 - part), "c": 0.3}
+        return Changes({"reweight/weight/a": part}, weights)
 
 
-def start(folder, workdir, *, hold_at=None, devices=1, stages=STAGES, reweight=None, tell=print):
+def start(folder, workdir, *, hold_at=None, devices=1, stages=STAGES, reweight=None, events=(), log=print):
     """Runs, at most up to the batch of step `hold_at`; returns the exit code."""
-    import jax
-
-    every = {"reweight": {"every": reweight, "reference": "made"}} if reweight else {}
-    values = {**CONFIG, "model": MODEL, "sharding": {"mesh": {"fsdp": devices}}, "evaluation": {}}
+    values = {**CONFIG, "model": MODEL, "sharding": {"mesh": {"fsdp": devices}}}
     values["sources"] = {n: {"path": f"{folder}/{n}"} for n in ROWS}
-    values["stages"] = [{**s, "sequence_length": LENGTH, **every} for s in stages]
+    values["stages"] = [{**s, "sequence_length": LENGTH} for s in stages]
     config = build(RunConfig, values)
     plan = make_plan(config, {n: PackedSource.open(s.path) for n, s in config.sources.items()})
     if jax.process_index() == 0:
         run_directory.prepare(Path(workdir), config, plan.model, None, [])
     where = Path(folder) / f"{Path(workdir).name}.{jax.process_index()}.delivered"
-    feed = lambda plan, saved: Recorded(make_feed(plan, saved, tell=tell), where, hold_at)  # noqa: E731
-    policies = lambda *stage: follow_the_norm  # noqa: E731
-    return loop.train(plan, Path(workdir), feed, policies=policies, tell=tell, devices=jax.devices()[:devices])
+    feed = lambda plan, saved: Recorded(make_feed(plan, saved, log=log), where, hold_at)  # noqa: E731
+    events = [*events, *([FollowTheNorm(reweight)] if reweight else [])]
+    return loop.train(plan, Path(workdir), feed, events=events, log=log, devices=jax.devices()[:devices])
 
 
 def main():
     """One process, or one of `processes` where `coordinator` is given."""
     settings = json.loads(sys.argv[3])
     if "coordinator" in settings:
-        import jax
-
         count, index = settings.pop("processes"), settings.pop("process")
         jax.distributed.initialize(settings.pop("coordinator"), count, index)
     return start(sys.argv[1], sys.argv[2], **settings)

@@ -65,7 +65,7 @@ def test_an_error_that_proves_nothing_stops_and_changes_nothing(trained, tmp_pat
 
     monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "restore", fail)
     with pytest.raises(JaxptError) as error:
-        run_made.start(workdir, tell=lambda line: None)
+        run_made.start(workdir, log=lambda line: None)
     line = str(error.value)
     assert line.startswith(str(workdir / "checkpoints" / "20") + " could not be read")
     assert line.endswith("start again, or go on from an earlier checkpoint with --from_step=15")
@@ -247,12 +247,12 @@ def test_where_all_are_set_aside_no_start_begins_again_until_they_are_moved(trai
     before = (workdir / "metrics.jsonl").read_bytes()
     for _ in range(3):
         with pytest.raises(JaxptError, match=r"no whole checkpoint is left beside 15.damaged, 20.damaged.*move them"):
-            run_made.start(workdir, tell=lambda line: None)
+            run_made.start(workdir, log=lambda line: None)
         assert (workdir / "metrics.jsonl").read_bytes() == before
     for step in (15, 20):
         os.rename(workdir / "checkpoints" / f"{step}.damaged", tmp_path / str(step))
     lines = []
-    assert run_made.start(workdir, stages=FIRST_STAGE, tell=lines.append) == 0
+    assert run_made.start(workdir, stages=FIRST_STAGE, log=lines.append) == 0
     assert not any("resumed" in line for line in lines)
     first, rest = before.split(b"\n", 1)
     assert json.loads(first)["step"] == 0

@@ -83,9 +83,9 @@ def test_a_run_on_one_host_goes_on_with_four_and_ends_with_two(folder, tmp_path)
 def test_weights_that_followed_the_model_are_the_same_after_a_kill(folder, tmp_path):
     settings, told = {"devices": 1, "reweight": "4 steps"}, []
     kill_at(tmp_path / "killed", 11, 10, launch(folder, tmp_path / "killed", hold_at=11, **settings))
-    assert run_packed.start(folder, tmp_path / "killed", tell=told.append, **settings) == 0
+    assert run_packed.start(folder, tmp_path / "killed", log=told.append, **settings) == 0
     assert "resumed at step 10 of 32" in told
-    assert run_packed.start(folder, tmp_path / "whole", tell=told.append, **settings) == 0
+    assert run_packed.start(folder, tmp_path / "whole", log=told.append, **settings) == 0
     assert deliveries(folder, tmp_path / "killed") == deliveries(folder, tmp_path / "whole")
     logs = [read_run(tmp_path / w, 32)["schedule_log"]["anchors"] for w in ("whole", "killed")]
     decided = [[(a["step"], a["weights"]) for a in log if a["step"] in (4, 8, 16, 20, 24, 28)] for log in logs]

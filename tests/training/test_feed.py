@@ -9,7 +9,7 @@ from jaxpt.data.quota import Quota
 from jaxpt.errors import JaxptError
 from jaxpt.training.config import RunConfig
 from jaxpt.training.feed import make_feed
-from jaxpt.training.plan import make_plan
+from jaxpt.training.run_plan import make_plan
 
 MODEL = {"vocab_size": 512, "embed": 16, "heads": 2, "kv_heads": 1, "head_dim": 8, "mlp": 32, "layers": 1}
 

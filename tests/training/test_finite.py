@@ -32,7 +32,7 @@ EXPLODES = {
     },
 }
 SOUND = {**EXPLODES, "schedule": {"name": "constant"}}
-SELDOM = {"metrics": {"every": 50, "tensorboard": False}, "evaluation": {}}
+SELDOM = {"metrics": {"every": 50, "tensorboard": False}, "evaluate": None}
 
 
 def strict(path):
@@ -65,7 +65,7 @@ def test_a_rate_that_explodes_costs_no_good_checkpoint_and_the_run_goes_on_from_
         run_made.start(tmp_path, stages=[EXPLODES], **SELDOM)
     assert finished_steps(tmp_path) == [5, 10]
     lines = []
-    assert run_made.start(tmp_path, stages=[SOUND], tell=lines.append, from_step=10, **SELDOM) == 0
+    assert run_made.start(tmp_path, stages=[SOUND], log=lines.append, from_step=10, **SELDOM) == 0
     assert "resumed at step 10 of 30" in lines
     assert finished_steps(tmp_path) == [25, 30]
     assert is_finite(tmp_path, 30)

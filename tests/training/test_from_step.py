@@ -17,7 +17,7 @@ KEEP = {"every": "5 steps", "keep": 9}
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("trained") / "run"
-    assert run_made.start(workdir, stages=FIRST_STAGE, checkpoint=KEEP, tell=lambda line: None) == 0
+    assert run_made.start(workdir, stages=FIRST_STAGE, checkpoint=KEEP, log=lambda line: None) == 0
     return workdir
 
 
@@ -25,7 +25,7 @@ def go(workdir, step, rate=1e-2, stages=FIRST_STAGE):
     """Runs the first stage from a checkpoint; returns what was printed."""
     lines = []
     changes = {"stages": stages, "checkpoint": KEEP, "optimizer": {"learning_rate": rate}}
-    assert run_made.start(workdir, tell=lines.append, from_step=step, **changes) == 0
+    assert run_made.start(workdir, log=lines.append, from_step=step, **changes) == 0
     return lines
 
 

@@ -34,7 +34,7 @@ def uninterrupted(tmp_path_factory):
 def test_a_finished_run_has_its_files_records_and_checkpoints(uninterrupted):
     records = lines(uninterrupted)
     assert [r["step"] for r in records if "train/loss" in r] == list(range(1, 31))
-    assert [r["step"] for r in records if "eval/norm" in r] == [0, 10, 20, 30]
+    assert [r["step"] for r in records if "eval/norm/final" in r] == [0, 10, 20, 30]
     want = {
         "train/loss",
         "train/loss/a",
@@ -130,7 +130,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(uninterrupted
     else:
         text = (newest / "run" / "metadata").read_text()
         (newest / "run" / "metadata").write_text(text[: len(text) // 2])
-    assert run_made.start(workdir, tell=told.append) == 0
+    assert run_made.start(workdir, log=told.append) == 0
     assert any("checkpoint 20 is damaged" in line and "trying the one before" in line for line in told)
     assert "resumed at step 15 of 30" in told
     assert (workdir / "checkpoints" / "20.damaged").is_dir()
@@ -142,12 +142,12 @@ def test_damaged_checkpoints_only_are_an_error_not_a_new_start(tmp_path):
     for step in finished_steps(tmp_path / "run"):
         flip_a_bit(tmp_path / "run" / "checkpoints" / str(step) / "params")
     with pytest.raises(JaxptError, match=r"no whole checkpoint is left beside 15.damaged, 20.damaged"):
-        run_made.start(tmp_path / "run", tell=lambda line: None)
+        run_made.start(tmp_path / "run", log=lambda line: None)
 
 
 def test_resuming_on_another_mesh_agrees_within_rounding(uninterrupted, tmp_path):
     stop_at(tmp_path / "run", 20)
-    assert run_made.start(tmp_path / "run", devices=4, tell=lambda line: None) == 0
+    assert run_made.start(tmp_path / "run", devices=4, log=lambda line: None) == 0
     ours, theirs = lines(tmp_path / "run"), lines(uninterrupted)
     assert [r["step"] for r in ours] == [r["step"] for r in theirs]
     for a, b in zip(ours, theirs):

@@ -11,7 +11,7 @@ from jaxpt.training import history
 from jaxpt.training.changes import changes
 from jaxpt.training.config import RunConfig
 from jaxpt.training.metrics import read
-from jaxpt.training.plan import continued, make_plan
+from jaxpt.training.run_plan import continued, make_plan
 from tests.training import run_made
 from tests.training.feed import MadeSource
 from tests.training.run_made import CONFIG
@@ -240,7 +240,7 @@ DECAY = {"name": "wsd", "warmup": "2 steps", "decay": "50%", "end": 0.0}
 
 def run(workdir, *stages, **more):
     told = []
-    assert run_made.start(workdir, stages=[{**SMALL, **s} for s in stages], tell=told.append, **more) == 0
+    assert run_made.start(workdir, stages=[{**SMALL, **s} for s in stages], log=told.append, **more) == 0
     return told
 
 
@@ -250,14 +250,14 @@ def records(workdir):
 
 def test_a_run_whose_batch_grows_ends_with_its_tokens_and_its_decay(tmp_path):
     cut, whole = {"duration": "6 steps", "schedule": {"name": "constant", "warmup": "2 steps"}}, "2048 tokens"
-    every = {"checkpoint": {"every": "256 tokens", "keep": 100}, "evaluation": {"every": "512 tokens"}}
+    every = {"checkpoint": {"every": "256 tokens", "keep": 100}, "evaluate": "512 tokens"}
     run(tmp_path / "run", cut, **every)
     told = run(tmp_path / "run", {"duration": whole, "batch_size": 16, "microbatches": 2, "schedule": DECAY}, **every)
     assert "resumed at step 6 of 11" in told  # 768 of 2,048 tokens are done
     got = records(tmp_path / "run")
     assert [r["tokens"] for r in got] == [128 * s for s in range(1, 7)] + [768 + 256 * s for s in range(1, 6)]
     assert [r["optim/learning_rate"] * 100 for r in got[6:]] == pytest.approx([1, 1, 3 / 4, 2 / 4, 1 / 4])
-    evaluated = [r["step"] for r in read(tmp_path / "run" / "metrics.jsonl") if "eval/norm" in r]
+    evaluated = [r["step"] for r in read(tmp_path / "run" / "metrics.jsonl") if "eval/norm/final" in r]
     assert evaluated == [0, 4, 6, 7, 9, 11]  # every 512 tokens, and after the end that the first start had
     assert finished_steps(tmp_path / "run") == [2, 4, 6, 7, 8, 9, 10, 11]
     legs = read_run(tmp_path / "run", 11)["history"]

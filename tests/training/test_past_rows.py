@@ -20,7 +20,7 @@ from jaxpt.errors import JaxptError
 from jaxpt.training import history
 from jaxpt.training.config import RunConfig
 from jaxpt.training.feed import make_feed
-from jaxpt.training.plan import continued, make_plan
+from jaxpt.training.run_plan import continued, make_plan
 from tests.data.made import delivered, source
 from tests.training.run_made import CONFIG
 
@@ -41,7 +41,7 @@ def folder(tmp_path_factory):
 
 def config(folder, sources, *stages, **more):
     """`sources`: name -> options (`path` is the name if not given); a stage is (steps, batch size, mixture)."""
-    values = {**CONFIG, "model": MODEL, "evaluation": {}, **more}
+    values = {**CONFIG, "model": MODEL, **more}
     values["sources"] = {n: {"path": str(folder / n), **o} for n, o in sources.items()}
     values["stages"] = [
         {"duration": f"{n} steps", "batch_size": b, "sequence_length": 8, "mixture": m} for n, b, m in stages

@@ -7,7 +7,7 @@ import pytest
 from jaxpt.config.schema import build
 from jaxpt.errors import JaxptError
 from jaxpt.training.config import RunConfig
-from jaxpt.training.plan import check_disk, make_plan
+from jaxpt.training.run_plan import check_disk, make_plan
 from jaxpt.training.sources import row_length
 from tests.training.feed import MadeSource
 from tests.training.run_made import CONFIG, STAGE

@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
 
+from jaxpt.checkpoints.run_item import RunItem
 from jaxpt.config.duration import parse
 from jaxpt.data.plan import flat_weights, row_weights
 from jaxpt.errors import JaxptError
@@ -16,13 +17,14 @@ from jaxpt.models.section import stated, with_rope
 from jaxpt.optim.chain import BuiltOptimizer
 from jaxpt.optim.resized import resolve_changed
 from jaxpt.optim.schedule import Segment, learning_rate, resolve
+from jaxpt.tokenizers import Tokenizer
 from jaxpt.training import history
 from jaxpt.training.config import RunConfig, StageConfig
 from jaxpt.training.history import Leg
 from jaxpt.training.step import StepSpec, step_spec
 
 
-class Source(Protocol):
+class SourceFacts(Protocol):
     """What the plan asks of a packed source (`jaxpt.data.PackedSource`)."""
 
     rows: int
@@ -57,13 +59,13 @@ class StagePlan:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """A run that passed all checks. `past` are the steps that are done: no change of the config moves them."""
 
     config: RunConfig
     model: ModelConfig  # before any stage changes its rope
     stages: tuple[StagePlan, ...]
-    sources: Mapping[str, Source]
+    sources: Mapping[str, SourceFacts]
     past: tuple[Leg, ...] = ()
 
     @property
@@ -102,11 +104,11 @@ class Plan:
 
 def make_plan(
     config: RunConfig,
-    sources: Mapping[str, Source],
+    sources: Mapping[str, SourceFacts],
     model: ModelConfig | None = None,
-    tokenizer: Any = None,
+    tokenizer: Tokenizer | None = None,
     past: Sequence[Leg] = (),
-) -> Plan:
+) -> RunPlan:
     """Checks the sources against the config and resolves every stage.
 
     Args:
@@ -123,10 +125,10 @@ def make_plan(
     model = config.model.model(model)
     for name, source in sources.items():
         check_source(f"config.sources.{name}", config.sources[name].path, source, model, tokenizer)
-    return Plan(config, model, _stage_plans(config, sources, model, past), sources, tuple(past))
+    return RunPlan(config, model, _stage_plans(config, sources, model, past), sources, tuple(past))
 
 
-def continued(plan: Plan, saved: Mapping[str, Any]) -> Plan:
+def continued(plan: RunPlan, saved: RunItem) -> RunPlan:
     """Returns `plan` as it is from a restored checkpoint on.
 
     Args:
@@ -144,7 +146,7 @@ def continued(plan: Plan, saved: Mapping[str, Any]) -> Plan:
 
 
 def _stage_plans(
-    config: RunConfig, sources: Mapping[str, Source], model: ModelConfig, past: Sequence[Leg]
+    config: RunConfig, sources: Mapping[str, SourceFacts], model: ModelConfig, past: Sequence[Leg]
 ) -> tuple[StagePlan, ...]:
     stages, now = [], model
     for i, (stage, (first, stop)) in enumerate(zip(config.stages, history.spans(config.stages, past))):
@@ -186,7 +188,7 @@ def _schedule(
     return schedule, position - done
 
 
-def stage_weights(stage: StageConfig, sources: Mapping[str, Source], where: str) -> dict[str, float]:
+def stage_weights(stage: StageConfig, sources: Mapping[str, SourceFacts], where: str) -> dict[str, float]:
     """Returns the stage's mixture as weights of row slots, groups and sizes resolved."""
     if stage.mixture_unit == "rows":
         return flat_weights(stage.mixture, {n: s.rows for n, s in sources.items()}, where)
@@ -204,7 +206,7 @@ def check_pose(where: str, stage: StageConfig, model: ModelConfig) -> None:
         raise JaxptError(f"{where} is {target}, the model has {model.max_positions} positions; set {rope}={target}")
 
 
-def check_source(where: str, path: str, source: Source, model: ModelConfig, tokenizer: Any) -> None:
+def check_source(where: str, path: str, source: SourceFacts, model: ModelConfig, tokenizer: Tokenizer | None) -> None:
     """Raises a JaxptError where a source does not go with the model or the tokenizer."""
     if source.rows == 0:
         raise JaxptError(f"{where}: {path} has no rows; pack more text or remove the source")

@@ -1,0 +1,96 @@
+"""An evaluation: what a run measures of its model on the way, chosen by name, with options of its own."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from jaxpt.config.choice import Choice, option
+from jaxpt.config.duration import parse_interval
+from jaxpt.errors import JaxptError
+from jaxpt.models.compute import Compute
+from jaxpt.models.config import ModelConfig
+from jaxpt.tokenizers import Tokenizer
+
+Params = Mapping[str, Any]  # nested dict of arrays
+Measure = Callable[[int, Params], Mapping[str, float]]  # (finished steps, params) -> {name: value}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured, and where: the model, the longest row it sees, its tokenizer, how it computes, its mesh.
+
+    `workdir` is the run directory, for what an evaluation keeps there; `mesh` None: everything on one device.
+    """
+
+    model: ModelConfig
+    sequence_length: int
+    tokenizer: Tokenizer | None
+    compute: Compute
+    workdir: Path
+    mesh: Mesh | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation(Choice, kind="evaluation", room="jaxpt.evaluation", default="bits_per_byte"):
+    """An entry of a run's `evaluations`: when it is measured; what, its own options and `prepare` say.
+
+    The values of the entry ENTRY are logged as `eval/ENTRY/NAME` (see `prefix`). They are measured after the checkpoint
+    of their step is on disk, and again where a run was killed while it measured.
+    """
+
+    every: str | None = option(None, 'so often, as "500 steps" or "2M tokens"; None: not on the way')
+    before: bool = option(True, "before the first step")
+    after: bool = option(True, "after the last step")
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to measure."""
+        return False
+
+    def check(self, where: str) -> None:
+        """Raises a JaxptError for an option that cannot be; `where` is the entry's config key."""
+        parse_interval(self.every, f"{where}.every")
+
+    def check_inputs(self, where: str, tokenizer: Tokenizer | None) -> None:
+        """Raises a JaxptError where something that is needed is missing, called before the run begins."""
+
+    def prepare(self, setting: Setting) -> Measure:
+        """Returns what measures the parameters of `setting.model`; asked once for each model and sequence length.
+
+        All hosts call what is returned at the same steps, with parameters sharded over `setting.mesh`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no prepare(setting)")
+
+
+def prefix(entry: str) -> str:
+    """Returns what the names of an entry's values begin with: `eval/bpb/` for `bits_per_byte`, else `eval/ENTRY/`."""
+    return f"eval/{'bpb' if entry == 'bits_per_byte' else entry}/"
+
+
+def entries_to_measure(where: str, entries: Mapping[str, Evaluation]) -> dict[str, Evaluation]:
+    """Returns a config's entries, checked, without those that have nothing to measure.
+
+    Raises:
+        JaxptError: an option of an entry that cannot be, or two entries whose values have one name.
+    """
+    for name, entry in entries.items():
+        entry.check(f"{where}.{name}")
+    if {"bpb", "bits_per_byte"} <= entries.keys():
+        raise JaxptError(f"{where}.bpb and {where}.bits_per_byte both log eval/bpb/…; give one another name")
+    return {name: entry for name, entry in entries.items() if not entry.is_empty}
+
+
+_KEPT = ("every", "before", "after", "max_documents", "batch_size")
+MOVED = {
+    **{f"evaluation.{key}": f"evaluations.bits_per_byte.{key}" for key in _KEPT},
+    "evaluation.bits_per_byte": "evaluations.bits_per_byte.documents",
+}  # keys of a run's config in earlier versions, which knew bits per byte alone, and where they are now
+
+
+def of_today(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the entries of `evaluations` for the section `evaluation` of earlier versions, as `MOVED` says."""
+    names = {old.split(".")[-1]: new.split(".")[-1] for old, new in MOVED.items()}
+    return {"bits_per_byte": {names.get(key, key): section[key] for key in section}} if section else {}

@@ -1,0 +1,67 @@
+"""A run in progress: what the loop and its own events share."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from jaxpt.checkpoints.checkpoints import Checkpoints
+from jaxpt.training.events import Changes, Event
+from jaxpt.training.feed import Feed
+from jaxpt.training.metrics import Metrics
+from jaxpt.training.program import Program
+from jaxpt.training.run_plan import RunPlan
+from jaxpt.training.speed import Clock
+from jaxpt.training.state import State
+
+Log = Callable[[str], None]  # prints a line for the person watching
+
+
+@dataclass(kw_only=True)
+class ActiveRun:
+    """What does not change from start to end, and below it what every step changes."""
+
+    plan: RunPlan
+    workdir: Path
+    program: Program
+    peak_flops: float  # FLOP/s of all devices, which MFU divides by
+    feed: Feed
+    checkpoints: Checkpoints
+    metrics: Metrics
+    log: Log
+    check_writer: Callable[[], None]  # raises where another process has taken over the directory
+
+    state: State
+    step: int  # finished steps
+    events: Sequence[Event] = ()
+    clock: Clock = field(default_factory=Clock)
+    batches: Iterator[tuple[int, Mapping[str, np.ndarray]]] = field(default_factory=lambda: iter(()))
+    values: Mapping[str, jax.Array] = field(default_factory=dict)  # what the last step returned, on the devices
+    progress: tqdm | None = None
+    save_requested: bool = False
+    stop_requested: str | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether all stages are finished."""
+        return self.step >= self.plan.steps
+
+    def record(self, values: Mapping[str, Any]) -> None:
+        """Appends a record of this step to the metrics."""
+        self.check_writer()
+        self.metrics.log(self.step, values)
+
+    def apply(self, changes: Changes) -> None:
+        """Takes over what an event returned."""
+        if changes.weights is not None:
+            self.feed.change(self.step, changes.weights)
+        if changes.values:
+            for name in (n for n, v in changes.values.items() if not np.isfinite(v)):
+                self.log(f"{name} at step {self.step} is {changes.values[name]}")
+            self.record({"tokens": self.plan.tokens_at(self.step), **changes.values})
+        self.save_requested |= changes.save
+        self.stop_requested = self.stop_requested or changes.stop

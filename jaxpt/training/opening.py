@@ -1,0 +1,80 @@
+"""Opening a run: restored from its newest whole checkpoint or begun, and its files cut back to that step."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from jaxpt.checkpoints.checkpoints import Checkpoints
+from jaxpt.checkpoints.run_item import RunItem
+from jaxpt.config.schema import plain
+from jaxpt.optim.chain import BuiltOptimizer
+from jaxpt.training.active_run import ActiveRun, Log
+from jaxpt.training.changes import changes
+from jaxpt.training.feed import Feed
+from jaxpt.training.metrics import Metrics
+from jaxpt.training.program import Program, drawn_state
+from jaxpt.training.run_plan import RunPlan, continued
+from jaxpt.training.saving import retention
+from jaxpt.training.speed import convention
+from jaxpt.training.state import Layout, State, abstract_state
+
+
+def open_run(
+    plan: RunPlan,
+    program: Program,
+    peak: tuple[float, str],
+    workdir: Path,
+    make_feed: Callable[[RunPlan, RunItem | None], Feed],
+    start: Callable[[Layout, BuiltOptimizer], State] | None,
+    log: Log,
+    from_step: int | None,
+    check_writer: Callable[[], None],
+) -> ActiveRun:
+    """Restores the run from a checkpoint, or begins it where there is none.
+
+    `peak` is what `peak_flops` says of the devices; the other arguments and errors are those of `loop.train`.
+    """
+    config, (layout, optimizer, _) = plan.config, program
+    checkpoints = Checkpoints(workdir, retention(plan), asynchronous=config.checkpoint.asynchronous)
+    abstract = abstract_state(plan.model, optimizer, layout).to_items()
+    restored = checkpoints.restore(abstract, log, from_step, plain(config))
+    saved = restored.run if restored else None
+    if saved:
+        plan = continued(plan, saved)
+        checkpoints.retention = retention(plan)
+    feed = make_feed(plan, saved)  # before anything is set aside or cut back: it may refuse the config
+    set_aside = checkpoints.go_back(restored, log) if restored else []
+    metrics = _open_metrics(plan, workdir, layout, saved, set_aside)
+    if restored:
+        state = State(**restored.state)
+    else:
+        state = start(layout, optimizer) if start else drawn_state(plan, program)
+    log(f"MFU: {convention()}; {peak[1]}")
+    if saved:
+        for line in (f"resumed at step {saved['step']} of {plan.steps}", *changes(plan, saved)):
+            log(line)
+    return ActiveRun(
+        plan=plan,
+        workdir=workdir,
+        program=program,
+        peak_flops=peak[0],
+        feed=feed,
+        checkpoints=checkpoints,
+        metrics=metrics,
+        log=log,
+        check_writer=check_writer,
+        state=state,
+        step=saved["step"] if saved else 0,
+    )
+
+
+def _open_metrics(plan: RunPlan, workdir: Path, layout: Layout, saved: RunItem | None, aside: list[str]) -> Metrics:
+    """Opens the metrics, cut back to the step that was resumed at, and notes how the run goes on."""
+    step = saved["step"] if saved else 0
+    metrics = Metrics(workdir, step, tensorboard=plan.config.metrics.tensorboard, write=jax.process_index() == 0)
+    kind = "resume" if saved else "start"
+    metrics.event(kind, step, devices=jax.device_count(), mesh=dict(layout.mesh.shape))
+    if aside:
+        metrics.event("set aside", step, checkpoints=aside)
+    return metrics
