@@ -26,17 +26,19 @@ from benchmarks.claims.harness import at, held_out_batches, reached, sources, te
 from jaxpt.api import load
 from jaxpt.cli.terminal import table
 from jaxpt.data import Loader, StageData
-from jaxpt.reshape.config import TransformConfig
-from jaxpt.reshape.sequence import Setting, plans
-from jaxpt.reshape.stream import Source, chain, gather
+from jaxpt.reshape.sequence import rewrites_of
+from jaxpt.reshape.setting import Setting
+from jaxpt.reshape.stream import ModelSlices, chain, gather
 from jaxpt.reshape.target import LENGTHS, Target
+from jaxpt.reshape.transforms.random_init import RandomInit
+from jaxpt.reshape.transforms.subclone import Subclone
 
 METHODS = {
-    "random": TransformConfig("random_init"),
-    "uniform": TransformConfig("subclone", selection="uniform"),
-    "subclone": TransformConfig("subclone"),
-    "scaled": TransformConfig("subclone", scaling="fan_in"),
-    "compensated": TransformConfig("subclone", compensate=True),
+    "random": RandomInit(),
+    "uniform": Subclone(selection="uniform"),
+    "subclone": Subclone(),
+    "scaled": Subclone(scaling="fan_in"),
+    "compensated": Subclone(compensate=True),
 }
 
 
@@ -57,7 +59,7 @@ def main() -> int:
         f"teacher: {source.config.param_count():,} parameters, held-out loss {gap['start']:.3f} > {gap['end']:.3f} nats"
     )
     calibration = [loader.batch(i) for i in range(min(a.calibration, first))]
-    setting = Setting(Target(**a.lengths), calibration, {"text": packed.fingerprint}, tell=lambda line: None)
+    setting = Setting(Target(**a.lengths), calibration, {"text": packed.fingerprint}, log=lambda line: None)
     file = a.folder / "results.json"
     runs: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     kind = f"tokens={a.student_tokens // per_step * per_step} target={a.target}"
@@ -76,12 +78,18 @@ def main() -> int:
 
 
 def student(
-    source: Source, setting: Setting, loader: Loader, first: int, which: tuple[str, str, int], held: list[Any], a: Any
+    source: ModelSlices,
+    setting: Setting,
+    loader: Loader,
+    first: int,
+    which: tuple[str, str, int],
+    held: list[Any],
+    a: Any,
 ) -> dict[str, Any]:
     """Makes the student `which` (method, learning rate, seed) and trains it; returns what is kept of the run."""
     method, rate, seed = which
     begun, cpu = time.monotonic(), time.process_time()
-    made = plans(source, [METHODS[method]], dataclasses.replace(setting, seed=seed))
+    made = rewrites_of(source, [METHODS[method]], dataclasses.replace(setting, seed=seed))
     small, steps = chain(source, made), a.student_tokens // (a.batch * a.length)
     offset = first + seed * steps  # a seed is another part of the data, the same for every method
     _, curve = train(small.config, gather(small), lambda i: loader.batch(offset + i), steps, float(rate), held, a)

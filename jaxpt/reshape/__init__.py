@@ -1,20 +1,20 @@
 """Transforms: ops on named axes, importance, subcloning, depth, kv-head merging, compensation."""
 
 from jaxpt.reshape.apply import apply, transform
-from jaxpt.reshape.axes import AxisMap, duplicate, mask, pad, permute, plan_axes, scale, select
+from jaxpt.reshape.axes import AxisMap, duplicate, mask, pad, permute, rewrite_axes, scale, select
 from jaxpt.reshape.calibrate import activation_scores
 from jaxpt.reshape.compensate import compensated, gather_compensation
 from jaxpt.reshape.datafree import weight_scores
 from jaxpt.reshape.depth import drop_and_rescale, drop_layers
 from jaxpt.reshape.merge import merge_kv
-from jaxpt.reshape.plan import Plan, Rule, Term
+from jaxpt.reshape.rewrite import Rewrite, Rule, Term
 from jaxpt.reshape.scores import Scores
-from jaxpt.reshape.subclone import random_init, subclone, subclone_plan
+from jaxpt.reshape.subclone import random_init, subclone, subclone_rewrite
 from jaxpt.reshape.target import Target
 
 __all__ = [
     "AxisMap",
-    "Plan",
+    "Rewrite",
     "Rule",
     "Scores",
     "Target",
@@ -30,12 +30,12 @@ __all__ = [
     "merge_kv",
     "pad",
     "permute",
-    "plan_axes",
     "random_init",
+    "rewrite_axes",
     "scale",
     "select",
     "subclone",
-    "subclone_plan",
+    "subclone_rewrite",
     "transform",
     "weight_scores",
 ]

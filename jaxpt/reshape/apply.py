@@ -1,4 +1,4 @@
-"""Carries out a plan on arrays in memory: on the host, under `jit` with output shardings, on optimizer moments."""
+"""Carries out a rewrite on arrays in memory: on the host, under `jit` with output shardings, on optimizer moments."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,31 +10,33 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxpt.models import Model, ParamSpec, flatten, unflatten
 from jaxpt.reshape.ops import Mix, Op
-from jaxpt.reshape.plan import Plan, Rule, Term, draw
+from jaxpt.reshape.rewrite import Rewrite, Rule, Term, draw
 
 CHUNK_BYTES = 256 << 20  # host arrays are worked on in pieces of this size where arithmetic is needed
 
 
-def transform(model: Model, plan: Plan, shardings: Mapping[str, Any] | None = None) -> Model:
-    """Returns the model that `plan` makes of `model`, with the plan's entry added to its lineage.
+def transform(model: Model, rewrite: Rewrite, shardings: Mapping[str, Any] | None = None) -> Model:
+    """Returns the model that `rewrite` makes of `model`, with the rewrite's entry added to its lineage.
 
     Args:
-        model: its config must be the plan's source.
-        plan: the transform.
+        model: its config must be the rewrite's source.
+        rewrite: the transform.
         shardings: as in `apply`.
     """
-    if model.config != plan.source:
-        raise ValueError("the plan was made for another config")
-    params = apply(plan, model.params, shardings)
-    return Model(plan.target, params, model.tokenizer, (*model.lineage, plan.entry))
+    if model.config != rewrite.source:
+        raise ValueError("the rewrite was made for another config")
+    params = apply(rewrite, model.params, shardings)
+    return Model(rewrite.target, params, model.tokenizer, (*model.lineage, rewrite.entry))
 
 
-def apply(plan: Plan, params: Mapping[str, Any], shardings: Mapping[str, Any] | None = None, *, moment: int = 0) -> Any:
-    """Returns the parameters that `plan` makes of `params`; each keeps the dtype of what it comes from.
+def apply(
+    rewrite: Rewrite, params: Mapping[str, Any], shardings: Mapping[str, Any] | None = None, *, moment: int = 0
+) -> Any:
+    """Returns the parameters that `rewrite` makes of `params`; each keeps the dtype of what it comes from.
 
     Args:
-        plan: the transform.
-        params: nested dict of arrays as `param_specs(plan.source)` declares it; numpy arrays stay on the host.
+        rewrite: the transform.
+        params: nested dict of arrays as `param_specs(rewrite.source)` declares it; numpy arrays stay on the host.
         shardings: tree of `NamedSharding` for the result. Each parameter is then made under `jit`, layer by layer,
             and no device holds a full copy of what is split.
         moment: 0 for parameters; 1 or 2 where `params` holds Adam's first or second moments, which follow the inverse
@@ -43,8 +45,8 @@ def apply(plan: Plan, params: Mapping[str, Any], shardings: Mapping[str, Any] | 
     old = flatten(params)
     where = flatten(shardings) if shardings is not None else {}
     out = {}
-    for path, rule in plan.rules.items():
-        spec = plan.specs[path]
+    for path, rule in rewrite.rules.items():
+        spec = rewrite.specs[path]
         rule = _moments(rule, moment) if moment else rule
         leaves = {t.source: old[t.source] for t in rule if t.source is not None}
         dtype = _dtype(leaves, moment)

@@ -1,4 +1,4 @@
-"""The algebra: select, permute, duplicate, pad, mask and scale along a named axis of a whole model, as plans.
+"""The algebra: select, permute, duplicate, pad, mask and scale along a named axis of a whole model, as rewrites.
 
 Nothing here knows a parameter's name. The axis table says which dimensions of which parameters an axis names and what
 they do there, and each parameter follows by its role:
@@ -8,9 +8,9 @@ they do there, and each parameter follows by its role:
 - *writer*: everything else (what the axis is the output of, biases included).
 
 An `AxisMap` states, for one axis, where each new position comes from (-1: nowhere, it is zero) and one factor per
-role. `plan_axes` turns maps into a `Plan`. Global axes (`embed`, `vocab`) have one index set `[k]`; all others one per
-layer, `[L, k]` (a single `[k]` is used for every layer). `head_dim` is two axes here, because RoPE rotates pairs:
-`rotary_dim` (q, k, their biases and gains) and `head_dim` (v, o). Query heads are kv-major; what happens to
+role. `rewrite_axes` turns maps into a `Rewrite`. Global axes (`embed`, `vocab`) have one index set `[k]`; all others
+one per layer, `[L, k]` (a single `[k]` is used for every layer). `head_dim` is two axes here, because RoPE rotates
+pairs: `rotary_dim` (q, k, their biases and gains) and `head_dim` (v, o). Query heads are kv-major; what happens to
 `kv_heads` happens to their whole groups.
 
 Function-preserving growth along `embed` changes the norms' statistic, so gains and `norm_eps` follow: with D > d
@@ -28,7 +28,7 @@ from jaxpt.errors import JaxptError, nearest
 from jaxpt.models import ModelConfig, ParamSpec, flatten, param_specs
 from jaxpt.models.specs import GLOBAL_AXES
 from jaxpt.reshape.ops import Op, Scale, Take
-from jaxpt.reshape.plan import Plan, Rule, Term, index_digest
+from jaxpt.reshape.rewrite import Rewrite, Rule, Term, index_digest
 
 SIZES = {
     "embed": "embed",
@@ -79,7 +79,7 @@ def role(spec: ParamSpec, axis: str) -> str:
     return "reader" if axis.replace("rotary_dim", "head_dim") in spec.fan_in_axes else "writer"
 
 
-def plan_axes(
+def rewrite_axes(
     source: ModelConfig,
     maps: Mapping[str, AxisMap],
     *,
@@ -88,8 +88,8 @@ def plan_axes(
     entry: Mapping[str, Any] | None = None,
     fresh: Mapping[str, tuple[str, ...]] | None = None,
     seed: int = 0,
-) -> Plan:
-    """Returns the plan that applies `maps` to every parameter through the axis table.
+) -> Rewrite:
+    """Returns the rewrite that applies `maps` to every parameter through the axis table.
 
     Args:
         source: the model that is changed.
@@ -117,7 +117,7 @@ def plan_axes(
         if new:
             rule = (*rule, Term(None, tuple(new), None, seed))
         rules[path] = rule
-    return Plan(source, target, rules, dict(entry or {}))
+    return Rewrite(source, target, rules, dict(entry or {}))
 
 
 def _layers_of(
@@ -227,8 +227,8 @@ def with_groups(config: ModelConfig, kv: np.ndarray) -> np.ndarray:
     return np.where(kv[..., None] < 0, -1, heads).reshape(*kv.shape[:-1], -1)
 
 
-def select(config: ModelConfig, axis: str, index: Any) -> Plan:
-    """Returns the plan that keeps the positions `index` of `axis`, in that order, wherever the axis occurs.
+def select(config: ModelConfig, axis: str, index: Any) -> Rewrite:
+    """Returns the rewrite that keeps the positions `index` of `axis`, in that order, wherever the axis occurs.
 
     Args:
         config: the source.
@@ -243,11 +243,11 @@ def select(config: ModelConfig, axis: str, index: Any) -> Plan:
     if axis == "kv_heads":
         maps["heads"] = AxisMap(with_groups(config, index))
     entry = {"op": "select", "options": {"axis": axis, "kept": int(index.shape[-1])}, "indices": index_digest(index)}
-    return plan_axes(config, maps, entry=entry)
+    return rewrite_axes(config, maps, entry=entry)
 
 
-def permute(config: ModelConfig, axis: str, order: Any) -> Plan:
-    """Returns the plan that reorders an axis; the function stays the same. `order` is a permutation, as in `select`.
+def permute(config: ModelConfig, axis: str, order: Any) -> Rewrite:
+    """Returns the rewrite that reorders an axis; the function stays the same. `order` is a permutation, as in `select`.
 
     Raises:
         JaxptError: `order` is no permutation of the axis.
@@ -255,8 +255,8 @@ def permute(config: ModelConfig, axis: str, order: Any) -> Plan:
     order = checked_index(config, axis, order)
     if np.any(np.sort(order, -1) != np.arange(axis_size(config, axis))):
         raise JaxptError(f"{axis}: the order is not a permutation of its {axis_size(config, axis)} positions")
-    plan = select(config, axis, order)
-    return plan.with_entry(op="permute")
+    rewrite = select(config, axis, order)
+    return rewrite.with_entry(op="permute")
 
 
 def _counts(index: np.ndarray) -> np.ndarray:
@@ -278,8 +278,8 @@ def _norm_eps(config: ModelConfig, ratio: float) -> dict[str, Any]:
     return {"norm_eps": config.norm_eps * ratio, "qk_norm_eps": own}
 
 
-def duplicate(config: ModelConfig, axis: str, index: Any) -> Plan:
-    """Returns the plan that repeats positions of an axis and shares their effect, so that the function stays.
+def duplicate(config: ModelConfig, axis: str, index: Any) -> Rewrite:
+    """Returns the rewrite that repeats positions of an axis and shares their effect, so that the function stays.
 
     Along `embed` writers and readers are divided by sqrt(C) for C copies (uneven counts included); along the others
     (`kv_heads`: whole groups) readers are divided by C. Where queries and keys are normalised across heads, uneven
@@ -304,7 +304,9 @@ def duplicate(config: ModelConfig, axis: str, index: Any) -> Plan:
     entry |= {"exact": True, "why": f"copies share the effect of the position of {axis} that they copy"}
     if axis == "embed":
         gain, changes = _stretched(config, len(index))
-        return plan_axes(config, {axis: AxisMap(index, count**-0.5, count**-0.5, gain)}, changes=changes, entry=entry)
+        return rewrite_axes(
+            config, {axis: AxisMap(index, count**-0.5, count**-0.5, gain)}, changes=changes, entry=entry
+        )
     maps, changes = {axis: AxisMap(index, 1 / count)}, {}
     even = bool(np.all(count == count.flat[0]))
     if config.qk_norm == "full" and axis == "heads" and not even:
@@ -320,11 +322,11 @@ def duplicate(config: ModelConfig, axis: str, index: Any) -> Plan:
             np.repeat(s, config.group, -1) if np.ndim(s) else s for s in (per_kv.reader, per_kv.writer, per_kv.gain)
         ]
         maps["heads"] = AxisMap(whole, *(sides if changes else (1 / np.repeat(count, config.group, axis=-1),)))
-    return plan_axes(config, maps, changes=changes, entry=entry)
+    return rewrite_axes(config, maps, changes=changes, entry=entry)
 
 
-def pad(config: ModelConfig, axis: str, size: int, *, fresh: bool = True, seed: int = 0) -> Plan:
-    """Returns the plan that appends positions to an axis without changing the function.
+def pad(config: ModelConfig, axis: str, size: int, *, fresh: bool = True, seed: int = 0) -> Rewrite:
+    """Returns the rewrite that appends positions to an axis without changing the function.
 
     New positions of what would let them act are zero (along `embed` the writers, along `mlp` and `kv_heads` the
     readers); with `fresh` the other side is drawn at random, so that gradients reach them and no two are alike.
@@ -363,13 +365,13 @@ def pad(config: ModelConfig, axis: str, size: int, *, fresh: bool = True, seed: 
     side = ("reader", "gain") if axis == "embed" else ("writer",)
     entry = {"op": "pad", "options": {"axis": axis, "size": size, "fresh": fresh}, "seed": seed}
     entry |= {"exact": True, "why": f"new positions of {axis} add zero"}
-    return plan_axes(
+    return rewrite_axes(
         config, maps, changes=changes, entry=entry, fresh=dict.fromkeys(maps, side) if fresh else None, seed=seed
     )
 
 
-def mask(config: ModelConfig, axis: str, keep: Any) -> Plan:
-    """Returns the plan that zeroes all positions of an axis outside `keep`, at the same shape.
+def mask(config: ModelConfig, axis: str, keep: Any) -> Rewrite:
+    """Returns the rewrite that zeroes all positions of an axis outside `keep`, at the same shape.
 
     The result computes what `select(config, axis, keep)` computes: the norms' gains and eps are corrected for the
     positions that no longer count.
@@ -403,7 +405,7 @@ def mask(config: ModelConfig, axis: str, keep: Any) -> Plan:
     if axis == "kv_heads":
         maps["heads"] = _mask_map(with_groups(config, keep), config.heads, gain)
     entry = {"op": "mask", "options": {"axis": axis, "kept": int(keep.shape[-1])}, "indices": index_digest(keep)}
-    return plan_axes(config, maps, changes=changes, entry=entry)
+    return rewrite_axes(config, maps, changes=changes, entry=entry)
 
 
 def _mask_map(keep: np.ndarray, size: int, gain: float) -> AxisMap:
@@ -412,8 +414,8 @@ def _mask_map(keep: np.ndarray, size: int, gain: float) -> AxisMap:
     return AxisMap(None, on, on, on * np.float32(gain))
 
 
-def scale(config: ModelConfig, axis: str, *, reader: Any = 1.0, writer: Any = 1.0, gain: Any = 1.0) -> Plan:
-    """Returns the plan that multiplies what reads, writes and normalises `axis` by numbers (or one per position)."""
+def scale(config: ModelConfig, axis: str, *, reader: Any = 1.0, writer: Any = 1.0, gain: Any = 1.0) -> Rewrite:
+    """Returns the rewrite that multiplies what reads, writes and normalises `axis` by numbers (or one per position)."""
     axis_size(config, axis)
     entry = {"op": "scale", "options": {"axis": axis}, "indices": index_digest(reader, writer, gain)}
-    return plan_axes(config, {axis: AxisMap(None, reader, writer, gain)}, entry=entry)
+    return rewrite_axes(config, {axis: AxisMap(None, reader, writer, gain)}, entry=entry)

@@ -19,7 +19,7 @@ from jaxpt.models import Compute, LayerSpec, ModelConfig, flatten, param_specs
 from jaxpt.models.layer import embed_tokens, finish, run_layer
 from jaxpt.models.specs import block_specs
 from jaxpt.reshape.scores import Scores
-from jaxpt.reshape.stream import Source
+from jaxpt.reshape.stream import ModelSlices
 
 # (activations by name, stream before, stream after, weight [B, S]) -> sums
 Measure = Callable[[dict[str, jax.Array], jax.Array, jax.Array, jax.Array], Any]
@@ -44,7 +44,7 @@ def _step(
     return y, sums
 
 
-def layer_leaves(source: Source, l: int) -> dict[str, Any]:
+def layer_leaves(source: ModelSlices, l: int) -> dict[str, Any]:
     """Returns the parameters of global layer `l` by name, without the layers axis."""
     structure = source.config.layers[l].ffn
     stack = source.config.layers_of(structure).index(l)
@@ -52,7 +52,7 @@ def layer_leaves(source: Source, l: int) -> dict[str, Any]:
     return {n: jnp.asarray(source.read(f"blocks/{structure}/{n}", stack)) for n in names}
 
 
-def outer_leaves(source: Source) -> dict[str, Any]:
+def outer_leaves(source: ModelSlices) -> dict[str, Any]:
     """Returns the parameters outside the blocks as a nested dict."""
     from jaxpt.models import unflatten
 
@@ -61,7 +61,7 @@ def outer_leaves(source: Source) -> dict[str, Any]:
 
 
 def walk(
-    source: Source,
+    source: ModelSlices,
     batches: Sequence[Mapping[str, Any]],
     measure: Measure | None = None,
     finished: Callable[[int, Any], None] = lambda l, sums: None,
@@ -114,7 +114,7 @@ def _nll(
     return -(picked * weights).sum(), weights.sum()
 
 
-def loss(source: Source, batches: Sequence[Mapping[str, Any]], compute: Compute = Compute()) -> float:  # noqa: B008
+def loss(source: ModelSlices, batches: Sequence[Mapping[str, Any]], compute: Compute = Compute()) -> float:  # noqa: B008
     """Returns the weighted mean next-token loss in nats over all batches (which also hold `targets, loss_weights`)."""
     outer = outer_leaves(source)
     one = source.config.replace(layers=source.config.layers[:1])
@@ -138,7 +138,7 @@ class Also:
 
 
 def activation_scores(
-    source: Source,
+    source: ModelSlices,
     batches: Iterable[Mapping[str, Any]],
     *,
     data: Any,
@@ -271,7 +271,7 @@ def _finish_scores(config: ModelConfig, sums: dict[str, np.ndarray], over_batch:
 
 
 def removal_losses(
-    source: Source,
+    source: ModelSlices,
     batches: Sequence[Mapping[str, Any]],
     compute: Compute = Compute(),  # noqa: B008
 ) -> np.ndarray:

@@ -17,9 +17,9 @@ from jaxpt.errors import JaxptError
 from jaxpt.models import Compute, ModelConfig
 from jaxpt.reshape.calibrate import Also, activation_scores, walk
 from jaxpt.reshape.ops import Mix
-from jaxpt.reshape.plan import Plan, Term
+from jaxpt.reshape.rewrite import Rewrite, Term
 from jaxpt.reshape.scores import Scores
-from jaxpt.reshape.stream import Source
+from jaxpt.reshape.stream import ModelSlices
 from jaxpt.reshape.subclone import choose
 
 RIDGE = 1e-3
@@ -84,7 +84,7 @@ def moment_flops(config: ModelConfig, axes: Iterable[str], tokens: int) -> float
 
 
 def gather_compensation(
-    source: Source,
+    source: ModelSlices,
     batches: Sequence[Mapping[str, Any]],
     kept: Mapping[str, np.ndarray],
     *,
@@ -118,7 +118,7 @@ def gather_compensation(
 
 
 def score_and_compensate(
-    source: Source,
+    source: ModelSlices,
     batches: Sequence[Mapping[str, Any]],
     want: Mapping[str, int],
     *,
@@ -155,37 +155,37 @@ def score_and_compensate(
     return scores, fit.matrices
 
 
-def compensated(plan: Plan, matrices: Mapping[str, Any], *, tokens: int = 0, flops: float = 0.0) -> Plan:
+def compensated(rewrite: Rewrite, matrices: Mapping[str, Any], *, tokens: int = 0, flops: float = 0.0) -> Rewrite:
     """Returns a cut with the selection of what reads "mlp" and "heads" replaced by least squares.
 
     Args:
-        plan: a cut made by `subclone_plan` with scaling "none" (the fit sets the scale) and an unchanged head_dim.
-        matrices: what `gather_compensation` returned for the plan's index sets.
+        rewrite: a cut made by `subclone_rewrite` with scaling "none" (the fit sets the scale) and the same head_dim.
+        matrices: what `gather_compensation` returned for the rewrite's index sets.
         tokens: what gathering them consumed, added to the entry's ledger.
         flops: likewise.
 
     Raises:
-        JaxptError: the plan changes head_dim.
+        JaxptError: the rewrite changes head_dim.
     """
-    if plan.source.head_dim != plan.target.head_dim:
+    if rewrite.source.head_dim != rewrite.target.head_dim:
         raise JaxptError("compensation needs an unchanged head_dim; cut head_dim in a second transform")
-    rules = dict(plan.rules)
-    for path, spec in plan.specs.items():
+    rules = dict(rewrite.rules)
+    for path, spec in rewrite.specs.items():
         for axis, matrix in matrices.items():
             if axis not in spec.fan_in_axes:
                 continue
             (term,) = rules[path]
             dim = spec.axes.index(axis) - int(spec.stacked)
-            kept = np.array(plan.entry["layers"])[list(plan.target.layers_of(path.split("/")[1]))]
+            kept = np.array(rewrite.entry["layers"])[list(rewrite.target.layers_of(path.split("/")[1]))]
             reads = len(spec.fan_in_axes)
             new = tuple(spec.shape[dim + int(spec.stacked) + i] for i in range(reads))
             mix = Mix(dim, reads, _Rows(matrix, kept), new, per_layer=True)
             others = [op for op in term.ops if not set(_dims(op)) & set(range(dim, dim + reads))]
             rules[path] = (Term(term.source, (mix, *others), term.layers),)
-    entry = {**plan.entry, "compensation": sorted(matrices)}
+    entry = {**rewrite.entry, "compensation": sorted(matrices)}
     entry["tokens"] = int(entry.get("tokens", 0)) + tokens
     entry["flops"] = float(entry.get("flops", 0.0)) + flops
-    return Plan(plan.source, plan.target, rules, entry)
+    return Rewrite(rewrite.source, rewrite.target, rules, entry)
 
 
 def _dims(op: Any) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Growth to a target shape: which plans, axis by axis, make a model as wide or as deep as is asked."""
+"""Growth to a target shape: which rewrites, axis by axis, make a model as wide or as deep as is asked."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from jaxpt.models import ModelConfig
 from jaxpt.reshape.axes import pad
 from jaxpt.reshape.grow import aki, depth_up_scale, fpi, interpolate, llama_pro, repeat, stack
 from jaxpt.reshape.grow_heads import pad_head_dim, pad_heads, split_kv
-from jaxpt.reshape.plan import Plan
+from jaxpt.reshape.rewrite import Rewrite
 from jaxpt.reshape.target import Target, grown_lengths
 
 WIDER = ("pad", "duplicate", "fpi", "aki")
@@ -22,8 +22,8 @@ def widen(
     fresh: bool = True,
     noise: float = 0.0,
     seed: int = 0,
-) -> list[Plan]:
-    """Returns the plans, to be applied in order, that make a model as wide as `target`; its depth stays.
+) -> list[Rewrite]:
+    """Returns the rewrites, to be applied in order, that make a model as wide as `target`; its depth stays.
 
     Args:
         config: the source.
@@ -40,7 +40,7 @@ def widen(
     """
     want = grown_lengths(config, target)
     _check_way(config, want, how, noise)
-    out: list[Plan] = []
+    out: list[Rewrite] = []
     for step in _steps(config, want, how, fresh, noise, seed):
         out.append(step(out[-1].target if out else config))
     if not out:
@@ -59,7 +59,7 @@ def _check_way(config: ModelConfig, want: Mapping[str, int], how: str, noise: fl
         raise JaxptError(f"grow_width: how={how!r} does not grow head_dim; use how='pad' for it")
 
 
-Step = Callable[[ModelConfig], Plan]
+Step = Callable[[ModelConfig], Rewrite]
 
 
 def _steps(
@@ -93,7 +93,7 @@ def _steps(
         yield lambda c: pad_head_dim(c, want["head_dim"], fresh=fresh, seed=seed)
 
 
-def _depth_up_scale(config: ModelConfig, layers: int) -> Plan:
+def _depth_up_scale(config: ModelConfig, layers: int) -> Rewrite:
     count = len(config.layers)
     if layers % 2 or not count < layers <= 2 * count:
         raise JaxptError(
@@ -103,8 +103,8 @@ def _depth_up_scale(config: ModelConfig, layers: int) -> Plan:
     return depth_up_scale(config, count - layers // 2)
 
 
-# name -> plan, given the number of layers wanted
-DEEPER: dict[str, Callable[[ModelConfig, int], Plan]] = {
+# name -> rewrite, given the number of layers wanted
+DEEPER: dict[str, Callable[[ModelConfig, int], Rewrite]] = {
     "llama_pro": lambda config, layers: llama_pro(config, layers - len(config.layers)),
     "stack": stack,
     "interpolate": interpolate,
@@ -112,8 +112,8 @@ DEEPER: dict[str, Callable[[ModelConfig, int], Plan]] = {
 }
 
 
-def deepen(config: ModelConfig, layers: int, how: str = "llama_pro") -> Plan:
-    """Returns the plan that makes a model `layers` deep, by a method of `DEEPER`.
+def deepen(config: ModelConfig, layers: int, how: str = "llama_pro") -> Rewrite:
+    """Returns the rewrite that makes a model `layers` deep, by a method of `DEEPER`.
 
     Raises:
         JaxptError: an unknown method, or a number of layers that the method cannot make.

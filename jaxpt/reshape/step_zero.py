@@ -9,8 +9,8 @@ import numpy as np
 from jaxpt.cli.terminal import table
 from jaxpt.models import Compute
 from jaxpt.reshape.calibrate import loss
-from jaxpt.reshape.plan import Plan
-from jaxpt.reshape.stream import Source
+from jaxpt.reshape.rewrite import Rewrite
+from jaxpt.reshape.stream import ModelSlices
 
 CUT = "parts of the model are left out"  # what is said of transforms that claim nothing
 ROUNDING = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 5e-3}  # nats by which an exact step may change the loss
@@ -41,25 +41,25 @@ class StepZero:
 
 
 def measure(
-    plans: Sequence[Plan],
-    before: Source,
-    after: Source,
+    rewrites: Sequence[Rewrite],
+    before: ModelSlices,
+    after: ModelSlices,
     batches: Sequence[Mapping[str, Any]],
     dtypes: Mapping[str, str],
     compute: Compute = Compute(),  # noqa: B008
 ) -> StepZero:
-    """Returns what holds at step 0 of the model `after` that `plans` make of `before`.
+    """Returns what holds at step 0 of the model `after` that `rewrites` make of `before`.
 
     Args:
-        plans: the steps.
+        rewrites: the steps.
         before: the source.
         after: the result.
         batches: held-out rows as `calibrate.loss` takes them; none: nothing is measured.
         dtypes: of the result's parameters, which decide what counts as rounding.
         compute: dtypes of the forward pass.
     """
-    exact = all(bool(p.entry.get("exact")) for p in plans)
-    why = tuple(str(p.entry.get("why", CUT)) for p in plans)
+    exact = all(bool(p.entry.get("exact")) for p in rewrites)
+    why = tuple(str(p.entry.get("why", CUT)) for p in rewrites)
     if not batches:
         return StepZero(exact, why)
     kinds = {*dtypes.values(), str(compute.dtype)}
@@ -68,11 +68,11 @@ def measure(
     return StepZero(exact, why, *losses, tokens, max(ROUNDING[k] for k in kinds))
 
 
-def report(plans: Sequence[Plan], found: StepZero) -> str:
+def report(rewrites: Sequence[Rewrite], found: StepZero) -> str:
     """Returns the table of steps with their conditions, and the line with the losses."""
     rows = [
         [p.entry["op"], _subject(p.entry), "yes" if p.entry.get("exact") else "no", why]
-        for p, why in zip(plans, found.why)
+        for p, why in zip(rewrites, found.why)
     ]
     said = table(["step", "of", "same function", "why"], rows)
     if found.before is None or found.after is None:

@@ -1,7 +1,7 @@
-"""A model read slice by slice: in memory, from a bundle, or as the result of a plan that is computed while it is read.
+"""A model read slice by slice: in memory, from a bundle, or made by a rewrite while it is read.
 
-`Reshaped(source, plan)` is itself a source, so plans chain without anything in between being stored; `write` copies a
-source into a bundle one slice at a time. A `Bundle` satisfies `Source` as it is.
+`Reshaped(source, rewrite)` is itself such a model, so rewrites chain without anything in between being stored; `write`
+copies a model into a bundle one slice at a time. A `Bundle` satisfies `ModelSlices` as it is.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,10 +11,10 @@ import numpy as np
 
 from jaxpt.models import Model, ModelConfig, flatten, param_specs
 from jaxpt.reshape.apply import build_slice
-from jaxpt.reshape.plan import Plan
+from jaxpt.reshape.rewrite import Rewrite
 
 
-class Source(Protocol):
+class ModelSlices(Protocol):
     """Anything that gives a model's parameters slice by slice."""
 
     config: ModelConfig
@@ -25,7 +25,7 @@ class Source(Protocol):
 
 
 class InMemory:
-    """A model in memory as a `Source`; slices of device arrays stay on the devices."""
+    """A model in memory as a `ModelSlices`; slices of device arrays stay on the devices."""
 
     def __init__(self, config: ModelConfig, params: Mapping[str, Any]):
         """Wraps `params`, a nested dict as `param_specs(config)` declares it."""
@@ -33,22 +33,22 @@ class InMemory:
         self.leaves = flatten(params)
 
     def read(self, path: str, layer: int | None = None) -> Any:
-        """Returns a slice, see `Source`."""
+        """Returns a slice, see `ModelSlices`."""
         return self.leaves[path] if layer is None else self.leaves[path][layer]
 
 
 class Reshaped:
-    """What `plan` makes of `source`, computed slice by slice on the host as it is read."""
+    """What `rewrite` makes of `source`, computed slice by slice on the host as it is read."""
 
-    def __init__(self, source: Source, plan: Plan):
-        """Wraps `source`, whose config must be the plan's."""
-        if source.config != plan.source:
-            raise ValueError("the plan was made for another config")
-        self.source, self.plan, self.config, self.specs = source, plan, plan.target, plan.specs
+    def __init__(self, source: ModelSlices, rewrite: Rewrite):
+        """Wraps `source`, whose config must be the rewrite's."""
+        if source.config != rewrite.source:
+            raise ValueError("the rewrite was made for another config")
+        self.source, self.rewrite, self.config, self.specs = source, rewrite, rewrite.target, rewrite.specs
 
     def read(self, path: str, layer: int | None = None) -> np.ndarray:
-        """Returns a slice, see `Source`; reads just the input slices it is made of."""
-        rule = self.plan.rules[path]
+        """Returns a slice, see `ModelSlices`; reads just the input slices it is made of."""
+        rule = self.rewrite.rules[path]
         slices: list[Any] = []
         for t in rule:
             if t.source is None:
@@ -60,10 +60,10 @@ class Reshaped:
         return build_slice(path, self.specs[path], rule, slices, layer, dtype)
 
 
-def chain(source: Source, plans: Sequence[Plan]) -> Source:
-    """Returns the source that results from the plans one after the other."""
-    for plan in plans:
-        source = Reshaped(source, plan)
+def chain(source: ModelSlices, rewrites: Sequence[Rewrite]) -> ModelSlices:
+    """Returns the source that results from the rewrites one after the other."""
+    for rewrite in rewrites:
+        source = Reshaped(source, rewrite)
     return source
 
 
@@ -77,7 +77,7 @@ def slices(config: ModelConfig) -> Iterator[tuple[str, int | None, tuple[int, ..
 
 
 def write(
-    source: Source,
+    source: ModelSlices,
     put: Callable[[str, int | None, np.ndarray], Any],
     done: Callable[[int], Any] = lambda nbytes: None,
 ) -> None:
@@ -88,7 +88,7 @@ def write(
         done(array.nbytes)
 
 
-def gather(source: Source) -> dict[str, Any]:
+def gather(source: ModelSlices) -> dict[str, Any]:
     """Returns all parameters of a source as host arrays in a nested dict."""
     from jaxpt.models import unflatten
 
@@ -101,6 +101,6 @@ def gather(source: Source) -> dict[str, Any]:
     return unflatten(out)
 
 
-def as_source(model: "Model | Source") -> Source:
+def as_source(model: "Model | ModelSlices") -> ModelSlices:
     """Returns a `Model` as an in-memory source; a source as it is."""
     return InMemory(model.config, model.params) if isinstance(model, Model) else model

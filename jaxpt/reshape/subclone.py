@@ -14,11 +14,11 @@ import numpy as np
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models import Model, ModelConfig, flatten, param_specs
 from jaxpt.reshape.apply import transform
-from jaxpt.reshape.axes import AxisMap, axis_size, plan_axes, with_groups
+from jaxpt.reshape.axes import AxisMap, axis_size, rewrite_axes, with_groups
 from jaxpt.reshape.datafree import weight_scores
 from jaxpt.reshape.depth import default_depth, kept_layers
 from jaxpt.reshape.head_dim import head_dim_maps
-from jaxpt.reshape.plan import Plan, Rule, Term, index_digest
+from jaxpt.reshape.rewrite import Rewrite, Rule, Term, index_digest
 from jaxpt.reshape.scores import Scores
 from jaxpt.reshape.stream import InMemory
 from jaxpt.reshape.target import MOE_LENGTHS, Target, lengths, lengths_of
@@ -58,17 +58,17 @@ def subclone(
 ) -> Model:
     """Returns `model` cut to `target`, with its tokenizer and one lineage entry more.
 
-    Arguments and errors as `subclone_plan`, except that data-free scores are taken where none are given; `shardings`
+    Arguments and errors as `subclone_rewrite`, except that data-free scores are taken where none are given; `shardings`
     lays out the result, see `jaxpt.reshape.apply`.
     """
     if scores is None and selection == "importance":
         lengths(model.config, target)
         scores = weight_scores(InMemory(model.config, model.params))
-    plan = subclone_plan(model.config, target, scores, selection=selection, scaling=scaling, depth=depth)
-    return transform(model, plan, shardings)
+    rewrite = subclone_rewrite(model.config, target, scores, selection=selection, scaling=scaling, depth=depth)
+    return transform(model, rewrite, shardings)
 
 
-def subclone_plan(
+def subclone_rewrite(
     config: ModelConfig,
     target: Target | Mapping[str, Any],
     scores: Scores | None = None,
@@ -76,8 +76,8 @@ def subclone_plan(
     selection: str = "importance",
     scaling: str = "none",
     depth: str | None = None,
-) -> Plan:
-    """Returns the plan that cuts a model of shape `config` to `target`.
+) -> Rewrite:
+    """Returns the rewrite that cuts a model of shape `config` to `target`.
 
     Args:
         config: the source.
@@ -103,12 +103,12 @@ def subclone_plan(
     if scores is not None:
         scores.check(config)
     kept = choose(config, want, scores if selection == "importance" else None, depth=depth)
-    plan = cut(config, want, kept, scores if selection == "importance" else None, scaling=scaling)
+    rewrite = cut(config, want, kept, scores if selection == "importance" else None, scaling=scaling)
     meta = {} if scores is None or selection == "uniform" else {"scores": dict(scores.meta)}
     options = {"target": want, "selection": selection, "scaling": scaling, "depth": depth}
     if want == lengths_of(config):
         meta |= {"exact": True, "why": "nothing is cut: the target has the source's lengths"}
-    return plan.with_entry(
+    return rewrite.with_entry(
         op="subclone",
         options=options,
         tokens=int(meta.get("scores", {}).get("tokens", 0)),
@@ -157,8 +157,8 @@ def choose(config: ModelConfig, want: Mapping[str, int], scores: Scores | None, 
 
 def cut(
     config: ModelConfig, want: Mapping[str, int], kept: Kept, scores: Scores | None = None, *, scaling: str = "none"
-) -> Plan:
-    """Returns the plan that keeps the positions `kept`, with the scaling of `subclone_plan`."""
+) -> Rewrite:
+    """Returns the rewrite that keeps the positions `kept`, with the scaling of `subclone_rewrite`."""
     maps: dict[str, AxisMap] = {}
     for axis in ("embed", "kv_heads", "heads", "mlp", *MOE_LENGTHS):
         index = getattr(kept, axis)
@@ -176,7 +176,7 @@ def cut(
         maps["embed"] = dataclasses.replace(maps["embed"], reader=1.0)
     sets = {a: index_digest(m.index) for a, m in maps.items() if m.index is not None}
     entry = {"op": "cut", "layers": [int(i) for i in kept.layers], "indices": sets}
-    return plan_axes(config, maps, layers=[int(i) for i in kept.layers], changes=changes, entry=entry)
+    return rewrite_axes(config, maps, layers=[int(i) for i in kept.layers], changes=changes, entry=entry)
 
 
 def top(scores: np.ndarray, keep: int) -> np.ndarray:
@@ -190,8 +190,8 @@ def uniform_index(size: int, keep: int) -> np.ndarray:
     return (np.arange(keep) * size) // keep
 
 
-def random_init(config: ModelConfig, target: Target | Mapping[str, Any], seed: int = 0) -> Plan:
-    """Returns the plan that draws the target's parameters anew, as `init_params(target, seed)` would.
+def random_init(config: ModelConfig, target: Target | Mapping[str, Any], seed: int = 0) -> Rewrite:
+    """Returns the rewrite that draws the target's parameters anew, as `init_params(target, seed)` would.
 
     Raises:
         JaxptError: what `lengths` refuses: a baseline is given the same task.
@@ -205,7 +205,7 @@ def random_init(config: ModelConfig, target: Target | Mapping[str, Any], seed: i
     layers = kept_layers(len(config.layers), want["layers"], "first", None)
     new = config.replace(**{**sizes, **changes, "layers": tuple(config.layers[i] for i in layers)})
     rules: dict[str, Rule] = {path: (Term(None, (), None, seed),) for path in flatten(param_specs(new))}
-    return Plan(
+    return Rewrite(
         config,
         new,
         rules,

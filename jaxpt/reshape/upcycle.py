@@ -12,7 +12,7 @@ from jaxpt.errors import JaxptError, nearest
 from jaxpt.models import ModelConfig, MoeConfig, ParamSpec, flatten, param_specs
 from jaxpt.models.moe_config import RouterWeights
 from jaxpt.reshape.ops import Mix, Op, Scale, Split, Take
-from jaxpt.reshape.plan import Plan, Rule, Term, index_digest
+from jaxpt.reshape.rewrite import Rewrite, Rule, Term, index_digest
 
 ScaleRule = Literal["none", "sqrt", "down", "route", "cube_root"]
 
@@ -117,8 +117,8 @@ class Redraw(Op):
         return dataclasses.replace(self, zero=True)
 
 
-def upcycle(config: ModelConfig, options: Upcycling, layers: Sequence[int] | None = None, seed: int = 0) -> Plan:
-    """Returns the plan that turns the dense layers `layers` (global numbers; None: all) into mixtures of experts.
+def upcycle(config: ModelConfig, options: Upcycling, layers: Sequence[int] | None = None, seed: int = 0) -> Rewrite:
+    """Returns the rewrite that turns the dense layers `layers` (global numbers; None: all) into mixtures of experts.
 
     The lineage entry says under `exact` and `why` whether the function is kept.
 
@@ -166,7 +166,7 @@ def upcycle(config: ModelConfig, options: Upcycling, layers: Sequence[int] | Non
     exact, why = options.exactness()
     entry = {"op": "upcycle", "options": {**dataclasses.asdict(options), "layers": chosen}, "seed": seed}
     entry |= {"exact": exact, "why": why, "indices": index_digest(*order), "tokens": 0, "flops": 0.0}
-    return Plan(config, target, rules, entry)
+    return Rewrite(config, target, rules, entry)
 
 
 def _orders(config: ModelConfig, o: Upcycling, layers: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -220,8 +220,8 @@ def _redraw(o: Upcycling, matrix: str, dim: int, layers: np.ndarray, width: int,
     return Redraw(dim, mask, salt, per_layer=True)
 
 
-def average_experts(config: ModelConfig) -> Plan:
-    """Returns the plan that replaces each mixture by one dense network of an expert's width, the mean of its experts.
+def average_experts(config: ModelConfig) -> Rewrite:
+    """Returns the rewrite that makes each mixture one dense network of an expert's width, the mean of its experts.
 
     Undoes upcycling by unpermuted copies.
 
@@ -243,4 +243,4 @@ def average_experts(config: ModelConfig) -> Plan:
         at = np.arange(spec.shape[0])
         rules[path] = (Term(f"blocks/moe/{'expert_' * ffn}{name}", (mean,) if ffn else (), at),)
     entry = {"op": "average_experts", "options": {}, "tokens": 0, "flops": 0.0}
-    return Plan(config, target, rules, entry)
+    return Rewrite(config, target, rules, entry)

@@ -1,0 +1,47 @@
+"""A batch of rows: its keys, stated once, with their dimensions and dtypes."""
+
+from dataclasses import dataclass
+from typing import Annotated, TypedDict, get_type_hints
+
+import jax
+import numpy as np
+
+Array = jax.Array | np.ndarray
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Dimensions (B rows, S positions) and dtype of one entry of a batch."""
+
+    dims: str
+    dtype: type[np.generic]
+
+    def shape(self, rows: int, length: int) -> tuple[int, ...]:
+        """The shape in a batch of `rows` rows of `length` positions."""
+        return tuple({"B": rows, "S": length}[d] for d in self.dims)
+
+
+Ids = Annotated[Array, Kind("BS", np.int32)]
+Weights = Annotated[Array, Kind("BS", np.float32)]
+RowIds = Annotated[Array, Kind("B", np.int32)]
+
+
+class Rows(TypedDict):
+    """Rows of one packed source. `segment_ids` count from 1, 0 is padding; `positions` restart in each segment."""
+
+    tokens: Ids
+    targets: Ids
+    segment_ids: Ids
+    positions: Ids
+    loss_weights: Weights
+
+
+class Batch(Rows):
+    """Rows of a mixture; `source_id` says which source each row comes from."""
+
+    source_id: RowIds
+
+
+def kinds(of: type = Batch) -> dict[str, Kind]:
+    """Returns the entries of `Batch` or `Rows` by key, in their order."""
+    return {key: hint.__metadata__[0] for key, hint in get_type_hints(of, include_extras=True).items()}

@@ -1,0 +1,39 @@
+"""A mixture of experts out of a dense model."""
+
+from dataclasses import dataclass
+
+from jaxpt.config.choice import option
+from jaxpt.errors import JaxptError
+from jaxpt.reshape.rewrite import Rewrite
+from jaxpt.reshape.setting import Setting
+from jaxpt.reshape.stream import ModelSlices
+from jaxpt.reshape.transform import Transform
+from jaxpt.reshape.upcycle import Upcycling, upcycle
+
+
+@dataclass(frozen=True)
+class Upcycle(Transform):
+    """Turns dense layers into mixtures: `layers` by number, else every `every`-th behind the first `dense_first`."""
+
+    mixture: Upcycling | None = option(  # noqa: RUF009
+        None, "the mixture, e.g. {'experts': 8, 'experts_per_token': 2}; must be given"
+    )
+    layers: tuple[int, ...] = option((), "numbers of the layers, from 0; empty: as every and dense_first say")
+    every: int = option(1, "each so many-th layer")
+    dense_first: int = option(0, "so many layers at the start stay dense")
+
+    def __post_init__(self) -> None:
+        if self.mixture is None:
+            raise JaxptError("config.transforms: upcycle lacks mixture, e.g. {'experts': 8, 'experts_per_token': 2}")
+        if self.every < 1 or self.dense_first < 0:
+            raise JaxptError("config.transforms: every must be at least 1 and dense_first at least 0")
+
+    def rewrites(self, source: ModelSlices, setting: Setting) -> list[Rewrite]:
+        """Returns one rewrite.
+
+        Raises:
+            JaxptError: layers that are not dense, or widths that do not divide.
+        """
+        assert self.mixture is not None
+        layers = self.layers or range(self.dense_first, len(source.config.layers), self.every)
+        return [upcycle(source.config, self.mixture, layers, setting.seed)]
