@@ -19,8 +19,8 @@ from jaxpt.data import Loader, StageData
 from jaxpt.models import Compute, ModelConfig, param_specs
 from jaxpt.optim.optimizers import make_optimizer
 from jaxpt.optim.schedules import learning_rate, resolve
-from jaxpt.reshape.calibrate import loss
 from jaxpt.reshape.stream import InMemory
+from jaxpt.reshape.walk import loss
 from jaxpt.sharding import batch_sharding
 from jaxpt.training.batches import place
 from jaxpt.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig, ShardingConfig

@@ -19,8 +19,8 @@ from jaxpt.generation.generate import generate
 from jaxpt.models import Compute, Model, ModelConfig, init_params, param_specs, uniform_layers
 from jaxpt.optim.optimizers import make_optimizer
 from jaxpt.optim.schedules import learning_rate, resolve
-from jaxpt.reshape.calibrate import loss
 from jaxpt.reshape.stream import InMemory, Source
+from jaxpt.reshape.walk import loss
 from jaxpt.sharding import batch_sharding
 from jaxpt.training.batches import place
 from jaxpt.training.config import ObjectiveConfig, OptimizerConfig, ScheduleConfig, ShardingConfig

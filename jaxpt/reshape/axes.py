@@ -20,15 +20,15 @@ positions of mean square d/D, gain' = gain sqrt(d/D) and eps' = eps d/D.
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models import ModelConfig, ParamSpec, flatten, param_specs
 from jaxpt.models.specs import GLOBAL_AXES
 from jaxpt.reshape.ops import Op, Scale, Take
-from jaxpt.reshape.rewrite import Rewrite, Rule, Term, index_digest
+from jaxpt.reshape.rewrite import LineageEntry, Rewrite, Rule, Term, index_digest
 
 SIZES = {
     "embed": "embed",
@@ -61,9 +61,9 @@ class AxisMap:
     """
 
     index: np.ndarray | None = None
-    reader: Any = 1.0
-    writer: Any = 1.0
-    gain: Any = 1.0
+    reader: npt.ArrayLike = 1.0
+    writer: npt.ArrayLike = 1.0
+    gain: npt.ArrayLike = 1.0
 
 
 def axis_in(spec: ParamSpec, dim: int) -> str:
@@ -84,8 +84,8 @@ def rewrite_axes(
     maps: Mapping[str, AxisMap],
     *,
     layers: Sequence[int] | None = None,
-    changes: Mapping[str, Any] | None = None,
-    entry: Mapping[str, Any] | None = None,
+    changes: Mapping[str, object] | None = None,
+    entry: LineageEntry | None = None,
     fresh: Mapping[str, tuple[str, ...]] | None = None,
     seed: int = 0,
 ) -> Rewrite:
@@ -117,7 +117,7 @@ def rewrite_axes(
         if new:
             rule = (*rule, Term(None, tuple(new), None, seed))
         rules[path] = rule
-    return Rewrite(source, target, rules, dict(entry or {}))
+    return Rewrite(source, target, rules, LineageEntry(**(entry or {})))
 
 
 def _layers_of(
@@ -198,7 +198,7 @@ def axis_size(config: ModelConfig, axis: str) -> int:
     return int(operator.attrgetter(SIZES[axis])(config))
 
 
-def checked_index(config: ModelConfig, axis: str, index: Any, *, new: bool = False) -> np.ndarray:
+def checked_index(config: ModelConfig, axis: str, index: npt.ArrayLike, *, new: bool = False) -> np.ndarray:
     """Returns an index set in full form, `[k]` or `[L, k]`, after checking its rank and range.
 
     Raises:
@@ -227,7 +227,7 @@ def with_groups(config: ModelConfig, kv: np.ndarray) -> np.ndarray:
     return np.where(kv[..., None] < 0, -1, heads).reshape(*kv.shape[:-1], -1)
 
 
-def select(config: ModelConfig, axis: str, index: Any) -> Rewrite:
+def select(config: ModelConfig, axis: str, index: npt.ArrayLike) -> Rewrite:
     """Returns the rewrite that keeps the positions `index` of `axis`, in that order, wherever the axis occurs.
 
     Args:
@@ -242,11 +242,15 @@ def select(config: ModelConfig, axis: str, index: Any) -> Rewrite:
     maps = {axis: AxisMap(index)}
     if axis == "kv_heads":
         maps["heads"] = AxisMap(with_groups(config, index))
-    entry = {"op": "select", "options": {"axis": axis, "kept": int(index.shape[-1])}, "indices": index_digest(index)}
+    entry: LineageEntry = {
+        "op": "select",
+        "options": {"axis": axis, "kept": int(index.shape[-1])},
+        "indices": index_digest(index),
+    }
     return rewrite_axes(config, maps, entry=entry)
 
 
-def permute(config: ModelConfig, axis: str, order: Any) -> Rewrite:
+def permute(config: ModelConfig, axis: str, order: npt.ArrayLike) -> Rewrite:
     """Returns the rewrite that reorders an axis; the function stays the same. `order` is a permutation, as in `select`.
 
     Raises:
@@ -266,19 +270,19 @@ def _counts(index: np.ndarray) -> np.ndarray:
     return out.reshape(index.shape).astype(np.float64)
 
 
-def _stretched(config: ModelConfig, size: int) -> tuple[float, dict[str, Any]]:
+def _stretched(config: ModelConfig, size: int) -> tuple[float, dict[str, object]]:
     """Factor of the gains along `embed`, and the config change, when its length becomes `size` with the same sum."""
     ratio = config.embed / size
     return ratio**0.5, _norm_eps(config, ratio)
 
 
-def _norm_eps(config: ModelConfig, ratio: float) -> dict[str, Any]:
+def _norm_eps(config: ModelConfig, ratio: float) -> dict[str, object]:
     """The config change that multiplies `norm_eps`, leaving the queries' and keys' norm as it was."""
     own = config.norm_eps if config.qk_norm_eps is None and config.qk_norm != "none" else config.qk_norm_eps
     return {"norm_eps": config.norm_eps * ratio, "qk_norm_eps": own}
 
 
-def duplicate(config: ModelConfig, axis: str, index: Any) -> Rewrite:
+def duplicate(config: ModelConfig, axis: str, index: npt.ArrayLike) -> Rewrite:
     """Returns the rewrite that repeats positions of an axis and shares their effect, so that the function stays.
 
     Along `embed` writers and readers are divided by sqrt(C) for C copies (uneven counts included); along the others
@@ -300,7 +304,11 @@ def duplicate(config: ModelConfig, axis: str, index: Any) -> Rewrite:
         if len(np.unique(row)) != axis_size(config, axis):
             raise JaxptError(f"{axis}: duplication must keep every one of its {axis_size(config, axis)} positions")
     count = _counts(index)
-    entry = {"op": "duplicate", "options": {"axis": axis, "size": int(index.shape[-1])}, "indices": index_digest(index)}
+    entry: LineageEntry = {
+        "op": "duplicate",
+        "options": {"axis": axis, "size": int(index.shape[-1])},
+        "indices": index_digest(index),
+    }
     entry |= {"exact": True, "why": f"copies share the effect of the position of {axis} that they copy"}
     if axis == "embed":
         gain, changes = _stretched(config, len(index))
@@ -350,7 +358,7 @@ def pad(config: ModelConfig, axis: str, size: int, *, fresh: bool = True, seed: 
         raise JaxptError(f"target.{axis} is {size}, smaller than the source's {old}; pad only makes an axis longer")
     index = np.where(np.arange(size) < old, np.arange(size), -1)
     maps = {axis: AxisMap(index if axis in GLOBAL_AXES else np.broadcast_to(index, (len(config.layers), size)))}
-    changes: dict[str, Any] = {}
+    changes: dict[str, object] = {}
     if axis == "embed":
         gain, changes = _stretched(config, size)
         maps[axis] = replace(maps[axis], gain=gain)
@@ -363,14 +371,14 @@ def pad(config: ModelConfig, axis: str, size: int, *, fresh: bool = True, seed: 
         assert full is not None
         maps["heads"] = AxisMap(with_groups(config, full))
     side = ("reader", "gain") if axis == "embed" else ("writer",)
-    entry = {"op": "pad", "options": {"axis": axis, "size": size, "fresh": fresh}, "seed": seed}
+    entry: LineageEntry = {"op": "pad", "options": {"axis": axis, "size": size, "fresh": fresh}, "seed": seed}
     entry |= {"exact": True, "why": f"new positions of {axis} add zero"}
     return rewrite_axes(
         config, maps, changes=changes, entry=entry, fresh=dict.fromkeys(maps, side) if fresh else None, seed=seed
     )
 
 
-def mask(config: ModelConfig, axis: str, keep: Any) -> Rewrite:
+def mask(config: ModelConfig, axis: str, keep: npt.ArrayLike) -> Rewrite:
     """Returns the rewrite that zeroes all positions of an axis outside `keep`, at the same shape.
 
     The result computes what `select(config, axis, keep)` computes: the norms' gains and eps are corrected for the
@@ -389,7 +397,7 @@ def mask(config: ModelConfig, axis: str, keep: Any) -> Rewrite:
         what = axis if axis not in MASKABLE else f"{axis} expert by expert"
         raise JaxptError(f"{what} cannot be masked; {', '.join(MASKABLE)} can")
     size = axis_size(config, axis)
-    changes: dict[str, Any] = {}
+    changes: dict[str, object] = {}
     ratio = keep.shape[-1] / size
     gain = 1.0
     if axis == "embed":
@@ -404,7 +412,11 @@ def mask(config: ModelConfig, axis: str, keep: Any) -> Rewrite:
     maps = {axis: _mask_map(keep, size, gain)}
     if axis == "kv_heads":
         maps["heads"] = _mask_map(with_groups(config, keep), config.heads, gain)
-    entry = {"op": "mask", "options": {"axis": axis, "kept": int(keep.shape[-1])}, "indices": index_digest(keep)}
+    entry: LineageEntry = {
+        "op": "mask",
+        "options": {"axis": axis, "kept": int(keep.shape[-1])},
+        "indices": index_digest(keep),
+    }
     return rewrite_axes(config, maps, changes=changes, entry=entry)
 
 
@@ -414,8 +426,15 @@ def _mask_map(keep: np.ndarray, size: int, gain: float) -> AxisMap:
     return AxisMap(None, on, on, on * np.float32(gain))
 
 
-def scale(config: ModelConfig, axis: str, *, reader: Any = 1.0, writer: Any = 1.0, gain: Any = 1.0) -> Rewrite:
+def scale(
+    config: ModelConfig,
+    axis: str,
+    *,
+    reader: npt.ArrayLike = 1.0,
+    writer: npt.ArrayLike = 1.0,
+    gain: npt.ArrayLike = 1.0,
+) -> Rewrite:
     """Returns the rewrite that multiplies what reads, writes and normalises `axis` by numbers (or one per position)."""
     axis_size(config, axis)
-    entry = {"op": "scale", "options": {"axis": axis}, "indices": index_digest(reader, writer, gain)}
+    entry: LineageEntry = {"op": "scale", "options": {"axis": axis}, "indices": index_digest(reader, writer, gain)}
     return rewrite_axes(config, {axis: AxisMap(None, reader, writer, gain)}, entry=entry)

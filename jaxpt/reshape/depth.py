@@ -1,7 +1,6 @@
 """Which layers stay, and how the others' absence is made up for: drop, rescale the stream's norm, iterate."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -9,13 +8,13 @@ from jaxpt.errors import JaxptError, nearest
 from jaxpt.models import ModelConfig, flatten, param_specs
 from jaxpt.reshape.axes import rewrite_axes
 from jaxpt.reshape.ops import Scale
-from jaxpt.reshape.rewrite import Rewrite, Rule, Term
+from jaxpt.reshape.rewrite import LineageEntry, Rewrite, Rule, Term
 from jaxpt.reshape.scores import Scores
 
-Choice = Callable[[int, int, Scores | None], np.ndarray]
+ChooseLayers = Callable[[int, int, Scores | None], np.ndarray]
 
 
-def _by(name: str) -> Choice:
+def _by(name: str) -> ChooseLayers:
     def choose(count: int, keep: int, scores: Scores | None) -> np.ndarray:
         if scores is None:
             raise JaxptError(f"depth={_NAMES[name]!r} needs scores of layers; score on data, or use depth='middle'")
@@ -37,7 +36,7 @@ def _even(count: int, keep: int, scores: Scores | None) -> np.ndarray:
 
 
 # name -> which layers stay, given (count, keep, scores)
-DEPTH: dict[str, Choice] = {
+DEPTH: dict[str, ChooseLayers] = {
     "loss": _by("layers_loss"),
     "influence": _by("layers"),
     "middle": _middle,
@@ -75,16 +74,16 @@ def drop_layers(config: ModelConfig, drop: Iterable[int]) -> Rewrite:
     Raises:
         JaxptError: a number outside the model, or no layer left.
     """
-    gone = sorted({int(i) for i in drop})
+    dropped = sorted({int(i) for i in drop})
     count = len(config.layers)
-    if gone and (gone[0] < 0 or gone[-1] >= count):
+    if dropped and (dropped[0] < 0 or dropped[-1] >= count):
         raise JaxptError(
-            f"drop_layers names layer {gone[-1] if gone[-1] >= count else gone[0]}, there are 0 … {count - 1}"
+            f"drop_layers names layer {dropped[-1] if dropped[-1] >= count else dropped[0]}, there are 0 … {count - 1}"
         )
-    kept = [i for i in range(count) if i not in gone]
+    kept = [i for i in range(count) if i not in dropped]
     if not kept:
         raise JaxptError(f"drop_layers would leave no layer of {count}")
-    entry = {"op": "drop_layers", "options": {"drop": gone}, "tokens": 0, "flops": 0.0}
+    entry: LineageEntry = {"op": "drop_layers", "options": {"drop": dropped}, "tokens": 0, "flops": 0.0}
     return rewrite_axes(config, {}, layers=kept, entry=entry)
 
 
@@ -125,5 +124,5 @@ def drop_and_rescale(config: ModelConfig, drop: Sequence[int], growth: Sequence[
             op = Scale(None, np.float32(1 / table), float(spec.gain_offset))
         if op is not None and not np.all(op.factor == 1):
             rules[path] = (Term(term.source, (*term.ops, op), term.layers),)
-    options: dict[str, Any] = {"drop": [int(i) for i in drop], "growth": [float(g) for g in growth]}
+    options = {"drop": [int(i) for i in drop], "growth": [float(g) for g in growth]}
     return Rewrite(config, rewrite.target, rules, {**rewrite.entry, "op": "drop_and_rescale", "options": options})

@@ -5,7 +5,6 @@ Zero-padding with random readers, the default for width, is `jaxpt.reshape.axes.
 """
 
 import itertools
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from jaxpt.models import ModelConfig
 from jaxpt.models.specs import GLOBAL_AXES
 from jaxpt.reshape.axes import axis_size, duplicate, rewrite_axes, role, with_groups
 from jaxpt.reshape.ops import Scale, Take
-from jaxpt.reshape.rewrite import Rewrite, Rule, Term
+from jaxpt.reshape.rewrite import LineageEntry, Rewrite, Rule, Term
 
 
 def _copied(config: ModelConfig, axis: str, size: int, seed: int | None) -> np.ndarray:
@@ -49,7 +48,7 @@ def repeat(config: ModelConfig, axis: str, size: int, seed: int = 0, noise: floa
     """
     index = _copied(config, axis, size, None)
     rewrite = duplicate(config, axis, index).with_entry(seed=seed)
-    rewrite.entry["options"]["noise"] = noise
+    rewrite = rewrite.with_entry(options={**rewrite.entry["options"], "noise": noise})
     return _with_noise(rewrite, axis, index, noise, seed) if noise else rewrite
 
 
@@ -122,7 +121,7 @@ def aki(config: ModelConfig, size: int, seed: int = 0) -> Rewrite:
         old_part = Term(path, (*term.ops, Scale(dim, (~new).astype(np.float32))), term.layers)
         new_part = Term(path, (*term.ops, Scale(dim, new.astype(np.float32))), after)
         rules[path] = (old_part, new_part)
-    entry = {**rewrite.entry, "op": "aki", "exact": False, "why": "new neurons are the next layer's"}
+    entry: LineageEntry = {**rewrite.entry, "op": "aki", "exact": False, "why": "new neurons are the next layer's"}
     return Rewrite(rewrite.source, rewrite.target, rules, entry)
 
 
@@ -156,14 +155,14 @@ def llama_pro(config: ModelConfig, new: int) -> Rewrite:
     edges = [-1, *fresh, len(layers)]
     old = [f"layers[{a + 1}:{b}]" for a, b in itertools.pairwise(edges) if b > a + 1]
     options = {"new": new, "blocks": fresh}
-    entry: dict[str, Any] = {"op": "llama_pro", "options": options, "exact": True, "tokens": 0, "flops": 0.0}
+    entry: LineageEntry = {"op": "llama_pro", "options": options, "exact": True, "tokens": 0, "flops": 0.0}
     entry["why"] = "new blocks add zero to the stream"
     entry["freeze"] = ["vocab", "final_norm", *old]
     return Rewrite(config, rewrite.target, rules, entry)
 
 
-def _deeper(config: ModelConfig, op: str, order: list[int], **options: Any) -> Rewrite:
-    entry = {"op": op, "options": options, "exact": False, "why": "layers run more than once"}
+def _deeper(config: ModelConfig, op: str, order: list[int], **options: int) -> Rewrite:
+    entry: LineageEntry = {"op": op, "options": options, "exact": False, "why": "layers run more than once"}
     return rewrite_axes(config, {}, layers=order, entry={**entry, "tokens": 0, "flops": 0.0})
 
 

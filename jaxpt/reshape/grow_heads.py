@@ -1,7 +1,6 @@
 """More and larger heads without a change of the function: query heads, kv heads of their own, head dimensions."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 
@@ -10,7 +9,7 @@ from jaxpt.models import ModelConfig, RopeConfig
 from jaxpt.models.rope import inverse_frequencies
 from jaxpt.reshape.axes import AxisMap, rewrite_axes
 from jaxpt.reshape.head_dim import matched_pairs
-from jaxpt.reshape.rewrite import Rewrite, Rule
+from jaxpt.reshape.rewrite import LineageEntry, Rewrite, Rule
 
 
 def pad_heads(config: ModelConfig, heads: int, *, fresh: bool = True, seed: int = 0) -> Rewrite:
@@ -33,7 +32,7 @@ def pad_heads(config: ModelConfig, heads: int, *, fresh: bool = True, seed: int 
     inside = np.arange(heads // k)
     row = np.where(inside < group, np.arange(k)[:, None] * group + inside, -1).reshape(-1)
     maps = {"heads": AxisMap(np.broadcast_to(row, (len(config.layers), heads)))}
-    entry = {"op": "pad", "options": {"axis": "heads", "size": heads, "fresh": fresh}, "seed": seed}
+    entry: LineageEntry = {"op": "pad", "options": {"axis": "heads", "size": heads, "fresh": fresh}, "seed": seed}
     entry |= {"exact": True, "why": "o reads zero of new heads"}
     return rewrite_axes(config, maps, entry=entry, fresh={"heads": ("writer",)} if fresh else None, seed=seed)
 
@@ -52,7 +51,7 @@ def split_kv(config: ModelConfig, kv_heads: int) -> Rewrite:
         )
     row = np.repeat(np.arange(config.kv_heads), ways)
     maps = {"kv_heads": AxisMap(np.broadcast_to(row, (len(config.layers), kv_heads)))}
-    entry = {"op": "split_kv", "options": {"kv_heads": kv_heads}}
+    entry: LineageEntry = {"op": "split_kv", "options": {"kv_heads": kv_heads}}
     entry |= {"exact": True, "why": "each query head reads a copy of its kv head"}
     return rewrite_axes(config, maps, entry=entry)
 
@@ -87,12 +86,12 @@ def pad_head_dim(config: ModelConfig, head_dim: int, *, fresh: bool = True, seed
         "rotary_dim": AxisMap(index, writer=1.0 if normed else softmax, gain=ratio**0.5 * softmax),
         "head_dim": AxisMap(index),
     }
-    changes: dict[str, Any] = {"rope": _more_frequencies(config.rope, old, pairs, head_dim)}
+    changes: dict[str, object] = {"rope": _more_frequencies(config.rope, old, pairs, head_dim)}
     if config.rope_local is not None:
         changes["rope_local"] = _more_frequencies(config.rope_local, old, pairs, head_dim)
     if normed:
         changes["qk_norm_eps"] = (config.norm_eps if config.qk_norm_eps is None else config.qk_norm_eps) * ratio
-    entry = {"op": "pad", "options": {"axis": "head_dim", "size": head_dim, "fresh": fresh}, "seed": seed}
+    entry: LineageEntry = {"op": "pad", "options": {"axis": "head_dim", "size": head_dim, "fresh": fresh}, "seed": seed}
     entry |= {"exact": True, "why": "new dimensions add zero to the scores, and o reads zero of them"}
     drawn = {"head_dim": ("writer",)} | ({} if normed else {"rotary_dim": ("writer",)})
     rewrite = rewrite_axes(config, maps, changes=changes, entry=entry, fresh=drawn if fresh else None, seed=seed)

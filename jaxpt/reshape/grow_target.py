@@ -1,7 +1,6 @@
 """Growth to a target shape: which rewrites, axis by axis, make a model as wide or as deep as is asked."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models import ModelConfig
@@ -16,7 +15,7 @@ WIDER = ("pad", "duplicate", "fpi", "aki")
 
 def widen(
     config: ModelConfig,
-    target: Target | Mapping[str, Any],
+    target: Target | Mapping[str, object],
     how: str = "pad",
     *,
     fresh: bool = True,
@@ -41,8 +40,8 @@ def widen(
     want = grown_lengths(config, target)
     _check_way(config, want, how, noise)
     out: list[Rewrite] = []
-    for step in _steps(config, want, how, fresh, noise, seed):
-        out.append(step(out[-1].target if out else config))
+    for growth in _growths(config, want, how, fresh, noise, seed):
+        out.append(growth(out[-1].target if out else config))
     if not out:
         raise JaxptError("grow_width: the target is not wider than the source; set config.target, e.g. target.mlp")
     return out
@@ -59,15 +58,15 @@ def _check_way(config: ModelConfig, want: Mapping[str, int], how: str, noise: fl
         raise JaxptError(f"grow_width: how={how!r} does not grow head_dim; use how='pad' for it")
 
 
-Step = Callable[[ModelConfig], Rewrite]
+Growth = Callable[[ModelConfig], Rewrite]
 
 
-def _steps(
+def _growths(
     config: ModelConfig, want: Mapping[str, int], how: str, fresh: bool, noise: float, seed: int
-) -> Iterator[Step]:
-    """What is to be done, each step on the model that the ones before it made."""
+) -> Iterator[Growth]:
+    """What is to be done, each on the model that the ones before it made."""
 
-    def longer(axis: str) -> Step:
+    def longer(axis: str) -> Growth:
         if how == "pad":
             if axis == "heads":
                 return lambda c: pad_heads(c, want["heads"], fresh=fresh, seed=seed)

@@ -6,7 +6,7 @@ from jaxpt.errors import JaxptError
 from jaxpt.models import ModelConfig, flatten, param_specs
 from jaxpt.reshape.axes import AxisMap, rewrite_axes
 from jaxpt.reshape.ops import Mix
-from jaxpt.reshape.rewrite import Rewrite, Rule, Term, index_digest
+from jaxpt.reshape.rewrite import LineageEntry, Rewrite, Rule, Term, index_digest
 from jaxpt.reshape.scores import Scores
 
 HOW = ("mean", "select")
@@ -31,7 +31,7 @@ def merge_kv(config: ModelConfig, kv_heads: int, *, how: str = "mean", scores: S
         raise JaxptError(f"merge_kv: how is {how!r}, it must be one of {', '.join(HOW)}")
     count, size = len(config.layers), config.kv_heads // kv_heads
     options = {"kv_heads": kv_heads, "how": how}
-    entry = {"op": "merge_kv", "options": options, "tokens": 0, "flops": 0.0}
+    entry: LineageEntry = {"op": "merge_kv", "options": options, "tokens": 0, "flops": 0.0}
     first = np.broadcast_to(np.arange(kv_heads) * size, (count, kv_heads))
     if how == "select":
         if scores is None:

@@ -8,14 +8,18 @@ shared by all layers or has one entry per output layer (`per_layer=True`); `op.t
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+Array = np.ndarray | jax.Array
+Tables = Array | Sequence[np.ndarray] | None
 
-def _np(x: Any) -> Any:
+
+def numpy_of(x: Array) -> ModuleType:
+    """Returns numpy for host arrays, jax.numpy for all others."""
     return np if isinstance(x, np.ndarray) else jnp
 
 
@@ -33,15 +37,15 @@ class Op:
         return ()
 
     @property
-    def tables(self) -> Any:
+    def tables(self) -> Tables:
         """The op's numbers: an array (or a sequence computed on demand), `[L, ...]` when `per_layer`; or None."""
         return None
 
-    def table(self, layer: int | None) -> Any:
+    def table(self, layer: int | None) -> Array | None:
         """Returns the numbers of output layer `layer` (its place in the stack)."""
-        return self.tables[layer] if self.per_layer else self.tables
+        return self.tables[layer] if self.per_layer else self.tables  # type: ignore[index, return-value]
 
-    def on(self, x: Any, table: Any) -> Any:
+    def on(self, x: Array, table: Array | None) -> Array:
         """Computes the op on a slice."""
         raise NotImplementedError
 
@@ -76,8 +80,9 @@ class Take(Op):
     def tables(self) -> np.ndarray:
         return self.index
 
-    def on(self, x: Any, table: Any) -> Any:
-        xp = _np(x)
+    def on(self, x: Array, table: Array | None) -> Array:
+        assert table is not None
+        xp = numpy_of(x)
         new = bool(np.any(self.index < 0))
         at = xp.maximum(table, 0) if new else table
         if self.by is None:
@@ -109,7 +114,8 @@ class Scale(Op):
     def tables(self) -> np.ndarray:
         return self.factor
 
-    def on(self, x: Any, table: Any) -> Any:
+    def on(self, x: Array, table: Array | None) -> Array:
+        assert table is not None
         if self.dim is not None:
             table = table.reshape([-1 if d == self.dim else 1 for d in range(x.ndim)])
         return x * table if self.offset == 0 else (x + self.offset) * table - self.offset
@@ -137,17 +143,18 @@ class Mix(Op):
         return tuple(range(self.first, self.first + self.count))
 
     @property
-    def tables(self) -> Any:
+    def tables(self) -> Tables:
         return self.matrix
 
-    def on(self, x: Any, table: Any) -> Any:
+    def on(self, x: Array, table: Array | None) -> Array:
+        assert table is not None
         before, after = x.shape[: self.first], x.shape[self.first + self.count :]
         flat = x.reshape(*before, -1, *after)
-        if _np(x) is np:
+        if isinstance(x, np.ndarray):
             y = np.tensordot(table, flat, axes=(1, self.first))
         else:
             y = jnp.tensordot(table, flat, axes=(1, self.first), precision=jax.lax.Precision.HIGHEST)
-        y = _np(x).moveaxis(y, 0, self.first)
+        y = numpy_of(x).moveaxis(y, 0, self.first)
         return y.reshape(*before, *self.out, *after)
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -161,7 +168,7 @@ class Mix(Op):
 class _Fitted:
     """Per-layer `_fit` of a mix's matrices, computed on demand."""
 
-    def __init__(self, mix: Mix, power: int):
+    def __init__(self, mix: Mix, power: int) -> None:
         self.mix, self.power = mix, power
 
     def __len__(self) -> int:
@@ -189,8 +196,8 @@ class Split(Op):
     def dims(self) -> tuple[int, ...]:
         return (self.dim,)
 
-    def on(self, x: Any, table: Any) -> Any:
-        xp = _np(x)
+    def on(self, x: Array, table: Array | None) -> Array:
+        xp = numpy_of(x)
         return xp.moveaxis(x.reshape(*x.shape[: self.dim], self.count, -1, *x.shape[self.dim + 1 :]), self.dim, self.to)
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -210,8 +217,8 @@ class Repeat(Op):
 
     exact = True
 
-    def on(self, x: Any, table: Any) -> Any:
-        xp = _np(x)
+    def on(self, x: Array, table: Array | None) -> Array:
+        xp = numpy_of(x)
         return xp.repeat(xp.expand_dims(x, self.to), self.count, axis=self.to)
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -138,7 +138,7 @@ def copy(path: str, spec: ParamSpec, ops: Sequence[Op] = (), layers: np.ndarray 
     return Term(path, tuple(ops), layers)
 
 
-def draw(spec: ParamSpec, seed: int, path: str, layer: int | None) -> jax.Array:
+def draw(spec: ParamSpec, seed: int, path: str, layer: jax.Array | int | None) -> jax.Array:
     """Returns fresh float32 values of one slice, equal bit for bit to what `init_params` draws there."""
     shape = spec.shape[1:] if spec.stacked else spec.shape
     if spec.init != "normal":

@@ -3,27 +3,16 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict
 
 from jaxpt.errors import JaxptError
 from jaxpt.models import Compute
 from jaxpt.models.batch import Rows
-from jaxpt.reshape.calibrate import activation_scores
+from jaxpt.reshape.calibrate import Scoring, activation_scores
 from jaxpt.reshape.calibration import CalibrationConfig
 from jaxpt.reshape.datafree import weight_scores
 from jaxpt.reshape.scores import Scores
 from jaxpt.reshape.stream import ModelSlices
 from jaxpt.reshape.target import Target
-
-
-class Scoring(TypedDict):
-    """How scores are taken from data: the options of `activation_scores`."""
-
-    data: object
-    over_sequence: str
-    over_batch: str
-    removal: bool
-    compute: Compute
 
 
 @dataclasses.dataclass

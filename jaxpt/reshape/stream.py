@@ -5,21 +5,26 @@ copies a model into a bundle one slice at a time. A `Bundle` satisfies `ModelSli
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from jaxpt.models import Model, ModelConfig, flatten, param_specs
+from jaxpt.models import ModelConfig, flatten, param_specs, unflatten
+from jaxpt.models.model import Params
 from jaxpt.reshape.apply import build_slice
+from jaxpt.reshape.ops import Array
 from jaxpt.reshape.rewrite import Rewrite
 
 
 class ModelSlices(Protocol):
     """Anything that gives a model's parameters slice by slice."""
 
-    config: ModelConfig
+    @property
+    def config(self) -> ModelConfig:
+        """Its config."""
+        ...
 
-    def read(self, path: str, layer: int | None = None) -> Any:
+    def read(self, path: str, layer: int | None = None) -> Array:
         """Returns one slice of parameter `path` (`layer`: place in its stack), or the whole of one without layers."""
         ...
 
@@ -27,12 +32,12 @@ class ModelSlices(Protocol):
 class InMemory:
     """A model in memory as a `ModelSlices`; slices of device arrays stay on the devices."""
 
-    def __init__(self, config: ModelConfig, params: Mapping[str, Any]):
+    def __init__(self, config: ModelConfig, params: Params) -> None:
         """Wraps `params`, a nested dict as `param_specs(config)` declares it."""
         self.config = config
-        self.leaves = flatten(params)
+        self.leaves: Mapping[str, Array] = flatten(params)
 
-    def read(self, path: str, layer: int | None = None) -> Any:
+    def read(self, path: str, layer: int | None = None) -> Array:
         """Returns a slice, see `ModelSlices`."""
         return self.leaves[path] if layer is None else self.leaves[path][layer]
 
@@ -40,7 +45,7 @@ class InMemory:
 class Reshaped:
     """What `rewrite` makes of `source`, computed slice by slice on the host as it is read."""
 
-    def __init__(self, source: ModelSlices, rewrite: Rewrite):
+    def __init__(self, source: ModelSlices, rewrite: Rewrite) -> None:
         """Wraps `source`, whose config must be the rewrite's."""
         if source.config != rewrite.source:
             raise ValueError("the rewrite was made for another config")
@@ -49,7 +54,7 @@ class Reshaped:
     def read(self, path: str, layer: int | None = None) -> np.ndarray:
         """Returns a slice, see `ModelSlices`; reads just the input slices it is made of."""
         rule = self.rewrite.rules[path]
-        slices: list[Any] = []
+        slices: list[np.ndarray | None] = []
         for t in rule:
             if t.source is None:
                 slices.append(None)
@@ -78,29 +83,22 @@ def slices(config: ModelConfig) -> Iterator[tuple[str, int | None, tuple[int, ..
 
 def write(
     source: ModelSlices,
-    put: Callable[[str, int | None, np.ndarray], Any],
-    done: Callable[[int], Any] = lambda nbytes: None,
+    put: Callable[[str, int | None, np.ndarray], object],
+    on_bytes: Callable[[int], object] = lambda nbytes: None,
 ) -> None:
-    """Hands every slice of `source` to `put(path, layer, array)`; `done(nbytes)` is called after each."""
+    """Hands every slice of `source` to `put(path, layer, array)`; `on_bytes(nbytes)` is called after each."""
     for path, layer, _ in slices(source.config):
         array = np.asarray(source.read(path, layer))
         put(path, layer, array)
-        done(array.nbytes)
+        on_bytes(array.nbytes)
 
 
-def gather(source: ModelSlices) -> dict[str, Any]:
+def gather(source: ModelSlices) -> Params:
     """Returns all parameters of a source as host arrays in a nested dict."""
-    from jaxpt.models import unflatten
-
-    out: dict[str, Any] = {}
+    out: dict[str, np.ndarray] = {}
     for path, spec in flatten(param_specs(source.config)).items():
         if spec.stacked:
             out[path] = np.stack([np.asarray(source.read(path, l)) for l in range(spec.shape[0])])
         else:
             out[path] = np.asarray(source.read(path))
     return unflatten(out)
-
-
-def as_source(model: "Model | ModelSlices") -> ModelSlices:
-    """Returns a `Model` as an in-memory source; a source as it is."""
-    return InMemory(model.config, model.params) if isinstance(model, Model) else model

@@ -7,18 +7,18 @@ positions and first layers (Xu et al. 2023), and random initialisation.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models import Model, ModelConfig, flatten, param_specs
+from jaxpt.models.model import Params
 from jaxpt.reshape.apply import transform
 from jaxpt.reshape.axes import AxisMap, axis_size, rewrite_axes, with_groups
 from jaxpt.reshape.datafree import weight_scores
 from jaxpt.reshape.depth import default_depth, kept_layers
 from jaxpt.reshape.head_dim import head_dim_maps
-from jaxpt.reshape.rewrite import Rewrite, Rule, Term, index_digest
+from jaxpt.reshape.rewrite import LineageEntry, Rewrite, Rule, Term, index_digest
 from jaxpt.reshape.scores import Scores
 from jaxpt.reshape.stream import InMemory
 from jaxpt.reshape.target import MOE_LENGTHS, Target, lengths, lengths_of
@@ -48,13 +48,13 @@ class Kept:
 
 def subclone(
     model: Model,
-    target: Target | Mapping[str, Any],
+    target: Target | Mapping[str, object],
     scores: Scores | None = None,
     *,
     selection: str = "importance",
     scaling: str = "none",
     depth: str | None = None,
-    shardings: Mapping[str, Any] | None = None,
+    shardings: Params | None = None,
 ) -> Model:
     """Returns `model` cut to `target`, with its tokenizer and one lineage entry more.
 
@@ -70,7 +70,7 @@ def subclone(
 
 def subclone_rewrite(
     config: ModelConfig,
-    target: Target | Mapping[str, Any],
+    target: Target | Mapping[str, object],
     scores: Scores | None = None,
     *,
     selection: str = "importance",
@@ -104,16 +104,16 @@ def subclone_rewrite(
         scores.check(config)
     kept = choose(config, want, scores if selection == "importance" else None, depth=depth)
     rewrite = cut(config, want, kept, scores if selection == "importance" else None, scaling=scaling)
-    meta = {} if scores is None or selection == "uniform" else {"scores": dict(scores.meta)}
+    facts: LineageEntry = {} if scores is None or selection == "uniform" else {"scores": dict(scores.meta)}
     options = {"target": want, "selection": selection, "scaling": scaling, "depth": depth}
     if want == lengths_of(config):
-        meta |= {"exact": True, "why": "nothing is cut: the target has the source's lengths"}
+        facts |= {"exact": True, "why": "nothing is cut: the target has the source's lengths"}
     return rewrite.with_entry(
         op="subclone",
         options=options,
-        tokens=int(meta.get("scores", {}).get("tokens", 0)),
-        flops=float(meta.get("scores", {}).get("flops", 0.0)),
-        **meta,
+        tokens=0 if scores is None or selection == "uniform" else int(scores.meta.get("tokens", 0)),
+        flops=0.0 if scores is None or selection == "uniform" else float(scores.meta.get("flops", 0.0)),
+        **facts,
     )
 
 
@@ -165,7 +165,7 @@ def cut(
         if index is not None:
             old = axis_size(config, axis)
             maps[axis] = AxisMap(index, reader=(old / index.shape[-1]) ** 0.5 if scaling != "none" else 1.0)
-    changes: dict[str, Any] = {}
+    changes: dict[str, object] = {}
     if want["head_dim"] != config.head_dim:
         more, changes = head_dim_maps(config, want["head_dim"], scores)
         if scaling != "none":
@@ -175,7 +175,7 @@ def cut(
     if scaling == "writers" and "embed" in maps:
         maps["embed"] = dataclasses.replace(maps["embed"], reader=1.0)
     sets = {a: index_digest(m.index) for a, m in maps.items() if m.index is not None}
-    entry = {"op": "cut", "layers": [int(i) for i in kept.layers], "indices": sets}
+    entry: LineageEntry = {"op": "cut", "layers": [int(i) for i in kept.layers], "indices": sets}
     return rewrite_axes(config, maps, layers=[int(i) for i in kept.layers], changes=changes, entry=entry)
 
 
@@ -190,16 +190,15 @@ def uniform_index(size: int, keep: int) -> np.ndarray:
     return (np.arange(keep) * size) // keep
 
 
-def random_init(config: ModelConfig, target: Target | Mapping[str, Any], seed: int = 0) -> Rewrite:
+def random_init(config: ModelConfig, target: Target | Mapping[str, object], seed: int = 0) -> Rewrite:
     """Returns the rewrite that draws the target's parameters anew, as `init_params(target, seed)` would.
 
     Raises:
         JaxptError: what `lengths` refuses: a baseline is given the same task.
     """
     want = lengths(config, target)
-    maps, changes = head_dim_maps(config, want["head_dim"], None) if want["head_dim"] != config.head_dim else ({}, {})
-    del maps
-    sizes: dict[str, Any] = {k: v for k, v in want.items() if k != "layers" and k not in MOE_LENGTHS}
+    changes = head_dim_maps(config, want["head_dim"], None)[1] if want["head_dim"] != config.head_dim else {}
+    sizes: dict[str, object] = {k: v for k, v in want.items() if k != "layers" and k not in MOE_LENGTHS}
     if config.moe is not None:
         sizes["moe"] = dataclasses.replace(config.moe, **{field: want[name] for name, field in MOE_LENGTHS.items()})
     layers = kept_layers(len(config.layers), want["layers"], "first", None)

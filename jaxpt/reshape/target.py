@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models import ModelConfig
@@ -41,7 +40,7 @@ def lengths_of(config: ModelConfig) -> dict[str, int]:
     return have
 
 
-def lengths(config: ModelConfig, target: "Target | Mapping[str, Any]") -> dict[str, int]:
+def lengths(config: ModelConfig, target: "Target | Mapping[str, object]") -> dict[str, int]:
     """Returns every length of the target, those not asked for being the source's.
 
     Without `heads`, `kv_heads` cuts whole groups and so brings the heads along.
@@ -72,7 +71,7 @@ def lengths(config: ModelConfig, target: "Target | Mapping[str, Any]") -> dict[s
     return want
 
 
-def grown_lengths(config: ModelConfig, target: "Target | Mapping[str, Any]") -> dict[str, int]:
+def grown_lengths(config: ModelConfig, target: "Target | Mapping[str, object]") -> dict[str, int]:
     """Returns every length of a target that is at least as wide as the source; `layers` may be anything.
 
     Without `heads`, `kv_heads` adds whole groups and so brings heads along.
@@ -96,7 +95,7 @@ def grown_lengths(config: ModelConfig, target: "Target | Mapping[str, Any]") -> 
     return want
 
 
-def _wanted(config: ModelConfig, have: Mapping[str, int], target: "Target | Mapping[str, Any]") -> dict[str, Any]:
+def _wanted(config: ModelConfig, have: Mapping[str, int], target: "Target | Mapping[str, object]") -> dict[str, int]:
     """The source's lengths with those asked for in their place."""
     asked = dataclasses.asdict(target) if dataclasses.is_dataclass(target) else dict(target)
     asked = {k: v for k, v in asked.items() if v is not None}
@@ -129,13 +128,13 @@ def _check_heads(want: Mapping[str, int]) -> None:
         raise JaxptError(f"target.head_dim is {want['head_dim']}; RoPE rotates pairs, so it must be even")
 
 
-def _check_whole(name: str, want: Any) -> None:
+def _check_whole(name: str, want: object) -> None:
     least = 0 if name == "shared_mlp" else 1
     if not isinstance(want, int) or isinstance(want, bool) or want < least:
         raise JaxptError(f"target.{name} is {want!r}, it must be a whole number of at least {least}")
 
 
-def _check_length(name: str, want: Any, have: int) -> None:
+def _check_length(name: str, want: object, have: int) -> None:
     _check_whole(name, want)
     if want > have:
         raise JaxptError(

@@ -8,11 +8,12 @@ from jaxpt.errors import JaxptError
 from jaxpt.models import flatten
 from jaxpt.reshape.apply import apply
 from jaxpt.reshape.axes import AxisMap, rewrite_axes
-from jaxpt.reshape.calibrate import activation_scores, walk
+from jaxpt.reshape.calibrate import activation_scores
 from jaxpt.reshape.compensate import compensated, gather_compensation, moment_flops, score_and_compensate, solve
 from jaxpt.reshape.stream import InMemory, Reshaped, gather
 from jaxpt.reshape.subclone import choose, cut, subclone_rewrite
 from jaxpt.reshape.target import lengths
+from jaxpt.reshape.walk import walk
 from tests.models.tiny import DENSE, VARIANTS
 from tests.reshape.proofs import batches, logits, random_params, reshaped
 

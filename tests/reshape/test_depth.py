@@ -8,11 +8,12 @@ from jaxpt.errors import JaxptError
 from jaxpt.models import LayerSpec, flatten, unflatten, uniform_layers
 from jaxpt.reshape.apply import apply
 from jaxpt.reshape.axes import rewrite_axes
-from jaxpt.reshape.calibrate import activation_scores, loss
+from jaxpt.reshape.calibrate import activation_scores
 from jaxpt.reshape.depth import drop_and_rescale, drop_layers, kept_layers
 from jaxpt.reshape.prune_depth import prune_depth
 from jaxpt.reshape.stream import InMemory
 from jaxpt.reshape.subclone import subclone_rewrite
+from jaxpt.reshape.walk import loss
 from tests.models.tiny import DENSE, VARIANTS, config
 from tests.reshape.proofs import batches, close, logits, random_params, reshaped
 
@@ -47,7 +48,7 @@ def test_a_layer_without_influence_is_found_and_its_removal_restores_the_logits_
 @pytest.mark.parametrize("name", [n for n in DENSE if n != "olmo2"])
 def test_rescaling_scales_the_stream_behind_the_gap_and_nothing_before_it(name):
     """Dropping an identity layer with growth 1.7 makes the stream 1.7 times itself there: an exact statement."""
-    from jaxpt.reshape.calibrate import walk
+    from jaxpt.reshape.walk import walk
 
     c = VARIANTS[name].replace(norm_eps=1e-12)
     p = random_params(c)

@@ -10,11 +10,12 @@ from jaxpt.errors import JaxptError
 from jaxpt.models import flatten, unflatten
 from jaxpt.reshape.apply import apply
 from jaxpt.reshape.axes import duplicate, mask, pad, permute, select
-from jaxpt.reshape.calibrate import activation_scores, layer_leaves, walk
+from jaxpt.reshape.calibrate import activation_scores
 from jaxpt.reshape.compensate import gather_compensation
 from jaxpt.reshape.datafree import weight_scores
 from jaxpt.reshape.stream import InMemory, Reshaped, gather
 from jaxpt.reshape.subclone import random_init, subclone_rewrite
+from jaxpt.reshape.walk import layer_leaves, walk
 from tests.models.tiny import VARIANTS
 from tests.reshape.proofs import batches, close, logits, random_params, reshaped
 

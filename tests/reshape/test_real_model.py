@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxpt.errors import JaxptError
-from jaxpt.reshape.calibrate import activation_scores, loss
+from jaxpt.reshape.calibrate import activation_scores
 from jaxpt.reshape.picture import draw_scores
 from jaxpt.reshape.scores import AXES, Scores
 from jaxpt.reshape.sequence import rewrites_of
@@ -15,6 +15,7 @@ from jaxpt.reshape.target import Target
 from jaxpt.reshape.transforms.prune_depth import PruneDepth
 from jaxpt.reshape.transforms.random_init import RandomInit
 from jaxpt.reshape.transforms.subclone import Subclone
+from jaxpt.reshape.walk import loss
 from tests.reshape.stories import stories, story_batches
 
 
