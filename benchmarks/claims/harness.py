@@ -19,7 +19,7 @@ from jaxpt.generation.generate import generate
 from jaxpt.models import Compute, Model, ModelConfig, init_params, param_specs, uniform_layers
 from jaxpt.optim.optimizers import make_optimizer
 from jaxpt.optim.schedules import learning_rate, resolve
-from jaxpt.reshape.stream import InMemory, Source
+from jaxpt.reshape.stream import InMemory, ModelSlices
 from jaxpt.reshape.walk import loss
 from jaxpt.sharding import batch_sharding
 from jaxpt.training.batches import place
@@ -101,7 +101,7 @@ def train(
 
 def teacher(
     a: argparse.Namespace, loader: Loader, steps: int, held: list[Any], tokenizer: Any, parent: Model | None = None
-) -> tuple[Source, dict]:
+) -> tuple[ModelSlices, dict]:
     """The teacher (`parent`, or one trained once), and its held-out losses at random initialisation and now."""
     if parent is not None:
         given = InMemory(parent.config, parent.params)

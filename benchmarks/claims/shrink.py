@@ -133,12 +133,12 @@ def report(runs: list[dict[str, Any]], folder: Path, gap: dict[str, float], teac
     head += ["tokens to make it", "FLOPs to make it"]
     _figure(by, folder)
     difference = gap["start"] - gap["end"]
-    told = f"the teacher's held-out gap to random initialisation is {difference:.2f} nats per token"
+    lines = [f"the teacher's held-out gap to random initialisation is {difference:.2f} nats per token"]
     if teacher_flops:
-        told += f"; {teacher_flops:.3g} FLOPs were spent on it"
+        lines[0] += f"; {teacher_flops:.3g} FLOPs were spent on it"
     if difference < 1:
-        told += "\nthe gap is below 1 nat: no order is claimed"
-    return f"{table(head, rows)}\n{told}\n{folder / 'shrink.png'}"
+        lines.append("the gap is below 1 nat: no order is claimed")
+    return "\n".join([table(head, rows), *lines, str(folder / "shrink.png")])
 
 
 def _figure(by: dict[str, list[dict[str, Any]]], folder: Path) -> None:

@@ -88,7 +88,7 @@ def reshape(config: ReshapeConfig, source: str, target: str, pictures: str | Non
         entries[-1]["step_zero"] = step_zero.entry()
         _stream(final, dtypes, target, model.tokenizer, [*model.lineage, *entries])
     _print_lengths(model.config, final.config)
-    tokens, flops = (sum(r.entry.get(key, 0) for r in rewrites) for key in ("tokens", "flops"))
+    tokens, flops = sum(r.entry.get("tokens", 0) for r in rewrites), sum(r.entry.get("flops", 0.0) for r in rewrites)
     print(f"{target}: {' > '.join(r.entry['op'] for r in rewrites)}; consumed {tokens:,} tokens, {flops:.3g} FLOPs")
     print(report(rewrites, step_zero))
     return 0

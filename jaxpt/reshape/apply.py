@@ -45,7 +45,7 @@ def apply(rewrite: Rewrite, params: Params, shardings: Params | None = None, *, 
     """
     old = flatten(params)
     where = flatten(shardings) if shardings is not None else {}
-    out = {}
+    out: dict[str, Array] = {}
     for path, rule in rewrite.rules.items():
         spec = rewrite.specs[path]
         rule = _moments(rule, moment) if moment else rule
@@ -54,7 +54,7 @@ def apply(rewrite: Rewrite, params: Params, shardings: Params | None = None, *, 
         if where or any(isinstance(a, jax.Array) for a in leaves.values()):
             out[path] = _device(path, spec, rule, leaves, dtype, where.get(path))
         else:
-            out[path] = _host(path, spec, rule, leaves, dtype)
+            out[path] = _host(path, spec, rule, {name: np.asarray(leaf) for name, leaf in leaves.items()}, dtype)
     return unflatten(out)
 
 
@@ -108,7 +108,7 @@ def _run_chunked(ops: tuple[Op, ...], x: np.ndarray, layer: int | None, dtype: n
     shape = x.shape
     for op in ops:
         shape = op.shape(shape)
-    touched = {d for op in ops for d in ((*op.dims, op.dim) if getattr(op, "dim", None) is not None else op.dims)}
+    touched = {d for op in ops for d in op.touched}
     free = [d for d in range(x.ndim) if d not in touched]
     if x.nbytes <= CHUNK_BYTES or len(shape) != x.ndim or not free or exact:
         return run(x)
@@ -160,14 +160,14 @@ def _layer_by_layer(
 
 def leaf_tables(spec: ParamSpec, rule: Rule) -> LayerTables:
     """Returns the numbers a rule's ops need, as arrays: stacked along layers where they differ by layer."""
-    tables = []
+    tables: list[list[Array | None]] = []
     for term in rule:
-        values = []
+        values: list[Array | None] = []
         for op in term.ops:
             if op.tables is None:
                 values.append(None)
             elif op.per_layer:
-                values.append(np.stack([op.table(l) for l in range(spec.shape[0])]))
+                values.append(np.stack([np.asarray(op.table(l)) for l in range(spec.shape[0])]))
             else:
                 values.append(np.asarray(op.tables))
         tables.append(values)
@@ -202,8 +202,9 @@ def make_slice(path: str, spec: ParamSpec, rule: Rule, dtype: np.dtype, sharding
     place = _Placement(sharding, spec)
 
     def one(leaves: Mapping[str, jax.Array], tables: LayerTables, layer: jax.Array | int | None) -> jax.Array:
-        total = None
+        total: jax.Array | None = None
         for term, values in zip(rule, tables):
+            x: Array
             if term.source is None:
                 x = _fresh(spec, term, path, layer).astype(jnp.float32)
             else:
@@ -212,8 +213,9 @@ def make_slice(path: str, spec: ParamSpec, rule: Rule, dtype: np.dtype, sharding
             if not all(op.exact for op in term.ops) or len(rule) > 1:
                 x = x.astype(jnp.float32)
             for op, table in zip(term.ops, values):
-                x = op.on(place.beside(x, op.dims), None if table is None else jnp.asarray(table))
-            total = x if total is None else total + x
+                x = op.on(place.beside(jnp.asarray(x), op.dims), None if table is None else jnp.asarray(table))
+            total = jnp.asarray(x) if total is None else total + x
+        assert total is not None
         return place.final(total.astype(dtype))
 
     return one

@@ -20,6 +20,7 @@ positions of mean square d/D, gain' = gain sqrt(d/D) and eps' = eps d/D.
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -105,7 +106,7 @@ def rewrite_axes(
     stack = tuple(source.layers[i] for i in kept)
     changes = dict(changes or {})
     if source.moe is not None:
-        inner = {n.removeprefix("moe."): sizes.pop(n) for n in list(sizes) if n.startswith("moe.")}
+        inner: dict[str, Any] = {n.removeprefix("moe."): sizes.pop(n) for n in list(sizes) if n.startswith("moe.")}
         changes.setdefault("moe", replace(source.moe, **inner))
     target = source.replace(**{**sizes, "layers": stack, **changes})
     old = flatten(param_specs(source))

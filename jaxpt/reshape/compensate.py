@@ -17,7 +17,7 @@ from jaxpt.errors import JaxptError
 from jaxpt.models import Compute, ModelConfig
 from jaxpt.models.batch import Rows
 from jaxpt.reshape.calibrate import ExtraSums, Scoring, activation_scores
-from jaxpt.reshape.ops import Mix, Op
+from jaxpt.reshape.ops import Mix
 from jaxpt.reshape.rewrite import LineageEntry, Rewrite, Term
 from jaxpt.reshape.scores import Scores
 from jaxpt.reshape.stream import ModelSlices
@@ -48,7 +48,7 @@ def _moments(axes: tuple[str, ...]) -> Measure:
     return measure
 
 
-_MEASURES = {axes: _moments(axes) for axes in (("mlp",), ("heads",), ("mlp", "heads"))}
+_MEASURES: dict[tuple[str, ...], Measure] = {axes: _moments(axes) for axes in (("mlp",), ("heads",), ("mlp", "heads"))}
 
 
 class _Fit:
@@ -184,17 +184,12 @@ def compensated(
             reads = len(spec.fan_in_axes)
             new = tuple(spec.shape[dim + int(spec.stacked) + i] for i in range(reads))
             mix = Mix(dim, reads, _Rows(matrix, kept), new, per_layer=True)
-            others = [op for op in term.ops if not set(_dims(op)) & set(range(dim, dim + reads))]
+            others = [op for op in term.ops if not set(op.touched) & set(range(dim, dim + reads))]
             rules[path] = (Term(term.source, (mix, *others), term.layers),)
     entry: LineageEntry = {**rewrite.entry, "compensation": sorted(matrices)}
     entry["tokens"] = int(entry.get("tokens", 0)) + tokens
     entry["flops"] = float(entry.get("flops", 0.0)) + flops
     return Rewrite(rewrite.source, rewrite.target, rules, entry)
-
-
-def _dims(op: Op) -> tuple[int, ...]:
-    dim: int | None = getattr(op, "dim", None)
-    return op.dims or (() if dim is None else (dim,))
 
 
 class _Rows:

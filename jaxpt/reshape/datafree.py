@@ -62,8 +62,8 @@ def _layer(source: ModelSlices, l: int, values: dict[str, np.ndarray], stream: d
         elif "kv_heads" in spec.axes and not spec.rotary:
             value += _energy(x, spec, ("kv_heads", "head_dim"))
     group_out = out.reshape(c.kv_heads, c.group, c.head_dim)
-    for width, energy in widths.items():
-        values[width][l] = np.sqrt(energy)
+    for axis, energy in widths.items():
+        values[axis][l] = np.sqrt(energy)
     if "expert_mlp" in widths:
         values["experts"][l] = np.sqrt(widths["expert_mlp"].sum(-1))
     values["heads"][l] = np.sqrt(out.sum(-1) * np.repeat(value.sum(-1), c.group))

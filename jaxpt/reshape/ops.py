@@ -6,16 +6,27 @@ shared by all layers or has one entry per output layer (`per_layer=True`); `op.t
 """
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 Array = np.ndarray | jax.Array
-Tables = Array | Sequence[np.ndarray] | None
+
+
+class PerLayer(Protocol):
+    """Matrices of layers that are computed or read on demand, where all together are too large to hold."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, layer: int) -> np.ndarray: ...
+
+
+Matrices = np.ndarray | PerLayer
+Tables = np.ndarray | PerLayer | None
 
 
 def numpy_of(x: Array) -> ModuleType:
@@ -37,13 +48,23 @@ class Op:
         return ()
 
     @property
+    def touched(self) -> tuple[int, ...]:
+        """Dimensions along which it is not the same everywhere: a slice must not be cut into pieces along them."""
+        return self.dims
+
+    @property
     def tables(self) -> Tables:
-        """The op's numbers: an array (or a sequence computed on demand), `[L, ...]` when `per_layer`; or None."""
+        """The op's numbers: an array (or one per layer on demand), `[L, ...]` when `per_layer`; or None."""
         return None
 
     def table(self, layer: int | None) -> Array | None:
         """Returns the numbers of output layer `layer` (its place in the stack)."""
-        return self.tables[layer] if self.per_layer else self.tables  # type: ignore[index, return-value]
+        tables = self.tables
+        if not self.per_layer or tables is None:
+            assert tables is None or isinstance(tables, np.ndarray)
+            return tables
+        assert layer is not None
+        return tables[layer]
 
     def on(self, x: Array, table: Array | None) -> Array:
         """Computes the op on a slice."""
@@ -77,6 +98,10 @@ class Take(Op):
         return (self.dim,)
 
     @property
+    def touched(self) -> tuple[int, ...]:
+        return (self.dim,) if self.by is None else (self.dim, self.by)
+
+    @property
     def tables(self) -> np.ndarray:
         return self.index
 
@@ -107,12 +132,16 @@ class Scale(Op):
     """
 
     dim: int | None
-    factor: np.ndarray
+    factor: np.ndarray | np.float32
     offset: float = 0.0
 
     @property
+    def touched(self) -> tuple[int, ...]:
+        return () if self.dim is None else (self.dim,)
+
+    @property
     def tables(self) -> np.ndarray:
-        return self.factor
+        return np.asarray(self.factor)
 
     def on(self, x: Array, table: Array | None) -> Array:
         assert table is not None
@@ -130,12 +159,12 @@ class Scale(Op):
 class Mix(Op):
     """Multiplies the adjacent dimensions `first … first + count - 1`, read as one, by a matrix; they become `out`.
 
-    `matrix`: `[prod(out), n]`, or a sequence of L of them (computed on demand, for those too large to hold at once).
+    `matrix`: `[prod(out), n]`, or L of them (`per_layer`).
     """
 
     first: int
     count: int
-    matrix: np.ndarray | Sequence[np.ndarray]
+    matrix: Matrices
     out: tuple[int, ...]
 
     @property
@@ -150,6 +179,7 @@ class Mix(Op):
         assert table is not None
         before, after = x.shape[: self.first], x.shape[self.first + self.count :]
         flat = x.reshape(*before, -1, *after)
+        y: Array
         if isinstance(x, np.ndarray):
             y = np.tensordot(table, flat, axes=(1, self.first))
         else:
@@ -162,20 +192,22 @@ class Mix(Op):
 
     def moment(self, power: int) -> "Mix":
         # a gradient g of W' = R W is seen as R^T g' by W, so g' is fitted by the pseudo-inverse of R^T
-        return dataclasses.replace(self, matrix=_Fitted(self, power) if self.per_layer else _fit(self.matrix, power))
+        if isinstance(self.matrix, np.ndarray) and not self.per_layer:
+            return dataclasses.replace(self, matrix=_fit(self.matrix, power))
+        return dataclasses.replace(self, matrix=_Fitted(self.matrix, power))
 
 
 class _Fitted:
     """Per-layer `_fit` of a mix's matrices, computed on demand."""
 
-    def __init__(self, mix: Mix, power: int) -> None:
-        self.mix, self.power = mix, power
+    def __init__(self, matrices: Matrices, power: int) -> None:
+        self.matrices, self.power = matrices, power
 
     def __len__(self) -> int:
-        return len(self.mix.matrix)
+        return len(self.matrices)
 
     def __getitem__(self, layer: int) -> np.ndarray:
-        return _fit(self.mix.matrix[layer], self.power)
+        return _fit(self.matrices[layer], self.power)
 
 
 def _fit(matrix: np.ndarray, power: int) -> np.ndarray:

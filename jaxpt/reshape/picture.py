@@ -58,8 +58,7 @@ def draw_scores(scores: Scores, folder: str | Path) -> list[Path]:
 def _map(figure: "Figure", ax: "Axes", value: np.ndarray, title: str) -> None:
     image = ax.imshow(value, aspect="auto", cmap="viridis", interpolation="nearest")
     ax.set(xlabel=title.removesuffix("s"), ylabel="layer")
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.yaxis.get_major_locator().set_params(integer=True)
+    ax.locator_params(integer=True)
     figure.colorbar(image, ax=ax, label="score")
 
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from jaxpt.models import ModelConfig, ParamSpec, flatten, param_specs
 from jaxpt.models.init import leaf_key
-from jaxpt.reshape.ops import Op
+from jaxpt.reshape.ops import Op, Take
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,8 +121,7 @@ def _check_term(path: str, term: Term, old: Mapping[str, ParamSpec], spec: Param
 
 
 def _check_index(path: str, op: Op, shape: tuple[int, ...]) -> None:
-    index = getattr(op, "index", None)
-    if index is not None and index.size and (index.max() >= shape[op.dim] or index.min() < -1):
+    if isinstance(op, Take) and op.index.size and (op.index.max() >= shape[op.dim] or op.index.min() < -1):
         raise ValueError(f"{path}: an index is outside dimension {op.dim} of length {shape[op.dim]}")
 
 

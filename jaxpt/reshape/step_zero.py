@@ -64,8 +64,14 @@ def measure(
         return StepZero(exact, why)
     kinds = {*dtypes.values(), str(compute.dtype)}
     tokens = sum(int(np.size(b["tokens"])) for b in batches)
-    losses = [loss(m, batches, compute) for m in (before, after)]
-    return StepZero(exact, why, *losses, tokens, max(ROUNDING[k] for k in kinds))
+    return StepZero(
+        exact,
+        why,
+        loss(before, batches, compute),
+        loss(after, batches, compute),
+        tokens,
+        max(ROUNDING[k] for k in kinds),
+    )
 
 
 def report(rewrites: Sequence[Rewrite], step_zero: StepZero) -> str:

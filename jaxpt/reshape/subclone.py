@@ -7,6 +7,7 @@ positions and first layers (Xu et al. 2023), and random initialisation.
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -102,19 +103,18 @@ def subclone_rewrite(
         raise JaxptError("subclone: selection='importance' needs scores; give them, or use selection='uniform'")
     if scores is not None:
         scores.check(config)
-    kept = choose(config, want, scores if selection == "importance" else None, depth=depth)
-    rewrite = cut(config, want, kept, scores if selection == "importance" else None, scaling=scaling)
-    facts: LineageEntry = {} if scores is None or selection == "uniform" else {"scores": dict(scores.meta)}
+    if selection == "uniform":
+        scores = None
+    rewrite = cut(config, want, choose(config, want, scores, depth=depth), scores, scaling=scaling)
     options = {"target": want, "selection": selection, "scaling": scaling, "depth": depth}
+    meta = {} if scores is None else scores.meta
+    tokens, flops = int(meta.get("tokens", 0)), float(meta.get("flops", 0.0))
+    rewrite = rewrite.with_entry(op="subclone", options=options, tokens=tokens, flops=flops)
+    if scores is not None:
+        rewrite = rewrite.with_entry(scores=dict(meta))
     if want == lengths_of(config):
-        facts |= {"exact": True, "why": "nothing is cut: the target has the source's lengths"}
-    return rewrite.with_entry(
-        op="subclone",
-        options=options,
-        tokens=0 if scores is None or selection == "uniform" else int(scores.meta.get("tokens", 0)),
-        flops=0.0 if scores is None or selection == "uniform" else float(scores.meta.get("flops", 0.0)),
-        **facts,
-    )
+        rewrite = rewrite.with_entry(exact=True, why="nothing is cut: the target has the source's lengths")
+    return rewrite
 
 
 def choose(config: ModelConfig, want: Mapping[str, int], scores: Scores | None, *, depth: str | None = None) -> Kept:
@@ -198,9 +198,10 @@ def random_init(config: ModelConfig, target: Target | Mapping[str, object], seed
     """
     want = lengths(config, target)
     changes = head_dim_maps(config, want["head_dim"], None)[1] if want["head_dim"] != config.head_dim else {}
-    sizes: dict[str, object] = {k: v for k, v in want.items() if k != "layers" and k not in MOE_LENGTHS}
+    sizes: dict[str, Any] = {k: v for k, v in want.items() if k != "layers" and k not in MOE_LENGTHS}
     if config.moe is not None:
-        sizes["moe"] = dataclasses.replace(config.moe, **{field: want[name] for name, field in MOE_LENGTHS.items()})
+        inner: dict[str, Any] = {field: want[name] for name, field in MOE_LENGTHS.items()}
+        sizes["moe"] = dataclasses.replace(config.moe, **inner)
     layers = kept_layers(len(config.layers), want["layers"], "first", None)
     new = config.replace(**{**sizes, **changes, "layers": tuple(config.layers[i] for i in layers)})
     rules: dict[str, Rule] = {path: (Term(None, (), None, seed),) for path in flatten(param_specs(new))}

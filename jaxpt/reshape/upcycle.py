@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import jax
 import numpy as np
 
+from jaxpt.config.choice import option
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models import ModelConfig, MoeConfig, ParamSpec, flatten, param_specs
 from jaxpt.models.moe_config import RouterWeights
@@ -30,36 +31,34 @@ class Upcycling:
     2025, arXiv 2502.19261), the same neurons in gate, up and down unless `shared_index` is False.
     """
 
-    experts: int
-    experts_per_token: int
-    granularity: int = 1
-    shared_mlp: int = 0
-    permute: bool = True
-    scale: ScaleRule = "sqrt"
-    weights: RouterWeights = "renormalised"
-    keep: float = 0.6
-    shared_index: bool = True
-    router_std: float = 0.002
-    selection_bias: bool = False
+    experts: int = option(doc="routed experts E of each layer")
+    experts_per_token: int = option(doc="how many of them each token goes to")
+    granularity: int = option(1, "experts that one copy of the network is cut into")
+    shared_mlp: int = option(0, "neurons of the shared expert that every token passes")
+    permute: bool = option(True, "give each copy an order of neurons of its own")
+    scale: ScaleRule = option("sqrt", "what undoes the routing weights")
+    weights: RouterWeights = option("renormalised", "how routing weights come from the router's logits")
+    keep: float = option(0.6, "fraction of each expert's neurons that stays; the others are drawn anew")
+    shared_index: bool = option(True, "redraw the same neurons in gate, up and down")
+    router_std: float = option(0.002, "deviation of the router's weights")
+    selection_bias: bool = option(False, "whether experts are selected with a bias that the load moves")
 
     def __post_init__(self) -> None:
         for name, low in (("experts", 1), ("experts_per_token", 1), ("granularity", 1), ("shared_mlp", 0)):
             if getattr(self, name) < low:
-                raise JaxptError(f"upcycle: {name} is {getattr(self, name)}, it must be at least {low}")
+                raise JaxptError(f"{name} is {getattr(self, name)}, it must be at least {low}")
         if self.experts % self.granularity:
-            raise JaxptError(f"upcycle: experts {self.experts} is no multiple of granularity {self.granularity}")
+            raise JaxptError(f"experts {self.experts} is no multiple of granularity {self.granularity}")
         if self.experts_per_token > self.experts:
-            raise JaxptError(
-                f"upcycle: experts_per_token is {self.experts_per_token}, there are only {self.experts} experts"
-            )
+            raise JaxptError(f"experts_per_token is {self.experts_per_token}, there are only {self.experts} experts")
         for name, known in (("scale", get_args(ScaleRule)), ("weights", get_args(RouterWeights))):
             if (value := getattr(self, name)) not in known:
                 hint = nearest(value, known)
-                raise JaxptError(f"upcycle: {name} is {value!r}, it must be one of {', '.join(known)}{hint}")
+                raise JaxptError(f"{name} is {value!r}, it must be one of {', '.join(known)}{hint}")
         if not 0 <= self.keep <= 1:
-            raise JaxptError(f"upcycle: keep is {self.keep}, a fraction from 0 to 1")
+            raise JaxptError(f"keep is {self.keep}, a fraction from 0 to 1")
         if self.router_std < 0:
-            raise JaxptError(f"upcycle: router_std is {self.router_std}, a deviation of at least 0")
+            raise JaxptError(f"router_std is {self.router_std}, a deviation of at least 0")
 
     @property
     def factor(self) -> float:
@@ -95,6 +94,10 @@ class Redraw(Op):
     mask: np.ndarray
     salt: int = 0
     zero: bool = False
+
+    @property
+    def touched(self) -> tuple[int, ...]:
+        return (self.dim,)
 
     @property
     def tables(self) -> np.ndarray:

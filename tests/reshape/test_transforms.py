@@ -96,8 +96,8 @@ def test_what_was_said_then_is_still_said():
         ({"name": "subclone", "noise": 0.1}, r"transforms\[0\]\.noise is not a key"),  # of grow_width
         ({"name": "subclon"}, r"transforms\[0\]\.name is 'subclon'.*'subclone'"),
         ({"name": "grow_width", "how": "stack"}, r"transforms\[0\]\.how is 'stack', it must be one of pad"),
-        ({"name": "upcycle"}, "upcycle lacks mixture"),
-        ({"name": "subclone", "compensate": True, "scaling": "fan_in"}, "fits the scale"),
+        ({"name": "upcycle"}, "mixture must be given"),
+        ({"name": "subclone", "compensate": True, "scaling": "fan_in"}, "scaling is 'fan_in', but with compensate"),
         ({}, r"transforms\[0\] lacks name; known: average_experts"),
     ],
 )
@@ -128,7 +128,7 @@ def test_what_a_target_must_say_is_checked_before_anything_is_read(name):
 
 
 def test_upcycling_checks_its_layers():
-    with pytest.raises(JaxptError, match="every must be at least 1"):
+    with pytest.raises(JaxptError, match="every is 0, it must be at least 1"):
         built({"name": "upcycle", "every": 0, "mixture": {"experts": 2, "experts_per_token": 1}})
 
 

@@ -34,8 +34,7 @@ class Subclone(Transform):
     def __post_init__(self) -> None:
         if self.compensate and self.scaling != "none":
             raise JaxptError(
-                f"config.transforms: subclone with compensate fits the scale, so scaling={self.scaling!r} has no part "
-                "in it; leave scaling at 'none'"
+                f"scaling is {self.scaling!r}, but with compensate the scale is fitted; leave scaling at 'none'"
             )
 
     @property
@@ -56,8 +55,14 @@ class Subclone(Transform):
         return [self._cut(source, setting, setting.score(source) if self.reads_scores else None)]
 
     def _cut(self, source: ModelSlices, setting: Setting, scores: Scores | None) -> Rewrite:
-        options = {"selection": self.selection, "scaling": self.scaling, "depth": self.depth}
-        return subclone_rewrite(source.config, lengths(source.config, setting.target), scores, **options)
+        return subclone_rewrite(
+            source.config,
+            lengths(source.config, setting.target),
+            scores,
+            selection=self.selection,
+            scaling=self.scaling,
+            depth=self.depth,
+        )
 
     def _compensated(self, source: ModelSlices, setting: Setting) -> Rewrite:
         """The cut with fitted matrices, from the pass that scores, or from one of its own where scores are there."""

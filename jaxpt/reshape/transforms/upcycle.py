@@ -15,18 +15,17 @@ from jaxpt.reshape.upcycle import Upcycling, upcycle
 class Upcycle(Transform):
     """Turns dense layers into mixtures: `layers` by number, else every `every`-th behind the first `dense_first`."""
 
-    mixture: Upcycling | None = option(  # noqa: RUF009
-        None, "the mixture, e.g. {'experts': 8, 'experts_per_token': 2}; must be given"
-    )
+    mixture: Upcycling | None = option(None, "the mixture, e.g. {'experts': 8, 'experts_per_token': 2}; must be given")
     layers: tuple[int, ...] = option((), "numbers of the layers, from 0; empty: as every and dense_first say")
     every: int = option(1, "each so many-th layer")
     dense_first: int = option(0, "so many layers at the start stay dense")
 
     def __post_init__(self) -> None:
         if self.mixture is None:
-            raise JaxptError("config.transforms: upcycle lacks mixture, e.g. {'experts': 8, 'experts_per_token': 2}")
-        if self.every < 1 or self.dense_first < 0:
-            raise JaxptError("config.transforms: every must be at least 1 and dense_first at least 0")
+            raise JaxptError("mixture must be given, e.g. {'experts': 8, 'experts_per_token': 2}")
+        for name, least in (("every", 1), ("dense_first", 0)):
+            if (value := getattr(self, name)) < least:
+                raise JaxptError(f"{name} is {value}, it must be at least {least}")
 
     def rewrites(self, source: ModelSlices, setting: Setting) -> list[Rewrite]:
         """Returns one rewrite.
