@@ -18,7 +18,7 @@ MakeSlice = Callable[[Mapping[str, jax.Array], LayerTables, jax.Array | int | No
 CHUNK_BYTES = 256 << 20  # host arrays are worked on in pieces of this size where arithmetic is needed
 
 
-def transform(model: Model, rewrite: Rewrite, shardings: Params | None = None) -> Model:
+def reshaped(model: Model, rewrite: Rewrite, shardings: Params | None = None) -> Model:
     """Returns the model that `rewrite` makes of `model`, with the rewrite's entry added to its lineage.
 
     Args:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models import Model, ModelConfig, flatten, param_specs
 from jaxpt.models.model import Params
-from jaxpt.reshape.apply import transform
+from jaxpt.reshape.apply import reshaped
 from jaxpt.reshape.axes import AxisMap, axis_size, rewrite_axes, with_groups
 from jaxpt.reshape.datafree import weight_scores
 from jaxpt.reshape.depth import default_depth, kept_layers
@@ -66,7 +66,7 @@ def subclone(
         lengths(model.config, target)
         scores = weight_scores(InMemory(model.config, model.params))
     rewrite = subclone_rewrite(model.config, target, scores, selection=selection, scaling=scaling, depth=depth)
-    return transform(model, rewrite, shardings)
+    return reshaped(model, rewrite, shardings)
 
 
 def subclone_rewrite(
