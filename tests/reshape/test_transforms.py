@@ -1,16 +1,24 @@
 """Transforms by name: each file is one, options are its own, old forms are translated, one of the user's own works."""
 
 import dataclasses
+import importlib
+import pkgutil
 import re
+import shlex
+import textwrap
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
+import jaxpt.reshape as room
 from jaxpt.bundles import open_bundle, save_bundle
 from jaxpt.cli import main
+from jaxpt.commands import reshape as command
 from jaxpt.config import schema
 from jaxpt.config.choice import find, names
+from jaxpt.config.file import load
 from jaxpt.errors import JaxptError
 from jaxpt.models import Model, flatten
 from jaxpt.reshape.config import ReshapeConfig
@@ -132,6 +140,28 @@ def test_upcycling_checks_its_layers():
         built({"name": "upcycle", "every": 0, "mixture": {"experts": 2, "experts_per_token": 1}})
 
 
+def test_public_functions_are_not_shadowed_by_the_files_that_hold_them():
+    for module in pkgutil.walk_packages(room.__path__, "jaxpt.reshape."):
+        importlib.import_module(module.name)
+    assert not [name for name in room.__all__ if isinstance(getattr(room, name), ModuleType)]
+
+
+def examples():
+    """Every `jaxpt reshape` with a config in the command's help, the config files and docs, as arguments."""
+    texts = [command.EPILOG, *(path.read_text() for path in [*Path("configs/reshape").glob("*.py")])]
+    texts += [Path(page).read_text() for page in ("docs/reshape.md", "docs/moe.md", "README.md")]
+    for text in texts:
+        for line in re.sub(r"\\\n +", "", text).splitlines():
+            if "jaxpt reshape " in line and "--config=" in line:
+                yield shlex.split(line.strip().strip("`"))[2:]
+
+
+@pytest.mark.parametrize("arguments", examples(), ids=" ".join)
+def test_every_example_names_a_config_and_keys_that_there_are(arguments):
+    (config,) = [a.removeprefix("--config=") for a in arguments if a.startswith("--config=")]
+    assert load(ReshapeConfig, config, [a for a in arguments if a.startswith("--config.")]).transforms
+
+
 @pytest.fixture
 def own(tmp_path, monkeypatch):
     """A bundle, and a transform in one file outside the repository."""
@@ -155,6 +185,14 @@ def test_a_transform_outside_the_repository_is_named_in_a_config(own, tmp_path):
     assert reshape(own, tmp_path / "out", options=", 'factor': 3.0") == 0
     np.testing.assert_allclose(gains(tmp_path / "out"), 3 * gains(own), rtol=1e-6)
     assert open_bundle(tmp_path / "out").lineage[-1]["op"] == "louder"
+
+
+def test_the_transform_of_the_docs_works(own, tmp_path):
+    text = Path("docs/reshape.md").read_text()
+    block = re.search(r"\n\n((?:    .*\n|\n)+?)\n`rewrites` returns", text)[1]
+    (own.parent / "every_other_file.py").write_text(textwrap.dedent(block))
+    assert reshape(own, tmp_path / "out", name="every_other_file:EveryOther") == 0
+    assert len(open_bundle(tmp_path / "out").config.layers) == -(-len(VARIANTS["llama"].layers) // 2)
 
 
 def test_its_mistakes_are_one_line_and_name_the_nearest(own, tmp_path, capsys):
