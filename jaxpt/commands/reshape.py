@@ -18,8 +18,8 @@ from jaxpt.errors import JaxptError
 from jaxpt.interop import import_bundle
 from jaxpt.models import ModelConfig, flatten, param_specs, unflatten
 from jaxpt.models.batch import Rows
-from jaxpt.reshape.calibration import CalibrationConfig, HeldOutConfig
 from jaxpt.reshape.config import ReshapeConfig
+from jaxpt.reshape.data_config import CalibrationConfig, HeldOutConfig
 from jaxpt.reshape.kept_scores import keep_scores
 from jaxpt.reshape.rewrite import LineageEntry
 from jaxpt.reshape.sequence import dtypes_after, rewrites_of

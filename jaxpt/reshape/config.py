@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from jaxpt.config.choice import option
 from jaxpt.errors import JaxptError
-from jaxpt.reshape.calibration import CalibrationConfig, HeldOutConfig
+from jaxpt.reshape.data_config import CalibrationConfig, HeldOutConfig
 from jaxpt.reshape.target import Target
 from jaxpt.reshape.transform import Transform
 

@@ -157,7 +157,8 @@ def llama_pro(config: ModelConfig, new: int) -> Rewrite:
     options = {"new": new, "blocks": fresh}
     entry: LineageEntry = {"op": "llama_pro", "options": options, "exact": True, "tokens": 0, "flops": 0.0}
     entry["why"] = "new blocks add zero to the stream"
-    entry["freeze"] = ["vocab", "final_norm", *old]
+    outer = [path for path, spec in rewrite.specs.items() if not spec.stacked and "vocab" not in spec.axes]
+    entry["freeze"] = ["vocab", *outer, *old]
     return Rewrite(config, rewrite.target, rules, entry)
 
 

@@ -8,7 +8,7 @@ from jaxpt.errors import JaxptError
 from jaxpt.models import Compute
 from jaxpt.models.batch import Rows
 from jaxpt.reshape.calibrate import Scoring, activation_scores
-from jaxpt.reshape.calibration import CalibrationConfig
+from jaxpt.reshape.data_config import CalibrationConfig
 from jaxpt.reshape.datafree import weight_scores
 from jaxpt.reshape.scores import Scores
 from jaxpt.reshape.stream import ModelSlices
