@@ -187,6 +187,12 @@ def test_a_transform_outside_the_repository_is_named_in_a_config(own, tmp_path):
     assert open_bundle(tmp_path / "out").lineage[-1]["op"] == "louder"
 
 
+def test_a_transform_outside_the_repository_is_named_on_the_command_line(own, tmp_path):
+    flags = ["--config.transforms[0].name=louder_file:Louder", "--config.transforms[0].factor=0.5"]
+    assert reshape(own, tmp_path / "out", *flags, name="subclone", options=", 'selection': 'uniform'") == 0
+    np.testing.assert_allclose(gains(tmp_path / "out"), 0.5 * gains(own), rtol=1e-6)
+
+
 def test_the_transform_of_the_docs_works(own, tmp_path):
     text = Path("docs/reshape.md").read_text()
     block = re.search(r"\n\n((?:    .*\n|\n)+?)\n`rewrites` returns", text)[1]
