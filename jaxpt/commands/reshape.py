@@ -18,6 +18,7 @@ from jaxpt.errors import JaxptError
 from jaxpt.interop import import_bundle
 from jaxpt.models import ModelConfig, flatten, param_specs, unflatten
 from jaxpt.models.batch import Rows
+from jaxpt.models.size import active_param_count, param_count
 from jaxpt.reshape.config import ReshapeConfig
 from jaxpt.reshape.data_config import CalibrationConfig, HeldOutConfig
 from jaxpt.reshape.kept_scores import keep_scores
@@ -84,7 +85,7 @@ def reshape(config: ReshapeConfig, source: str, target: str, pictures: str | Non
         dtypes = dtypes_after(rewrites, model.dtypes)
         final = chain(model.slices, rewrites)
         step_zero = measure(rewrites, model.slices, final, held_out, dtypes, setting.compute)
-        entries: list[LineageEntry] = [{**r.entry, "parameters": r.target.param_count()} for r in rewrites]
+        entries: list[LineageEntry] = [{**r.entry, "parameters": param_count(r.target)} for r in rewrites]
         entries[-1]["step_zero"] = step_zero.entry()
         _stream(final, dtypes, target, model.tokenizer, [*model.lineage, *entries])
     _print_lengths(model.config, final.config)
@@ -195,7 +196,7 @@ def read_rows(
 def _print_lengths(before: ModelConfig, after: ModelConfig) -> None:
     old, new = lengths_of(before), lengths_of(after)
     lines = [[name, old.get(name, "-"), new.get(name, "-")] for name in {**old, **new}]
-    lines.append(["parameters", before.param_count(), after.param_count()])
+    lines.append(["parameters", param_count(before), param_count(after)])
     if after.moe is not None:
-        lines.append(["active parameters", before.active_param_count(), after.active_param_count()])
+        lines.append(["active parameters", active_param_count(before), active_param_count(after)])
     print(table(["", "from", "to"], lines))

@@ -12,6 +12,7 @@ import numpy as np
 from jaxpt.errors import JaxptError
 from jaxpt.models import Compute, ModelConfig
 from jaxpt.models.batch import Rows
+from jaxpt.models.size import flops_per_token
 from jaxpt.reshape.depth import drop_layers
 from jaxpt.reshape.scores import Scores
 from jaxpt.reshape.stream import ModelSlices, Reshaped
@@ -98,7 +99,7 @@ def activation_scores(
         "method": "activations",
         "data": data,
         "tokens": tokens,
-        "flops": passes * tokens * source.config.flops_per_token(length, backward=False),
+        "flops": passes * tokens * flops_per_token(source.config, length, backward=False),
         "over_sequence": over_sequence,
         "over_batch": over_batch,
     }

@@ -7,6 +7,7 @@ from typing import Literal
 from jaxpt.config.choice import option
 from jaxpt.errors import JaxptError
 from jaxpt.models import ModelConfig
+from jaxpt.models.size import flops_per_token
 from jaxpt.reshape.compensate import RIDGE, compensated, gather_compensation, moment_flops, score_and_compensate
 from jaxpt.reshape.rewrite import Rewrite
 from jaxpt.reshape.scores import Scores
@@ -86,5 +87,5 @@ class Subclone(Transform):
                 source, setting.batches, index, ridge=self.ridge, folder=setting.folder, compute=setting.compute
             )
             length = setting.batches[0]["tokens"].shape[1]
-            flops, passes = flops + tokens * config.flops_per_token(length, backward=False), 1
+            flops, passes = flops + tokens * flops_per_token(config, length, backward=False), 1
         return compensated(rewrite, matrices, tokens=passes * tokens, flops=flops)
