@@ -11,7 +11,10 @@ from jaxpt.reshape.upcycle import average_experts
 
 @dataclass(frozen=True)
 class AverageExperts(Transform):
-    """Makes each mixture one dense network, the mean of its experts; the target is not read."""
+    """Makes each mixture one dense network, the mean of its experts.
+
+    The target is not read.
+    """
 
     def rewrites(self, source: ModelSlices, setting: Setting) -> list[Rewrite]:
         """Returns one rewrite.

@@ -12,7 +12,10 @@ from jaxpt.reshape.transform import Transform
 
 @dataclass(frozen=True)
 class DropLayers(Transform):
-    """Leaves the layers `drop` out; the target is not read."""
+    """Leaves the layers `drop` out.
+
+    The target is not read.
+    """
 
     drop: tuple[int, ...] = option((), "numbers of the layers that go, from 0")
 

@@ -14,7 +14,10 @@ from jaxpt.reshape.transform import Transform
 
 @dataclass(frozen=True)
 class GrowDepth(Transform):
-    """Makes the model `target.layers` deep; see `jaxpt.reshape.grow_target.deepen`."""
+    """Makes the model `target.layers` deep.
+
+    See `jaxpt.reshape.grow_target.deepen`.
+    """
 
     how: Literal["llama_pro", "stack", "interpolate", "depth_up_scale"] = option(
         "llama_pro", "blocks that start as nothing, the stack again, each layer again, or two overlapping copies"

@@ -13,7 +13,10 @@ from jaxpt.reshape.transform import Transform
 
 @dataclass(frozen=True)
 class GrowWidth(Transform):
-    """Makes every axis as long as the target says, its depth stays; see `jaxpt.reshape.grow_target.widen`."""
+    """Makes every axis as long as the target says; the depth stays.
+
+    See `jaxpt.reshape.grow_target.widen`.
+    """
 
     how: Literal["pad", "duplicate", "fpi", "aki"] = option("pad", "what new positions are: zeros, copies, samples")
     fresh: bool = option(True, "pad: draw the side of new positions that may be drawn")

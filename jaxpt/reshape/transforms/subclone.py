@@ -20,7 +20,10 @@ from jaxpt.reshape.transform import Transform
 
 @dataclass(frozen=True)
 class Subclone(Transform):
-    """Cuts every axis to the target (Samragh et al. 2023); see `jaxpt.reshape.subclone.subclone_rewrite`."""
+    """Cuts every axis to the target.
+
+    Samragh et al. 2023, weight subcloning; see `jaxpt.reshape.subclone.subclone_rewrite`.
+    """
 
     selection: Literal["importance", "uniform"] = option("importance", "keep the highest scores, or evenly spaced ones")
     scaling: Literal["none", "fan_in", "writers"] = option(

@@ -13,11 +13,14 @@ from jaxpt.reshape.upcycle import Upcycling, upcycle
 
 @dataclass(frozen=True)
 class Upcycle(Transform):
-    """Turns dense layers into mixtures: `layers` by number, else every `every`-th behind the first `dense_first`."""
+    """Turns dense layers into mixtures of experts.
+
+    They are `layers` by number, else every `every`-th behind the first `dense_first`.
+    """
 
     mixture: Upcycling | None = option(None, "the mixture, e.g. {'experts': 8, 'experts_per_token': 2}; must be given")
     layers: tuple[int, ...] = option((), "numbers of the layers, from 0; empty: as every and dense_first say")
-    every: int = option(1, "each so many-th layer")
+    every: int = option(1, "of so many layers one becomes a mixture")
     dense_first: int = option(0, "so many layers at the start stay dense")
 
     def __post_init__(self) -> None:
