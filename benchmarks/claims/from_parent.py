@@ -22,8 +22,8 @@ from jaxpt.optim.chain import make_optimizer
 from jaxpt.optim.optimizers.adamw import AdamW
 from jaxpt.optim.schedule import learning_rate, resolve
 from jaxpt.optim.schedules.cosine import Cosine
-from jaxpt.reshape.calibrate import loss
 from jaxpt.reshape.stream import InMemory
+from jaxpt.reshape.walk import loss
 from jaxpt.sharding import batch_sharding
 from jaxpt.training.arguments import StepArguments
 from jaxpt.training.batches import place
@@ -159,7 +159,7 @@ def run(a: argparse.Namespace, begin: Callable[[ModelConfig, Any, str, int], Sta
 
 
 def report(runs: Sequence[dict[str, Any]], gap: dict[str, float], picture: Path, repeat: int) -> str:
-    """Returns the table, one row per method with means over its seeds, and what has to be said; draws the curves."""
+    """Returns the table, one row per method with means over its seeds, and notes; draws the curves."""
     by: dict[str, list[dict[str, Any]]] = {}
     for r in runs:
         by.setdefault(r["method"], []).append(r)
@@ -178,16 +178,16 @@ def report(runs: Sequence[dict[str, Any]], gap: dict[str, float], picture: Path,
     head = ["method", "lr", "seeds", "parameters", "active", "exact", "loss at 0", "10 %", "30 %", "100 %"]
     head += [f"end against {base}, by seed", f"tokens to {base}'s end", "spikes", "violation", "dead", "entropy"]
     _figure(by, picture)
-    said = [f"the parent's gap to random initialisation is {gap['start'] - gap['end']:.2f} nats"]
+    notes = [f"the parent's gap to random initialisation is {gap['start'] - gap['end']:.2f} nats"]
     if gap["start"] - gap["end"] < 1:
-        said.append("the gap is below 1 nat: no order is claimed")
+        notes.append("the gap is below 1 nat: no order is claimed")
     for r in runs:
         if r["exact"] and abs(r["curve"][0][1] - gap["end"]) > 1e-3:
-            said.append(f"{r['method']} claims the parent's function but starts at {r['curve'][0][1]:.4f}")
-    said.append(
+            notes.append(f"{r['method']} claims the parent's function but starts at {r['curve'][0][1]:.4f}")
+    notes.append(
         f"the training rows are read up to {repeat} time(s); a spike: {SPIKE:g} deviations above the last 50 losses"
     )
-    return "\n".join([table([*head, "CPU s"], rows), *said, str(picture)])
+    return "\n".join([table([*head, "CPU s"], rows), *notes, str(picture)])
 
 
 def _figure(by: dict[str, list[dict[str, Any]]], path: Path) -> None:

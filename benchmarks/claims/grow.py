@@ -16,9 +16,9 @@ from benchmarks.claims.from_parent import Start, arguments, run
 from jaxpt.models import Compute, ModelConfig, init_params
 from jaxpt.reshape.apply import apply
 from jaxpt.reshape.grow_target import deepen, widen
-from jaxpt.reshape.plan import Plan
+from jaxpt.reshape.rewrite import Rewrite
 
-Grow = Callable[[ModelConfig, int], list[Plan]]
+Grow = Callable[[ModelConfig, int], list[Rewrite]]
 
 
 def _ffn(how: str, noise: float = 0.0) -> Grow:
@@ -26,10 +26,10 @@ def _ffn(how: str, noise: float = 0.0) -> Grow:
 
 
 def _all(how: str, noise: float = 0.0) -> Grow:
-    def grow(c: ModelConfig, seed: int) -> list[Plan]:
+    def grow(c: ModelConfig, seed: int) -> list[Rewrite]:
         target = {"embed": c.embed * 3 // 2, "mlp": c.mlp * 3 // 2, "kv_heads": 2 * c.kv_heads}
-        plans = widen(c, {k: target[k] for k in ("embed", "mlp")}, how, noise=noise, seed=seed)
-        return plans + widen(plans[-1].target, {"kv_heads": target["kv_heads"]}, how, seed=seed)
+        rewrites = widen(c, {k: target[k] for k in ("embed", "mlp")}, how, noise=noise, seed=seed)
+        return rewrites + widen(rewrites[-1].target, {"kv_heads": target["kv_heads"]}, how, seed=seed)
 
     return grow
 
@@ -59,16 +59,16 @@ def start(config: ModelConfig, params: Any, method: str, seed: int) -> Start:
     """Where a method's run begins; "parent" is the model trained on without growth."""
     if method == "parent":
         return Start(config, params, Compute(), (), True)
-    plans = METHODS[method](config, seed)
+    rewrites = METHODS[method](config, seed)
     if method.startswith("random"):
         return Start(
-            plans[-1].target, jax.tree.map(np.asarray, init_params(plans[-1].target, seed)), Compute(), (), False
+            rewrites[-1].target, jax.tree.map(np.asarray, init_params(rewrites[-1].target, seed)), Compute(), (), False
         )
-    for plan in plans:
-        params = apply(plan, params)
-    freeze = tuple(plans[-1].entry["freeze"]) if method == "llama-pro" else ()
-    exact = all(bool(plan.entry["exact"]) for plan in plans)
-    return Start(plans[-1].target, params, Compute(), freeze, exact)
+    for rewrite in rewrites:
+        params = apply(rewrite, params)
+    freeze = tuple(rewrites[-1].entry["freeze"]) if method == "llama-pro" else ()
+    exact = all(bool(rewrite.entry["exact"]) for rewrite in rewrites)
+    return Start(rewrites[-1].target, params, Compute(), freeze, exact)
 
 
 if __name__ == "__main__":

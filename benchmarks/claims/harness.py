@@ -22,8 +22,8 @@ from jaxpt.optim.chain import make_optimizer
 from jaxpt.optim.optimizers.adamw import AdamW
 from jaxpt.optim.schedule import learning_rate, resolve
 from jaxpt.optim.schedules.cosine import Cosine
-from jaxpt.reshape.calibrate import loss
-from jaxpt.reshape.stream import InMemory, Source
+from jaxpt.reshape.stream import InMemory, ModelSlices
+from jaxpt.reshape.walk import loss
 from jaxpt.sharding import batch_sharding
 from jaxpt.training.arguments import StepArguments
 from jaxpt.training.batches import place
@@ -100,7 +100,7 @@ def train(
 
 def teacher(
     a: argparse.Namespace, loader: Loader, steps: int, held: list[Any], tokenizer: Any, parent: Model | None = None
-) -> tuple[Source, dict]:
+) -> tuple[ModelSlices, dict]:
     """The teacher (`parent`, or one trained once), and its held-out losses at random initialisation and now."""
     if parent is not None:
         given = InMemory(parent.config, parent.params)

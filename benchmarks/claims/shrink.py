@@ -26,17 +26,20 @@ from benchmarks.claims.harness import at, held_out_batches, reached, sources, te
 from jaxpt.api import load
 from jaxpt.cli.terminal import table
 from jaxpt.data import Loader, StageData
-from jaxpt.reshape.config import TransformConfig
-from jaxpt.reshape.sequence import Setting, plans
-from jaxpt.reshape.stream import Source, chain, gather
+from jaxpt.models.size import flops_per_token, param_count
+from jaxpt.reshape.sequence import rewrites_of
+from jaxpt.reshape.setting import Setting
+from jaxpt.reshape.stream import ModelSlices, chain, gather
 from jaxpt.reshape.target import LENGTHS, Target
+from jaxpt.reshape.transforms.random_init import RandomInit
+from jaxpt.reshape.transforms.subclone import Subclone
 
 METHODS = {
-    "random": TransformConfig("random_init"),
-    "uniform": TransformConfig("subclone", selection="uniform"),
-    "subclone": TransformConfig("subclone"),
-    "scaled": TransformConfig("subclone", scaling="fan_in"),
-    "compensated": TransformConfig("subclone", compensate=True),
+    "random": RandomInit(),
+    "uniform": Subclone(selection="uniform"),
+    "subclone": Subclone(),
+    "scaled": Subclone(scaling="fan_in"),
+    "compensated": Subclone(compensate=True),
 }
 
 
@@ -54,10 +57,10 @@ def main() -> int:
     held = held_out_batches(held_source, a.batch)
     source, gap = teacher(a, loader, first, held, tokenizer, parent)
     print(
-        f"teacher: {source.config.param_count():,} parameters, held-out loss {gap['start']:.3f} > {gap['end']:.3f} nats"
+        f"teacher: {param_count(source.config):,} parameters, held-out loss {gap['start']:.3f} > {gap['end']:.3f} nats"
     )
     calibration = [loader.batch(i) for i in range(min(a.calibration, first))]
-    setting = Setting(Target(**a.lengths), calibration, {"text": packed.fingerprint}, tell=lambda line: None)
+    setting = Setting(Target(**a.lengths), calibration, {"text": packed.fingerprint}, log=lambda line: None)
     file = a.folder / "results.json"
     runs: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     kind = f"tokens={a.student_tokens // per_step * per_step} target={a.target}"
@@ -69,19 +72,25 @@ def main() -> int:
                 partial = file.with_suffix(".partial")
                 partial.write_text(json.dumps(runs, indent=1))
                 partial.rename(file)
-    cost = 0.0 if parent else source.config.flops_per_token(a.length, backward=True) * first * per_step
+    cost = 0.0 if parent else flops_per_token(source.config, a.length, backward=True) * first * per_step
     print(report([r for k, r in runs.items() if kind in k], a.folder, gap, cost))
     print(f"the training rows are read up to {repeat} time(s)")
     return 0
 
 
 def student(
-    source: Source, setting: Setting, loader: Loader, first: int, which: tuple[str, str, int], held: list[Any], a: Any
+    source: ModelSlices,
+    setting: Setting,
+    loader: Loader,
+    first: int,
+    which: tuple[str, str, int],
+    held: list[Any],
+    a: Any,
 ) -> dict[str, Any]:
     """Makes the student `which` (method, learning rate, seed) and trains it; returns what is kept of the run."""
     method, rate, seed = which
     begun, cpu = time.monotonic(), time.process_time()
-    made = plans(source, [METHODS[method]], dataclasses.replace(setting, seed=seed))
+    made = rewrites_of(source, [METHODS[method]], dataclasses.replace(setting, seed=seed))
     small, steps = chain(source, made), a.student_tokens // (a.batch * a.length)
     offset = first + seed * steps  # a seed is another part of the data, the same for every method
     _, curve = train(small.config, gather(small), lambda i: loader.batch(offset + i), steps, float(rate), held, a)
@@ -89,7 +98,7 @@ def student(
     return {
         "method": method, "rate": rate, "seed": seed, "curve": curve,
         "seconds": time.monotonic() - begun, "cpu_seconds": time.process_time() - cpu,
-        "parameters": small.config.param_count(), "tokens": entry["tokens"], "flops": entry["flops"],
+        "parameters": param_count(small.config), "tokens": entry["tokens"], "flops": entry["flops"],
     }  # fmt: skip
 
 
@@ -125,12 +134,12 @@ def report(runs: list[dict[str, Any]], folder: Path, gap: dict[str, float], teac
     head += ["tokens to make it", "FLOPs to make it"]
     _figure(by, folder)
     difference = gap["start"] - gap["end"]
-    told = f"the teacher's held-out gap to random initialisation is {difference:.2f} nats per token"
+    lines = [f"the teacher's held-out gap to random initialisation is {difference:.2f} nats per token"]
     if teacher_flops:
-        told += f"; {teacher_flops:.3g} FLOPs were spent on it"
+        lines[0] += f"; {teacher_flops:.3g} FLOPs were spent on it"
     if difference < 1:
-        told += "\nthe gap is below 1 nat: no order is claimed"
-    return f"{table(head, rows)}\n{told}\n{folder / 'shrink.png'}"
+        lines.append("the gap is below 1 nat: no order is claimed")
+    return "\n".join([table(head, rows), *lines, str(folder / "shrink.png")])
 
 
 def _figure(by: dict[str, list[dict[str, Any]]], folder: Path) -> None:

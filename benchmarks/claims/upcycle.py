@@ -31,11 +31,11 @@ def start(config: ModelConfig, params: Any, method: str, seed: int) -> Start:
     """Where a method's run begins; "dense" is the parent trained on."""
     if method == "dense":
         return Start(config, params, Compute(), (), True)
-    plan = upcycle(config, OPTIONS[method], seed=seed)
+    rewrite = upcycle(config, OPTIONS[method], seed=seed)
     random = method.startswith("random")
-    made = init_params(plan.target, seed) if random else apply(plan, params)
+    made = init_params(rewrite.target, seed) if random else apply(rewrite, params)
     compute = Compute(router_dtype="bfloat16" if method.endswith("bfloat16-router") else "float32")
-    return Start(plan.target, made, compute, (), not random and bool(plan.entry["exact"]))
+    return Start(rewrite.target, made, compute, (), not random and bool(rewrite.entry["exact"]))
 
 
 if __name__ == "__main__":

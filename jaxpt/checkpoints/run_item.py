@@ -14,6 +14,7 @@ class RunItem(TypedDict, total=False):
     step: int  # finished steps
     tokens: int  # positions (B × S) trained on
     model: dict[str, Any]  # of `ModelConfig.from_dict`, with the rope of the stage
+    extra: dict[str, Any]  # of an objective's own things: dtype and shape by path
     digests: dict[str, list[str]]  # of the state's values, by path, one per layer
     finite: bool
     format: int

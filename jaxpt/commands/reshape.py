@@ -7,9 +7,6 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from jaxpt import api
 from jaxpt.bundles import Bundle, BundleWriter, digest, open_bundle
@@ -20,13 +17,18 @@ from jaxpt.data import Loader, PackedSource, StageData
 from jaxpt.errors import JaxptError
 from jaxpt.interop import import_bundle
 from jaxpt.models import ModelConfig, flatten, param_specs, unflatten
-from jaxpt.reshape.config import CalibrationConfig, HeldOutConfig, ReshapeConfig
-from jaxpt.reshape.picture import draw_scores
-from jaxpt.reshape.scores import Scores
-from jaxpt.reshape.sequence import Setting, dtypes_after, plans
+from jaxpt.models.batch import Rows
+from jaxpt.models.size import active_param_count, param_count
+from jaxpt.reshape.config import ReshapeConfig
+from jaxpt.reshape.data_config import CalibrationConfig, HeldOutConfig
+from jaxpt.reshape.kept_scores import keep_scores
+from jaxpt.reshape.rewrite import LineageEntry
+from jaxpt.reshape.sequence import dtypes_after, rewrites_of
+from jaxpt.reshape.setting import Setting
 from jaxpt.reshape.step_zero import measure, report
-from jaxpt.reshape.stream import InMemory, chain, write
-from jaxpt.reshape.target import lengths, lengths_of
+from jaxpt.reshape.stream import InMemory, ModelSlices, chain, write
+from jaxpt.reshape.target import lengths_of
+from jaxpt.tokenizers.interface import Tokenizer
 
 HELP = "cut, grow or upcycle a model: subclone, prune depth, merge kv heads, grow width and depth, mixtures of experts"
 
@@ -69,53 +71,49 @@ def reshape(config: ReshapeConfig, source: str, target: str, pictures: str | Non
     if Path(target).exists():
         raise JaxptError(f"--to={target} exists; remove it or choose another path")
     with tempfile.TemporaryDirectory(prefix="jaxpt-reshape-", dir=_folder(target)) as folder:
-        model = found(source, Path(folder))
-        batches, data = rows("calibration", config.calibration, model, config.calibration.mixture)
-        held, _ = rows("held_out", config.held_out, model)
-        setting = Setting(
-            config.target, batches, data, config.calibration, folder=Path(folder), seed=config.seed, tell=print
-        )
+        model = open_model(source, Path(folder))
+        batches, data = read_rows("calibration", config.calibration, model, config.calibration.mixture)
+        held_out, _ = read_rows("held_out", config.held_out, model)
+        setting = Setting(config.target, batches, data, config.calibration, folder=Path(folder), seed=config.seed)
         first = config.transforms[0]
-        if first.name in ("subclone", "random_init"):
-            lengths(model.config, config.target)  # refuse before anything is scored
-        reads = {"subclone": first.selection == "importance", "merge_kv": first.how == "select"}
-        if reads.get(first.name):
-            _keep_scores(config, model, setting, pictures)
+        first.check(model.config, setting)
+        if first.reads_scores:
+            keep_scores(setting, model.config, lambda: model.digest, config.scores, pictures)
         elif config.scores is not None or pictures:
             raise JaxptError(f"config.scores and --pictures are of no use to {first.name}, which reads no scores")
-        steps = plans(model.source, config.transforms, setting)
-        dtypes = model.dtypes
-        for plan in steps:
-            dtypes = dtypes_after(plan, dtypes)
-        final = chain(model.source, steps)
-        found_at_zero = measure(steps, model.source, final, held, dtypes, setting.compute)
-        entries = [{**p.entry, "parameters": p.target.param_count()} for p in steps]
-        entries[-1]["step_zero"] = found_at_zero.entry()
+        rewrites = rewrites_of(model.slices, config.transforms, setting)
+        dtypes = dtypes_after(rewrites, model.dtypes)
+        final = chain(model.slices, rewrites)
+        step_zero = measure(rewrites, model.slices, final, held_out, dtypes, setting.compute)
+        entries: list[LineageEntry] = [{**r.entry, "parameters": param_count(r.target)} for r in rewrites]
+        entries[-1]["step_zero"] = step_zero.entry()
         _stream(final, dtypes, target, model.tokenizer, [*model.lineage, *entries])
-    _tell(model.config, final.config, steps, target)
-    print(report(steps, found_at_zero))
+    _print_lengths(model.config, final.config)
+    tokens, flops = sum(r.entry.get("tokens", 0) for r in rewrites), sum(r.entry.get("flops", 0.0) for r in rewrites)
+    print(f"{target}: {' > '.join(r.entry['op'] for r in rewrites)}; consumed {tokens:,} tokens, {flops:.3g} FLOPs")
+    print(report(rewrites, step_zero))
     return 0
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class OpenedModel:
     """A model to be reshaped: its slices, what they are stored as, and what goes along with them."""
 
-    source: Bundle | InMemory
-    dtypes: dict[str, str]
-    tokenizer: Any
-    lineage: list[dict[str, Any]]
-    where: str  # of the tokenizer, for messages
+    slices: Bundle | InMemory
+    dtypes: Mapping[str, str]
+    tokenizer: Tokenizer | None
+    lineage: Sequence[Mapping[str, object]]
+    tokenizer_path: str  # for messages
 
     @property
     def config(self) -> ModelConfig:
         """The model's config."""
-        return self.source.config
+        return self.slices.config
 
     @functools.cached_property
     def digest(self) -> str:
         """A short hash of all parameters: which model scores are of."""
-        parts = self.source.digests if isinstance(self.source, Bundle) else digest(unflatten(self.source.leaves))
+        parts = self.slices.digests if isinstance(self.slices, Bundle) else digest(unflatten(self.slices.leaves))
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -124,7 +122,7 @@ class Found:
         return None if self.tokenizer is None else self.tokenizer.fingerprint
 
 
-def found(path: str, folder: Path) -> Found:
+def open_model(path: str, folder: Path) -> OpenedModel:
     """Returns the model at `path`: a bundle as it lies, a Hugging Face directory by way of a bundle in `folder`.
 
     The parameters of a training checkpoint are read into memory.
@@ -136,12 +134,13 @@ def found(path: str, folder: Path) -> Found:
     print(f"{path}: {kind.replace('_', ' ')}")
     if kind in ("bundle", "hugging_face"):
         bundle = open_bundle(path if kind == "bundle" else import_bundle(path, folder / "imported"))
-        return Found(bundle, bundle.dtypes, bundle.tokenizer(), bundle.lineage, str(Path(path) / "tokenizer"))
+        return OpenedModel(bundle, bundle.dtypes, bundle.tokenizer(), bundle.lineage, str(Path(path) / "tokenizer"))
     model = api.load(path)
     dtypes = {name: str(leaf.dtype) for name, leaf in flatten(model.params).items()}
     run = Path(path) if kind == "run" else Path(path).parents[1]
-    source = InMemory(model.config, model.params)
-    return Found(source, dtypes, model.tokenizer, list(model.lineage), str(run / "tokenizer"))
+    return OpenedModel(
+        InMemory(model.config, model.params), dtypes, model.tokenizer, list(model.lineage), str(run / "tokenizer")
+    )
 
 
 def _folder(target: str) -> Path:
@@ -150,7 +149,13 @@ def _folder(target: str) -> Path:
     return parent
 
 
-def _stream(final: Any, dtypes: dict[str, str], target: str, tokenizer: Any, lineage: list[dict[str, Any]]) -> None:
+def _stream(
+    final: ModelSlices,
+    dtypes: Mapping[str, str],
+    target: str,
+    tokenizer: Tokenizer | None,
+    lineage: Sequence[Mapping[str, object]],
+) -> None:
     specs = flatten(param_specs(final.config))
     total = sum(spec.size * (4 if dtypes[path] == "float32" else 2) for path, spec in specs.items())
     with BundleWriter(target, final.config, dtypes) as writer, progress(total, "writing", "B", scale=True) as bar:
@@ -158,46 +163,9 @@ def _stream(final: Any, dtypes: dict[str, str], target: str, tokenizer: Any, lin
         writer.finish(tokenizer, lineage)
 
 
-def _keep_scores(config: ReshapeConfig, model: Found, setting: Setting, pictures: str | None) -> None:
-    """Has stored scores used where there are some, fresh ones kept where the config says, and all drawn."""
-    file = config.scores
-    known = file is not None and Path(file).exists()
-    if known:
-        setting.scores = Scores.load(file)
-        setting.scores.check(model.config)
-        _check_request(file, setting.scores, model, setting)
-        print(f"scores from {file} ({setting.scores.meta['method']}, {setting.scores.meta['tokens']:,} tokens)")
-
-    def scored(scores: Scores) -> None:
-        if file is not None and not known:
-            Scores(scores.values, {**scores.meta, "model": model.digest}).save(file)
-            print(f"scores kept in {file}")
-        for path in draw_scores(scores, pictures) if pictures else ():
-            print(f"drew {path}")
-
-    setting.scored = scored
-
-
-def _check_request(file: str, scores: Scores, model: Found, setting: Setting) -> None:
-    """Refuses scores of another model, or of other data or in another way than the config asks for."""
-    way = f"remove {file} or give another file in config.scores"
-    if scores.meta.get("model") != model.digest:
-        raise JaxptError(f"{file} holds scores of other weights than those of the model; {way}")
-    if not setting.batches:
-        return
-    c = setting.calibration
-    asked = {"data": setting.data, "over_sequence": c.over_sequence, "over_batch": c.over_batch}
-    for name, value in asked.items():
-        if scores.meta.get(name) != value:
-            key = "config.calibration" + ("" if name == "data" else f".{name}")
-            raise JaxptError(f"{file} was scored on {scores.meta.get(name)}, {key} asks for {value}; {way}")
-    if c.removal and "layers_loss" not in scores.values:
-        raise JaxptError(f"{file} lacks the loss change on removal that config.calibration.removal asks for; {way}")
-
-
-def rows(
-    key: str, c: CalibrationConfig | HeldOutConfig, model: Found, mixture: Mapping[str, float] | None = None
-) -> tuple[list[dict[str, np.ndarray]], Any]:
+def read_rows(
+    key: str, c: CalibrationConfig | HeldOutConfig, model: OpenedModel, mixture: Mapping[str, float] | None = None
+) -> tuple[list[Rows], Mapping[str, object] | None]:
     """Returns the batches that a config names and what identifies them; ([], None) without sources.
 
     Raises:
@@ -210,7 +178,7 @@ def rows(
         if s.tokenizer_fingerprint != model.fingerprint:
             raise JaxptError(
                 f"config.{key}.sources.{name}: {s.path} was packed with another tokenizer than the model's; "
-                f"pack it with {model.where}"
+                f"pack it with {model.tokenizer_path}"
             )
     sizes = {s.sequence_length for s in sources.values()}
     if len(sizes) > 1:
@@ -225,12 +193,10 @@ def rows(
     return [loader.batch(i) for i in range(c.batches)], data
 
 
-def _tell(a: ModelConfig, b: ModelConfig, steps: list[Any], target: str) -> None:
-    old, new = lengths_of(a), lengths_of(b)
-    shown = [[n, old.get(n, "-"), new.get(n, "-")] for n in {**old, **new}]
-    shown.append(["parameters", a.param_count(), b.param_count()])
-    if b.moe is not None:
-        shown.append(["active parameters", a.active_param_count(), b.active_param_count()])
-    print(table(["", "from", "to"], shown))
-    tokens, flops = (sum(p.entry.get(k, 0) for p in steps) for k in ("tokens", "flops"))
-    print(f"{target}: {' > '.join(p.entry['op'] for p in steps)}; consumed {tokens:,} tokens, {flops:.3g} FLOPs")
+def _print_lengths(before: ModelConfig, after: ModelConfig) -> None:
+    old, new = lengths_of(before), lengths_of(after)
+    lines = [[name, old.get(name, "-"), new.get(name, "-")] for name in {**old, **new}]
+    lines.append(["parameters", param_count(before), param_count(after)])
+    if after.moe is not None:
+        lines.append(["active parameters", active_param_count(before), active_param_count(after)])
+    print(table(["", "from", "to"], lines))

@@ -1,10 +1,13 @@
 """A model in hand: config, parameters, and what belongs to them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.specs import flatten, param_specs
+
+Params = Mapping[str, Any]  # nested dict of arrays (or of what stands for them), as an axis table declares it
 
 
 @dataclass(frozen=True)
@@ -16,9 +19,9 @@ class Model:
     """
 
     config: ModelConfig
-    params: Any = field(repr=False)
+    params: Params = field(repr=False)
     tokenizer: Any = field(default=None, repr=False)
-    lineage: tuple[dict[str, Any], ...] = ()
+    lineage: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def axes(self) -> dict[str, tuple[str, ...]]:

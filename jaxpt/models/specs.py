@@ -21,6 +21,7 @@ class ParamSpec:
     "ones" (the value at which a gain does nothing, offset included). `decay` says whether weight decay applies.
     `state` marks what is moved by a rule of its own and never by a gradient (a router's selection bias).
     `gain` marks a norm's gain; `rotary` that RoPE rotates its `head_dim` in pairs (q, k, their biases and gains).
+    `ffn` says which matrix of a gated feed-forward network it is, dense, of experts or shared.
     """
 
     shape: tuple[int, ...]
@@ -35,6 +36,7 @@ class ParamSpec:
     gain: bool = False
     rotary: bool = False
     state: bool = False
+    ffn: Literal["gate", "up", "down"] | None = None
 
     @property
     def size(self) -> int:
@@ -118,9 +120,10 @@ def block_specs(config: ModelConfig, structure: str) -> dict[str, ParamSpec]:
 
 
 def _ffn(prefix: str, d: int, f: int, axis: str, out_std: float) -> dict[str, ParamSpec]:
-    reader = ParamSpec((d, f), ("embed", axis), ("embed",), (axis,), "reads")
-    down = ParamSpec((f, d), (axis, "embed"), (axis,), ("embed",), "writes", init_std=out_std)
-    return {f"{prefix}gate": reader, f"{prefix}up": reader, f"{prefix}down": down}
+    gate = ParamSpec((d, f), ("embed", axis), ("embed",), (axis,), "reads", ffn="gate")
+    up = dataclasses.replace(gate, ffn="up")
+    down = ParamSpec((f, d), (axis, "embed"), (axis,), ("embed",), "writes", init_std=out_std, ffn="down")
+    return {f"{prefix}gate": gate, f"{prefix}up": up, f"{prefix}down": down}
 
 
 def _moe_specs(config: ModelConfig, out_std: float) -> dict[str, ParamSpec]:

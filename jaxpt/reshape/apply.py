@@ -1,7 +1,6 @@
-"""Carries out a plan on arrays in memory: on the host, under `jit` with output shardings, on optimizer moments."""
+"""Carries out a rewrite on arrays in memory: on the host, under `jit` with output shardings, on optimizer moments."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,32 +8,36 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxpt.models import Model, ParamSpec, flatten, unflatten
-from jaxpt.reshape.ops import Mix, Op
-from jaxpt.reshape.plan import Plan, Rule, Term, draw
+from jaxpt.models.model import Params
+from jaxpt.reshape.ops import Array, Mix, Op
+from jaxpt.reshape.rewrite import Rewrite, Rule, Term, draw
+
+LayerTables = Sequence[Sequence[Array | None]]  # per term and op: the op's numbers, of one layer or of all
+MakeSlice = Callable[[Mapping[str, jax.Array], LayerTables, jax.Array | int | None], jax.Array]
 
 CHUNK_BYTES = 256 << 20  # host arrays are worked on in pieces of this size where arithmetic is needed
 
 
-def transform(model: Model, plan: Plan, shardings: Mapping[str, Any] | None = None) -> Model:
-    """Returns the model that `plan` makes of `model`, with the plan's entry added to its lineage.
+def reshaped(model: Model, rewrite: Rewrite, shardings: Params | None = None) -> Model:
+    """Returns the model that `rewrite` makes of `model`, with the rewrite's entry added to its lineage.
 
     Args:
-        model: its config must be the plan's source.
-        plan: the transform.
+        model: its config must be the rewrite's source.
+        rewrite: the transform.
         shardings: as in `apply`.
     """
-    if model.config != plan.source:
-        raise ValueError("the plan was made for another config")
-    params = apply(plan, model.params, shardings)
-    return Model(plan.target, params, model.tokenizer, (*model.lineage, plan.entry))
+    if model.config != rewrite.source:
+        raise ValueError("the rewrite was made for another config")
+    params = apply(rewrite, model.params, shardings)
+    return Model(rewrite.target, params, model.tokenizer, (*model.lineage, rewrite.entry))
 
 
-def apply(plan: Plan, params: Mapping[str, Any], shardings: Mapping[str, Any] | None = None, *, moment: int = 0) -> Any:
-    """Returns the parameters that `plan` makes of `params`; each keeps the dtype of what it comes from.
+def apply(rewrite: Rewrite, params: Params, shardings: Params | None = None, *, moment: int = 0) -> Params:
+    """Returns the parameters that `rewrite` makes of `params`; each keeps the dtype of what it comes from.
 
     Args:
-        plan: the transform.
-        params: nested dict of arrays as `param_specs(plan.source)` declares it; numpy arrays stay on the host.
+        rewrite: the transform.
+        params: nested dict of arrays as `param_specs(rewrite.source)` declares it; numpy arrays stay on the host.
         shardings: tree of `NamedSharding` for the result. Each parameter is then made under `jit`, layer by layer,
             and no device holds a full copy of what is split.
         moment: 0 for parameters; 1 or 2 where `params` holds Adam's first or second moments, which follow the inverse
@@ -42,21 +45,21 @@ def apply(plan: Plan, params: Mapping[str, Any], shardings: Mapping[str, Any] | 
     """
     old = flatten(params)
     where = flatten(shardings) if shardings is not None else {}
-    out = {}
-    for path, rule in plan.rules.items():
-        spec = plan.specs[path]
+    out: dict[str, Array] = {}
+    for path, rule in rewrite.rules.items():
+        spec = rewrite.specs[path]
         rule = _moments(rule, moment) if moment else rule
         leaves = {t.source: old[t.source] for t in rule if t.source is not None}
-        dtype = _dtype(leaves, moment)
+        dtype = _dtype(leaves)
         if where or any(isinstance(a, jax.Array) for a in leaves.values()):
             out[path] = _device(path, spec, rule, leaves, dtype, where.get(path))
         else:
-            out[path] = _host(path, spec, rule, leaves, dtype)
+            out[path] = _host(path, spec, rule, {name: np.asarray(leaf) for name, leaf in leaves.items()}, dtype)
     return unflatten(out)
 
 
-def _dtype(leaves: Mapping[str, Any], moment: int) -> Any:
-    return next(iter(leaves.values())).dtype if leaves else np.dtype(np.float32)
+def _dtype(leaves: Mapping[str, Array]) -> np.dtype:
+    return next((leaf.dtype for leaf in leaves.values()), np.dtype(np.float32))
 
 
 def _moments(rule: Rule, power: int) -> Rule:
@@ -67,7 +70,9 @@ def _moments(rule: Rule, power: int) -> Rule:
     return kept or (Term(None, (), None, seed=-1),)
 
 
-def build_slice(path: str, spec: ParamSpec, rule: Rule, slices: list[Any], layer: int | None, dtype: Any) -> np.ndarray:
+def build_slice(
+    path: str, spec: ParamSpec, rule: Rule, slices: Sequence[np.ndarray | None], layer: int | None, dtype: np.dtype
+) -> np.ndarray:
     """Returns one output slice on the host.
 
     Args:
@@ -82,7 +87,7 @@ def build_slice(path: str, spec: ParamSpec, rule: Rule, slices: list[Any], layer
     for term, x in zip(rule, slices):
         if x is None:
             x = np.asarray(_fresh(spec, term, path, layer))
-        y = _run_chunked(term.ops, x, layer, np.dtype(dtype), len(rule) > 1)
+        y = _run_chunked(term.ops, x, layer, dtype, len(rule) > 1)
         total = y if total is None else total + y
     assert total is not None
     return total if total.dtype == dtype else total.astype(dtype)
@@ -97,13 +102,13 @@ def _run_chunked(ops: tuple[Op, ...], x: np.ndarray, layer: int | None, dtype: n
         if not exact:
             piece = piece.astype(np.float32)
         for op, table in zip(ops, tables):
-            piece = op.on(piece, table)
+            piece = np.asarray(op.on(piece, table))
         return piece if wide else piece.astype(dtype, copy=False)
 
     shape = x.shape
     for op in ops:
         shape = op.shape(shape)
-    touched = {d for op in ops for d in ((*op.dims, op.dim) if getattr(op, "dim", None) is not None else op.dims)}
+    touched = {d for op in ops for d in op.touched}
     free = [d for d in range(x.ndim) if d not in touched]
     if x.nbytes <= CHUNK_BYTES or len(shape) != x.ndim or not free or exact:
         return run(x)
@@ -116,7 +121,7 @@ def _run_chunked(ops: tuple[Op, ...], x: np.ndarray, layer: int | None, dtype: n
     return out
 
 
-def _host(path: str, spec: ParamSpec, rule: Rule, leaves: Mapping[str, np.ndarray], dtype: Any) -> np.ndarray:
+def _host(path: str, spec: ParamSpec, rule: Rule, leaves: Mapping[str, np.ndarray], dtype: np.dtype) -> np.ndarray:
     if not spec.stacked:
         slices = [None if t.source is None else leaves[t.source] for t in rule]
         return build_slice(path, spec, rule, slices, None, dtype)
@@ -128,7 +133,7 @@ def _host(path: str, spec: ParamSpec, rule: Rule, leaves: Mapping[str, np.ndarra
 
 
 def _device(
-    path: str, spec: ParamSpec, rule: Rule, leaves: Mapping[str, Any], dtype: Any, sharding: NamedSharding | None
+    path: str, spec: ParamSpec, rule: Rule, leaves: Mapping[str, Array], dtype: np.dtype, sharding: NamedSharding | None
 ) -> jax.Array:
     one = make_slice(path, spec, rule, dtype, sharding)
     if any(isinstance(op, Mix) and op.per_layer for term in rule for op in term.ops):
@@ -137,7 +142,12 @@ def _device(
 
 
 def _layer_by_layer(
-    one: Any, spec: ParamSpec, rule: Rule, leaves: Mapping[str, Any], dtype: Any, sharding: NamedSharding | None
+    one: MakeSlice,
+    spec: ParamSpec,
+    rule: Rule,
+    leaves: Mapping[str, Array],
+    dtype: np.dtype,
+    sharding: NamedSharding | None,
 ) -> jax.Array:
     """One call per layer, so that only one of the matrices is there, which may be larger than the parameter."""
     empty = jax.jit(lambda: jnp.zeros(spec.shape, dtype), out_shardings=sharding)
@@ -148,32 +158,34 @@ def _layer_by_layer(
     return out
 
 
-def leaf_tables(spec: ParamSpec, rule: Rule) -> Any:
+def leaf_tables(spec: ParamSpec, rule: Rule) -> LayerTables:
     """Returns the numbers a rule's ops need, as arrays: stacked along layers where they differ by layer."""
-    tables = []
+    tables: list[list[Array | None]] = []
     for term in rule:
-        values = []
+        values: list[Array | None] = []
         for op in term.ops:
             if op.tables is None:
                 values.append(None)
             elif op.per_layer:
-                values.append(np.stack([op.table(l) for l in range(spec.shape[0])]))
+                values.append(np.stack([np.asarray(op.table(l)) for l in range(spec.shape[0])]))
             else:
                 values.append(np.asarray(op.tables))
         tables.append(values)
     return tables
 
 
-def make_leaf(one: Any, spec: ParamSpec, rule: Rule) -> Any:
+def make_leaf(
+    one: MakeSlice, spec: ParamSpec, rule: Rule
+) -> Callable[[Mapping[str, jax.Array], LayerTables], jax.Array]:
     """Returns the function `(leaves, tables of all layers) -> leaf` that makes a parameter of slices made by `one`."""
 
-    def of(layer: Any, tables: Any) -> Any:
+    def of(layer: jax.Array, tables: LayerTables) -> LayerTables:
         return [
             [v if v is None or not op.per_layer else v[layer] for op, v in zip(term.ops, values)]
             for term, values in zip(rule, tables)
         ]
 
-    def make(leaves: Mapping[str, Any], tables: Any) -> jax.Array:
+    def make(leaves: Mapping[str, jax.Array], tables: LayerTables) -> jax.Array:
         if not spec.stacked:
             return one(leaves, tables, None)
         return jax.lax.map(lambda l: one(leaves, of(l, tables), l), jnp.arange(spec.shape[0]))
@@ -181,7 +193,7 @@ def make_leaf(one: Any, spec: ParamSpec, rule: Rule) -> Any:
     return make
 
 
-def make_slice(path: str, spec: ParamSpec, rule: Rule, dtype: Any, sharding: NamedSharding | None) -> Any:
+def make_slice(path: str, spec: ParamSpec, rule: Rule, dtype: np.dtype, sharding: NamedSharding | None) -> MakeSlice:
     """Returns the function `(leaves, tables of this layer, layer) -> slice` of one parameter, to be compiled.
 
     Where a sharding is given, each op sees its own dimensions whole and another dimension split instead (an
@@ -189,9 +201,10 @@ def make_slice(path: str, spec: ParamSpec, rule: Rule, dtype: Any, sharding: Nam
     """
     place = _Placement(sharding, spec)
 
-    def one(leaves: Mapping[str, Any], tables: Any, layer: Any) -> jax.Array:
-        total = None
+    def one(leaves: Mapping[str, jax.Array], tables: LayerTables, layer: jax.Array | int | None) -> jax.Array:
+        total: jax.Array | None = None
         for term, values in zip(rule, tables):
+            x: Array
             if term.source is None:
                 x = _fresh(spec, term, path, layer).astype(jnp.float32)
             else:
@@ -200,14 +213,15 @@ def make_slice(path: str, spec: ParamSpec, rule: Rule, dtype: Any, sharding: Nam
             if not all(op.exact for op in term.ops) or len(rule) > 1:
                 x = x.astype(jnp.float32)
             for op, table in zip(term.ops, values):
-                x = op.on(place.beside(x, op.dims), None if table is None else jnp.asarray(table))
-            total = x if total is None else total + x
+                x = op.on(place.beside(jnp.asarray(x), op.dims), None if table is None else jnp.asarray(table))
+            total = jnp.asarray(x) if total is None else total + x
+        assert total is not None
         return place.final(total.astype(dtype))
 
     return one
 
 
-def _fresh(spec: ParamSpec, term: Term, path: str, layer: Any) -> jax.Array:
+def _fresh(spec: ParamSpec, term: Term, path: str, layer: jax.Array | int | None) -> jax.Array:
     if term.seed < 0:
         return jnp.zeros(spec.shape[1:] if spec.stacked else spec.shape, jnp.float32)
     return draw(spec, term.seed, path, layer)
@@ -216,7 +230,7 @@ def _fresh(spec: ParamSpec, term: Term, path: str, layer: Any) -> jax.Array:
 class _Placement:
     """Where a slice lies between ops: the mesh axes of the result's dimensions, moved off those an op needs whole."""
 
-    def __init__(self, sharding: NamedSharding | None, spec: ParamSpec):
+    def __init__(self, sharding: NamedSharding | None, spec: ParamSpec) -> None:
         self.mesh = sharding.mesh if sharding is not None else None
         parts = list(sharding.spec) if sharding is not None else []
         parts += [None] * (len(spec.shape) - len(parts))
@@ -251,5 +265,5 @@ class _Placement:
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(*self.parts)))
 
 
-def _names(part: Any) -> tuple[str, ...]:
+def _names(part: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return () if part is None else part if isinstance(part, tuple) else (part,)

@@ -1,4 +1,4 @@
-"""The algebra: select, permute, duplicate, pad, mask and scale along a named axis of a whole model, as plans.
+"""The algebra: select, permute, duplicate, pad, mask and scale along a named axis of a whole model, as rewrites.
 
 Nothing here knows a parameter's name. The axis table says which dimensions of which parameters an axis names and what
 they do there, and each parameter follows by its role:
@@ -8,9 +8,9 @@ they do there, and each parameter follows by its role:
 - *writer*: everything else (what the axis is the output of, biases included).
 
 An `AxisMap` states, for one axis, where each new position comes from (-1: nowhere, it is zero) and one factor per
-role. `plan_axes` turns maps into a `Plan`. Global axes (`embed`, `vocab`) have one index set `[k]`; all others one per
-layer, `[L, k]` (a single `[k]` is used for every layer). `head_dim` is two axes here, because RoPE rotates pairs:
-`rotary_dim` (q, k, their biases and gains) and `head_dim` (v, o). Query heads are kv-major; what happens to
+role. `rewrite_axes` turns maps into a `Rewrite`. Global axes (`embed`, `vocab`) have one index set `[k]`; all others
+one per layer, `[L, k]` (a single `[k]` is used for every layer). `head_dim` is two axes here, because RoPE rotates
+pairs: `rotary_dim` (q, k, their biases and gains) and `head_dim` (v, o). Query heads are kv-major; what happens to
 `kv_heads` happens to their whole groups.
 
 Function-preserving growth along `embed` changes the norms' statistic, so gains and `norm_eps` follow: with D > d
@@ -23,12 +23,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models import ModelConfig, ParamSpec, flatten, param_specs
 from jaxpt.models.specs import GLOBAL_AXES
 from jaxpt.reshape.ops import Op, Scale, Take
-from jaxpt.reshape.plan import Plan, Rule, Term, index_digest
+from jaxpt.reshape.rewrite import LineageEntry, Rewrite, Rule, Term, index_digest
 
 SIZES = {
     "embed": "embed",
@@ -61,9 +62,9 @@ class AxisMap:
     """
 
     index: np.ndarray | None = None
-    reader: Any = 1.0
-    writer: Any = 1.0
-    gain: Any = 1.0
+    reader: npt.ArrayLike = 1.0
+    writer: npt.ArrayLike = 1.0
+    gain: npt.ArrayLike = 1.0
 
 
 def axis_in(spec: ParamSpec, dim: int) -> str:
@@ -79,17 +80,17 @@ def role(spec: ParamSpec, axis: str) -> str:
     return "reader" if axis.replace("rotary_dim", "head_dim") in spec.fan_in_axes else "writer"
 
 
-def plan_axes(
+def rewrite_axes(
     source: ModelConfig,
     maps: Mapping[str, AxisMap],
     *,
     layers: Sequence[int] | None = None,
-    changes: Mapping[str, Any] | None = None,
-    entry: Mapping[str, Any] | None = None,
+    changes: Mapping[str, object] | None = None,
+    entry: LineageEntry | None = None,
     fresh: Mapping[str, tuple[str, ...]] | None = None,
     seed: int = 0,
-) -> Plan:
-    """Returns the plan that applies `maps` to every parameter through the axis table.
+) -> Rewrite:
+    """Returns the rewrite that applies `maps` to every parameter through the axis table.
 
     Args:
         source: the model that is changed.
@@ -105,7 +106,7 @@ def plan_axes(
     stack = tuple(source.layers[i] for i in kept)
     changes = dict(changes or {})
     if source.moe is not None:
-        inner = {n.removeprefix("moe."): sizes.pop(n) for n in list(sizes) if n.startswith("moe.")}
+        inner: dict[str, Any] = {n.removeprefix("moe."): sizes.pop(n) for n in list(sizes) if n.startswith("moe.")}
         changes.setdefault("moe", replace(source.moe, **inner))
     target = source.replace(**{**sizes, "layers": stack, **changes})
     old = flatten(param_specs(source))
@@ -117,7 +118,7 @@ def plan_axes(
         if new:
             rule = (*rule, Term(None, tuple(new), None, seed))
         rules[path] = rule
-    return Plan(source, target, rules, dict(entry or {}))
+    return Rewrite(source, target, rules, LineageEntry(**(entry or {})))
 
 
 def _layers_of(
@@ -198,7 +199,7 @@ def axis_size(config: ModelConfig, axis: str) -> int:
     return int(operator.attrgetter(SIZES[axis])(config))
 
 
-def checked_index(config: ModelConfig, axis: str, index: Any, *, new: bool = False) -> np.ndarray:
+def checked_index(config: ModelConfig, axis: str, index: npt.ArrayLike, *, new: bool = False) -> np.ndarray:
     """Returns an index set in full form, `[k]` or `[L, k]`, after checking its rank and range.
 
     Raises:
@@ -227,8 +228,8 @@ def with_groups(config: ModelConfig, kv: np.ndarray) -> np.ndarray:
     return np.where(kv[..., None] < 0, -1, heads).reshape(*kv.shape[:-1], -1)
 
 
-def select(config: ModelConfig, axis: str, index: Any) -> Plan:
-    """Returns the plan that keeps the positions `index` of `axis`, in that order, wherever the axis occurs.
+def select(config: ModelConfig, axis: str, index: npt.ArrayLike) -> Rewrite:
+    """Returns the rewrite that keeps the positions `index` of `axis`, in that order, wherever the axis occurs.
 
     Args:
         config: the source.
@@ -242,12 +243,16 @@ def select(config: ModelConfig, axis: str, index: Any) -> Plan:
     maps = {axis: AxisMap(index)}
     if axis == "kv_heads":
         maps["heads"] = AxisMap(with_groups(config, index))
-    entry = {"op": "select", "options": {"axis": axis, "kept": int(index.shape[-1])}, "indices": index_digest(index)}
-    return plan_axes(config, maps, entry=entry)
+    entry: LineageEntry = {
+        "op": "select",
+        "options": {"axis": axis, "kept": int(index.shape[-1])},
+        "indices": index_digest(index),
+    }
+    return rewrite_axes(config, maps, entry=entry)
 
 
-def permute(config: ModelConfig, axis: str, order: Any) -> Plan:
-    """Returns the plan that reorders an axis; the function stays the same. `order` is a permutation, as in `select`.
+def permute(config: ModelConfig, axis: str, order: npt.ArrayLike) -> Rewrite:
+    """Returns the rewrite that reorders an axis; the function stays the same. `order` is a permutation, as in `select`.
 
     Raises:
         JaxptError: `order` is no permutation of the axis.
@@ -255,8 +260,8 @@ def permute(config: ModelConfig, axis: str, order: Any) -> Plan:
     order = checked_index(config, axis, order)
     if np.any(np.sort(order, -1) != np.arange(axis_size(config, axis))):
         raise JaxptError(f"{axis}: the order is not a permutation of its {axis_size(config, axis)} positions")
-    plan = select(config, axis, order)
-    return plan.with_entry(op="permute")
+    rewrite = select(config, axis, order)
+    return rewrite.with_entry(op="permute")
 
 
 def _counts(index: np.ndarray) -> np.ndarray:
@@ -266,20 +271,20 @@ def _counts(index: np.ndarray) -> np.ndarray:
     return out.reshape(index.shape).astype(np.float64)
 
 
-def _stretched(config: ModelConfig, size: int) -> tuple[float, dict[str, Any]]:
+def _stretched(config: ModelConfig, size: int) -> tuple[float, dict[str, object]]:
     """Factor of the gains along `embed`, and the config change, when its length becomes `size` with the same sum."""
     ratio = config.embed / size
     return ratio**0.5, _norm_eps(config, ratio)
 
 
-def _norm_eps(config: ModelConfig, ratio: float) -> dict[str, Any]:
+def _norm_eps(config: ModelConfig, ratio: float) -> dict[str, object]:
     """The config change that multiplies `norm_eps`, leaving the queries' and keys' norm as it was."""
     own = config.norm_eps if config.qk_norm_eps is None and config.qk_norm != "none" else config.qk_norm_eps
     return {"norm_eps": config.norm_eps * ratio, "qk_norm_eps": own}
 
 
-def duplicate(config: ModelConfig, axis: str, index: Any) -> Plan:
-    """Returns the plan that repeats positions of an axis and shares their effect, so that the function stays.
+def duplicate(config: ModelConfig, axis: str, index: npt.ArrayLike) -> Rewrite:
+    """Returns the rewrite that repeats positions of an axis and shares their effect, so that the function stays.
 
     Along `embed` writers and readers are divided by sqrt(C) for C copies (uneven counts included); along the others
     (`kv_heads`: whole groups) readers are divided by C. Where queries and keys are normalised across heads, uneven
@@ -300,11 +305,17 @@ def duplicate(config: ModelConfig, axis: str, index: Any) -> Plan:
         if len(np.unique(row)) != axis_size(config, axis):
             raise JaxptError(f"{axis}: duplication must keep every one of its {axis_size(config, axis)} positions")
     count = _counts(index)
-    entry = {"op": "duplicate", "options": {"axis": axis, "size": int(index.shape[-1])}, "indices": index_digest(index)}
+    entry: LineageEntry = {
+        "op": "duplicate",
+        "options": {"axis": axis, "size": int(index.shape[-1])},
+        "indices": index_digest(index),
+    }
     entry |= {"exact": True, "why": f"copies share the effect of the position of {axis} that they copy"}
     if axis == "embed":
         gain, changes = _stretched(config, len(index))
-        return plan_axes(config, {axis: AxisMap(index, count**-0.5, count**-0.5, gain)}, changes=changes, entry=entry)
+        return rewrite_axes(
+            config, {axis: AxisMap(index, count**-0.5, count**-0.5, gain)}, changes=changes, entry=entry
+        )
     maps, changes = {axis: AxisMap(index, 1 / count)}, {}
     even = bool(np.all(count == count.flat[0]))
     if config.qk_norm == "full" and axis == "heads" and not even:
@@ -320,11 +331,11 @@ def duplicate(config: ModelConfig, axis: str, index: Any) -> Plan:
             np.repeat(s, config.group, -1) if np.ndim(s) else s for s in (per_kv.reader, per_kv.writer, per_kv.gain)
         ]
         maps["heads"] = AxisMap(whole, *(sides if changes else (1 / np.repeat(count, config.group, axis=-1),)))
-    return plan_axes(config, maps, changes=changes, entry=entry)
+    return rewrite_axes(config, maps, changes=changes, entry=entry)
 
 
-def pad(config: ModelConfig, axis: str, size: int, *, fresh: bool = True, seed: int = 0) -> Plan:
-    """Returns the plan that appends positions to an axis without changing the function.
+def pad(config: ModelConfig, axis: str, size: int, *, fresh: bool = True, seed: int = 0) -> Rewrite:
+    """Returns the rewrite that appends positions to an axis without changing the function.
 
     New positions of what would let them act are zero (along `embed` the writers, along `mlp` and `kv_heads` the
     readers); with `fresh` the other side is drawn at random, so that gradients reach them and no two are alike.
@@ -348,7 +359,7 @@ def pad(config: ModelConfig, axis: str, size: int, *, fresh: bool = True, seed: 
         raise JaxptError(f"target.{axis} is {size}, smaller than the source's {old}; pad only makes an axis longer")
     index = np.where(np.arange(size) < old, np.arange(size), -1)
     maps = {axis: AxisMap(index if axis in GLOBAL_AXES else np.broadcast_to(index, (len(config.layers), size)))}
-    changes: dict[str, Any] = {}
+    changes: dict[str, object] = {}
     if axis == "embed":
         gain, changes = _stretched(config, size)
         maps[axis] = replace(maps[axis], gain=gain)
@@ -361,15 +372,15 @@ def pad(config: ModelConfig, axis: str, size: int, *, fresh: bool = True, seed: 
         assert full is not None
         maps["heads"] = AxisMap(with_groups(config, full))
     side = ("reader", "gain") if axis == "embed" else ("writer",)
-    entry = {"op": "pad", "options": {"axis": axis, "size": size, "fresh": fresh}, "seed": seed}
+    entry: LineageEntry = {"op": "pad", "options": {"axis": axis, "size": size, "fresh": fresh}, "seed": seed}
     entry |= {"exact": True, "why": f"new positions of {axis} add zero"}
-    return plan_axes(
+    return rewrite_axes(
         config, maps, changes=changes, entry=entry, fresh=dict.fromkeys(maps, side) if fresh else None, seed=seed
     )
 
 
-def mask(config: ModelConfig, axis: str, keep: Any) -> Plan:
-    """Returns the plan that zeroes all positions of an axis outside `keep`, at the same shape.
+def mask(config: ModelConfig, axis: str, keep: npt.ArrayLike) -> Rewrite:
+    """Returns the rewrite that zeroes all positions of an axis outside `keep`, at the same shape.
 
     The result computes what `select(config, axis, keep)` computes: the norms' gains and eps are corrected for the
     positions that no longer count.
@@ -387,7 +398,7 @@ def mask(config: ModelConfig, axis: str, keep: Any) -> Plan:
         what = axis if axis not in MASKABLE else f"{axis} expert by expert"
         raise JaxptError(f"{what} cannot be masked; {', '.join(MASKABLE)} can")
     size = axis_size(config, axis)
-    changes: dict[str, Any] = {}
+    changes: dict[str, object] = {}
     ratio = keep.shape[-1] / size
     gain = 1.0
     if axis == "embed":
@@ -402,8 +413,12 @@ def mask(config: ModelConfig, axis: str, keep: Any) -> Plan:
     maps = {axis: _mask_map(keep, size, gain)}
     if axis == "kv_heads":
         maps["heads"] = _mask_map(with_groups(config, keep), config.heads, gain)
-    entry = {"op": "mask", "options": {"axis": axis, "kept": int(keep.shape[-1])}, "indices": index_digest(keep)}
-    return plan_axes(config, maps, changes=changes, entry=entry)
+    entry: LineageEntry = {
+        "op": "mask",
+        "options": {"axis": axis, "kept": int(keep.shape[-1])},
+        "indices": index_digest(keep),
+    }
+    return rewrite_axes(config, maps, changes=changes, entry=entry)
 
 
 def _mask_map(keep: np.ndarray, size: int, gain: float) -> AxisMap:
@@ -412,8 +427,15 @@ def _mask_map(keep: np.ndarray, size: int, gain: float) -> AxisMap:
     return AxisMap(None, on, on, on * np.float32(gain))
 
 
-def scale(config: ModelConfig, axis: str, *, reader: Any = 1.0, writer: Any = 1.0, gain: Any = 1.0) -> Plan:
-    """Returns the plan that multiplies what reads, writes and normalises `axis` by numbers (or one per position)."""
+def scale(
+    config: ModelConfig,
+    axis: str,
+    *,
+    reader: npt.ArrayLike = 1.0,
+    writer: npt.ArrayLike = 1.0,
+    gain: npt.ArrayLike = 1.0,
+) -> Rewrite:
+    """Returns the rewrite that multiplies what reads, writes and normalises `axis` by numbers (or one per position)."""
     axis_size(config, axis)
-    entry = {"op": "scale", "options": {"axis": axis}, "indices": index_digest(reader, writer, gain)}
-    return plan_axes(config, {axis: AxisMap(None, reader, writer, gain)}, entry=entry)
+    entry: LineageEntry = {"op": "scale", "options": {"axis": axis}, "indices": index_digest(reader, writer, gain)}
+    return rewrite_axes(config, {axis: AxisMap(None, reader, writer, gain)}, entry=entry)

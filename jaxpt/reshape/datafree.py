@@ -10,12 +10,12 @@ import numpy as np
 from jaxpt.models import ParamSpec, flatten, param_specs
 from jaxpt.models.specs import block_specs
 from jaxpt.reshape.scores import Scores
-from jaxpt.reshape.stream import Source
+from jaxpt.reshape.stream import ModelSlices
 
 PIECE = 1 << 22  # entries that are held in float32 at a time
 
 
-def weight_scores(source: Source) -> Scores:
+def weight_scores(source: ModelSlices) -> Scores:
     """Returns data-free scores of a model: of every axis it has (`experts` included), not of whole layers.
 
     The source is read once, one slice at a time.
@@ -42,7 +42,7 @@ def weight_scores(source: Source) -> Scores:
     return Scores(values, {"method": "weights", "data": None, "tokens": 0, "flops": 0.0})
 
 
-def _layer(source: Source, l: int, values: dict[str, np.ndarray], stream: dict[str, np.ndarray]) -> None:
+def _layer(source: ModelSlices, l: int, values: dict[str, np.ndarray], stream: dict[str, np.ndarray]) -> None:
     c = source.config
     structure = c.layers[l].ffn
     stack = c.layers_of(structure).index(l)
@@ -62,8 +62,8 @@ def _layer(source: Source, l: int, values: dict[str, np.ndarray], stream: dict[s
         elif "kv_heads" in spec.axes and not spec.rotary:
             value += _energy(x, spec, ("kv_heads", "head_dim"))
     group_out = out.reshape(c.kv_heads, c.group, c.head_dim)
-    for width, energy in widths.items():
-        values[width][l] = np.sqrt(energy)
+    for axis, energy in widths.items():
+        values[axis][l] = np.sqrt(energy)
     if "expert_mlp" in widths:
         values["experts"][l] = np.sqrt(widths["expert_mlp"].sum(-1))
     values["heads"][l] = np.sqrt(out.sum(-1) * np.repeat(value.sum(-1), c.group))

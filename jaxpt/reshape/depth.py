@@ -1,21 +1,20 @@
 """Which layers stay, and how the others' absence is made up for: drop, rescale the stream's norm, iterate."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models import ModelConfig, flatten, param_specs
-from jaxpt.reshape.axes import plan_axes
+from jaxpt.reshape.axes import rewrite_axes
 from jaxpt.reshape.ops import Scale
-from jaxpt.reshape.plan import Plan, Rule, Term
+from jaxpt.reshape.rewrite import LineageEntry, Rewrite, Rule, Term
 from jaxpt.reshape.scores import Scores
 
-Choice = Callable[[int, int, Scores | None], np.ndarray]
+ChooseLayers = Callable[[int, int, Scores | None], np.ndarray]
 
 
-def _by(name: str) -> Choice:
+def _by(name: str) -> ChooseLayers:
     def choose(count: int, keep: int, scores: Scores | None) -> np.ndarray:
         if scores is None:
             raise JaxptError(f"depth={_NAMES[name]!r} needs scores of layers; score on data, or use depth='middle'")
@@ -37,7 +36,7 @@ def _even(count: int, keep: int, scores: Scores | None) -> np.ndarray:
 
 
 # name -> which layers stay, given (count, keep, scores)
-DEPTH: dict[str, Choice] = {
+DEPTH: dict[str, ChooseLayers] = {
     "loss": _by("layers_loss"),
     "influence": _by("layers"),
     "middle": _middle,
@@ -69,27 +68,27 @@ def kept_layers(count: int, keep: int, how: str, scores: Scores | None) -> np.nd
     return DEPTH[how](count, keep, scores)
 
 
-def drop_layers(config: ModelConfig, drop: Iterable[int]) -> Plan:
-    """Returns the plan without the layers `drop` (global numbers).
+def drop_layers(config: ModelConfig, drop: Iterable[int]) -> Rewrite:
+    """Returns the rewrite without the layers `drop` (global numbers).
 
     Raises:
         JaxptError: a number outside the model, or no layer left.
     """
-    gone = sorted({int(i) for i in drop})
+    dropped = sorted({int(i) for i in drop})
     count = len(config.layers)
-    if gone and (gone[0] < 0 or gone[-1] >= count):
+    if dropped and (dropped[0] < 0 or dropped[-1] >= count):
         raise JaxptError(
-            f"drop_layers names layer {gone[-1] if gone[-1] >= count else gone[0]}, there are 0 … {count - 1}"
+            f"drop_layers names layer {dropped[-1] if dropped[-1] >= count else dropped[0]}, there are 0 … {count - 1}"
         )
-    kept = [i for i in range(count) if i not in gone]
+    kept = [i for i in range(count) if i not in dropped]
     if not kept:
         raise JaxptError(f"drop_layers would leave no layer of {count}")
-    entry = {"op": "drop_layers", "options": {"drop": gone}, "tokens": 0, "flops": 0.0}
-    return plan_axes(config, {}, layers=kept, entry=entry)
+    entry: LineageEntry = {"op": "drop_layers", "options": {"drop": dropped}, "tokens": 0, "flops": 0.0}
+    return rewrite_axes(config, {}, layers=kept, entry=entry)
 
 
-def drop_and_rescale(config: ModelConfig, drop: Sequence[int], growth: Sequence[float]) -> Plan:
-    """Returns the plan that drops layers and makes up for the norm they gave the stream (Prune&Comp, 2025).
+def drop_and_rescale(config: ModelConfig, drop: Sequence[int], growth: Sequence[float]) -> Rewrite:
+    """Returns the rewrite that drops layers and makes up for the norm they gave the stream (Prune&Comp, 2025).
 
     A dropped layer let the stream's norm grow by a factor; everything that writes to the stream before it (embedding,
     o, down and their biases, or the norms behind them) is multiplied by that factor, which earlier pre-norms cannot
@@ -105,19 +104,19 @@ def drop_and_rescale(config: ModelConfig, drop: Sequence[int], growth: Sequence[
     """
     if config.norm_position == "post":
         raise JaxptError("drop_and_rescale: with norm_position='post' layers read the stream's norm; use drop_layers")
-    plan = drop_layers(config, drop)
+    rewrite = drop_layers(config, drop)
     table = 1.0
     factors = np.ones(len(config.layers), np.float32)  # of what each source layer writes
     for l, g in zip(drop, growth):
         factors[: int(l)] *= g
         table *= float(g)
     kept = np.array([i for i in range(len(config.layers)) if i not in set(drop)])
-    rules: dict[str, Rule] = dict(plan.rules)
-    for path, spec in flatten(param_specs(plan.target)).items():
+    rules: dict[str, Rule] = dict(rewrite.rules)
+    for path, spec in flatten(param_specs(rewrite.target)).items():
         (term,) = rules[path]
         op = None
         if spec.stacked and spec.residual == "writes" and (config.norm_position == "pre" or spec.gain):
-            at = kept[list(plan.target.layers_of(path.split("/")[1]))]
+            at = kept[list(rewrite.target.layers_of(path.split("/")[1]))]
             op = Scale(None, factors[at], float(spec.gain_offset), per_layer=True)
         elif not spec.stacked and spec.residual == "writes":
             op = Scale(None, np.float32(table))
@@ -125,5 +124,5 @@ def drop_and_rescale(config: ModelConfig, drop: Sequence[int], growth: Sequence[
             op = Scale(None, np.float32(1 / table), float(spec.gain_offset))
         if op is not None and not np.all(op.factor == 1):
             rules[path] = (Term(term.source, (*term.ops, op), term.layers),)
-    options: dict[str, Any] = {"drop": [int(i) for i in drop], "growth": [float(g) for g in growth]}
-    return Plan(config, plan.target, rules, {**plan.entry, "op": "drop_and_rescale", "options": options})
+    options = {"drop": [int(i) for i in drop], "growth": [float(g) for g in growth]}
+    return Rewrite(config, rewrite.target, rules, {**rewrite.entry, "op": "drop_and_rescale", "options": options})

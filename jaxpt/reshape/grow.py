@@ -5,16 +5,15 @@ Zero-padding with random readers, the default for width, is `jaxpt.reshape.axes.
 """
 
 import itertools
-from typing import Any
 
 import numpy as np
 
 from jaxpt.errors import JaxptError
 from jaxpt.models import ModelConfig
 from jaxpt.models.specs import GLOBAL_AXES
-from jaxpt.reshape.axes import axis_size, duplicate, plan_axes, role, with_groups
+from jaxpt.reshape.axes import axis_size, duplicate, rewrite_axes, role, with_groups
 from jaxpt.reshape.ops import Scale, Take
-from jaxpt.reshape.plan import Plan, Rule, Term
+from jaxpt.reshape.rewrite import LineageEntry, Rewrite, Rule, Term
 
 
 def _copied(config: ModelConfig, axis: str, size: int, seed: int | None) -> np.ndarray:
@@ -38,7 +37,7 @@ def _copied(config: ModelConfig, axis: str, size: int, seed: int | None) -> np.n
     return rows[0] if axis in GLOBAL_AXES else np.stack(rows)
 
 
-def repeat(config: ModelConfig, axis: str, size: int, seed: int = 0, noise: float = 0.0) -> Plan:
+def repeat(config: ModelConfig, axis: str, size: int, seed: int = 0, noise: float = 0.0) -> Rewrite:
     """Returns the growth of `axis` to any larger size by copies as even as they can be: 0 … n-1, 0 … n-1, and so on.
 
     At a multiple of the old size every position has equally many copies (Samragh et al. 2024, HyperCloning). The rule
@@ -48,12 +47,12 @@ def repeat(config: ModelConfig, axis: str, size: int, seed: int = 0, noise: floa
         JaxptError: as `fpi`.
     """
     index = _copied(config, axis, size, None)
-    plan = duplicate(config, axis, index).with_entry(seed=seed)
-    plan.entry["options"]["noise"] = noise
-    return _with_noise(plan, axis, index, noise, seed) if noise else plan
+    rewrite = duplicate(config, axis, index).with_entry(seed=seed)
+    rewrite = rewrite.with_entry(options={**rewrite.entry["options"], "noise": noise})
+    return _with_noise(rewrite, axis, index, noise, seed) if noise else rewrite
 
 
-def fpi(config: ModelConfig, axis: str, size: int, seed: int = 0, noise: float = 0.0) -> Plan:
+def fpi(config: ModelConfig, axis: str, size: int, seed: int = 0, noise: float = 0.0) -> Rewrite:
     """Returns bert2BERT's function-preserving growth of `axis` (Chen et al. 2022, section 3.2), to any larger size.
 
     Old positions stay, new ones are copies of uniform samples; norms follow the corrected rule of `duplicate`.
@@ -64,10 +63,10 @@ def fpi(config: ModelConfig, axis: str, size: int, seed: int = 0, noise: float =
         JaxptError: a smaller size, or an axis that cannot be duplicated.
     """
     index = _copied(config, axis, size, seed)
-    plan = duplicate(config, axis, index)
+    rewrite = duplicate(config, axis, index)
     options = {"axis": axis, "size": size, "noise": noise}
-    plan = plan.with_entry(op="fpi", options=options, seed=seed)
-    return _with_noise(plan, axis, index, noise, seed) if noise else plan
+    rewrite = rewrite.with_entry(op="fpi", options=options, seed=seed)
+    return _with_noise(rewrite, axis, index, noise, seed) if noise else rewrite
 
 
 def _partners(row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -80,26 +79,26 @@ def _partners(row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return at, sign
 
 
-def _with_noise(plan: Plan, axis: str, index: np.ndarray, noise: float, seed: int) -> Plan:
+def _with_noise(rewrite: Rewrite, axis: str, index: np.ndarray, noise: float, seed: int) -> Rewrite:
     if axis == "kv_heads":  # what reads a group is o, by the group's query heads
-        axis, index = "heads", with_groups(plan.source, index)
+        axis, index = "heads", with_groups(rewrite.source, index)
     per_layer = axis not in GLOBAL_AXES
     made = [_partners(row) for row in (index if per_layer else index[None])]
     at, sign = (np.stack([m[i] for m in made]) for i in (0, 1))
-    rules: dict[str, Rule] = dict(plan.rules)
-    for path, spec in plan.specs.items():
+    rules: dict[str, Rule] = dict(rewrite.rules)
+    for path, spec in rewrite.specs.items():
         if axis not in spec.axes or role(spec, axis) != "reader":
             continue
         dim = spec.axes.index(axis) - spec.stacked
         scale = np.float32(noise / spec.init_std)
-        layers = np.array(plan.target.layers_of(path.split("/")[1])) if spec.stacked else np.arange(1)
+        layers = np.array(rewrite.target.layers_of(path.split("/")[1])) if spec.stacked else np.arange(1)
         a, s = (at[layers], sign[layers] * scale) if per_layer else (at[0], sign[0] * scale)
         ops = (Take(dim, a, per_layer=per_layer), Scale(dim, s, per_layer=per_layer))
         rules[path] = (*rules[path], Term(None, ops, None, seed))
-    return Plan(plan.source, plan.target, rules, plan.entry)
+    return Rewrite(rewrite.source, rewrite.target, rules, rewrite.entry)
 
 
-def aki(config: ModelConfig, size: int, seed: int = 0) -> Plan:
+def aki(config: ModelConfig, size: int, seed: int = 0) -> Rewrite:
     """Returns bert2BERT's AKI growth of `mlp` (Chen et al. 2022, section 3.3): new neurons are layer l + 1's.
 
     Old neurons and `down` are those of `fpi` with the same seed; the new columns of gate and up come from the next
@@ -109,25 +108,25 @@ def aki(config: ModelConfig, size: int, seed: int = 0) -> Plan:
     Raises:
         JaxptError: a smaller size.
     """
-    plan = fpi(config, "mlp", size, seed)
+    rewrite = fpi(config, "mlp", size, seed)
     new = np.arange(size) >= config.mlp
-    rules: dict[str, Rule] = dict(plan.rules)
-    for path, spec in plan.specs.items():
+    rules: dict[str, Rule] = dict(rewrite.rules)
+    for path, spec in rewrite.specs.items():
         if "mlp" not in spec.axes or role(spec, "mlp") != "writer":
             continue
         dim = spec.axes.index("mlp") - spec.stacked
-        (term,) = plan.rules[path]
+        (term,) = rewrite.rules[path]
         assert term.layers is not None
         after = np.minimum(term.layers + 1, spec.shape[0] - 1)
         old_part = Term(path, (*term.ops, Scale(dim, (~new).astype(np.float32))), term.layers)
         new_part = Term(path, (*term.ops, Scale(dim, new.astype(np.float32))), after)
         rules[path] = (old_part, new_part)
-    entry = {**plan.entry, "op": "aki", "exact": False, "why": "new neurons are the next layer's"}
-    return Plan(plan.source, plan.target, rules, entry)
+    entry: LineageEntry = {**rewrite.entry, "op": "aki", "exact": False, "why": "new neurons are the next layer's"}
+    return Rewrite(rewrite.source, rewrite.target, rules, entry)
 
 
-def llama_pro(config: ModelConfig, new: int) -> Plan:
-    """Returns the plan that inserts `new` identity blocks at even spacing (Wu et al. 2024, arXiv 2401.02415).
+def llama_pro(config: ModelConfig, new: int) -> Rewrite:
+    """Returns the rewrite that inserts `new` identity blocks at even spacing (Wu et al. 2024, arXiv 2401.02415).
 
     An inserted block copies the one before it with everything that writes to the stream zero, so logits are equal bit
     for bit and gradients still reach it. The entry's `freeze` holds the rules that train only the new blocks.
@@ -145,26 +144,27 @@ def llama_pro(config: ModelConfig, new: int) -> Plan:
         if l in after:
             fresh.append(len(layers))
             layers.append(l)
-    plan = plan_axes(config, {}, layers=layers)
-    rules: dict[str, Rule] = dict(plan.rules)
-    for path, spec in plan.specs.items():
+    rewrite = rewrite_axes(config, {}, layers=layers)
+    rules: dict[str, Rule] = dict(rewrite.rules)
+    for path, spec in rewrite.specs.items():
         if spec.stacked and spec.residual == "writes" and not spec.gain:
-            at = plan.target.layers_of(path.split("/")[1])
+            at = rewrite.target.layers_of(path.split("/")[1])
             keep = np.array([0.0 if l in fresh else 1.0 for l in at], np.float32)
             (term,) = rules[path]
             rules[path] = (Term(term.source, (*term.ops, Scale(None, keep, per_layer=True)), term.layers),)
     edges = [-1, *fresh, len(layers)]
     old = [f"layers[{a + 1}:{b}]" for a, b in itertools.pairwise(edges) if b > a + 1]
     options = {"new": new, "blocks": fresh}
-    entry: dict[str, Any] = {"op": "llama_pro", "options": options, "exact": True, "tokens": 0, "flops": 0.0}
+    entry: LineageEntry = {"op": "llama_pro", "options": options, "exact": True, "tokens": 0, "flops": 0.0}
     entry["why"] = "new blocks add zero to the stream"
-    entry["freeze"] = ["vocab", "final_norm", *old]
-    return Plan(config, plan.target, rules, entry)
+    outer = [path for path, spec in rewrite.specs.items() if not spec.stacked and "vocab" not in spec.axes]
+    entry["freeze"] = ["vocab", *outer, *old]
+    return Rewrite(config, rewrite.target, rules, entry)
 
 
-def _deeper(config: ModelConfig, op: str, order: list[int], **options: Any) -> Plan:
-    entry = {"op": op, "options": options, "exact": False, "why": "layers run more than once"}
-    return plan_axes(config, {}, layers=order, entry={**entry, "tokens": 0, "flops": 0.0})
+def _deeper(config: ModelConfig, op: str, order: list[int], **options: int) -> Rewrite:
+    entry: LineageEntry = {"op": op, "options": options, "exact": False, "why": "layers run more than once"}
+    return rewrite_axes(config, {}, layers=order, entry={**entry, "tokens": 0, "flops": 0.0})
 
 
 def _more_layers(config: ModelConfig, op: str, layers: int) -> int:
@@ -174,8 +174,8 @@ def _more_layers(config: ModelConfig, op: str, layers: int) -> int:
     return count
 
 
-def stack(config: ModelConfig, layers: int) -> Plan:
-    """Returns the plan that repeats the whole stack up to `layers` (G_stack, Du et al. 2024, arXiv 2405.15319).
+def stack(config: ModelConfig, layers: int) -> Rewrite:
+    """Returns the rewrite that repeats the whole stack up to `layers` (G_stack, Du et al. 2024, arXiv 2405.15319).
 
     What is no whole stack is taken from the top, as bert2BERT does (Chen et al. 2022).
 
@@ -187,8 +187,8 @@ def stack(config: ModelConfig, layers: int) -> Plan:
     return _deeper(config, "stack", order, layers=layers)
 
 
-def interpolate(config: ModelConfig, layers: int) -> Plan:
-    """Returns the plan that repeats layers in place, as evenly as `layers` in all allows.
+def interpolate(config: ModelConfig, layers: int) -> Rewrite:
+    """Returns the rewrite that repeats layers in place, as evenly as `layers` in all allows.
 
     Raises:
         JaxptError: fewer layers than there are.
@@ -197,8 +197,8 @@ def interpolate(config: ModelConfig, layers: int) -> Plan:
     return _deeper(config, "interpolate", [i * count // layers for i in range(layers)], layers=layers)
 
 
-def depth_up_scale(config: ModelConfig, overlap: int) -> Plan:
-    """Returns the plan of two copies, without the last `overlap` layers of the first and the first of the second.
+def depth_up_scale(config: ModelConfig, overlap: int) -> Rewrite:
+    """Returns the rewrite of two copies, without the last `overlap` layers of the first and the first of the second.
 
     Source: SOLAR (Kim et al. 2023, arXiv 2312.15166).
 

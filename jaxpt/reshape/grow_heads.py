@@ -1,20 +1,19 @@
 """More and larger heads without a change of the function: query heads, kv heads of their own, head dimensions."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 
 from jaxpt.errors import JaxptError
 from jaxpt.models import ModelConfig, RopeConfig
 from jaxpt.models.rope import inverse_frequencies
-from jaxpt.reshape.axes import AxisMap, plan_axes
+from jaxpt.reshape.axes import AxisMap, rewrite_axes
 from jaxpt.reshape.head_dim import matched_pairs
-from jaxpt.reshape.plan import Plan, Rule
+from jaxpt.reshape.rewrite import LineageEntry, Rewrite, Rule
 
 
-def pad_heads(config: ModelConfig, heads: int, *, fresh: bool = True, seed: int = 0) -> Plan:
-    """Returns the plan that adds query heads to every group, equally many; `o` reads zero of them.
+def pad_heads(config: ModelConfig, heads: int, *, fresh: bool = True, seed: int = 0) -> Rewrite:
+    """Returns the rewrite that adds query heads to every group, equally many; `o` reads zero of them.
 
     Args:
         config: the source.
@@ -33,13 +32,13 @@ def pad_heads(config: ModelConfig, heads: int, *, fresh: bool = True, seed: int 
     inside = np.arange(heads // k)
     row = np.where(inside < group, np.arange(k)[:, None] * group + inside, -1).reshape(-1)
     maps = {"heads": AxisMap(np.broadcast_to(row, (len(config.layers), heads)))}
-    entry = {"op": "pad", "options": {"axis": "heads", "size": heads, "fresh": fresh}, "seed": seed}
+    entry: LineageEntry = {"op": "pad", "options": {"axis": "heads", "size": heads, "fresh": fresh}, "seed": seed}
     entry |= {"exact": True, "why": "o reads zero of new heads"}
-    return plan_axes(config, maps, entry=entry, fresh={"heads": ("writer",)} if fresh else None, seed=seed)
+    return rewrite_axes(config, maps, entry=entry, fresh={"heads": ("writer",)} if fresh else None, seed=seed)
 
 
-def split_kv(config: ModelConfig, kv_heads: int) -> Plan:
-    """Returns the plan that gives parts of each group a copy of its kv head; the query heads stay as they are.
+def split_kv(config: ModelConfig, kv_heads: int) -> Rewrite:
+    """Returns the rewrite that gives parts of each group a copy of its kv head; the query heads stay as they are.
 
     Raises:
         JaxptError: not a multiple of the source's kv heads, or groups that do not divide.
@@ -52,13 +51,13 @@ def split_kv(config: ModelConfig, kv_heads: int) -> Plan:
         )
     row = np.repeat(np.arange(config.kv_heads), ways)
     maps = {"kv_heads": AxisMap(np.broadcast_to(row, (len(config.layers), kv_heads)))}
-    entry = {"op": "split_kv", "options": {"kv_heads": kv_heads}}
+    entry: LineageEntry = {"op": "split_kv", "options": {"kv_heads": kv_heads}}
     entry |= {"exact": True, "why": "each query head reads a copy of its kv head"}
-    return plan_axes(config, maps, entry=entry)
+    return rewrite_axes(config, maps, entry=entry)
 
 
-def pad_head_dim(config: ModelConfig, head_dim: int, *, fresh: bool = True, seed: int = 0) -> Plan:
-    """Returns the plan that makes heads larger: old RoPE pairs keep their frequency, `o` reads zero of new dimensions.
+def pad_head_dim(config: ModelConfig, head_dim: int, *, fresh: bool = True, seed: int = 0) -> Rewrite:
+    """Returns the rewrite that makes heads larger: RoPE pairs keep their frequency, `o` reads zero of new dimensions.
 
     Old pairs stand where `matched_pairs` would cut them out again; where no formula gives both old and new frequencies
     they stand in `rope.inv_freq`. New dimensions of q are zero (with a norm of queries and keys those of k as well),
@@ -87,20 +86,20 @@ def pad_head_dim(config: ModelConfig, head_dim: int, *, fresh: bool = True, seed
         "rotary_dim": AxisMap(index, writer=1.0 if normed else softmax, gain=ratio**0.5 * softmax),
         "head_dim": AxisMap(index),
     }
-    changes: dict[str, Any] = {"rope": _more_frequencies(config.rope, old, pairs, head_dim)}
+    changes: dict[str, object] = {"rope": _more_frequencies(config.rope, old, pairs, head_dim)}
     if config.rope_local is not None:
         changes["rope_local"] = _more_frequencies(config.rope_local, old, pairs, head_dim)
     if normed:
         changes["qk_norm_eps"] = (config.norm_eps if config.qk_norm_eps is None else config.qk_norm_eps) * ratio
-    entry = {"op": "pad", "options": {"axis": "head_dim", "size": head_dim, "fresh": fresh}, "seed": seed}
+    entry: LineageEntry = {"op": "pad", "options": {"axis": "head_dim", "size": head_dim, "fresh": fresh}, "seed": seed}
     entry |= {"exact": True, "why": "new dimensions add zero to the scores, and o reads zero of them"}
     drawn = {"head_dim": ("writer",)} | ({} if normed else {"rotary_dim": ("writer",)})
-    plan = plan_axes(config, maps, changes=changes, entry=entry, fresh=drawn if fresh else None, seed=seed)
-    rules: dict[str, Rule] = dict(plan.rules)
-    for path, spec in plan.specs.items():
+    rewrite = rewrite_axes(config, maps, changes=changes, entry=entry, fresh=drawn if fresh else None, seed=seed)
+    rules: dict[str, Rule] = dict(rewrite.rules)
+    for path, spec in rewrite.specs.items():
         if spec.rotary and "heads" in spec.axes and not spec.gain:
             rules[path] = rules[path][:1]  # q's new dimensions stay zero beside k's drawn ones
-    return Plan(plan.source, plan.target, rules, plan.entry)
+    return Rewrite(rewrite.source, rewrite.target, rules, rewrite.entry)
 
 
 def _more_frequencies(rope: RopeConfig, old: int, pairs: np.ndarray, head_dim: int) -> RopeConfig:

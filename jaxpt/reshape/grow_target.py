@@ -1,14 +1,13 @@
-"""Growth to a target shape: which plans, axis by axis, make a model as wide or as deep as is asked."""
+"""Growth to a target shape: which rewrites, axis by axis, make a model as wide or as deep as is asked."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models import ModelConfig
 from jaxpt.reshape.axes import pad
 from jaxpt.reshape.grow import aki, depth_up_scale, fpi, interpolate, llama_pro, repeat, stack
 from jaxpt.reshape.grow_heads import pad_head_dim, pad_heads, split_kv
-from jaxpt.reshape.plan import Plan
+from jaxpt.reshape.rewrite import Rewrite
 from jaxpt.reshape.target import Target, grown_lengths
 
 WIDER = ("pad", "duplicate", "fpi", "aki")
@@ -16,14 +15,14 @@ WIDER = ("pad", "duplicate", "fpi", "aki")
 
 def widen(
     config: ModelConfig,
-    target: Target | Mapping[str, Any],
+    target: Target | Mapping[str, object],
     how: str = "pad",
     *,
     fresh: bool = True,
     noise: float = 0.0,
     seed: int = 0,
-) -> list[Plan]:
-    """Returns the plans, to be applied in order, that make a model as wide as `target`; its depth stays.
+) -> list[Rewrite]:
+    """Returns the rewrites, to be applied in order, that make a model as wide as `target`; its depth stays.
 
     Args:
         config: the source.
@@ -40,9 +39,9 @@ def widen(
     """
     want = grown_lengths(config, target)
     _check_way(config, want, how, noise)
-    out: list[Plan] = []
-    for step in _steps(config, want, how, fresh, noise, seed):
-        out.append(step(out[-1].target if out else config))
+    out: list[Rewrite] = []
+    for growth in _growths(config, want, how, fresh, noise, seed):
+        out.append(growth(out[-1].target if out else config))
     if not out:
         raise JaxptError("grow_width: the target is not wider than the source; set config.target, e.g. target.mlp")
     return out
@@ -59,15 +58,15 @@ def _check_way(config: ModelConfig, want: Mapping[str, int], how: str, noise: fl
         raise JaxptError(f"grow_width: how={how!r} does not grow head_dim; use how='pad' for it")
 
 
-Step = Callable[[ModelConfig], Plan]
+Growth = Callable[[ModelConfig], Rewrite]
 
 
-def _steps(
+def _growths(
     config: ModelConfig, want: Mapping[str, int], how: str, fresh: bool, noise: float, seed: int
-) -> Iterator[Step]:
-    """What is to be done, each step on the model that the ones before it made."""
+) -> Iterator[Growth]:
+    """What is to be done, each on the model that the ones before it made."""
 
-    def longer(axis: str) -> Step:
+    def longer(axis: str) -> Growth:
         if how == "pad":
             if axis == "heads":
                 return lambda c: pad_heads(c, want["heads"], fresh=fresh, seed=seed)
@@ -93,7 +92,7 @@ def _steps(
         yield lambda c: pad_head_dim(c, want["head_dim"], fresh=fresh, seed=seed)
 
 
-def _depth_up_scale(config: ModelConfig, layers: int) -> Plan:
+def _depth_up_scale(config: ModelConfig, layers: int) -> Rewrite:
     count = len(config.layers)
     if layers % 2 or not count < layers <= 2 * count:
         raise JaxptError(
@@ -103,8 +102,8 @@ def _depth_up_scale(config: ModelConfig, layers: int) -> Plan:
     return depth_up_scale(config, count - layers // 2)
 
 
-# name -> plan, given the number of layers wanted
-DEEPER: dict[str, Callable[[ModelConfig, int], Plan]] = {
+# name -> rewrite, given the number of layers wanted
+DEEPER: dict[str, Callable[[ModelConfig, int], Rewrite]] = {
     "llama_pro": lambda config, layers: llama_pro(config, layers - len(config.layers)),
     "stack": stack,
     "interpolate": interpolate,
@@ -112,8 +111,8 @@ DEEPER: dict[str, Callable[[ModelConfig, int], Plan]] = {
 }
 
 
-def deepen(config: ModelConfig, layers: int, how: str = "llama_pro") -> Plan:
-    """Returns the plan that makes a model `layers` deep, by a method of `DEEPER`.
+def deepen(config: ModelConfig, layers: int, how: str = "llama_pro") -> Rewrite:
+    """Returns the rewrite that makes a model `layers` deep, by a method of `DEEPER`.
 
     Raises:
         JaxptError: an unknown method, or a number of layers that the method cannot make.

@@ -1,7 +1,6 @@
 """Smaller heads: RoPE pairs kept at the frequencies the smaller head would have, v and o dimensions by importance."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,9 @@ def matched_pairs(head_dim: int, keep: int) -> np.ndarray:
     return (np.arange(keep // 2) * head_dim) // keep
 
 
-def head_dim_maps(config: ModelConfig, keep: int, scores: Scores | None) -> tuple[dict[str, AxisMap], dict[str, Any]]:
+def head_dim_maps(
+    config: ModelConfig, keep: int, scores: Scores | None
+) -> tuple[dict[str, AxisMap], dict[str, object]]:
     """Returns the axis maps and config changes that cut heads to `keep` dimensions.
 
     q and k keep `matched_pairs` in all layers, as the frequencies belong to the model; v and o keep, by kv head, the
@@ -36,7 +37,7 @@ def head_dim_maps(config: ModelConfig, keep: int, scores: Scores | None) -> tupl
         maps["head_dim"] = AxisMap(np.sort(best, axis=-1))
     else:
         maps["head_dim"] = AxisMap(np.broadcast_to(both, (count, keep)))
-    changes: dict[str, Any] = {"head_dim": keep, "rope": _kept_frequencies(config.rope, config.head_dim, pairs)}
+    changes: dict[str, object] = {"head_dim": keep, "rope": _kept_frequencies(config.rope, config.head_dim, pairs)}
     if config.rope_local is not None:
         changes["rope_local"] = _kept_frequencies(config.rope_local, config.head_dim, pairs)
     return maps, changes

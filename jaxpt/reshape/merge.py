@@ -4,16 +4,16 @@ import numpy as np
 
 from jaxpt.errors import JaxptError
 from jaxpt.models import ModelConfig, flatten, param_specs
-from jaxpt.reshape.axes import AxisMap, plan_axes
+from jaxpt.reshape.axes import AxisMap, rewrite_axes
 from jaxpt.reshape.ops import Mix
-from jaxpt.reshape.plan import Plan, Rule, Term, index_digest
+from jaxpt.reshape.rewrite import LineageEntry, Rewrite, Rule, Term, index_digest
 from jaxpt.reshape.scores import Scores
 
 HOW = ("mean", "select")
 
 
-def merge_kv(config: ModelConfig, kv_heads: int, *, how: str = "mean", scores: Scores | None = None) -> Plan:
-    """Returns the plan with `kv_heads` kv heads, each shared by the query heads of those it replaces.
+def merge_kv(config: ModelConfig, kv_heads: int, *, how: str = "mean", scores: Scores | None = None) -> Rewrite:
+    """Returns the rewrite with `kv_heads` kv heads, each shared by the query heads of those it replaces.
 
     Args:
         config: the source.
@@ -31,7 +31,7 @@ def merge_kv(config: ModelConfig, kv_heads: int, *, how: str = "mean", scores: S
         raise JaxptError(f"merge_kv: how is {how!r}, it must be one of {', '.join(HOW)}")
     count, size = len(config.layers), config.kv_heads // kv_heads
     options = {"kv_heads": kv_heads, "how": how}
-    entry = {"op": "merge_kv", "options": options, "tokens": 0, "flops": 0.0}
+    entry: LineageEntry = {"op": "merge_kv", "options": options, "tokens": 0, "flops": 0.0}
     first = np.broadcast_to(np.arange(kv_heads) * size, (count, kv_heads))
     if how == "select":
         if scores is None:
@@ -39,13 +39,13 @@ def merge_kv(config: ModelConfig, kv_heads: int, *, how: str = "mean", scores: S
         scores.check(config)
         index = first + scores.get("kv_heads").reshape(count, kv_heads, size).argmax(-1)
         entry |= {"indices": index_digest(index), "scores": dict(scores.meta)}
-        return plan_axes(config, {"kv_heads": AxisMap(index)}, entry=entry)
-    plan = plan_axes(config, {"kv_heads": AxisMap(first)}, entry=entry)
+        return rewrite_axes(config, {"kv_heads": AxisMap(index)}, entry=entry)
+    rewrite = rewrite_axes(config, {"kv_heads": AxisMap(first)}, entry=entry)
     pool = np.repeat(np.eye(kv_heads, dtype=np.float32), size, axis=1) / size
-    rules: dict[str, Rule] = dict(plan.rules)
-    for path, spec in flatten(param_specs(plan.target)).items():
+    rules: dict[str, Rule] = dict(rewrite.rules)
+    for path, spec in flatten(param_specs(rewrite.target)).items():
         if "kv_heads" in spec.axes:
             (term,) = rules[path]
             dim = spec.axes.index("kv_heads") - int(spec.stacked)
             rules[path] = (Term(term.source, (Mix(dim, 1, pool, (kv_heads,)),), term.layers),)
-    return Plan(config, plan.target, rules, entry)
+    return Rewrite(config, rewrite.target, rules, entry)

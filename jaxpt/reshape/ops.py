@@ -6,16 +6,31 @@ shared by all layers or has one entry per output layer (`per_layer=True`); `op.t
 """
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+Array = np.ndarray | jax.Array
 
-def _np(x: Any) -> Any:
+
+class PerLayer(Protocol):
+    """Matrices of layers that are computed or read on demand, where all together are too large to hold."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, layer: int) -> np.ndarray: ...
+
+
+Matrices = np.ndarray | PerLayer
+Tables = np.ndarray | PerLayer | None
+
+
+def numpy_of(x: Array) -> ModuleType:
+    """Returns numpy for host arrays, jax.numpy for all others."""
     return np if isinstance(x, np.ndarray) else jnp
 
 
@@ -33,15 +48,25 @@ class Op:
         return ()
 
     @property
-    def tables(self) -> Any:
-        """The op's numbers: an array (or a sequence computed on demand), `[L, ...]` when `per_layer`; or None."""
+    def touched(self) -> tuple[int, ...]:
+        """Dimensions along which it is not the same everywhere: a slice must not be cut into pieces along them."""
+        return self.dims
+
+    @property
+    def tables(self) -> Tables:
+        """The op's numbers: an array (or one per layer on demand), `[L, ...]` when `per_layer`; or None."""
         return None
 
-    def table(self, layer: int | None) -> Any:
+    def table(self, layer: int | None) -> Array | None:
         """Returns the numbers of output layer `layer` (its place in the stack)."""
-        return self.tables[layer] if self.per_layer else self.tables
+        tables = self.tables
+        if not self.per_layer or tables is None:
+            assert tables is None or isinstance(tables, np.ndarray)
+            return tables
+        assert layer is not None
+        return tables[layer]
 
-    def on(self, x: Any, table: Any) -> Any:
+    def on(self, x: Array, table: Array | None) -> Array:
         """Computes the op on a slice."""
         raise NotImplementedError
 
@@ -73,11 +98,16 @@ class Take(Op):
         return (self.dim,)
 
     @property
+    def touched(self) -> tuple[int, ...]:
+        return (self.dim,) if self.by is None else (self.dim, self.by)
+
+    @property
     def tables(self) -> np.ndarray:
         return self.index
 
-    def on(self, x: Any, table: Any) -> Any:
-        xp = _np(x)
+    def on(self, x: Array, table: Array | None) -> Array:
+        assert table is not None
+        xp = numpy_of(x)
         new = bool(np.any(self.index < 0))
         at = xp.maximum(table, 0) if new else table
         if self.by is None:
@@ -102,14 +132,19 @@ class Scale(Op):
     """
 
     dim: int | None
-    factor: np.ndarray
+    factor: np.ndarray | np.float32
     offset: float = 0.0
 
     @property
-    def tables(self) -> np.ndarray:
-        return self.factor
+    def touched(self) -> tuple[int, ...]:
+        return () if self.dim is None else (self.dim,)
 
-    def on(self, x: Any, table: Any) -> Any:
+    @property
+    def tables(self) -> np.ndarray:
+        return np.asarray(self.factor)
+
+    def on(self, x: Array, table: Array | None) -> Array:
+        assert table is not None
         if self.dim is not None:
             table = table.reshape([-1 if d == self.dim else 1 for d in range(x.ndim)])
         return x * table if self.offset == 0 else (x + self.offset) * table - self.offset
@@ -124,12 +159,12 @@ class Scale(Op):
 class Mix(Op):
     """Multiplies the adjacent dimensions `first … first + count - 1`, read as one, by a matrix; they become `out`.
 
-    `matrix`: `[prod(out), n]`, or a sequence of L of them (computed on demand, for those too large to hold at once).
+    `matrix`: `[prod(out), n]`, or L of them (`per_layer`).
     """
 
     first: int
     count: int
-    matrix: np.ndarray | Sequence[np.ndarray]
+    matrix: Matrices
     out: tuple[int, ...]
 
     @property
@@ -137,17 +172,19 @@ class Mix(Op):
         return tuple(range(self.first, self.first + self.count))
 
     @property
-    def tables(self) -> Any:
+    def tables(self) -> Tables:
         return self.matrix
 
-    def on(self, x: Any, table: Any) -> Any:
+    def on(self, x: Array, table: Array | None) -> Array:
+        assert table is not None
         before, after = x.shape[: self.first], x.shape[self.first + self.count :]
         flat = x.reshape(*before, -1, *after)
-        if _np(x) is np:
+        y: Array
+        if isinstance(x, np.ndarray):
             y = np.tensordot(table, flat, axes=(1, self.first))
         else:
             y = jnp.tensordot(table, flat, axes=(1, self.first), precision=jax.lax.Precision.HIGHEST)
-        y = _np(x).moveaxis(y, 0, self.first)
+        y = numpy_of(x).moveaxis(y, 0, self.first)
         return y.reshape(*before, *self.out, *after)
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -155,20 +192,22 @@ class Mix(Op):
 
     def moment(self, power: int) -> "Mix":
         # a gradient g of W' = R W is seen as R^T g' by W, so g' is fitted by the pseudo-inverse of R^T
-        return dataclasses.replace(self, matrix=_Fitted(self, power) if self.per_layer else _fit(self.matrix, power))
+        if isinstance(self.matrix, np.ndarray) and not self.per_layer:
+            return dataclasses.replace(self, matrix=_fit(self.matrix, power))
+        return dataclasses.replace(self, matrix=_Fitted(self.matrix, power))
 
 
 class _Fitted:
     """Per-layer `_fit` of a mix's matrices, computed on demand."""
 
-    def __init__(self, mix: Mix, power: int):
-        self.mix, self.power = mix, power
+    def __init__(self, matrices: Matrices, power: int) -> None:
+        self.matrices, self.power = matrices, power
 
     def __len__(self) -> int:
-        return len(self.mix.matrix)
+        return len(self.matrices)
 
     def __getitem__(self, layer: int) -> np.ndarray:
-        return _fit(self.mix.matrix[layer], self.power)
+        return _fit(self.matrices[layer], self.power)
 
 
 def _fit(matrix: np.ndarray, power: int) -> np.ndarray:
@@ -189,8 +228,8 @@ class Split(Op):
     def dims(self) -> tuple[int, ...]:
         return (self.dim,)
 
-    def on(self, x: Any, table: Any) -> Any:
-        xp = _np(x)
+    def on(self, x: Array, table: Array | None) -> Array:
+        xp = numpy_of(x)
         return xp.moveaxis(x.reshape(*x.shape[: self.dim], self.count, -1, *x.shape[self.dim + 1 :]), self.dim, self.to)
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -210,8 +249,8 @@ class Repeat(Op):
 
     exact = True
 
-    def on(self, x: Any, table: Any) -> Any:
-        xp = _np(x)
+    def on(self, x: Array, table: Array | None) -> Array:
+        xp = numpy_of(x)
         return xp.repeat(xp.expand_dims(x, self.to), self.count, axis=self.to)
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:

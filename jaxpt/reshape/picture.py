@@ -1,11 +1,16 @@
 """Pictures of importance scores for a person to look at: sorted curves per layer, maps of layers × heads, bars."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxpt.reshape.scores import Scores
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
 
 TITLES = {
     "embed": "residual channels",
@@ -50,15 +55,14 @@ def draw_scores(scores: Scores, folder: str | Path) -> list[Path]:
     return out
 
 
-def _map(figure: Any, ax: Any, value: np.ndarray, title: str) -> None:
+def _map(figure: "Figure", ax: "Axes", value: np.ndarray, title: str) -> None:
     image = ax.imshow(value, aspect="auto", cmap="viridis", interpolation="nearest")
     ax.set(xlabel=title.removesuffix("s"), ylabel="layer")
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.yaxis.get_major_locator().set_params(integer=True)
+    ax.locator_params(integer=True)
     figure.colorbar(image, ax=ax, label="score")
 
 
-def _curves(figure: Any, ax: Any, rows: np.ndarray, colors: Any) -> None:
+def _curves(figure: "Figure", ax: "Axes", rows: np.ndarray, colors: "Colormap") -> None:
     for l, row in enumerate(rows):
         ax.plot(np.sort(row)[::-1], color=colors(l / max(1, len(rows) - 1)), lw=1)
     ax.set(xlabel="rank", ylabel="score", yscale="log" if rows.min() > 0 else "linear")

@@ -83,7 +83,8 @@ class Scores:
         partial = path.with_name(path.name + f".{os.getpid()}.partial")
         with open(partial, "wb") as file:
             meta = {**self.meta, "digest": _digest(self.values, self.meta)}
-            np.savez(file, meta=np.array(json.dumps(meta)), **self.values)
+            arrays: dict[str, Any] = {"meta": np.array(json.dumps(meta)), **self.values}
+            np.savez(file, **arrays)
         os.replace(partial, path)
 
     @staticmethod

@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from jaxpt.cli.terminal import table
 from jaxpt.models import Compute
-from jaxpt.reshape.calibrate import loss
-from jaxpt.reshape.plan import Plan
-from jaxpt.reshape.stream import Source
+from jaxpt.models.batch import Rows
+from jaxpt.reshape.rewrite import LineageEntry, Rewrite
+from jaxpt.reshape.stream import ModelSlices
+from jaxpt.reshape.walk import loss
 
 CUT = "parts of the model are left out"  # what is said of transforms that claim nothing
 ROUNDING = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 5e-3}  # nats by which an exact step may change the loss
@@ -35,57 +35,63 @@ class StepZero:
         """Whether the measurement does not contradict the claim."""
         return not self.exact or self.before is None or abs(self.after - self.before) <= self.tolerance  # type: ignore
 
-    def entry(self) -> dict[str, Any]:
+    def entry(self) -> dict[str, object]:
         """What the lineage keeps."""
         return {"exact": self.exact, "loss_before": self.before, "loss_after": self.after, "tokens": self.tokens}
 
 
 def measure(
-    plans: Sequence[Plan],
-    before: Source,
-    after: Source,
-    batches: Sequence[Mapping[str, Any]],
+    rewrites: Sequence[Rewrite],
+    before: ModelSlices,
+    after: ModelSlices,
+    batches: Sequence[Rows],
     dtypes: Mapping[str, str],
     compute: Compute = Compute(),  # noqa: B008
 ) -> StepZero:
-    """Returns what holds at step 0 of the model `after` that `plans` make of `before`.
+    """Returns what holds at step 0 of the model `after` that `rewrites` make of `before`.
 
     Args:
-        plans: the steps.
+        rewrites: the steps.
         before: the source.
         after: the result.
-        batches: held-out rows as `calibrate.loss` takes them; none: nothing is measured.
+        batches: held-out rows as `jaxpt.reshape.walk.loss` takes them; none: nothing is measured.
         dtypes: of the result's parameters, which decide what counts as rounding.
         compute: dtypes of the forward pass.
     """
-    exact = all(bool(p.entry.get("exact")) for p in plans)
-    why = tuple(str(p.entry.get("why", CUT)) for p in plans)
+    exact = all(bool(p.entry.get("exact")) for p in rewrites)
+    why = tuple(str(p.entry.get("why", CUT)) for p in rewrites)
     if not batches:
         return StepZero(exact, why)
     kinds = {*dtypes.values(), str(compute.dtype)}
     tokens = sum(int(np.size(b["tokens"])) for b in batches)
-    losses = [loss(m, batches, compute) for m in (before, after)]
-    return StepZero(exact, why, *losses, tokens, max(ROUNDING[k] for k in kinds))
+    return StepZero(
+        exact,
+        why,
+        loss(before, batches, compute),
+        loss(after, batches, compute),
+        tokens,
+        max(ROUNDING[k] for k in kinds),
+    )
 
 
-def report(plans: Sequence[Plan], found: StepZero) -> str:
+def report(rewrites: Sequence[Rewrite], step_zero: StepZero) -> str:
     """Returns the table of steps with their conditions, and the line with the losses."""
     rows = [
         [p.entry["op"], _subject(p.entry), "yes" if p.entry.get("exact") else "no", why]
-        for p, why in zip(plans, found.why)
+        for p, why in zip(rewrites, step_zero.why)
     ]
-    said = table(["step", "of", "same function", "why"], rows)
-    if found.before is None or found.after is None:
-        return f"{said}\nstep 0: no held-out rows (config.held_out.sources), so the loss was not measured"
-    change = found.after - found.before
-    line = f"step 0: loss {found.before:.5f} -> {found.after:.5f} nats per token ({change:+.2g})"
-    line += f" on {found.tokens:,} tokens"
-    if not found.agrees:
-        line += f"\nstep 0: the steps claim the same function, but the loss moved by more than {found.tolerance:g}"
-    return f"{said}\n{line}"
+    lines = table(["step", "of", "same function", "why"], rows)
+    if step_zero.before is None or step_zero.after is None:
+        return f"{lines}\nstep 0: no held-out rows (config.held_out.sources), so the loss was not measured"
+    change = step_zero.after - step_zero.before
+    line = f"step 0: loss {step_zero.before:.5f} -> {step_zero.after:.5f} nats per token ({change:+.2g})"
+    line += f" on {step_zero.tokens:,} tokens"
+    if not step_zero.agrees:
+        line += f"\nstep 0: the steps claim the same function, but the loss moved by more than {step_zero.tolerance:g}"
+    return f"{lines}\n{line}"
 
 
-def _subject(entry: Mapping[str, Any]) -> str:
+def _subject(entry: LineageEntry) -> str:
     options = entry.get("options", {})
     for name in ("axis", "blocks", "layers", "target"):
         if name in options:

@@ -13,12 +13,13 @@ import numpy as np
 
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models import Model, ModelConfig, flatten, param_specs
-from jaxpt.reshape.apply import transform
-from jaxpt.reshape.axes import AxisMap, axis_size, plan_axes, with_groups
+from jaxpt.models.model import Params
+from jaxpt.reshape.apply import reshaped
+from jaxpt.reshape.axes import AxisMap, axis_size, rewrite_axes, with_groups
 from jaxpt.reshape.datafree import weight_scores
 from jaxpt.reshape.depth import default_depth, kept_layers
 from jaxpt.reshape.head_dim import head_dim_maps
-from jaxpt.reshape.plan import Plan, Rule, Term, index_digest
+from jaxpt.reshape.rewrite import LineageEntry, Rewrite, Rule, Term, index_digest
 from jaxpt.reshape.scores import Scores
 from jaxpt.reshape.stream import InMemory
 from jaxpt.reshape.target import MOE_LENGTHS, Target, lengths, lengths_of
@@ -48,36 +49,36 @@ class Kept:
 
 def subclone(
     model: Model,
-    target: Target | Mapping[str, Any],
+    target: Target | Mapping[str, object],
     scores: Scores | None = None,
     *,
     selection: str = "importance",
     scaling: str = "none",
     depth: str | None = None,
-    shardings: Mapping[str, Any] | None = None,
+    shardings: Params | None = None,
 ) -> Model:
     """Returns `model` cut to `target`, with its tokenizer and one lineage entry more.
 
-    Arguments and errors as `subclone_plan`, except that data-free scores are taken where none are given; `shardings`
+    Arguments and errors as `subclone_rewrite`, except that data-free scores are taken where none are given; `shardings`
     lays out the result, see `jaxpt.reshape.apply`.
     """
     if scores is None and selection == "importance":
         lengths(model.config, target)
         scores = weight_scores(InMemory(model.config, model.params))
-    plan = subclone_plan(model.config, target, scores, selection=selection, scaling=scaling, depth=depth)
-    return transform(model, plan, shardings)
+    rewrite = subclone_rewrite(model.config, target, scores, selection=selection, scaling=scaling, depth=depth)
+    return reshaped(model, rewrite, shardings)
 
 
-def subclone_plan(
+def subclone_rewrite(
     config: ModelConfig,
-    target: Target | Mapping[str, Any],
+    target: Target | Mapping[str, object],
     scores: Scores | None = None,
     *,
     selection: str = "importance",
     scaling: str = "none",
     depth: str | None = None,
-) -> Plan:
-    """Returns the plan that cuts a model of shape `config` to `target`.
+) -> Rewrite:
+    """Returns the rewrite that cuts a model of shape `config` to `target`.
 
     Args:
         config: the source.
@@ -102,19 +103,18 @@ def subclone_plan(
         raise JaxptError("subclone: selection='importance' needs scores; give them, or use selection='uniform'")
     if scores is not None:
         scores.check(config)
-    kept = choose(config, want, scores if selection == "importance" else None, depth=depth)
-    plan = cut(config, want, kept, scores if selection == "importance" else None, scaling=scaling)
-    meta = {} if scores is None or selection == "uniform" else {"scores": dict(scores.meta)}
+    if selection == "uniform":
+        scores = None
+    rewrite = cut(config, want, choose(config, want, scores, depth=depth), scores, scaling=scaling)
     options = {"target": want, "selection": selection, "scaling": scaling, "depth": depth}
+    meta = {} if scores is None else scores.meta
+    tokens, flops = int(meta.get("tokens", 0)), float(meta.get("flops", 0.0))
+    rewrite = rewrite.with_entry(op="subclone", options=options, tokens=tokens, flops=flops)
+    if scores is not None:
+        rewrite = rewrite.with_entry(scores=dict(meta))
     if want == lengths_of(config):
-        meta |= {"exact": True, "why": "nothing is cut: the target has the source's lengths"}
-    return plan.with_entry(
-        op="subclone",
-        options=options,
-        tokens=int(meta.get("scores", {}).get("tokens", 0)),
-        flops=float(meta.get("scores", {}).get("flops", 0.0)),
-        **meta,
-    )
+        rewrite = rewrite.with_entry(exact=True, why="nothing is cut: the target has the source's lengths")
+    return rewrite
 
 
 def choose(config: ModelConfig, want: Mapping[str, int], scores: Scores | None, *, depth: str | None = None) -> Kept:
@@ -157,15 +157,15 @@ def choose(config: ModelConfig, want: Mapping[str, int], scores: Scores | None, 
 
 def cut(
     config: ModelConfig, want: Mapping[str, int], kept: Kept, scores: Scores | None = None, *, scaling: str = "none"
-) -> Plan:
-    """Returns the plan that keeps the positions `kept`, with the scaling of `subclone_plan`."""
+) -> Rewrite:
+    """Returns the rewrite that keeps the positions `kept`, with the scaling of `subclone_rewrite`."""
     maps: dict[str, AxisMap] = {}
     for axis in ("embed", "kv_heads", "heads", "mlp", *MOE_LENGTHS):
         index = getattr(kept, axis)
         if index is not None:
             old = axis_size(config, axis)
             maps[axis] = AxisMap(index, reader=(old / index.shape[-1]) ** 0.5 if scaling != "none" else 1.0)
-    changes: dict[str, Any] = {}
+    changes: dict[str, object] = {}
     if want["head_dim"] != config.head_dim:
         more, changes = head_dim_maps(config, want["head_dim"], scores)
         if scaling != "none":
@@ -175,8 +175,8 @@ def cut(
     if scaling == "writers" and "embed" in maps:
         maps["embed"] = dataclasses.replace(maps["embed"], reader=1.0)
     sets = {a: index_digest(m.index) for a, m in maps.items() if m.index is not None}
-    entry = {"op": "cut", "layers": [int(i) for i in kept.layers], "indices": sets}
-    return plan_axes(config, maps, layers=[int(i) for i in kept.layers], changes=changes, entry=entry)
+    entry: LineageEntry = {"op": "cut", "layers": [int(i) for i in kept.layers], "indices": sets}
+    return rewrite_axes(config, maps, layers=[int(i) for i in kept.layers], changes=changes, entry=entry)
 
 
 def top(scores: np.ndarray, keep: int) -> np.ndarray:
@@ -190,22 +190,22 @@ def uniform_index(size: int, keep: int) -> np.ndarray:
     return (np.arange(keep) * size) // keep
 
 
-def random_init(config: ModelConfig, target: Target | Mapping[str, Any], seed: int = 0) -> Plan:
-    """Returns the plan that draws the target's parameters anew, as `init_params(target, seed)` would.
+def random_init(config: ModelConfig, target: Target | Mapping[str, object], seed: int = 0) -> Rewrite:
+    """Returns the rewrite that draws the target's parameters anew, as `init_params(target, seed)` would.
 
     Raises:
         JaxptError: what `lengths` refuses: a baseline is given the same task.
     """
     want = lengths(config, target)
-    maps, changes = head_dim_maps(config, want["head_dim"], None) if want["head_dim"] != config.head_dim else ({}, {})
-    del maps
+    changes = head_dim_maps(config, want["head_dim"], None)[1] if want["head_dim"] != config.head_dim else {}
     sizes: dict[str, Any] = {k: v for k, v in want.items() if k != "layers" and k not in MOE_LENGTHS}
     if config.moe is not None:
-        sizes["moe"] = dataclasses.replace(config.moe, **{field: want[name] for name, field in MOE_LENGTHS.items()})
+        inner: dict[str, Any] = {field: want[name] for name, field in MOE_LENGTHS.items()}
+        sizes["moe"] = dataclasses.replace(config.moe, **inner)
     layers = kept_layers(len(config.layers), want["layers"], "first", None)
     new = config.replace(**{**sizes, **changes, "layers": tuple(config.layers[i] for i in layers)})
     rules: dict[str, Rule] = {path: (Term(None, (), None, seed),) for path in flatten(param_specs(new))}
-    return Plan(
+    return Rewrite(
         config,
         new,
         rules,

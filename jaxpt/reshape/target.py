@@ -2,8 +2,8 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
+from jaxpt.config.choice import option
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models import ModelConfig
 
@@ -16,15 +16,15 @@ MOE_LENGTHS = {"experts": "experts", "expert_mlp": "mlp", "shared_mlp": "shared_
 class Target:
     """Lengths of the model that is wanted; None: as in the source."""
 
-    layers: int | None = None
-    embed: int | None = None
-    heads: int | None = None
-    kv_heads: int | None = None
-    head_dim: int | None = None
-    mlp: int | None = None
-    experts: int | None = None
-    expert_mlp: int | None = None
-    shared_mlp: int | None = None
+    layers: int | None = option(None, "number of layers")
+    embed: int | None = option(None, "width of the residual stream")
+    heads: int | None = option(None, "query heads; None beside kv_heads: whole groups come along")
+    kv_heads: int | None = option(None, "key and value heads")
+    head_dim: int | None = option(None, "size of a head, even")
+    mlp: int | None = option(None, "neurons of a dense feed-forward network")
+    experts: int | None = option(None, "routed experts of a mixture")
+    expert_mlp: int | None = option(None, "neurons of each routed expert")
+    shared_mlp: int | None = option(None, "neurons of the shared expert")
 
     @staticmethod
     def no_key(key: str) -> str:
@@ -41,7 +41,7 @@ def lengths_of(config: ModelConfig) -> dict[str, int]:
     return have
 
 
-def lengths(config: ModelConfig, target: "Target | Mapping[str, Any]") -> dict[str, int]:
+def lengths(config: ModelConfig, target: "Target | Mapping[str, object]") -> dict[str, int]:
     """Returns every length of the target, those not asked for being the source's.
 
     Without `heads`, `kv_heads` cuts whole groups and so brings the heads along.
@@ -72,7 +72,7 @@ def lengths(config: ModelConfig, target: "Target | Mapping[str, Any]") -> dict[s
     return want
 
 
-def grown_lengths(config: ModelConfig, target: "Target | Mapping[str, Any]") -> dict[str, int]:
+def grown_lengths(config: ModelConfig, target: "Target | Mapping[str, object]") -> dict[str, int]:
     """Returns every length of a target that is at least as wide as the source; `layers` may be anything.
 
     Without `heads`, `kv_heads` adds whole groups and so brings heads along.
@@ -84,7 +84,6 @@ def grown_lengths(config: ModelConfig, target: "Target | Mapping[str, Any]") -> 
     have = lengths_of(config)
     want = _wanted(config, have, target)
     for name in want:
-        _check_whole(name, want[name])
         if want[name] < have[name] and name != "layers":
             raise JaxptError(
                 f"target.{name} is {want[name]}, smaller than the source's {have[name]}; this transform only grows: "
@@ -96,7 +95,7 @@ def grown_lengths(config: ModelConfig, target: "Target | Mapping[str, Any]") -> 
     return want
 
 
-def _wanted(config: ModelConfig, have: Mapping[str, int], target: "Target | Mapping[str, Any]") -> dict[str, Any]:
+def _wanted(config: ModelConfig, have: Mapping[str, int], target: "Target | Mapping[str, object]") -> dict[str, int]:
     """The source's lengths with those asked for in their place."""
     asked = dataclasses.asdict(target) if dataclasses.is_dataclass(target) else dict(target)
     asked = {k: v for k, v in asked.items() if v is not None}
@@ -113,7 +112,7 @@ def _wanted(config: ModelConfig, have: Mapping[str, int], target: "Target | Mapp
                 f"target.{key} is {value!r}, the source has {getattr(config, key)!r}: {KINDS_STAY}; leave {key} out of "
                 "the target"
             )
-    want = dict(have) | {k: asked[k] for k in have if k in asked}
+    want = {name: _whole(name, asked.get(name, length)) for name, length in have.items()}
     if "kv_heads" in asked and "heads" not in asked:
         want["heads"] = want["kv_heads"] * config.group
     return want
@@ -129,14 +128,14 @@ def _check_heads(want: Mapping[str, int]) -> None:
         raise JaxptError(f"target.head_dim is {want['head_dim']}; RoPE rotates pairs, so it must be even")
 
 
-def _check_whole(name: str, want: Any) -> None:
+def _whole(name: str, want: object) -> int:
     least = 0 if name == "shared_mlp" else 1
     if not isinstance(want, int) or isinstance(want, bool) or want < least:
         raise JaxptError(f"target.{name} is {want!r}, it must be a whole number of at least {least}")
+    return want
 
 
-def _check_length(name: str, want: Any, have: int) -> None:
-    _check_whole(name, want)
+def _check_length(name: str, want: int, have: int) -> None:
     if want > have:
         raise JaxptError(
             f"target.{name} is {want}, larger than the source's {have}; this transform only cuts: use a transform that "

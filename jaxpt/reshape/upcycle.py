@@ -1,18 +1,19 @@
 """Turns dense layers into mixtures of experts: copies, granular experts, shared experts, partial re-initialisation."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import jax
 import numpy as np
 
+from jaxpt.config.choice import option
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models import ModelConfig, MoeConfig, ParamSpec, flatten, param_specs
 from jaxpt.models.moe_config import RouterWeights
-from jaxpt.reshape.ops import Mix, Op, Scale, Split, Take
-from jaxpt.reshape.plan import Plan, Rule, Term, index_digest
+from jaxpt.reshape.ops import Array, Mix, Op, Scale, Split, Take, numpy_of
+from jaxpt.reshape.rewrite import LineageEntry, Rewrite, Rule, Term, index_digest
 
 ScaleRule = Literal["none", "sqrt", "down", "route", "cube_root"]
 
@@ -30,36 +31,34 @@ class Upcycling:
     2025, arXiv 2502.19261), the same neurons in gate, up and down unless `shared_index` is False.
     """
 
-    experts: int
-    experts_per_token: int
-    granularity: int = 1
-    shared_mlp: int = 0
-    permute: bool = True
-    scale: ScaleRule = "sqrt"
-    weights: RouterWeights = "renormalised"
-    keep: float = 0.6
-    shared_index: bool = True
-    router_std: float = 0.002
-    selection_bias: bool = False
+    experts: int = option(doc="routed experts E of each layer")
+    experts_per_token: int = option(doc="how many of them each token goes to")
+    granularity: int = option(1, "experts that one copy of the network is cut into")
+    shared_mlp: int = option(0, "neurons of the shared expert that every token passes")
+    permute: bool = option(True, "give each copy an order of neurons of its own")
+    scale: ScaleRule = option("sqrt", "what undoes the routing weights")
+    weights: RouterWeights = option("renormalised", "how routing weights come from the router's logits")
+    keep: float = option(0.6, "fraction of each expert's neurons that stays; the others are drawn anew")
+    shared_index: bool = option(True, "redraw the same neurons in gate, up and down")
+    router_std: float = option(0.002, "deviation of the router's weights")
+    selection_bias: bool = option(False, "whether experts are selected with a bias that the load moves")
 
     def __post_init__(self) -> None:
         for name, low in (("experts", 1), ("experts_per_token", 1), ("granularity", 1), ("shared_mlp", 0)):
             if getattr(self, name) < low:
-                raise JaxptError(f"upcycle: {name} is {getattr(self, name)}, it must be at least {low}")
+                raise JaxptError(f"{name} is {getattr(self, name)}, it must be at least {low}")
         if self.experts % self.granularity:
-            raise JaxptError(f"upcycle: experts {self.experts} is no multiple of granularity {self.granularity}")
+            raise JaxptError(f"experts {self.experts} is no multiple of granularity {self.granularity}")
         if self.experts_per_token > self.experts:
-            raise JaxptError(
-                f"upcycle: experts_per_token is {self.experts_per_token}, there are only {self.experts} experts"
-            )
+            raise JaxptError(f"experts_per_token is {self.experts_per_token}, there are only {self.experts} experts")
         for name, known in (("scale", get_args(ScaleRule)), ("weights", get_args(RouterWeights))):
             if (value := getattr(self, name)) not in known:
                 hint = nearest(value, known)
-                raise JaxptError(f"upcycle: {name} is {value!r}, it must be one of {', '.join(known)}{hint}")
+                raise JaxptError(f"{name} is {value!r}, it must be one of {', '.join(known)}{hint}")
         if not 0 <= self.keep <= 1:
-            raise JaxptError(f"upcycle: keep is {self.keep}, a fraction from 0 to 1")
+            raise JaxptError(f"keep is {self.keep}, a fraction from 0 to 1")
         if self.router_std < 0:
-            raise JaxptError(f"upcycle: router_std is {self.router_std}, a deviation of at least 0")
+            raise JaxptError(f"router_std is {self.router_std}, a deviation of at least 0")
 
     @property
     def factor(self) -> float:
@@ -97,11 +96,16 @@ class Redraw(Op):
     zero: bool = False
 
     @property
+    def touched(self) -> tuple[int, ...]:
+        return (self.dim,)
+
+    @property
     def tables(self) -> np.ndarray:
         return self.mask
 
-    def on(self, x: Any, table: Any) -> Any:
-        xp = np if isinstance(x, np.ndarray) else jax.numpy
+    def on(self, x: Array, table: Array | None) -> Array:
+        assert table is not None
+        xp = numpy_of(x)
         shape = [x.shape[0], *(x.shape[d] if d == self.dim else 1 for d in range(1, x.ndim))]
         mask = table[:, :-1].reshape(shape) != 0
         if self.zero:
@@ -117,8 +121,8 @@ class Redraw(Op):
         return dataclasses.replace(self, zero=True)
 
 
-def upcycle(config: ModelConfig, options: Upcycling, layers: Sequence[int] | None = None, seed: int = 0) -> Plan:
-    """Returns the plan that turns the dense layers `layers` (global numbers; None: all) into mixtures of experts.
+def upcycle(config: ModelConfig, options: Upcycling, layers: Sequence[int] | None = None, seed: int = 0) -> Rewrite:
+    """Returns the rewrite that turns the dense layers `layers` (global numbers; None: all) into mixtures of experts.
 
     The lineage entry says under `exact` and `why` whether the function is kept.
 
@@ -154,19 +158,26 @@ def upcycle(config: ModelConfig, options: Upcycling, layers: Sequence[int] | Non
     target = config.replace(layers=stack, moe=moe)
     at = {"dense": np.array(target.layers_of("dense")), "moe": np.array(target.layers_of("moe"))}
     order = _orders(config, options, at["moe"], seed)
+    dense = _feed_forward(config, "mlp")
     rules: dict[str, Rule] = {}
     for path, spec in flatten(param_specs(target)).items():
-        kind, name = path.split("/")[1:] if spec.stacked else ("", "")
         if not spec.stacked:
             rules[path] = (Term(path),)
-        elif kind == "moe" and name.startswith(("expert_", "shared_", "router")):
-            rules[path] = _moe_rule(options, name, spec, at["moe"], order, seed)
+        elif "shared_mlp" in spec.axes or "experts" in spec.axes:
+            rules[path] = _moe_rule(options, dense, spec, at["moe"], order, seed)
         else:
+            _, kind, name = path.split("/")
             rules[path] = (Term(f"blocks/dense/{name}", (), at[kind]),)
     exact, why = options.exactness()
-    entry = {"op": "upcycle", "options": {**dataclasses.asdict(options), "layers": chosen}, "seed": seed}
+    entry: LineageEntry = {"op": "upcycle", "options": {**dataclasses.asdict(options), "layers": chosen}, "seed": seed}
     entry |= {"exact": exact, "why": why, "indices": index_digest(*order), "tokens": 0, "flops": 0.0}
-    return Plan(config, target, rules, entry)
+    return Rewrite(config, target, rules, entry)
+
+
+def _feed_forward(config: ModelConfig, axis: str) -> dict[str, tuple[str, int]]:
+    """Gate, up and down of the networks of width `axis`: each one's path, and where the axis is in a layer's slice."""
+    flat: dict[str, ParamSpec] = flatten(param_specs(config))
+    return {s.ffn: (path, s.axes.index(axis) - 1) for path, s in flat.items() if s.ffn and axis in s.axes}
 
 
 def _orders(config: ModelConfig, o: Upcycling, layers: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -183,17 +194,21 @@ def _orders(config: ModelConfig, o: Upcycling, layers: np.ndarray, seed: int) ->
 
 
 def _moe_rule(
-    o: Upcycling, name: str, spec: ParamSpec, layers: np.ndarray, order: tuple[np.ndarray, np.ndarray], seed: int
+    o: Upcycling,
+    dense: Mapping[str, tuple[str, int]],
+    spec: ParamSpec,
+    layers: np.ndarray,
+    order: tuple[np.ndarray, np.ndarray],
+    seed: int,
 ) -> Rule:
-    if name == "router":  # equal columns for the experts of a copy
+    if spec.state:
+        return (Term(None, (), None, seed),)
+    if spec.ffn is None:  # the router: equal columns for the experts of a copy
         first = np.arange(o.experts) // o.granularity * o.granularity
         return (Term(None, (Take(1, first), Scale(None, np.float32(o.router_std / spec.init_std))), None, seed),)
-    if name == "router_bias":
-        return (Term(None, (), None, seed),)
-    prefix, matrix = name.split("_")
-    dim = 0 if matrix == "down" else 1
-    if prefix == "shared":
-        return (Term(f"blocks/dense/{matrix}", (Take(dim, order[0], per_layer=True),), layers),)
+    matrix, (path, dim) = spec.ffn, dense[spec.ffn]
+    if "shared_mlp" in spec.axes:
+        return (Term(path, (Take(dim, order[0], per_layer=True),), layers),)
     ops: list[Op] = [Take(dim, order[1], per_layer=True), Split(dim, o.experts, 0)]
     factor = {
         "sqrt": o.factor**0.5 if matrix != "gate" else 1.0,
@@ -205,7 +220,7 @@ def _moe_rule(
     width = order[1].shape[1] // o.experts
     if round((1 - o.keep) * width):
         ops.append(_redraw(o, matrix, dim + 1, layers, width, seed))
-    return (Term(f"blocks/dense/{matrix}", tuple(ops), layers),)
+    return (Term(path, tuple(ops), layers),)
 
 
 def _redraw(o: Upcycling, matrix: str, dim: int, layers: np.ndarray, width: int, seed: int) -> Redraw:
@@ -220,8 +235,8 @@ def _redraw(o: Upcycling, matrix: str, dim: int, layers: np.ndarray, width: int,
     return Redraw(dim, mask, salt, per_layer=True)
 
 
-def average_experts(config: ModelConfig) -> Plan:
-    """Returns the plan that replaces each mixture by one dense network of an expert's width, the mean of its experts.
+def average_experts(config: ModelConfig) -> Rewrite:
+    """Returns the rewrite that makes each mixture one dense network of an expert's width, the mean of its experts.
 
     Undoes upcycling by unpermuted copies.
 
@@ -233,14 +248,13 @@ def average_experts(config: ModelConfig) -> Plan:
     dense = tuple(dataclasses.replace(s, ffn="dense") for s in config.layers)
     target = config.replace(layers=dense, mlp=config.moe.mlp, moe=None)
     mean = Mix(0, 1, np.full((1, config.moe.experts), 1 / config.moe.experts, np.float32), ())
+    experts = _feed_forward(config, "expert_mlp")
     rules: dict[str, Rule] = {}
     for path, spec in flatten(param_specs(target)).items():
-        if not spec.stacked:
-            rules[path] = (Term(path),)
-            continue
-        name = path.split("/")[-1]
-        ffn = name in ("gate", "up", "down")
-        at = np.arange(spec.shape[0])
-        rules[path] = (Term(f"blocks/moe/{'expert_' * ffn}{name}", (mean,) if ffn else (), at),)
-    entry = {"op": "average_experts", "options": {}, "tokens": 0, "flops": 0.0}
-    return Plan(config, target, rules, entry)
+        at = np.arange(spec.shape[0]) if spec.stacked else None
+        if spec.ffn:
+            rules[path] = (Term(experts[spec.ffn][0], (mean,), at),)
+        else:
+            rules[path] = (Term(path.replace("blocks/dense/", "blocks/moe/"), (), at),)
+    entry: LineageEntry = {"op": "average_experts", "options": {}, "tokens": 0, "flops": 0.0}
+    return Rewrite(config, target, rules, entry)

@@ -12,8 +12,9 @@ from jaxpt.cli import main
 from jaxpt.data import PackedSource
 from jaxpt.data.build import Packing, build
 from jaxpt.models import Model, flatten, unflatten
-from jaxpt.reshape import Scores, apply, subclone_plan, weight_scores
-from jaxpt.reshape.plan import Plan, identity_rules
+from jaxpt.models.size import param_count
+from jaxpt.reshape import Scores, apply, subclone_rewrite, weight_scores
+from jaxpt.reshape.rewrite import Rewrite, identity_rules
 from jaxpt.reshape.step_zero import StepZero, report
 from jaxpt.reshape.stream import InMemory
 from tests.models.tiny import config as tiny_config
@@ -45,12 +46,12 @@ def test_the_command_streams_what_the_library_computes(bundle, tmp_path, capsys)
     assert run(f"--config={SUBCLONE}", f"--from={bundle}", f"--to={out}", "--config.target.mlp=100") == 0
     assert "data-free scores" in capsys.readouterr().out
     small, big = open_bundle(out), open_bundle(bundle)
-    plan = subclone_plan(big.config, {"mlp": 100}, weight_scores(InMemory(big.config, big.params())))
-    jax.tree.map(np.testing.assert_array_equal, small.params(), apply(plan, big.params()))
+    rewrite = subclone_rewrite(big.config, {"mlp": 100}, weight_scores(InMemory(big.config, big.params())))
+    jax.tree.map(np.testing.assert_array_equal, small.params(), apply(rewrite, big.params()))
     small.verify()
     assert small.tokenizer_fingerprint == big.tokenizer_fingerprint
     entry = small.lineage[-1]
-    assert (entry["op"], entry["tokens"], entry["parameters"]) == ("subclone", 0, small.config.param_count())
+    assert (entry["op"], entry["tokens"], entry["parameters"]) == ("subclone", 0, param_count(small.config))
 
 
 def test_a_target_of_the_source_s_own_lengths_cuts_nothing_and_says_so(bundle, tmp_path, capsys):
@@ -152,10 +153,10 @@ def test_growth_and_upcycling_say_whether_the_function_is_kept_and_measure_it(
 
 
 def test_a_claim_that_the_measurement_contradicts_is_reported():
-    plan = Plan(*[(c := tiny_config())] * 2, identity_rules(c), {"op": "pad", "exact": True, "why": "nothing"})
-    said = report([plan], StepZero(True, ("nothing",), 2.0, 2.5, 64, 1e-4))
+    rewrite = Rewrite(*[(c := tiny_config())] * 2, identity_rules(c), {"op": "pad", "exact": True, "why": "nothing"})
+    said = report([rewrite], StepZero(True, ("nothing",), 2.0, 2.5, 64, 1e-4))
     assert "claim the same function, but the loss moved by more than 0.0001" in said
-    assert "was not measured" in report([plan], StepZero(True, ("nothing",)))
+    assert "was not measured" in report([rewrite], StepZero(True, ("nothing",)))
 
 
 def test_the_source_may_be_a_hugging_face_directory(shared, bundle, tmp_path):

@@ -15,7 +15,7 @@ from jaxpt.generation.generate import Sampling, generate
 from jaxpt.interop import export_bundle, import_bundle, load_hf
 from jaxpt.interop.checkpoint import HuggingFaceCheckpoint
 from jaxpt.models import Model, MoeConfig, flatten, forward, param_specs, uniform_layers
-from jaxpt.reshape import transform
+from jaxpt.reshape import reshaped
 from jaxpt.reshape.upcycle import Upcycling, upcycle
 from jaxpt.sharding import make_mesh, param_shardings
 from tests.interop.made import FACTS, FAMILY_OF, drawn, edit, hf_directory
@@ -122,7 +122,7 @@ def test_importing_a_mixture_onto_a_mesh_reads_each_device_its_experts(tmp_path)
 def test_an_upcycled_model_goes_out_as_the_family_that_can_say_it(tmp_path, capsys):
     import_bundle(hf_directory(tmp_path), tmp_path / "dense")
     model = open_bundle(tmp_path / "dense").model()
-    grown = transform(model, upcycle(model.config, Upcycling(4, 2, keep=1.0)))
+    grown = reshaped(model, upcycle(model.config, Upcycling(4, 2, keep=1.0)))
     save_bundle(grown, tmp_path / "b")
     assert cli.main(["export", f"--from={tmp_path / 'b'}", f"--to={tmp_path / 'again'}"]) == 0
     assert "(mixtral)" in capsys.readouterr().out

@@ -27,9 +27,9 @@ def logits(config, params):
     return np.asarray(_compiled(config)(params))
 
 
-def reshaped(plan, params):
-    """Logits of what the plan makes."""
-    return logits(plan.target, apply(plan, params))
+def reshaped(rewrite, params):
+    """Logits of what the rewrite makes."""
+    return logits(rewrite.target, apply(rewrite, params))
 
 
 def close(a, b, tol=3e-5):

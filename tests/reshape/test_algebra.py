@@ -8,9 +8,9 @@ import pytest
 from jaxpt.errors import JaxptError
 from jaxpt.models import flatten, forward, param_specs, unflatten
 from jaxpt.reshape.apply import apply
-from jaxpt.reshape.axes import AxisMap, duplicate, mask, pad, permute, plan_axes, scale, select
+from jaxpt.reshape.axes import AxisMap, duplicate, mask, pad, permute, rewrite_axes, scale, select
 from jaxpt.reshape.ops import Mix
-from jaxpt.reshape.plan import Plan, copy
+from jaxpt.reshape.rewrite import Rewrite, copy
 from tests.models.tiny import DENSE, VARIANTS
 from tests.reshape.proofs import TOKENS, close, logits, random_params, reshaped
 
@@ -87,7 +87,7 @@ def test_a_mask_that_forgets_the_norms_statistic_is_wrong():  # the proof above 
     p = random_params(c)
     keep = np.arange(10)
     on = (np.arange(24) < 10).astype(np.float32)
-    naive = plan_axes(c, {"embed": AxisMap(None, on, on, on)})
+    naive = rewrite_axes(c, {"embed": AxisMap(None, on, on, on)})
     assert not np.allclose(reshaped(naive, p), reshaped(select(c, "embed", keep), p), atol=1e-2)
 
 
@@ -97,7 +97,7 @@ def test_duplication_and_padding_keep_the_function(name):
     p = random_params(c)
     want = logits(c, p)
     uneven = np.concatenate([np.arange(24), [0, 0, 5, 7, 7]])
-    plans = [
+    rewrites = [
         duplicate(c, "embed", uneven),
         duplicate(c, "mlp", np.concatenate([np.arange(40), [3, 3, 9]])),
         pad(c, "embed", 31),
@@ -105,13 +105,13 @@ def test_duplication_and_padding_keep_the_function(name):
         pad(c, "embed", 31, fresh=False),
     ]
     if name != "olmo2":
-        plans += [
+        rewrites += [
             duplicate(c, "kv_heads", [0, 1, 1, 0]),
             duplicate(c, "heads", [0, 0, 1, 2, 3, 4, 5, 5]),
             pad(c, "kv_heads", 3),
         ]
-    for plan in plans:
-        close(reshaped(plan, p), want)
+    for rewrite in rewrites:
+        close(reshaped(rewrite, p), want)
 
 
 def test_uneven_duplication_by_counts_alone_is_wrong():  # what bert2BERT's rule would do under RMSNorm
@@ -119,8 +119,8 @@ def test_uneven_duplication_by_counts_alone_is_wrong():  # what bert2BERT's rule
     p = random_params(c)
     index = np.concatenate([np.arange(24), [0, 0, 5]])
     count = (index[:, None] == index[None]).sum(1)
-    plan = plan_axes(c, {"embed": AxisMap(index, 1 / count)})
-    assert not np.allclose(reshaped(plan, p), logits(c, p), atol=1e-2)
+    rewrite = rewrite_axes(c, {"embed": AxisMap(index, 1 / count)})
+    assert not np.allclose(reshaped(rewrite, p), logits(c, p), atol=1e-2)
 
 
 def test_padding_draws_what_init_draws_and_only_there():
@@ -138,8 +138,8 @@ def test_cutting_what_was_padded_gives_the_source_back(name):
     c = VARIANTS[name]
     p = random_params(c)
     for axis, size, keep in (("mlp", 45, np.arange(40)), ("vocab", 70, np.arange(61))):
-        plan = pad(c, axis, size)
-        back = apply(select(plan.target, axis, keep), apply(plan, p))
+        rewrite = pad(c, axis, size)
+        back = apply(select(rewrite.target, axis, keep), apply(rewrite, p))
         jax.tree.map(np.testing.assert_array_equal, back, p)
 
 
@@ -164,13 +164,13 @@ def test_cutting_every_copy_but_one_and_merging_its_readers_gives_the_source_bac
 def test_dtypes_are_kept_and_host_arrays_stay_on_the_host():
     c = VARIANTS["qwen3"]
     p = jax.tree.map(lambda a: a.astype(jnp.bfloat16), random_params(c))
-    for plan in (
+    for rewrite in (
         select(c, "embed", np.arange(8)),
         duplicate(c, "embed", np.arange(48) % 24),
         scale(c, "mlp", reader=2),
     ):
-        host = apply(plan, p)
-        device = apply(plan, jax.tree.map(jnp.asarray, p))
+        host = apply(rewrite, p)
+        device = apply(rewrite, jax.tree.map(jnp.asarray, p))
         for a, b in zip(jax.tree.leaves(host), jax.tree.leaves(device), strict=True):
             assert isinstance(a, np.ndarray)
             assert a.dtype == b.dtype == jnp.bfloat16
@@ -180,9 +180,9 @@ def test_dtypes_are_kept_and_host_arrays_stay_on_the_host():
 def test_moments_follow_the_inverse_scale():
     c = VARIANTS["llama"]
     p = random_params(c)
-    plan = duplicate(c, "mlp", np.arange(80) % 40)
+    rewrite = duplicate(c, "mlp", np.arange(80) % 40)
     for power in (1, 2):
-        out = flatten(apply(plan, p, moment=power))
+        out = flatten(apply(rewrite, p, moment=power))
         np.testing.assert_allclose(out["blocks/dense/down"][:, :40], flatten(p)["blocks/dense/down"] * 2**power)
         np.testing.assert_array_equal(out["blocks/dense/gate"][..., 40:], flatten(p)["blocks/dense/gate"])
 
@@ -190,12 +190,12 @@ def test_moments_follow_the_inverse_scale():
 def test_gradients_of_a_permuted_model_are_the_moments_carried_along():
     c = VARIANTS["qwen2"]
     p = random_params(c)
-    plan = permute(c, "embed", np.roll(np.arange(24), 5))
+    rewrite = permute(c, "embed", np.roll(np.arange(24), 5))
 
     def grads(p):
         return jax.grad(lambda p: forward(c, p, TOKENS).std())(p)
 
-    carried, direct = apply(plan, grads(p), moment=1), grads(apply(plan, p))
+    carried, direct = apply(rewrite, grads(p), moment=1), grads(apply(rewrite, p))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), carried, direct)
 
 
@@ -227,7 +227,7 @@ def test_any_rotation_of_the_stream_keeps_the_function_once_gains_are_folded(nam
                 rules[path] = (copy(path, spec, [Mix(spec.axes.index("embed") - spec.stacked, 1, turn, (24,))]),)
             else:
                 rules[path] = (copy(path, spec),)
-        return logits(c, apply(Plan(c, c, rules), unflatten(leaves)))
+        return logits(c, apply(Rewrite(c, c, rules), unflatten(leaves)))
 
     assert not np.allclose(rotated(flat), want, atol=1e-2)  # gains do not commute with a rotation
     for norm, readers in {"attn_norm": ("q", "k", "v"), "mlp_norm": ("gate", "up")}.items():

@@ -7,12 +7,13 @@ import pytest
 from jaxpt.errors import JaxptError
 from jaxpt.models import flatten
 from jaxpt.reshape.apply import apply
-from jaxpt.reshape.axes import AxisMap, plan_axes
-from jaxpt.reshape.calibrate import activation_scores, walk
+from jaxpt.reshape.axes import AxisMap, rewrite_axes
+from jaxpt.reshape.calibrate import activation_scores
 from jaxpt.reshape.compensate import compensated, gather_compensation, moment_flops, score_and_compensate, solve
 from jaxpt.reshape.stream import InMemory, Reshaped, gather
-from jaxpt.reshape.subclone import choose, cut, subclone_plan
+from jaxpt.reshape.subclone import choose, cut, subclone_rewrite
 from jaxpt.reshape.target import lengths
+from jaxpt.reshape.walk import walk
 from tests.models.tiny import DENSE, VARIANTS
 from tests.reshape.proofs import batches, logits, random_params, reshaped
 
@@ -43,9 +44,9 @@ def of_axes(c, p, want, b):
     scores = activation_scores(InMemory(c, p), b, data="test")
     want = lengths(c, want)
     kept = choose(c, want, scores)
-    plan = cut(c, want, kept)
+    rewrite = cut(c, want, kept)
     index = {a: getattr(kept, a) for a in ("mlp", "heads") if getattr(kept, a) is not None}
-    return plan, compensated(plan, gather_compensation(InMemory(c, p), b, index), tokens=24, flops=1.0)
+    return rewrite, compensated(rewrite, gather_compensation(InMemory(c, p), b, index), tokens=24, flops=1.0)
 
 
 @pytest.mark.parametrize("name", [n for n in DENSE if n != "olmo2"])
@@ -54,9 +55,9 @@ def test_a_cut_layers_output_is_closer_on_the_calibration_data(name):
     p = random_params(c)
     b = batches(c, 2, rows=6)
 
-    def error(plan):
+    def error(rewrite):
         """Of the stream after the only layer, at real tokens."""
-        got = walk(InMemory(plan.target, apply(plan, p)), b)
+        got = walk(InMemory(rewrite.target, apply(rewrite, p)), b)
         want = walk(InMemory(c, p), b)
         return sum(
             float(np.square(np.asarray(g - w) * x["segment_ids"][..., None]).sum()) for g, w, x in zip(got, want, b)
@@ -75,8 +76,8 @@ def test_compensating_for_nothing_keeps_the_function():
         "mlp": np.broadcast_to(np.arange(c.mlp), (3, c.mlp)),
         "heads": np.broadcast_to(np.arange(c.heads), (3, c.heads)),
     }
-    plan = plan_axes(c, {a: AxisMap(i) for a, i in everything.items()}, entry={"layers": [0, 1, 2]})
-    fixed = compensated(plan, gather_compensation(InMemory(c, p), b, everything, ridge=1e-9))
+    rewrite = rewrite_axes(c, {a: AxisMap(i) for a, i in everything.items()}, entry={"layers": [0, 1, 2]})
+    fixed = compensated(rewrite, gather_compensation(InMemory(c, p), b, everything, ridge=1e-9))
     np.testing.assert_allclose(reshaped(fixed, p), logits(c, p), rtol=1e-2, atol=1e-2)
 
 
@@ -84,20 +85,20 @@ def test_matrices_on_disk_and_streaming_give_the_same_result(tmp_path):
     c = VARIANTS["llama"]
     p = random_params(c)
     b = batches(c)
-    plan = subclone_plan(c, {"mlp": 20, "embed": 12, "layers": 2}, activation_scores(InMemory(c, p), b, data="x"))
-    index = {"mlp": plan.rules["blocks/dense/up"][0].ops[1].index}
+    rewrite = subclone_rewrite(c, {"mlp": 20, "embed": 12, "layers": 2}, activation_scores(InMemory(c, p), b, data="x"))
+    index = {"mlp": rewrite.rules["blocks/dense/up"][0].ops[1].index}
     full = np.zeros((3, 20), np.int64)
-    full[plan.entry["layers"]] = index["mlp"]
+    full[rewrite.entry["layers"]] = index["mlp"]
     memory = gather_compensation(InMemory(c, p), b, {"mlp": full})
     disk = gather_compensation(InMemory(c, p), b, {"mlp": full}, folder=tmp_path)
     np.testing.assert_array_equal(memory["mlp"], disk["mlp"])
     assert isinstance(disk["mlp"], np.memmap)
-    one, two = compensated(plan, memory), compensated(plan, disk, tokens=7)
+    one, two = compensated(rewrite, memory), compensated(rewrite, disk, tokens=7)
     a, z = apply(one, p), gather(Reshaped(InMemory(c, p), two))
     jax.tree.map(np.testing.assert_array_equal, a, z)
     assert two.entry["compensation"] == ["mlp"]
     assert two.entry["tokens"] == one.entry["tokens"] + 7
-    plain = flatten(apply(plan, p))
+    plain = flatten(apply(rewrite, p))
     changed = {k for k, v in flatten(a).items() if not np.array_equal(v, plain[k])}
     assert changed == {"blocks/dense/down"}
 
@@ -121,4 +122,4 @@ def test_one_pass_gives_the_scores_and_the_matrices_of_two(name):
 def test_a_changed_head_dim_is_refused():
     c = VARIANTS["llama"]
     with pytest.raises(JaxptError, match="unchanged head_dim"):
-        compensated(subclone_plan(c, {"head_dim": 4}, selection="uniform"), {})
+        compensated(subclone_rewrite(c, {"head_dim": 4}, selection="uniform"), {})

@@ -8,10 +8,10 @@ import pytest
 from jaxpt.errors import JaxptError
 from jaxpt.models import Compute, flatten, forward
 from jaxpt.reshape.apply import apply
-from jaxpt.reshape.axes import AxisMap, duplicate, plan_axes, with_groups
+from jaxpt.reshape.axes import AxisMap, duplicate, rewrite_axes, with_groups
 from jaxpt.reshape.grow_heads import pad_head_dim
 from jaxpt.reshape.grow_target import deepen, widen
-from jaxpt.reshape.subclone import subclone_plan
+from jaxpt.reshape.subclone import subclone_rewrite
 from tests.models.tiny import VARIANTS, config
 from tests.reshape.proofs import TOKENS, close, logits, random_params
 
@@ -28,10 +28,10 @@ TARGETS = {
 }
 
 
-def grown(plans, params):
-    for plan in plans:
-        params = apply(plan, params)
-    return plans[-1].target, params
+def grown(rewrites, params):
+    for rewrite in rewrites:
+        params = apply(rewrite, params)
+    return rewrites[-1].target, params
 
 
 CASES = [("llama", t) for t in TARGETS] + [(n, "all") for n in ("tied", "qwen2", "gemma2", "local_rope")]
@@ -42,9 +42,9 @@ CASES += [("qwen3", t) for t in ("all", "split_kv_and_heads")] + [("olmo2", t) f
 def test_zeros_with_drawn_readers_keep_the_function(name, target):
     c = VARIANTS[name]
     p = random_params(c)
-    plans = widen(c, TARGETS[target])
-    assert all(plan.entry["exact"] and plan.entry["why"] for plan in plans)
-    config, params = grown(plans, p)
+    rewrites = widen(c, TARGETS[target])
+    assert all(rewrite.entry["exact"] and rewrite.entry["why"] for rewrite in rewrites)
+    config, params = grown(rewrites, p)
     for key, value in TARGETS[target].items():
         assert getattr(config, key) == value
     close(logits(config, params), logits(c, p), 1e-4)
@@ -83,8 +83,8 @@ def test_whole_groups_under_a_norm_across_heads_are_copied_evenly_or_not():
     c = VARIANTS["olmo2"]
     p = random_params(c)
     for index in ([0, 1, 0, 1], [0, 1, 1], [0, 1, 1, 1, 0]):
-        plan = duplicate(c, "kv_heads", index)
-        close(logits(plan.target, apply(plan, p)), logits(c, p), 1e-4)
+        rewrite = duplicate(c, "kv_heads", index)
+        close(logits(rewrite.target, apply(rewrite, p)), logits(c, p), 1e-4)
     close(*(logits(x, y) for x, y in (grown([duplicate(c, "heads", np.repeat(np.arange(6), 2))], p), (c, p))), 1e-4)
     with pytest.raises(JaxptError, match="only an even number of copies"):
         duplicate(c, "heads", [0, 1, 2, 2, 3, 4, 5, 5])
@@ -96,8 +96,8 @@ def test_groups_copied_unevenly_by_counts_alone_change_a_norm_across_heads():  #
     index = np.broadcast_to([0, 1, 1], (3, 3))
     by_count = 1 / np.broadcast_to([1, 2, 2], (3, 3))
     maps = {"kv_heads": AxisMap(index, by_count), "heads": AxisMap(with_groups(c, index), np.repeat(by_count, 3, -1))}
-    plan = plan_axes(c, maps)
-    assert np.abs(logits(plan.target, apply(plan, p)) - logits(c, p)).max() > 1e-2
+    rewrite = rewrite_axes(c, maps)
+    assert np.abs(logits(rewrite.target, apply(rewrite, p)) - logits(c, p)).max() > 1e-2
 
 
 @pytest.mark.parametrize("name", ["moe", "moe_mixed"])
@@ -128,11 +128,11 @@ def test_bfloat16_models_grow_within_their_rounding_and_keep_their_dtype(target)
 def test_larger_heads_are_cut_back_to_the_old_ones(name):
     c = VARIANTS[name]
     p = random_params(c)
-    plan = pad_head_dim(c, 16)
-    assert plan.target.rope.inv_freq is None  # twice the head: the old frequencies are every other one of the new
-    back = subclone_plan(plan.target, {"head_dim": 8}, selection="uniform")
+    rewrite = pad_head_dim(c, 16)
+    assert rewrite.target.rope.inv_freq is None  # twice the head: the old frequencies are every other one of the new
+    back = subclone_rewrite(rewrite.target, {"head_dim": 8}, selection="uniform")
     assert back.target.rope == c.rope
-    small = flatten(apply(back, apply(plan, p)))
+    small = flatten(apply(back, apply(rewrite, p)))
     for path in ("blocks/dense/v", "blocks/dense/o"):
         np.testing.assert_array_equal(small[path], flatten(p)[path])
     ratio = 2**0.25 if c.qk_norm == "none" else 1.0
@@ -140,11 +140,11 @@ def test_larger_heads_are_cut_back_to_the_old_ones(name):
 
 
 def test_larger_heads_without_the_softmax_correction_change_the_function():  # the proof above can fail
-    plan = pad_head_dim(VARIANTS["llama"], 16)
+    rewrite = pad_head_dim(VARIANTS["llama"], 16)
     p = random_params(VARIANTS["llama"])
-    wrong = apply(plan, p)
+    wrong = apply(rewrite, p)
     wrong["blocks"]["dense"]["q"] = wrong["blocks"]["dense"]["q"] / np.float32(2**0.5)
-    assert np.abs(logits(plan.target, wrong) - logits(VARIANTS["llama"], p)).max() > 1e-2
+    assert np.abs(logits(rewrite.target, wrong) - logits(VARIANTS["llama"], p)).max() > 1e-2
 
 
 def test_gradients_reach_what_is_new():

@@ -10,11 +10,12 @@ from jaxpt.errors import JaxptError
 from jaxpt.models import flatten, unflatten
 from jaxpt.reshape.apply import apply
 from jaxpt.reshape.axes import duplicate, mask, pad, permute, select
-from jaxpt.reshape.calibrate import activation_scores, layer_leaves, walk
+from jaxpt.reshape.calibrate import activation_scores
 from jaxpt.reshape.compensate import gather_compensation
 from jaxpt.reshape.datafree import weight_scores
 from jaxpt.reshape.stream import InMemory, Reshaped, gather
-from jaxpt.reshape.subclone import random_init, subclone_plan
+from jaxpt.reshape.subclone import random_init, subclone_rewrite
+from jaxpt.reshape.walk import layer_leaves, walk
 from tests.models.tiny import VARIANTS
 from tests.reshape.proofs import batches, close, logits, random_params, reshaped
 
@@ -34,10 +35,10 @@ def test_reordering_experts_or_their_neurons_keeps_the_function(name, axis):
 def test_leaving_out_a_used_expert_changes_the_function():  # the proof above can fail
     c = VARIANTS["moe"]
     p = random_params(c)
-    plan = select(c, "experts", [0, 1, 2, 3])
-    assert plan.target.moe.experts == 4
-    assert apply(plan, p)["blocks"]["moe"]["router"].shape == (3, 24, 4)
-    assert np.abs(reshaped(plan, p) - logits(c, p)).max() > 1e-2
+    rewrite = select(c, "experts", [0, 1, 2, 3])
+    assert rewrite.target.moe.experts == 4
+    assert apply(rewrite, p)["blocks"]["moe"]["router"].shape == (3, 24, 4)
+    assert np.abs(reshaped(rewrite, p) - logits(c, p)).max() > 1e-2
 
 
 @pytest.mark.parametrize(
@@ -99,9 +100,9 @@ def test_scores_find_the_experts_and_the_neurons_in_each_that_are_used_and_the_c
         assert set(np.flatnonzero(scores.get("experts")[l + 1] > 0.01)) == set(used[l])
     free = weight_scores(InMemory(WIDE, p))
     free.check(WIDE)
-    plan = subclone_plan(WIDE, {"experts": 4, "expert_mlp": 5, "shared_mlp": 7}, scores)
-    assert (plan.target.moe.experts, plan.target.moe.mlp, plan.target.moe.shared_mlp) == (4, 5, 7)
-    small = apply(plan, p)["blocks"]["moe"]
+    rewrite = subclone_rewrite(WIDE, {"experts": 4, "expert_mlp": 5, "shared_mlp": 7}, scores)
+    assert (rewrite.target.moe.experts, rewrite.target.moe.mlp, rewrite.target.moe.shared_mlp) == (4, 5, 7)
+    small = apply(rewrite, p)["blocks"]["moe"]
     for l in range(2):
         for i, e in enumerate(used[l]):
             want = p["blocks"]["moe"]["expert_gate"][l, e][:, neurons[l, e]]
@@ -109,10 +110,10 @@ def test_scores_find_the_experts_and_the_neurons_in_each_that_are_used_and_the_c
             assert set(free.get("expert_mlp")[l + 1, e].nonzero()[0]) == set(neurons[l, e])
         np.testing.assert_array_equal(small["shared_down"][l], p["blocks"]["moe"]["shared_down"][l][shared[l]])
     b = batches(WIDE)[:1]
-    before, after = (walk(InMemory(c, q), b)[0] for c, q in ((WIDE, p), (plan.target, apply(plan, p))))
+    before, after = (walk(InMemory(c, q), b)[0] for c, q in ((WIDE, p), (rewrite.target, apply(rewrite, p))))
     np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-4 * float(abs(before).max()))
-    close(reshaped(plan, p), logits(WIDE, p), 1e-4)
-    jax.tree.map(np.testing.assert_array_equal, gather(Reshaped(InMemory(WIDE, p), plan)), apply(plan, p))
+    close(reshaped(rewrite, p), logits(WIDE, p), 1e-4)
+    jax.tree.map(np.testing.assert_array_equal, gather(Reshaped(InMemory(WIDE, p), rewrite)), apply(rewrite, p))
 
 
 def test_cutting_a_used_expert_or_one_index_set_for_all_experts_changes_the_function():  # the proof above can fail
@@ -120,8 +121,8 @@ def test_cutting_a_used_expert_or_one_index_set_for_all_experts_changes_the_func
     same = np.broadcast_to(neurons[0, 0], (3, 5))
     assert np.abs(reshaped(select(WIDE, "expert_mlp", same), p) - logits(WIDE, p)).max() > 1e-2
     scores = activation_scores(InMemory(WIDE, p), batches(WIDE), data="test")
-    plan = subclone_plan(WIDE, {"experts": 3}, scores)
-    assert np.abs(reshaped(plan, p) - logits(WIDE, p)).max() > 1e-2
+    rewrite = subclone_rewrite(WIDE, {"experts": 3}, scores)
+    assert np.abs(reshaped(rewrite, p) - logits(WIDE, p)).max() > 1e-2
 
 
 def test_an_experts_score_is_its_weighted_output_summed_by_hand():
@@ -148,10 +149,10 @@ def test_an_experts_score_is_its_weighted_output_summed_by_hand():
 
 
 def test_random_mixtures_and_refusals_name_the_length():
-    plan = random_init(WIDE, {"experts": 4, "expert_mlp": 6})
-    assert apply(plan, random_params(WIDE))["blocks"]["moe"]["expert_up"].shape == (2, 4, 24, 6)
+    rewrite = random_init(WIDE, {"experts": 4, "expert_mlp": 6})
+    assert apply(rewrite, random_params(WIDE))["blocks"]["moe"]["expert_up"].shape == (2, 4, 24, 6)
     for target, said in (({"experts": 1}, "fewer than the 2"), ({"expert_mlp": 13}, "larger than the source's 12")):
         with pytest.raises(JaxptError, match=said):
-            subclone_plan(WIDE, target, selection="uniform")
+            subclone_rewrite(WIDE, target, selection="uniform")
     with pytest.raises(JaxptError, match="for dense layers only"):
         gather_compensation(InMemory(WIDE, random_params(WIDE)), batches(WIDE), {"mlp": np.zeros((3, 4), int)})

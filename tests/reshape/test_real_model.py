@@ -5,13 +5,17 @@ import numpy as np
 import pytest
 
 from jaxpt.errors import JaxptError
-from jaxpt.reshape.calibrate import activation_scores, loss
-from jaxpt.reshape.config import CalibrationConfig, TransformConfig
+from jaxpt.reshape.calibrate import activation_scores
 from jaxpt.reshape.picture import draw_scores
 from jaxpt.reshape.scores import AXES, Scores
-from jaxpt.reshape.sequence import Setting, plans
+from jaxpt.reshape.sequence import rewrites_of
+from jaxpt.reshape.setting import Setting
 from jaxpt.reshape.stream import InMemory, chain
 from jaxpt.reshape.target import Target
+from jaxpt.reshape.transforms.prune_depth import PruneDepth
+from jaxpt.reshape.transforms.random_init import RandomInit
+from jaxpt.reshape.transforms.subclone import Subclone
+from jaxpt.reshape.walk import loss
 from tests.reshape.stories import stories, story_batches
 
 
@@ -37,30 +41,30 @@ def scores(source, data):
 
 
 def loss_of(source, data, transform, target, **setting):
-    s = Setting(Target(**target), data[0], "stories", CalibrationConfig(), tell=lambda line: None, **setting)
-    return loss(chain(source, plans(source, [transform], s)), data[1])
+    s = Setting(Target(**target), data[0], {"name": "stories"}, log=lambda line: None, **setting)
+    return loss(chain(source, rewrites_of(source, [transform], s)), data[1])
 
 
 def test_better_methods_start_closer_to_their_parent(source, data):
     parent = loss(source, data[1])
     assert parent < 2
-    uniform = TransformConfig("subclone", selection="uniform")
+    uniform = Subclone(selection="uniform")
     for target in ({"mlp": 86}, {"embed": 48, "mlp": 128, "kv_heads": 3}):
         start = [
             loss_of(source, data, transform, target)
             for transform in (
-                TransformConfig("subclone", compensate=True),
-                TransformConfig("subclone"),
+                Subclone(compensate=True),
+                Subclone(),
                 uniform,
-                TransformConfig("random_init"),
+                RandomInit(),
             )
         ]
         assert parent < start[0] < start[1] < start[2] < start[3], (target, start)
 
 
 def test_removing_layers_one_by_one_beats_removing_the_first_ones(source, data):
-    best = loss_of(source, data, TransformConfig("prune_depth", by="loss"), {"layers": 3})
-    first = loss_of(source, data, TransformConfig("subclone", selection="uniform"), {"layers": 3})
+    best = loss_of(source, data, PruneDepth(by="loss"), {"layers": 3})
+    first = loss_of(source, data, Subclone(selection="uniform"), {"layers": 3})
     assert best < first
 
 

@@ -11,7 +11,7 @@ from jaxpt.reshape.datafree import weight_scores
 from jaxpt.reshape.grow import llama_pro
 from jaxpt.reshape.grow_target import widen
 from jaxpt.reshape.stream import InMemory
-from jaxpt.reshape.subclone import subclone_plan
+from jaxpt.reshape.subclone import subclone_rewrite
 from tests.models.tiny import VARIANTS
 from tests.reshape.proofs import batches, logits, random_params
 
@@ -25,18 +25,18 @@ from tests.reshape.proofs import batches, logits, random_params
 def test_what_was_padded_scores_nothing_and_its_cut_returns_the_parameters_bit_for_bit(name, target, back):
     c = VARIANTS[name]
     p = random_params(c)
-    (plan,) = widen(c, target)
-    grown = apply(plan, p)
-    small = subclone_plan(plan.target, back, weight_scores(InMemory(plan.target, grown)))
+    (rewrite,) = widen(c, target)
+    grown = apply(rewrite, p)
+    small = subclone_rewrite(rewrite.target, back, weight_scores(InMemory(rewrite.target, grown)))
     assert small.target == c
     jax.tree.map(np.testing.assert_array_equal, apply(small, grown), p)
 
 
-def pruned(plan, c, p):
+def pruned(rewrite, c, p):
     """The grown model cut back to its layers by Block Influence."""
-    grown = apply(plan, p)
-    scores = activation_scores(InMemory(plan.target, grown), batches(c), data="test")
-    back = subclone_plan(plan.target, {"layers": len(c.layers)}, scores, depth="influence")
+    grown = apply(rewrite, p)
+    scores = activation_scores(InMemory(rewrite.target, grown), batches(c), data="test")
+    back = subclone_rewrite(rewrite.target, {"layers": len(c.layers)}, scores, depth="influence")
     return apply(back, grown)
 
 
@@ -52,7 +52,7 @@ def test_block_influence_finds_and_removes_the_identity_blocks_of_llama_pro(name
 def test_the_first_layers_of_a_deepened_model_are_not_the_old_ones():  # the proof above can fail
     c = VARIANTS["llama"]
     p = random_params(c)
-    plan = llama_pro(c, 2)
-    first = subclone_plan(plan.target, {"layers": 3}, selection="uniform")
-    again = flatten(apply(first, apply(plan, p)))
+    rewrite = llama_pro(c, 2)
+    first = subclone_rewrite(rewrite.target, {"layers": 3}, selection="uniform")
+    again = flatten(apply(first, apply(rewrite, p)))
     assert not np.array_equal(again["blocks/dense/o"], flatten(p)["blocks/dense/o"])

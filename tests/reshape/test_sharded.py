@@ -16,7 +16,7 @@ from jaxpt.reshape.depth import drop_layers
 from jaxpt.reshape.grow import aki, fpi, llama_pro
 from jaxpt.reshape.merge import merge_kv
 from jaxpt.reshape.stream import InMemory
-from jaxpt.reshape.subclone import random_init, subclone_plan
+from jaxpt.reshape.subclone import random_init, subclone_rewrite
 from jaxpt.reshape.upcycle import Upcycling, upcycle
 from jaxpt.sharding import make_mesh, param_shardings
 from tests.reshape.proofs import random_params
@@ -25,11 +25,11 @@ BIG = ModelConfig(96, 64, 8, 4, 16, 128, uniform_layers(4), qkv_bias=True, qk_no
 SMALL = {"embed": 32, "heads": 4, "kv_heads": 4, "mlp": 64, "layers": 2}
 
 
-def plans(c, p):
+def rewrites(c, p):
     s = weight_scores(InMemory(c, p))
     return {
-        "subclone": subclone_plan(c, SMALL, s, scaling="fan_in"),
-        "uniform": subclone_plan(c, SMALL, selection="uniform"),
+        "subclone": subclone_rewrite(c, SMALL, s, scaling="fan_in"),
+        "uniform": subclone_rewrite(c, SMALL, selection="uniform"),
         "random": random_init(c, SMALL, 3),
         "duplicate": duplicate(c, "embed", np.arange(128) % 64),
         "pad": pad(c, "mlp", 160),
@@ -49,9 +49,9 @@ def test_every_transform_gives_the_host_result_on_a_mesh(shape):
     p = random_params(BIG)
     mesh = make_mesh(shape)
     sharded = placed(BIG, p, mesh)
-    for name, plan in plans(BIG, p).items():
-        where = param_shardings(param_specs(plan.target), mesh)
-        out, want = flatten(apply(plan, sharded, where)), flatten(apply(plan, p))
+    for name, rewrite in rewrites(BIG, p).items():
+        where = param_shardings(param_specs(rewrite.target), mesh)
+        out, want = flatten(apply(rewrite, sharded, where)), flatten(apply(rewrite, p))
         for path, leaf in out.items():
             assert leaf.sharding == flatten(where)[path], (name, path)
             np.testing.assert_allclose(leaf, want[path], rtol=1e-5, atol=1e-6, err_msg=f"{name} {path}")
@@ -63,10 +63,10 @@ def largest(compiled):
     return max(int(np.prod([int(n) for n in s.split(",")])) for s in shapes)
 
 
-def compiled(path, plan, p, mesh):
-    spec, rule = plan.specs[path], plan.rules[path]
-    to = flatten(param_shardings(param_specs(plan.target), mesh))[path]
-    at = flatten(param_shardings(param_specs(plan.source), mesh))[path]
+def compiled(path, rewrite, p, mesh):
+    spec, rule = rewrite.specs[path], rewrite.rules[path]
+    to = flatten(param_shardings(param_specs(rewrite.target), mesh))[path]
+    at = flatten(param_shardings(param_specs(rewrite.source), mesh))[path]
     leaf = flatten(p)[path]
     leaves = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)}
     make = make_leaf(make_slice(path, spec, rule, jnp.float32, to), spec, rule)
@@ -77,17 +77,17 @@ def compiled(path, plan, p, mesh):
 def test_no_device_holds_a_full_slice_of_what_is_split(shape):
     p = random_params(BIG)
     mesh = make_mesh(shape)
-    plan = plans(BIG, p)["subclone"]
+    rewrite = rewrites(BIG, p)["subclone"]
     for path in ("blocks/dense/q", "blocks/dense/o", "blocks/dense/up", "blocks/dense/down", "embed/table", "head"):
         leaf = flatten(p)[path]
-        whole = leaf[0].size if plan.specs[path].stacked else leaf.size
+        whole = leaf[0].size if rewrite.specs[path].stacked else leaf.size
         own = leaf.size // 8  # a device's own part of the input is there from the start
-        assert largest(compiled(path, plan, p, mesh)) <= max(own, whole // 2), path
+        assert largest(compiled(path, rewrite, p, mesh)) <= max(own, whole // 2), path
 
 
 def test_a_program_that_gathers_everything_is_caught():  # the proof above can fail
     p = random_params(BIG)
-    plan = plans(BIG, p)["subclone"]
+    rewrite = rewrites(BIG, p)["subclone"]
     mesh = make_mesh({"fsdp": 8})
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     leaf = flatten(p)["blocks/dense/up"]
@@ -95,16 +95,16 @@ def test_a_program_that_gathers_everything_is_caught():  # the proof above can f
     at = flatten(param_shardings(param_specs(BIG), mesh))["blocks/dense/up"]
     lowered = gather.lower(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)).compile()
     assert largest(lowered) > max(leaf.size // 8, leaf[0].size // 2)
-    del plan
+    del rewrite
 
 
 def test_a_tied_bfloat16_model_gives_the_host_bits_on_a_mesh():
     c = BIG.replace(tie_embeddings=True, qkv_bias=False, qk_norm="none")
     p = jax.tree.map(lambda a: a.astype(jnp.bfloat16), random_params(c))
     mesh = make_mesh({"fsdp": 4, "tensor": 2})
-    for plan in (subclone_plan(c, SMALL, selection="uniform"), merge_kv(c, 2), drop_layers(c, [1])):
-        where = param_shardings(param_specs(plan.target), mesh)
-        out, want = flatten(apply(plan, placed(c, p, mesh), where)), flatten(apply(plan, p))
+    for rewrite in (subclone_rewrite(c, SMALL, selection="uniform"), merge_kv(c, 2), drop_layers(c, [1])):
+        where = param_shardings(param_specs(rewrite.target), mesh)
+        out, want = flatten(apply(rewrite, placed(c, p, mesh), where)), flatten(apply(rewrite, p))
         for path, leaf in out.items():
             assert leaf.dtype == jnp.bfloat16
             assert leaf.sharding == flatten(where)[path]
@@ -125,16 +125,16 @@ def test_compensation_on_a_mesh_needs_one_layers_matrix_at_a_time_and_no_full_sl
 
     even = np.broadcast_to(np.arange(32) * 4, (4, 32))
     plain = select(BIG, "mlp", even).with_entry(layers=[0, 1, 2, 3])
-    plan = compensated(plain, {"mlp": Matrices()})
-    where = param_shardings(param_specs(plan.target), mesh)
-    out = apply(plan, placed(BIG, p, mesh), where)
+    rewrite = compensated(plain, {"mlp": Matrices()})
+    where = param_shardings(param_specs(rewrite.target), mesh)
+    out = apply(rewrite, placed(BIG, p, mesh), where)
     assert asked == [0, 1, 2, 3]
     want = apply(compensated(plain, {"mlp": matrix}), p)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), out, want)
     path = "blocks/dense/down"
     leaf, to = flatten(p)[path], flatten(where)[path]
     at = flatten(param_shardings(param_specs(BIG), mesh))[path]
-    one = make_slice(path, plan.specs[path], plan.rules[path], jnp.float32, to)
+    one = make_slice(path, rewrite.specs[path], rewrite.rules[path], jnp.float32, to)
     leaves = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at)}
     program = jax.jit(lambda leaves, table: one(leaves, [[table]], 0)).lower(leaves, matrix[0]).compile()
     assert largest(program) <= leaf[0].size // 2
@@ -143,8 +143,8 @@ def test_compensation_on_a_mesh_needs_one_layers_matrix_at_a_time_and_no_full_sl
 def test_moments_follow_on_a_mesh():
     p = random_params(BIG)
     mesh = make_mesh({"fsdp": 8})
-    plan = plans(BIG, p)["subclone"]
-    where = param_shardings(param_specs(plan.target), mesh)
-    out, want = apply(plan, placed(BIG, p, mesh), where, moment=2), apply(plan, p, moment=2)
+    rewrite = rewrites(BIG, p)["subclone"]
+    where = param_shardings(param_specs(rewrite.target), mesh)
+    out, want = apply(rewrite, placed(BIG, p, mesh), where, moment=2), apply(rewrite, p, moment=2)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), out, want)
     assert unflatten(flatten(out)).keys() == out.keys()

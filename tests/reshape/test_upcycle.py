@@ -50,21 +50,21 @@ def test_exact_upcyclings_compute_what_the_dense_model_computes(options):
 )
 def test_inexact_upcyclings_are_detected_and_are_inexact(options):
     assert not options.exactness()[0]
-    plan = upcycle(C, options)
-    assert plan.entry["exact"] is False
-    assert plan.entry["why"]
-    assert np.abs(reshaped(plan, P) - WANT).max() > 1e-2 * np.abs(WANT).max()
+    rewrite = upcycle(C, options)
+    assert rewrite.entry["exact"] is False
+    assert rewrite.entry["why"]
+    assert np.abs(reshaped(rewrite, P) - WANT).max() > 1e-2 * np.abs(WANT).max()
 
 
 def test_some_layers_can_stay_dense():
-    plan = upcycle(C, GRANULAR, layers=[1])
-    assert [s.ffn for s in plan.target.layers] == ["dense", "moe", "dense"]
-    close(reshaped(plan, P), WANT)
+    rewrite = upcycle(C, GRANULAR, layers=[1])
+    assert [s.ffn for s in rewrite.target.layers] == ["dense", "moe", "dense"]
+    close(reshaped(rewrite, P), WANT)
 
 
 def test_the_average_of_copies_is_the_dense_model():
-    plan = upcycle(C, dataclasses.replace(COPIES, permute=False))
-    back = apply(average_experts(plan.target), apply(plan, P))
+    rewrite = upcycle(C, dataclasses.replace(COPIES, permute=False))
+    back = apply(average_experts(rewrite.target), apply(rewrite, P))
     for path, leaf in flatten(back).items():
         np.testing.assert_allclose(leaf, flatten(P)[path], rtol=1e-6, atol=1e-7, err_msg=path)
 
@@ -96,9 +96,9 @@ def test_redrawn_values_follow_the_statistics_of_what_they_replace():
 
 
 def test_moments_follow_the_inverse_scale_and_are_zero_where_redrawn():
-    plan = upcycle(C, dataclasses.replace(GRANULAR, scale="down", permute=False, keep=0.5))
-    m = apply(plan, P, moment=1)["blocks"]["moe"]["expert_down"]
-    w = apply(plan, P)["blocks"]["moe"]["expert_down"]
+    rewrite = upcycle(C, dataclasses.replace(GRANULAR, scale="down", permute=False, keep=0.5))
+    m = apply(rewrite, P, moment=1)["blocks"]["moe"]["expert_down"]
+    w = apply(rewrite, P)["blocks"]["moe"]["expert_down"]
     zero = np.all(m == 0, axis=-1)
     np.testing.assert_array_equal(zero.sum(-1), 10)
     np.testing.assert_allclose(m[~zero], w[~zero] / 4, rtol=1e-5)
@@ -107,8 +107,8 @@ def test_moments_follow_the_inverse_scale_and_are_zero_where_redrawn():
 def test_host_and_device_make_the_same_experts():
     import jax
 
-    plan = upcycle(C, dataclasses.replace(GRANULAR, keep=0.7))
-    host, device = apply(plan, P), apply(plan, jax.tree.map(jax.numpy.asarray, P))
+    rewrite = upcycle(C, dataclasses.replace(GRANULAR, keep=0.7))
+    host, device = apply(rewrite, P), apply(rewrite, jax.tree.map(jax.numpy.asarray, P))
     for a, b in zip(jax.tree.leaves(host), jax.tree.leaves(device)):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 

@@ -33,11 +33,11 @@ def trained(config, params, freeze, steps=3):
 
 
 def test_only_the_new_block_changes_and_without_the_rules_everything_does():
-    plan = llama_pro(tiny.MODEL, 1)
-    (new,) = plan.entry["options"]["blocks"]
-    start = apply(plan, tiny.PARAMS)
+    rewrite = llama_pro(tiny.MODEL, 1)
+    (new,) = rewrite.entry["options"]["blocks"]
+    start = apply(rewrite, tiny.PARAMS)
     old = flatten(start)
-    frozen, free = (trained(plan.target, start, rules) for rules in (plan.entry["freeze"], ()))
+    frozen, free = (trained(rewrite.target, start, rules) for rules in (rewrite.entry["freeze"], ()))
     for path, leaf in frozen.items():
         if not path.startswith("blocks/"):
             np.testing.assert_array_equal(leaf, old[path], err_msg=path)

@@ -1,9 +1,9 @@
 """A transform as data: for every parameter of the new model, how each layer's slice comes from slices of the old.
 
-A `Plan` holds the old and the new config, one rule per new parameter and the lineage entry. A rule is a sum of terms;
-a term reads one input slice (or draws fresh values) and passes it through ops. The same plan is applied to arrays in
-memory, to sharded arrays under `jit`, to optimizer moments (`jaxpt.reshape.apply`) and slice by slice to a model too
-large for memory (`jaxpt.reshape.stream`); plans compose by applying one after the other.
+A `Rewrite` holds the old and the new config, one rule per new parameter and the lineage entry. A rule is a sum of
+terms; a term reads one input slice (or draws fresh values) and passes it through ops. The same rewrite is applied to
+arrays in memory, to sharded arrays under `jit`, to optimizer moments (`jaxpt.reshape.apply`) and slice by slice to a
+model too large for memory (`jaxpt.reshape.stream`); rewrites compose by applying one after the other.
 """
 
 import dataclasses
@@ -11,14 +11,15 @@ import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict, Unpack
 
 import jax
 import numpy as np
+import numpy.typing as npt
 
 from jaxpt.models import ModelConfig, ParamSpec, flatten, param_specs
 from jaxpt.models.init import leaf_key
-from jaxpt.reshape.ops import Op
+from jaxpt.reshape.ops import Op, Take
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +39,29 @@ class Term:
 Rule = tuple[Term, ...]
 
 
+class LineageEntry(TypedDict, total=False):
+    """What the lineage keeps of a step: what was done, with which options, at which cost, and whether it is exact."""
+
+    op: str
+    options: Mapping[str, object]
+    seed: int
+    tokens: int  # of calibration data
+    flops: float
+    exact: bool  # whether the function is kept
+    why: str  # the condition that holds or fails
+    indices: str | Mapping[str, str]  # hashes of index sets
+    layers: Sequence[int]  # of the source, that stay
+    scores: Mapping[str, object]  # `Scores.meta`
+    by: str
+    score: float
+    compensation: Sequence[str]
+    freeze: Sequence[str]
+    parameters: int
+    step_zero: Mapping[str, object]
+
+
 @dataclass(frozen=True, eq=False)
-class Plan:
+class Rewrite:
     """What turns a model of config `source` into one of config `target`.
 
     `rules` maps every parameter path of the target to its rule. `entry` is the lineage entry: `op`, `options`, `seed`,
@@ -52,7 +74,7 @@ class Plan:
     source: ModelConfig
     target: ModelConfig
     rules: Mapping[str, Rule] = field(repr=False)
-    entry: dict[str, Any] = field(default_factory=dict)
+    entry: LineageEntry = field(default_factory=LineageEntry)
 
     def __post_init__(self) -> None:
         old, new = flatten(param_specs(self.source)), flatten(param_specs(self.target))
@@ -67,8 +89,8 @@ class Plan:
         """The target's axis table, flat."""
         return flatten(param_specs(self.target))
 
-    def with_entry(self, **changes: Any) -> "Plan":
-        """Returns the plan with keys of its lineage entry added or replaced."""
+    def with_entry(self, **changes: Unpack[LineageEntry]) -> "Rewrite":
+        """Returns the rewrite with keys of its lineage entry added or replaced."""
         return dataclasses.replace(self, entry={**self.entry, **changes})
 
 
@@ -99,8 +121,7 @@ def _check_term(path: str, term: Term, old: Mapping[str, ParamSpec], spec: Param
 
 
 def _check_index(path: str, op: Op, shape: tuple[int, ...]) -> None:
-    index = getattr(op, "index", None)
-    if index is not None and index.size and (index.max() >= shape[op.dim] or index.min() < -1):
+    if isinstance(op, Take) and op.index.size and (op.index.max() >= shape[op.dim] or op.index.min() < -1):
         raise ValueError(f"{path}: an index is outside dimension {op.dim} of length {shape[op.dim]}")
 
 
@@ -116,7 +137,7 @@ def copy(path: str, spec: ParamSpec, ops: Sequence[Op] = (), layers: np.ndarray 
     return Term(path, tuple(ops), layers)
 
 
-def draw(spec: ParamSpec, seed: int, path: str, layer: int | None) -> jax.Array:
+def draw(spec: ParamSpec, seed: int, path: str, layer: jax.Array | int | None) -> jax.Array:
     """Returns fresh float32 values of one slice, equal bit for bit to what `init_params` draws there."""
     shape = spec.shape[1:] if spec.stacked else spec.shape
     if spec.init != "normal":
@@ -130,11 +151,11 @@ def _normal(key: jax.Array, shape: tuple[int, ...], std: float) -> jax.Array:
     return std * jax.random.normal(key, shape)
 
 
-def index_digest(*arrays: Any) -> str:
+def index_digest(*arrays: npt.ArrayLike) -> str:
     """Returns a short hash of index sets, for lineage entries."""
     h = hashlib.sha256()
-    for a in arrays:
-        a = np.ascontiguousarray(a)
+    for values in arrays:
+        a = np.ascontiguousarray(values)
         h.update(str((a.shape, a.dtype.str)).encode())
         h.update(a.tobytes())
     return h.hexdigest()[:16]

@@ -1,0 +1,75 @@
+"""What a transform is to a config: a name, options of its own, and the rewrites that it asks for.
+
+Each transform is a frozen dataclass in a file of `jaxpt/reshape/transforms/`, or the user's own `module:Class`; what
+it computes with (`select`, `pad`, `subclone_rewrite` and so on) are pure functions of this room.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jaxpt.config.choice import Choice, find, names
+from jaxpt.models import ModelConfig
+from jaxpt.reshape.rewrite import Rewrite
+from jaxpt.reshape.setting import Setting
+from jaxpt.reshape.stream import ModelSlices
+
+# until b398682 every transform had all of these options, and stored configs hold them with these values
+ALL_OPTIONS_THEN: dict[str, Any] = {
+    "selection": "importance",
+    "scaling": "none",
+    "depth": None,
+    "compensate": False,
+    "ridge": 1e-3,
+    "by": "influence",
+    "rescale": True,
+    "drop": (),
+    "how": None,
+    "fresh": True,
+    "noise": 0.0,
+    "mixture": None,
+    "layers": (),
+    "every": 1,
+    "dense_first": 0,
+}
+
+
+@dataclass(frozen=True)
+class Transform(Choice, kind="transform", room="jaxpt.reshape.transforms"):
+    """One step of a reshape; its fields are its options."""
+
+    @property
+    def reads_scores(self) -> bool:
+        """Whether it ranks positions or layers by `setting.score`, so that scores can be stored and drawn."""
+        return False
+
+    def check(self, config: ModelConfig, setting: Setting) -> None:
+        """Refuses what cannot be done with a model of shape `config`, before anything is scored or computed.
+
+        Raises:
+            JaxptError: an impossible target, or calibration data that is missing.
+        """
+
+    def rewrites(self, source: ModelSlices, setting: Setting) -> list[Rewrite]:
+        """Returns what is to be done to `source`, to be applied in order.
+
+        Raises:
+            JaxptError: what only shows in the weights or the data.
+        """
+        raise NotImplementedError(f"{self.name} defines no rewrites(source, setting)")
+
+    @classmethod
+    def of_today(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Leaves out options of other transforms, and those that said None for a default, as written at b398682."""
+        name = values.get("name")
+        if name not in names(cls):
+            return values
+        own = find(cls, name, "name").__dataclass_fields__
+        return {
+            key: value for key, value in values.items() if not _unsaid(key, value) or (key in own and value is not None)
+        }
+
+
+def _unsaid(key: str, value: Any) -> bool:
+    """Whether an option stands where it stood when nothing was said of it."""
+    return key in ALL_OPTIONS_THEN and (tuple(value) if isinstance(value, list) else value) == ALL_OPTIONS_THEN[key]

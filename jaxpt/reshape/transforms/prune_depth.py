@@ -1,0 +1,34 @@
+"""Fewer layers, removed one by one and scored again after each."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxpt.config.choice import option
+from jaxpt.models import ModelConfig
+from jaxpt.reshape.prune_depth import prune_depth
+from jaxpt.reshape.rewrite import Rewrite
+from jaxpt.reshape.setting import Setting
+from jaxpt.reshape.stream import ModelSlices
+from jaxpt.reshape.transform import Transform
+
+
+@dataclass(frozen=True)
+class PruneDepth(Transform):
+    """Removes layers until `target.layers` are left; needs calibration data."""
+
+    by: Literal["influence", "loss"] = option("influence", "drop the least Block Influence, or what costs least loss")
+    rescale: bool = option(True, "restore the stream's norm after each removal")
+
+    def check(self, config: ModelConfig, setting: Setting) -> None:
+        """Refuses to go without data or without `target.layers`."""
+        setting.need_data("prune_depth")
+        setting.wanted("layers", "prune_depth")
+
+    def rewrites(self, source: ModelSlices, setting: Setting) -> list[Rewrite]:
+        """Returns one rewrite per removed layer.
+
+        Raises:
+            JaxptError: more layers wanted than there are.
+        """
+        layers = setting.wanted("layers", "prune_depth")
+        return prune_depth(source, layers, setting.batches, by=self.by, rescale=self.rescale, compute=setting.compute)
