@@ -1,7 +1,7 @@
 """The global steps of deduplication on Daft: the one module that knows Daft's names (written against 0.7)."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
@@ -119,14 +119,15 @@ def _sorted_edges(table: pa.Table) -> pa.Table:
     return _plain(table).sort_by([("left", "ascending"), ("right", "ascending")])
 
 
-ENGINES = {
+Engine = NumpyEngine | DaftEngine
+ENGINES: dict[str, Callable[[str | None], Engine]] = {
     "numpy": lambda address: NumpyEngine(),
     "native": lambda address: DaftEngine("native"),
     "ray": lambda address: DaftEngine("ray", address),
 }
 
 
-def open_engine(name: str = "native", address: str | None = None):
+def open_engine(name: str = "native", address: str | None = None) -> Engine:
     """Returns the engine of that name: native (Daft in this process), ray (Daft on a cluster) or numpy (the oracle).
 
     Raises:

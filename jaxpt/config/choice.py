@@ -15,12 +15,27 @@ from jaxpt.errors import JaxptError, nearest
 C = TypeVar("C", bound="Choice")
 
 
-def option(default: Any = dataclasses.MISSING, doc: str = "") -> Any:
-    """Declares an option of a choice, a field with one line that help shows; without `default` it must be given."""
-    metadata = {"doc": doc}
+def option(default: Any = dataclasses.MISSING, doc: str = "", **facts: Any) -> Any:
+    """Declares an option of a choice, a field with one line that help shows; without `default` it must be given.
+
+    `facts` are further things that the kind wants to know of the option; they lie in the field's metadata.
+    """
+    metadata = {"doc": doc, **facts}
     if isinstance(default, (dict, list)):
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def options_of(base: type["Choice"], key: str) -> Any:
+    """Declares a dict that holds options of a choice which another key of its section names.
+
+    The dict holds only what is stated, so a required option may be left out; whoever builds the choice adds the rest.
+
+    Args:
+        base: the base class of the kind.
+        key: the section's key that names the choice.
+    """
+    return dataclasses.field(default_factory=dict, metadata={"options_of": (base, key)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +114,23 @@ def pick(base: type[C], values: Mapping[str, Any], where: str) -> tuple[type[C],
     if name is None:
         raise JaxptError(f"{where} lacks name; known: {', '.join(names(base))}")
     return find(base, name, f"{where}.name"), options
+
+
+def chosen(field: dataclasses.Field, values: Mapping[str, Any], where: str) -> type[Choice] | None:
+    """Returns the dataclass whose options the dict `field` holds, None where it is not one of `options_of`.
+
+    Args:
+        field: of a section's dataclass.
+        values: the section's values.
+        where: the section's name, for messages.
+
+    Raises:
+        JaxptError: as `find`.
+    """
+    if "options_of" not in field.metadata:
+        return None
+    base, key = field.metadata["options_of"]
+    return find(base, str(values[key]), f"{where}.{key}")
 
 
 def _choices(base: type[C]) -> Mapping[str, type[C]]:

@@ -97,6 +97,7 @@ def _content(path: Path) -> bytes:
 
 def _override(cls: type, values: ConfigDict, overrides: Sequence[str]) -> None:
     """Applies `--config.key=value` flags in place."""
+    _drop_options(cls, values, overrides)
     overrides = [text for text in overrides if not _find(cls, values, text)]
     known = flags.FlagValues()
     try:
@@ -134,19 +135,43 @@ def _find(cls: type, values: ConfigDict, text: str) -> bool:
             continue
         if node is None and dataclasses.is_dataclass(hint):
             node = _begin(parent, key, hint)
+        if isinstance(node, ConfigDict):
+            schema.begin(hint, part, node)
         if not isinstance(node, ConfigDict):
             raise JaxptError(f"{text}: {where} has no keys, it is {node!r}")
         if part not in node:
             keys = ", ".join(node.keys())
-            told = nearest(part, node.keys()) or (f"; the keys are {keys}" if keys else "; add it in the config file")
+            known = [f.name for f in dataclasses.fields(hint)] if dataclasses.is_dataclass(hint) else node.keys()
+            told = nearest(part, known) or (f"; the keys are {keys}" if keys else "; add it in the config file")
             raise JaxptError(f"{where}.{part} is not a key{schema.why_not(hint, part) or told}")
-        parent, key, hint = node, part, schema.inside(hint, part)
+        parent, key, hint = node, part, schema.inside(hint, part, node, where)
         node, where = node[part], f"{where}.{part}"
     if match[2] != "=None" or not isinstance(parent, ConfigDict):
         return False
     with parent.ignore_type():
         parent[key] = None
     return True
+
+
+def _drop_options(cls: type, values: ConfigDict, overrides: Sequence[str]) -> None:
+    """Drops the options that the file gives a choice in whose place a flag puts another, and says so in a line."""
+    for text in overrides:
+        path, _, name = text.removeprefix("--config.").partition("=")
+        *parts, key = re.findall(r"[^.\[\]]+|\[\d+\]", path) or [""]
+        node, hint = values, cls
+        for part in parts:
+            at = int(part[1:-1]) if part.startswith("[") else part
+            inside = isinstance(node, list | tuple) and isinstance(at, int) and at < len(node)
+            if not inside and not (isinstance(node, ConfigDict) and at in node):
+                break  # told where the flag itself is read
+            node, hint = node[at], schema.inside(hint, part)
+        options = schema.options_named_by(hint, key)
+        if options is None or not isinstance(node, ConfigDict) or node.get(key) == name:
+            continue
+        if given := list(node[options] or ()):
+            print(f"{text}: the options of {node[key]!r} in the config file are dropped ({', '.join(given)})")
+        with node.unlocked(), node.ignore_type():
+            node[key], node[options] = name, ConfigDict()
 
 
 def _begin(parent: Any, key: str, cls: type) -> ConfigDict:

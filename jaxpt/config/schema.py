@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from ml_collections import ConfigDict, config_dict
 
-from jaxpt.config.choice import Choice, is_kind, name_of, pick
+from jaxpt.config.choice import Choice, chosen, is_kind, name_of, pick
 from jaxpt.errors import JaxptError, nearest
 
 T = TypeVar("T")
@@ -35,7 +35,23 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
     missing = [f.name for f in dataclasses.fields(cls) if f.name not in values and _default(f) is dataclasses.MISSING]
     if missing:
         raise JaxptError(f"{where} lacks {', '.join(missing)}")
+    for field in dataclasses.fields(cls):
+        if field.name in values and (choice := chosen(field, values, where)):
+            check_stated(choice, values[field.name] or {}, f"{where}.{field.name}")
     return cls(**{k: _value(known[k], values[k], f"{where}.{k}") for k in values})
+
+
+def check_stated(cls: type, values: Mapping[str, Any], where: str) -> None:
+    """Checks keys and types of some of the options of `cls`; the others need not be there.
+
+    Raises:
+        JaxptError: an unknown key (its nearest neighbour is named) or a wrong type.
+    """
+    known = _types(cls)
+    check_keys(values, known, where, cls)
+    values = of_today(cls, _scalar(Any, values, where))
+    for key in values:
+        _value(known[key], values[key], f"{where}.{key}")
 
 
 def of_today(cls: Any, values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -56,9 +72,15 @@ def check_keys(values: Any, known: Any, where: str, cls: Any = None) -> None:
             raise JaxptError(f"{where}.{key} is not a key{hint}")
 
 
-def inside(hint: Any, key: str) -> Any:
-    """Returns the type of `key` within a section, dict or list of type `hint`, None where nothing is said of it."""
+def inside(hint: Any, key: str, values: Any = None, where: str = "config") -> Any:
+    """Returns the type of `key` within a section, dict or list of type `hint`, None where nothing is said of it.
+
+    For a dict of options of a choice that the section `values` names, that is the choice's dataclass.
+    """
     if dataclasses.is_dataclass(hint):
+        field = next((f for f in dataclasses.fields(hint) if f.name == key), None)
+        if field is not None and values is not None and (choice := chosen(field, values, where)):
+            return choice
         return _strip_none(_types(hint).get(key))
     args = typing.get_args(hint)
     return {dict: args[-1:], tuple: args[:1]}.get(typing.get_origin(hint), (None,))[0]
@@ -72,6 +94,21 @@ def empty(cls: type) -> ConfigDict:
             values[field.name] = config_dict.placeholder(_kind(_strip_none(_types(cls)[field.name])))
     fill(cls, values, required=False)
     return values
+
+
+def begin(hint: Any, key: str, values: ConfigDict) -> None:
+    """Puts a placeholder where `values`, options of the choice `hint`, leave out the option `key`, if it has such."""
+    if isinstance(hint, type) and issubclass(hint, Choice) and key in _types(hint) and key not in values:
+        with values.unlocked():
+            values[key] = config_dict.placeholder(_kind(_strip_none(_types(hint)[key])))
+
+
+def options_named_by(cls: Any, key: str) -> str | None:
+    """Returns the dict of the section `cls` that holds the options of the choice which `key` names, if there is one."""
+    for field in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
+        if field.metadata.get("options_of", (None, None))[1] == key:
+            return field.name
+    return None
 
 
 def fill(cls: type, values: ConfigDict, where: str = "config", *, required: bool = True) -> None:
