@@ -16,7 +16,7 @@ from data_tools.classify.judge import Judgement, Threshold, held_out, judge, pic
 from data_tools.classify.model import Classifier
 from data_tools.classify.recall import Document, MiningBudget, recall
 from data_tools.classify.recipes import RECIPES, Recipe, recipe
-from data_tools.io import made, storage
+from data_tools.io import ownership, storage
 from data_tools.io.batch import Outcome, Place, Removed, Rule, texts
 from data_tools.io.outputs import check_outputs
 from data_tools.pipelines.step import DataStep
@@ -119,7 +119,7 @@ class Classify(DataStep):
         if self.seed:
             if not (self.input and self.output and self.top_tokens > 0):
                 raise JaxptError("classify --seed needs --input (the pool), --output and --top_tokens (the budget)")
-            with made.writing(self.output, "classify"):
+            with ownership.writing(self.output, "classify"):
                 self._mine()
             return
         if not self.input:
@@ -128,7 +128,7 @@ class Classify(DataStep):
             )
         if not (self.model and self.output):
             raise JaxptError("classify --input needs --model and --output")
-        with made.writing(self.output, "classify"):
+        with ownership.writing(self.output, "classify"):
             self._apply()
 
     def _settings(self) -> Recipe:
@@ -215,7 +215,7 @@ def _check_model(model: str) -> None:
     """Refuses to write over files that are not a model of this command and what lies beside it."""
     marks = {".json": '"recipe"', ".heldout.json": '"calibration"', ".heldout.html": "calibration error"}
     for name, mark in marks.items():
-        made.check_file(model + name, mark)
+        ownership.check_file(model + name, mark)
     if Path(model).exists() and not Path(model + ".json").exists():
         raise JaxptError(
             f"--model={model} exists and has no {model}.json: it is no model of this command; "

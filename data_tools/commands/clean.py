@@ -12,7 +12,7 @@ from data_tools.clean.edits import EDITS
 from data_tools.clean.language import SHIPPED, identifier
 from data_tools.clean.measures import MEASURES
 from data_tools.clean.pipeline import Cleaner
-from data_tools.io import made, storage
+from data_tools.io import ownership, storage
 from data_tools.io.batch import strings, texts
 from data_tools.io.outputs import check_outputs
 from data_tools.pipelines.step import DataStep
@@ -61,7 +61,7 @@ class Clean(DataStep):
         if "language" in preset.steps:
             identifier(preset.steps["language"]["model"])  # a missing package is reported before work begins
         shards = open_shards(self.input, self.text_field)
-        with made.writing(self.output, "clean"):
+        with ownership.writing(self.output, "clean"):
             self._clean(shards, preset)
 
     def _changes(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from data_tools.decontaminate.index import Index, Item, Rules, excerpt
-from data_tools.io import made, storage
+from data_tools.io import ownership, storage
 from data_tools.io.batch import Outcome, Place, Removed, texts
 from data_tools.io.outputs import check_outputs
 from data_tools.pipelines.step import DataStep
@@ -86,7 +86,7 @@ class Decontaminate(DataStep):
         shards = open_shards(self.input, self.text_field)
         index = Index(items, Rules(self.long, self.short, self.ratio, self.shortest, self.template))
         settings = {"rules": asdict(index.rules), "eval": [s.fingerprint for s in exams], "fields": fields}
-        with made.writing(self.output, "decontaminate"):
+        with ownership.writing(self.output, "decontaminate"):
             step, what = DropContaminated(index), "decontaminate"
             manifests = run_shards(shards, self.output, settings, step, what, workers=self.workers)
             self._report(manifests, index)

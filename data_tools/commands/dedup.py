@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from data_tools.dedup import bands, minhash, pipeline, units, verify
 from data_tools.dedup.engine import ENGINES, Engine, open_engine
 from data_tools.dedup.store import SignatureLayout
-from data_tools.io import made, storage
+from data_tools.io import ownership, storage
 from data_tools.io.batch import Outcome, Place, Removed, texts
 from data_tools.io.outputs import check_outputs
 from data_tools.pipelines.step import DataStep
@@ -145,7 +145,7 @@ class Dedup(DataStep):
         if self.store is None and storage.is_remote(self.output):
             raise JaxptError(f"--output={self.output} is remote; name a local folder for the signatures by --store")
         with ExitStack() as stack:
-            stack.enter_context(made.writing(self.output, "dedup"))
+            stack.enter_context(ownership.writing(self.output, "dedup"))
             if self.store is not None:
                 stack.enter_context(Lock(inside(Path(self.store)), self.store, "--store").acquire())
             self._write(shards, layout, engine, options)

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import pyarrow as pa
 
-from data_tools.io import made, storage
+from data_tools.io import ownership, storage
 from data_tools.io.batch import Outcome, Place, Removed, texts
 from data_tools.io.outputs import check_outputs
 from data_tools.io.readers import kind_of
@@ -48,7 +48,7 @@ class Extract(DataStep):
         """Extracts shard after shard; finished shards are not done again."""
         check_outputs({"--input": self.input}, {"--output": self.output})
         shards = open_shards(self.input, self.text_field)
-        with made.writing(self.output, "extract"):
+        with ownership.writing(self.output, "extract"):
             self._write(shards)
 
     def _write(self, shards: list[FileShard]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_tools.io import made, storage
+from data_tools.io import ownership, storage
 from data_tools.pipelines import flags
 from data_tools.reports import report
 from jaxpt.cli.terminal import table
@@ -51,7 +51,7 @@ class Inspect:
         print(table(["step", "source", "rule", "documents", "words", "of its words"], report.rows(steps)))
         print(*report.alarms(steps, self.alarm), sep="\n")
         file = self.html or storage.join(self.path, "report.html")
-        made.check_file(file, report.MARK)
+        ownership.check_file(file, report.MARK)
         with storage.new_file(file) as new:
             new.write_text(report.page(steps, str(self.path), self.alarm), encoding="utf-8")
         print(f"report: {file}")

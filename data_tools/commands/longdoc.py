@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from data_tools.dedup import minhash
-from data_tools.io import made, storage
+from data_tools.io import ownership, storage
 from data_tools.io.batch import Outcome, Place, Removed, Rule, texts
 from data_tools.io.outputs import check_outputs
 from data_tools.io.readers import Problem
@@ -138,7 +138,7 @@ class Longdoc(DataStep):
         """Builds or picks; of picking, finished shards are not done again."""
         check_outputs({"--input": self.input}, {"--output": self.output})
         shards = open_shards(self.input, self.text_field)
-        with made.writing(self.output, "longdoc"):
+        with ownership.writing(self.output, "longdoc"):
             self._write(shards)
 
     def _write(self, shards: Sequence[FileShard]) -> None:

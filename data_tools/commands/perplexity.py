@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from data_tools.io import made, storage
+from data_tools.io import ownership, storage
 from data_tools.io.batch import Outcome, Place, Removed, Rule, strings
 from data_tools.io.outputs import check_outputs
 from data_tools.perplexity.ngram import NgramModel
@@ -100,7 +100,7 @@ class Perplexity(DataStep):
         tails.check()
         check_outputs({"--input": self.input, "--train": self.train}, {"--output": self.output})
         shards = open_shards(self.input, self.text_field)
-        with made.writing(self.output, "perplexity"):
+        with ownership.writing(self.output, "perplexity"):
             self._write(shards, tails)
 
     def _models(self) -> dict[str, Scorer]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from data_tools.io import made, storage
+from data_tools.io import ownership, storage
 from data_tools.io.outputs import check_outputs
 from data_tools.io.readers import Problem, Progress, read
 from data_tools.io.writers import LinesWriter
@@ -61,7 +61,7 @@ class Tokenize(DataStep):
             "fields": fields,
         }
         shards = open_shards(self.input, self.text_field)
-        with made.writing(self.output, "tokenize"):
+        with ownership.writing(self.output, "tokenize"):
             _tokenize(shards, Path(self.output), tokenizer, facts)
 
 

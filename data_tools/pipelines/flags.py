@@ -17,7 +17,9 @@ T = TypeVar("T")
 
 
 def parser(cls: type, program: str, about: str, example: str) -> Parser:
-    """Returns the flags of the dataclass `cls`, required ones first: a switch for a bool, a flag to repeat for a tuple, else `--key=value`.
+    """Returns the flags of the dataclass `cls`, required ones first.
+
+    A bool is a switch, a tuple a flag that may be repeated, anything else `--key=value`.
 
     Args:
         cls: fields of type bool, int, float, str, a Literal of texts, any of these or None, or tuple[str, ...].

@@ -3,7 +3,7 @@
 import uuid
 from pathlib import Path
 
-from data_tools.io import made, storage
+from data_tools.io import ownership, storage
 from jaxpt.errors import JaxptError
 
 
@@ -55,7 +55,7 @@ def check_ours(folder: str, name: str, workdir: str, pipeline: str) -> None:
     place = Path(folder)
     if not place.is_symlink() and (not place.exists() or (place.is_dir() and not any(place.iterdir()))):
         return
-    note = made.read_note(place) if place.is_dir() and not place.is_symlink() else None
+    note = ownership.read_note(place) if place.is_dir() and not place.is_symlink() else None
     if note is not None:
         if (note.get("pipeline"), note.get("step")) == (pipeline, name):
             return

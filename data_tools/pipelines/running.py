@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from data_tools.io import made, storage
+from data_tools.io import ownership, storage
 from data_tools.pipelines import folders
 from data_tools.pipelines.planning import PlannedStep
 
@@ -41,9 +41,9 @@ def _run(step: PlannedStep, number: int, before: str, workdir: str, pipeline: st
         storage.remove(step.folder)
     marked = not step.step.makes_folder_itself
     if marked:
-        made.write_note(step.folder, mark)
+        ownership.write_note(step.folder, mark)
     storage.write_json(note, {**facts, "noted": marked, "done": False})
     print(f"== {step.name}: jaxpt-data {step.command} {' '.join(step.argv)}", flush=True)
     step.step.run()
-    made.write_note(step.folder, mark)
+    ownership.write_note(step.folder, mark)
     storage.write_json(note, {**facts, "noted": True, "done": True})

@@ -4,7 +4,7 @@ import argparse
 import importlib
 import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import NoReturn
 
@@ -57,10 +57,21 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; {self.prog} --help tells more\n")
 
 
-def dispatch(program: str, commands: ModuleType, argv: Sequence[str] | None = None) -> int:
+def dispatch(
+    program: str,
+    commands: ModuleType,
+    argv: Sequence[str] | None = None,
+    outside: Callable[[str], Callable[[Sequence[str]], int]] | None = None,
+) -> int:
     """Runs a sub-command: the module of `commands` with that name, its `main(argv)`.
 
     A module may end in an underscore where its name is a Python keyword (`import_`), and has underscores for hyphens.
+
+    Args:
+        program: `jaxpt` or `jaxpt-data`.
+        commands: the package of the sub-commands.
+        argv: the command line without the program; that of this process by default.
+        outside: the `main` of a command of the user's own by its name, `package.module:Class`.
 
     Returns:
         The exit code: 0 done, 1 a mistake told in one line, 2 wrong usage, 130 interrupted.
@@ -79,12 +90,13 @@ def dispatch(program: str, commands: ModuleType, argv: Sequence[str] | None = No
         print("\n".join(f"  {name:<{width}}{module(name).HELP}" for name in sorted(modules)))
         return 0 if args else 2
     name, rest = args[0], args[1:]
-    if name not in modules:
+    own = ":" in name and outside is not None
+    if name not in modules and not own:
         hint = nearest(name, modules) or f"; commands: {', '.join(sorted(modules))}"
         print(f"{program}: there is no command {name!r}{hint}", file=sys.stderr)
         return 2
     try:
-        return module(name).main(rest)
+        return outside(name)(rest) if own else module(name).main(rest)
     except (JaxptError, OSError) as error:
         if debug:
             raise

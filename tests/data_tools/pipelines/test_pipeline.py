@@ -20,7 +20,7 @@ from jaxpt.data.tokenized import TokenizedDocuments
 from jaxpt.errors import JaxptError
 from jaxpt.tokenizers import train_sentencepiece
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 WORDS = [f"w{i}" for i in range(300)]
 CONFIG = """
 def get_config(inputs):
