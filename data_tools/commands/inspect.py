@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data_tools.io import ownership, storage
 from data_tools.pipelines import flags
-from data_tools.reports import report
+from data_tools.reports import page, report
 from jaxpt.cli.terminal import table
 from jaxpt.config.choice import option
 from jaxpt.data.describe import describe, show_rows
@@ -46,14 +46,14 @@ class Inspect:
         if self.rows:
             print(show_rows(source, self.rows, self.tokenizer))
 
-    def _show_steps(self, steps: Sequence[report.Seen]) -> None:
+    def _show_steps(self, steps: Sequence[report.StepReport]) -> None:
         """Prints what each rule took out of each source, the alarms last, and writes the page."""
         print(table(["step", "source", "rule", "documents", "words", "of its words"], report.rows(steps)))
         print(*report.alarms(steps, self.alarm), sep="\n")
         file = self.html or storage.join(self.path, "report.html")
-        ownership.check_file(file, report.MARK)
+        ownership.check_file(file, page.MARK)
         with storage.new_file(file) as new:
-            new.write_text(report.page(steps, str(self.path), self.alarm), encoding="utf-8")
+            new.write_text(page.page(steps, str(self.path), self.alarm), encoding="utf-8")
         print(f"report: {file}")
 
 

@@ -87,12 +87,12 @@ class Store:
         note = self.path / "store.json"
         want = {"format": 1, **asdict(layout)}
         if note.is_file():
-            found = json.loads(note.read_text())
-            differ = [key for key in want if found["layout"].get(key) != want[key]]
+            stored = json.loads(note.read_text())
+            differ = [key for key in want if stored["layout"].get(key) != want[key]]
             if differ:
-                old, new = found["layout"].get(differ[0]), want[differ[0]]
+                old, new = stored["layout"].get(differ[0]), want[differ[0]]
                 raise JaxptError(f"{note}: {differ[0]} is {old}, this run asks for {new}; use another --store")
-            self.shards: list[dict] = found["shards"]
+            self.shards: list[dict] = stored["shards"]
         else:
             self.shards = []
             self._save()
@@ -104,7 +104,7 @@ class Store:
             other = [p.name for p in sorted(self.path.iterdir()) if p.name not in known or any(p.glob("*"))]
             if other:
                 raise JaxptError(
-                    f"{self.path} holds files and is no store ({', '.join(other[:3])}); use another --store"
+                    f"{self.path} holds files and is not a store ({', '.join(other[:3])}); use another --store"
                 )
 
     def _save(self) -> None:

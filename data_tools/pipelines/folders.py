@@ -30,7 +30,7 @@ def check_notes(workdir: str) -> None:
             and all(isinstance(entry, dict) and "digest" in entry for entry in note.values())
         )
         if not is_memo and not (isinstance(note, dict) and {"key", "number", "argv"} <= note.keys()):
-            raise JaxptError(f"{folder}/{name} is no note of a pipeline; take another --workdir, or move {folder} away")
+            raise JaxptError(f"{folder}/{name} is not a pipeline's note; take another --workdir, or move {folder} away")
 
 
 def identity(workdir: str) -> str:

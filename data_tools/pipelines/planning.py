@@ -40,7 +40,7 @@ class PlannedStep:
 
 @dataclass(frozen=True)
 class _Checked:
-    """A step that was found right: where its inputs come from, and the options that were stated for it."""
+    """A step after its checks: where its inputs come from, and the options that were stated for it."""
 
     stated: PipelineStep
     name: str

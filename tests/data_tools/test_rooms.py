@@ -7,10 +7,10 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOMS = [
     "io",
     "shards",
-    "dedup",
-    "decontaminate",
     "classify",
     "clean",
+    "dedup",
+    "decontaminate",
     "perplexity",
     "longdoc",
     "reports",

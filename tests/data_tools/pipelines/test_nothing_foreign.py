@@ -287,7 +287,7 @@ def test_a_store_of_signatures_is_its_own_folder_with_one_writer(setting):
     argv = [f"--input={setting}/raw", f"--output={setting}/out", "--engine=numpy", "--exact_only", f"--store={store}"]
     (store / "shards").mkdir(parents=True)
     (store / "shards/0.json").write_text(MINE)
-    with pytest.raises(JaxptError, match="holds files and is no store"):
+    with pytest.raises(JaxptError, match="holds files and is not a store"):
         dedup.main(argv)
     assert tree(store) == {"shards/0.json": MINE.encode()}
     (store / "shards/0.json").unlink()
