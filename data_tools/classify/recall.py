@@ -122,7 +122,12 @@ def _on_topic(pool: _Pool, taken: np.ndarray, budget: MiningBudget) -> list[tupl
 
 
 def _examples(
-    seed: Sequence[str], documents: Iterable[Document], recipe: Recipe, learned: set[str], barred: set[str], chance
+    seed: Sequence[str],
+    documents: Iterable[Document],
+    recipe: Recipe,
+    learned: set[str],
+    barred: set[str],
+    chance: Callable[[str], bool],
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Returns `(text, label)` to train on and to judge by: the seed and what was learned, against random others.
 
@@ -210,9 +215,18 @@ def _learn(scored: _Pool, domains: Sequence[tuple[str, int, int]], budget: Minin
     return {scored.ids[i] for i in np.flatnonzero(topical & (scored.scores >= cut))}
 
 
-def _report(number, train, seen: Judgement, recipe: Recipe, scored: _Pool, taken, domains, before: set[str]) -> Round:
+def _report(
+    number: int,
+    train: Sequence[tuple[str, str]],
+    judgement: Judgement,
+    recipe: Recipe,
+    scored: _Pool,
+    taken: np.ndarray,
+    domains: Sequence[tuple[str, int, int]],
+    before: set[str],
+) -> Round:
     positives = sum(label == recipe.positive for _, label in train)
-    mine = next(s for s in seen.labels if s.label == recipe.positive)
+    mine = next(s for s in judgement.labels if s.label == recipe.positive)
     new = sum(int(scored.tokens[i]) for i in taken if scored.ids[i] not in before)
     return Round(
         number,
@@ -224,6 +238,6 @@ def _report(number, train, seen: Judgement, recipe: Recipe, scored: _Pool, taken
         new,
         mine.precision,
         mine.recall,
-        seen.calibration.error,
+        judgement.calibration.error,
         tuple(domains),
     )

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -51,7 +52,7 @@ class DaftEngine:
             if daft.runners.get_or_infer_runner_type() != runner:
                 raise JaxptError(f"engine {runner!r}: {error}; one process can use one Daft runner") from error
 
-    def _read(self, paths: Sequence[str], column: str, split: int, splits: int):
+    def _read(self, paths: Sequence[str], column: str, split: int, splits: int) -> Any:
         frame = self._daft.read_parquet(list(paths))
         return frame if splits == 1 else frame.where(self._daft.col(column) % splits == split)
 
