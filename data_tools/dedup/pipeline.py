@@ -98,7 +98,7 @@ def _sign(path: str, layout: SignatureLayout, shard: Shard, number: int, signatu
 
 def _tokens(
     path: str, layout: SignatureLayout, shard: Shard, number: int, units: np.ndarray, signature_path: str, out: str
-):
+) -> tuple[np.ndarray, np.ndarray]:
     tokens = candidate_tokens(shard, Store(path, layout), number, units, signature_path)
     np.save(out, tokens.values)
     return units, tokens.offsets

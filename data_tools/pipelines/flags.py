@@ -16,7 +16,7 @@ from jaxpt.cli.dispatch import Parser
 T = TypeVar("T")
 
 
-def parser(cls: type, program: str, about: str, example: str) -> Parser:
+def parser(cls: type, program: str, about: str, example: str, **more: Any) -> Parser:
     """Returns the flags of the dataclass `cls`, required ones first.
 
     A bool is a switch, a tuple a flag that may be repeated, anything else `--key=value`.
@@ -26,8 +26,9 @@ def parser(cls: type, program: str, about: str, example: str) -> Parser:
         program: the command's full name.
         about: what it does, in one line.
         example: how it is called.
+        more: further arguments of `Parser`.
     """
-    out = Parser(program, about, example)
+    out = Parser(program, about, example, **more)
     hints = typing.get_type_hints(cls)
     for field in sorted(dataclasses.fields(cls), key=lambda field: field.default is not dataclasses.MISSING):
         names, facts = _flag(field, hints[field.name])
@@ -35,10 +36,11 @@ def parser(cls: type, program: str, about: str, example: str) -> Parser:
     return out
 
 
-def parse(cls: type[T], argv: Sequence[str], program: str, about: str, example: str) -> T:
-    """Returns the `cls` that a command line states."""
-    values = vars(parser(cls, program, about, example).parse_args(list(argv)))
-    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+def parse(cls: type[T], argv: Sequence[str], program: str, about: str, example: str, **more: Any) -> T:
+    """Returns the `cls` that a command line states; the other arguments as in `parser`."""
+    values = vars(parser(cls, program, about, example, **more).parse_args(list(argv)))
+    stated = {field.name: values[field.name] for field in dataclasses.fields(cls)}
+    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in stated.items()})
 
 
 def arguments(step: Any, names: Iterable[str]) -> list[str]:
