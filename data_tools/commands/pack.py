@@ -4,7 +4,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
+
+from tqdm import tqdm
 
 from data_tools.io.outputs import check_outputs
 from data_tools.pipelines.step import DataStep
@@ -163,7 +165,7 @@ def _folders(values: Sequence[str]) -> dict[str, str]:
     return out
 
 
-def _reporter(bar: Any, position: Callable[[], int]) -> Callable[[int, int], None]:
+def _reporter(bar: tqdm, position: Callable[[], int]) -> Callable[[int, int], None]:
     counts = {"docs": 0, "tok": 0}
 
     def report(documents: int, tokens: int) -> None:

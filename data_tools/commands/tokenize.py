@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from tqdm import tqdm
+
 from data_tools.io import ownership, storage
 from data_tools.io.outputs import check_outputs
 from data_tools.io.readers import Problem, Progress, read
@@ -23,6 +25,7 @@ from jaxpt.data.tokenized import FORMAT, NOTE, TokenizedWriter
 from jaxpt.errors import JaxptError
 from jaxpt.files.digests import canonical_digest
 from jaxpt.files.partial import sha256
+from jaxpt.tokenizers.interface import Tokenizer
 
 EXAMPLE = """examples:
   jaxpt-data tokenize --input='clean/*.jsonl.gz' --output=tokens --tokenizer=TOKENIZER
@@ -69,7 +72,7 @@ HELP = Tokenize.summary()
 main = Tokenize.main
 
 
-def _tokenize(shards: list[FileShard], out: Path, tokenizer: Any, facts: dict[str, Any]) -> None:
+def _tokenize(shards: list[FileShard], out: Path, tokenizer: Tokenizer, facts: dict[str, Any]) -> None:
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     finished = []
     with progress(sum(s.size for s in shards), "tokenize", "B", scale=True) as bar:
@@ -89,7 +92,7 @@ def _tokenize(shards: list[FileShard], out: Path, tokenizer: Any, facts: dict[st
     report_quarantine([{**m, "rows": m["documents"]} for m in finished], out, facts["text_field"])
 
 
-def _one_shard(shard: FileShard, out: Path, tokenizer: Any, facts: dict[str, Any], bar: Any) -> dict[str, Any]:
+def _one_shard(shard: FileShard, out: Path, tokenizer: Tokenizer, facts: dict[str, Any], bar: tqdm) -> dict[str, Any]:
     position, sources, quarantined, before = Progress(), {}, 0, bar.n
     with ExitStack() as stack:
         name = f"{shard.name}.parquet"

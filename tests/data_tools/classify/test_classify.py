@@ -102,7 +102,7 @@ def test_a_quantile_threshold_keeps_the_share_asked_for_by_documents_or_tokens()
     heavy = judge.quantile_threshold(scores, 0.5, weights)
     assert weights[scores >= heavy.value].sum() / weights.sum() == pytest.approx(0.5, abs=0.01)
     tied = judge.quantile_threshold(np.ones(10), 0.1)
-    assert (tied.keep, tied.kept) == (0.1, 1.0)  # told, not hidden
+    assert (tied.keep, tied.kept) == (0.1, 1.0)  # reported, not hidden
     with pytest.raises(JaxptError, match="keep=0"):
         judge.quantile_threshold(scores, 0)
 

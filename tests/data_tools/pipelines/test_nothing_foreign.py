@@ -220,10 +220,10 @@ def test_two_runs_of_one_pipeline(setting):
     both = [
         subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in "ab"
     ]
-    told = [p.communicate(timeout=600)[0] for p in both]
+    outputs = [p.communicate(timeout=600)[0] for p in both]
     codes = [p.returncode for p in both]
-    assert 0 in codes, told
-    for code, text in zip(codes, told):
+    assert 0 in codes, outputs
+    for code, text in zip(codes, outputs):
         assert code == 0 or "is being written by process" in text.splitlines()[-1], text
         assert "Traceback" not in text
 
