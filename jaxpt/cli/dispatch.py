@@ -6,7 +6,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jaxpt.errors import JaxptError, nearest
 
@@ -18,6 +18,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, program: str, description: str, example: str = ""):
         """Takes the command's full name, its one-line help and an example, printed as it is written."""
+        self._flags: list[str] = []
         super().__init__(
             program,
             description=description,
@@ -25,6 +26,14 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+
+    def add_argument(self, *names: str, **facts: Any) -> argparse.Action:
+        """As argparse's; a value that is not among `choices` is refused with the nearest of them."""
+        if choices := facts.pop("choices", None):
+            facts = {"metavar": "{" + ",".join(map(str, choices)) + "}", **facts, "type": _one_of(tuple(choices))}
+        action = super().add_argument(*names, **facts)
+        self._flags += action.option_strings
+        return action
 
     def parse_args(self, args=None, namespace=None):
         """Parses `args`; an unknown flag is told with the flag it may have meant, before any that is missing."""
@@ -37,24 +46,28 @@ class Parser(argparse.ArgumentParser):
         return self.parse_known_args(list(args))
 
     def _check_flags(self, args: Sequence[str], others: tuple[str, ...]) -> None:
-        flags = list(self._option_string_actions)
         for word in args:
             name = word.partition("=")[0]
             if name == "--":
                 break
-            if name.startswith("--") and name not in flags and not name.startswith(others):
-                self.error(f"there is no flag {name}{nearest(name, flags)}")
-
-    def _check_value(self, action, value):
-        if action.choices is not None and value not in action.choices:
-            known = ", ".join(map(str, action.choices))
-            raise argparse.ArgumentError(
-                action, f"{value!r} is unknown{nearest(value, action.choices)}; known: {known}"
-            )
+            if name.startswith("--") and name not in self._flags and not name.startswith(others):
+                self.error(f"there is no flag {name}{nearest(name, self._flags)}")
 
     def error(self, message: str) -> NoReturn:
         """Prints one line and exits with 2."""
         self.exit(2, f"{self.prog}: {message}; {self.prog} --help tells more\n")
+
+
+def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
+    """Returns what takes one of `choices` and refuses any other text."""
+
+    def take(value: str) -> str:
+        if value not in choices:
+            hint = nearest(value, choices)
+            raise argparse.ArgumentTypeError(f"{value!r} is unknown{hint}; known: {', '.join(choices)}")
+        return value
+
+    return take
 
 
 def dispatch(

@@ -66,6 +66,9 @@ def test_from_a_config_its_options_are_typed_and_its_output_feeds_the_next_step(
     assert kept(place / "work/first") == kept(place / "work/dedup") == CALM
     assert run.main([*arguments(place, options='{"most": 0.6}'), "--config.workers=2"]) == 0
     assert "==" not in capsys.readouterr().out, "workers never change an output"
+    (place / "work/steps/first.json").unlink()  # the way to have a step done again
+    assert run.main(arguments(place, options='{"most": 0.6}')) == 0
+    assert "== first" in capsys.readouterr().out
     assert run.main(arguments(place, options='{"most": 1}')) == 0  # a whole number for a float; the step runs anew
     assert len(kept(place / "work/first")) == 18
 
