@@ -22,7 +22,7 @@ import numpy as np
 from data_tools.dedup import minhash, pipeline, verify
 from data_tools.dedup.engine import open_engine
 from data_tools.dedup.pipeline import Options
-from data_tools.dedup.store import Layout
+from data_tools.dedup.store import SignatureLayout
 from data_tools.dedup.units import ROW_BITS
 
 SHARD = 20_000
@@ -229,7 +229,7 @@ def main() -> None:
     options = Options(strictness=args.strictness, workers=args.workers, splits=args.splits)
     with tempfile.TemporaryDirectory() as folder:
         wall, cpu = time.time(), time.process_time()
-        result = pipeline.run(shards, folder, Layout(), open_engine(args.engine), options)
+        result = pipeline.run(shards, folder, SignatureLayout(), open_engine(args.engine), options)
         wall, cpu = time.time() - wall, time.process_time() - cpu
         memory.running = False
         sizes = (args.documents, result.counts["candidates"], min(SHARD, args.documents))

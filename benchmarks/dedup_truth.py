@@ -21,7 +21,7 @@ import numpy as np
 from data_tools.dedup import verify
 from data_tools.dedup.engine import open_engine
 from data_tools.dedup.pipeline import Options, run
-from data_tools.dedup.store import Layout
+from data_tools.dedup.store import SignatureLayout
 from data_tools.shards.records import open_shards
 from jaxpt.cli.terminal import table
 
@@ -137,7 +137,7 @@ def measure(texts: Sequence[str], roots: Sequence[int], pairs: dict, sets: Seque
     """Runs one level over the texts and holds it against the truth; `roots` tells which text each one was made from."""
     with tempfile.TemporaryDirectory() as folder:
         options = Options(strictness=strictness)
-        result = run([Texts(texts)], Path(folder), Layout(), open_engine("numpy"), options)
+        result = run([Texts(texts)], Path(folder), SignatureLayout(), open_engine("numpy"), options)
     rows = result.clusters.to_pylist()
     anchor = {r["unit"]: r["anchor"] for r in rows}
     cluster = {r["unit"]: r["cluster"] for r in rows}

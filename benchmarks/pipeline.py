@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from data_tools.reports import report
+from data_tools.reports import page, report
 from jaxpt.cli.terminal import table
 from jaxpt.data.packed import PackedSource
 
@@ -95,10 +95,10 @@ def main() -> None:
     a, b = digests(whole), digests(cut)
     differ = sorted(n for n in a.keys() | b.keys() if a.get(n) != b.get(n))
     print(json.dumps({"seconds": round(took), "files": len(a), "differ": differ, "kills": met}, indent=1))
-    seen = report.look(whole)
-    (whole / "report.html").write_text(report.page(seen, "pipeline", 0.5), encoding="utf-8")
-    print(table(["step", "source", "rule", "documents", "words", "of its words"], report.rows(seen)))
-    print(*report.alarms(seen, 0.5), sep="\n")
+    steps = report.look(whole)
+    (whole / "report.html").write_text(page.page(steps, "pipeline", 0.5), encoding="utf-8")
+    print(table(["step", "source", "rule", "documents", "words", "of its words"], report.rows(steps)))
+    print(*report.alarms(steps, 0.5), sep="\n")
     losses = train(whole, args.steps)
     print(f"trained {args.steps} steps on the packed sources: loss {losses[0]:.3f} to {losses[-1]:.3f}")
     if differ:

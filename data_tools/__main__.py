@@ -4,12 +4,14 @@ import sys
 from collections.abc import Sequence
 
 from data_tools import commands
+from data_tools.pipelines.step import DataStep
 from jaxpt.cli.dispatch import dispatch
+from jaxpt.config.choice import find
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `jaxpt-data NAME ARGS` and returns the exit code."""
-    return dispatch("jaxpt-data", commands, argv)
+    """Runs `jaxpt-data NAME ARGS`, NAME a command or `package.module:Class`; returns the exit code."""
+    return dispatch("jaxpt-data", commands, argv, lambda name: find(DataStep, name, "the command").main)
 
 
 if __name__ == "__main__":

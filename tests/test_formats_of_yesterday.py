@@ -13,9 +13,12 @@ import pytest
 import jaxpt
 from data_tools.commands import inspect as inspect_data
 from data_tools.commands import run as pipeline
+from data_tools.pipelines.pipeline import Pipeline
+from data_tools.pipelines.planning import plan
 from jaxpt.bundles import open_bundle
 from jaxpt.checkpoints.checkpoints import finished_steps, read_run
 from jaxpt.commands import inspect, report, train
+from jaxpt.config.file import load
 from jaxpt.data.packed import PackedSource
 from jaxpt.data.tokenized import TokenizedDocuments
 from jaxpt.models.specs import flatten
@@ -83,6 +86,25 @@ def test_a_pipeline_that_was_done_is_done(written, capsys):
     assert pipeline.main(["--config=pipeline.py", "--workdir=pipeline"]) == 0
     assert "==" not in capsys.readouterr().out, "no step ran"
     assert {p: p.read_bytes() for p in before} == before
+
+
+KEYS = {  # the first digits, by the code of b398682 for its configs/data/web.py
+    "clean": "19f0dac863ec3e73",
+    "dedup": "30311044d2cbc5f1",
+    "decontaminate": "c3bbee86a7d17550",
+    "tokenize": "85f80a169437afd7",
+    "pack": "9c23108afc74cb09",
+}
+
+
+def test_a_pipeline_s_config_of_then_is_planned_with_the_keys_of_then(written):
+    if not Path("configs/data/web.py").exists():
+        pytest.skip("the fixture holds no configs")
+    flags = ["--config.tokenizer=./tokenizer.model", "--config.eval=./held_out_a.jsonl"]
+    steps = plan(load(Pipeline, "configs/data/web.py:raw/*.jsonl", flags), "web")
+    assert {step.name: step.key[:16] for step in steps} == KEYS
+    other = plan(load(Pipeline, "configs/data/web.py:raw/0.jsonl", flags), "web")
+    assert not {step.key[:16] for step in other} & set(KEYS.values())  # the proof above can fail
 
 
 def test_a_pipeline_that_was_done_runs_anew_with_another_option(written):

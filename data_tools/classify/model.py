@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -31,7 +33,7 @@ _UNSPACED = re.compile(r"([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\
 _BREAKS = re.compile(r"[\s\x00\x1c-\x1f\x85\u2028\u2029]+")
 
 
-def _fasttext():
+def _fasttext() -> ModuleType:
     try:
         import fasttext
     except ImportError as error:
@@ -40,7 +42,7 @@ def _fasttext():
     return fasttext
 
 
-def _train(fasttext, path: Path, recipe: Recipe):
+def _train(fasttext: ModuleType, path: Path, recipe: Recipe) -> Any:
     """Trains on a file in a process of its own and returns the model."""
     settings = {
         name: getattr(recipe, name) for name in ("dim", "lr", "epoch", "minn", "maxn", "bucket", "loss", "seed")
@@ -65,7 +67,8 @@ def prepare(text: str, recipe: Recipe) -> str:
 class Classifier:
     """A trained fastText model with the recipe it was trained by."""
 
-    def __init__(self, model, recipe: Recipe):
+    def __init__(self, model: Any, recipe: Recipe):
+        """`model` is one of fastText's own."""
         self._model, self.recipe = model, recipe
         self.labels = sorted(label.removeprefix(PREFIX) for label in model.get_labels())
 

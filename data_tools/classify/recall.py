@@ -32,8 +32,8 @@ class Document:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How far to go."""
+class MiningBudget:
+    """How far mining goes."""
 
     top_tokens: int  # texts are taken from the best score down until this many tokens
     rounds: int = 4
@@ -113,16 +113,21 @@ def _score(classifier: Classifier, documents: Iterable[Document], count: Callabl
     return _Pool(ids, np.array(domains), list(names), np.array(tokens), np.concatenate(scores), tie)
 
 
-def _on_topic(pool: _Pool, taken: np.ndarray, plan: Plan) -> list[tuple[str, int, int]]:
+def _on_topic(pool: _Pool, taken: np.ndarray, budget: MiningBudget) -> list[tuple[str, int, int]]:
     pages = np.bincount(pool.domains, minlength=len(pool.names))
     recalled = np.bincount(pool.domains[taken], minlength=len(pool.names))
-    good = (pages >= plan.domain_pages) & (recalled > plan.domain_rate * pages)
+    good = (pages >= budget.domain_pages) & (recalled > budget.domain_rate * pages)
     rows = [(pool.names[i], int(recalled[i]), int(pages[i])) for i in np.flatnonzero(good) if pool.names[i]]
     return sorted(rows, key=lambda row: (-row[1], row[0]))
 
 
 def _examples(
-    seed: Sequence[str], documents: Iterable[Document], recipe: Recipe, learned: set[str], barred: set[str], chance
+    seed: Sequence[str],
+    documents: Iterable[Document],
+    recipe: Recipe,
+    learned: set[str],
+    barred: set[str],
+    chance: Callable[[str], bool],
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Returns `(text, label)` to train on and to judge by: the seed and what was learned, against random others.
 
@@ -149,7 +154,7 @@ def recall(
     seed: Sequence[str],
     pool: Callable[[], Iterable[Document]],
     recipe: Recipe,
-    plan: Plan,
+    budget: MiningBudget,
     count: Callable[[str], int] = lambda text: max(len(text) // 4, 1),
 ) -> Mined:
     """Mines `pool` for texts like `seed` (the loop of DeepSeekMath, section 2.1).
@@ -158,61 +163,70 @@ def recall(
         seed: texts that are what is wanted.
         pool: gives the documents anew at each call, in any order, ids distinct.
         recipe: how the classifier is trained; its positive label names the topic.
-        plan: budget, rounds and the rule for domains.
+        budget: tokens, rounds and the rule for domains.
         count: tokens of a text; characters / 4 by default.
 
     Raises:
-        JaxptError: an empty seed or pool, nothing held out to judge by, or a plan without rounds or budget.
+        JaxptError: an empty seed or pool, nothing held out to judge by, or no rounds or tokens.
     """
-    if not seed or plan.rounds < 1 or plan.top_tokens < 1:
+    if not seed or budget.rounds < 1 or budget.top_tokens < 1:
         raise JaxptError(
-            f"recall: {len(seed)} seed texts, rounds={plan.rounds}, top_tokens={plan.top_tokens}: all must be > 0"
+            f"recall: {len(seed)} seed texts, rounds={budget.rounds}, top_tokens={budget.top_tokens}: all must be > 0"
         )
     recipe = replace(recipe, positive=recipe.positive or "wanted")
     learned: set[str] = set()  # ids added to the positives
     taken_before: set[str] = set()
     size = sum(1 for _ in pool())
     reports = []
-    with progress(2 * size * plan.rounds, "mine", "text", scale=True) as bar:
+    with progress(2 * size * budget.rounds, "mine", "text", scale=True) as bar:
 
         def documents() -> Iterator[Document]:
             for document in pool():
                 yield document
                 bar.update()
 
-        for number in range(1, plan.rounds + 1):
-            share = min(1.0, plan.negatives * (len(seed) + len(learned)) / max(size - len(taken_before), 1))
+        for number in range(1, budget.rounds + 1):
+            share = min(1.0, budget.negatives * (len(seed) + len(learned)) / max(size - len(taken_before), 1))
             chosen_by = lambda id, n=number, s=share: _chance(id, recipe.seed + n) < s  # noqa: E731
             train, test = _examples(seed, documents(), recipe, learned, taken_before, chosen_by)
             classifier = Classifier.train(train, recipe)
             seen = judge(classifier.probabilities([t for t, _ in test]), [l for _, l in test], classifier.labels)
             scored = _score(classifier, documents(), count)
-            taken, domains = _take(scored, plan)
-            learned |= _learn(scored, domains, plan)
+            taken, domains = _take(scored, budget)
+            learned |= _learn(scored, domains, budget)
             reports.append(_report(number, train, seen, recipe, scored, taken, domains, taken_before))
             taken_before = {scored.ids[i] for i in taken}
     return Mined({scored.ids[i]: float(scored.scores[i]) for i in taken}, reports, classifier, seen)
 
 
-def _take(scored: _Pool, plan: Plan) -> tuple[np.ndarray, list[tuple[str, int, int]]]:
+def _take(scored: _Pool, budget: MiningBudget) -> tuple[np.ndarray, list[tuple[str, int, int]]]:
     """Returns the documents from the best score down to the budget, and the domains that are on topic."""
     order = np.lexsort((scored.tie, -scored.scores))
-    stop = int(np.searchsorted(np.cumsum(scored.tokens[order]), plan.top_tokens, "right"))
+    stop = int(np.searchsorted(np.cumsum(scored.tokens[order]), budget.top_tokens, "right"))
     taken = order[: max(stop, 1)]
-    return taken, _on_topic(scored, taken, plan)
+    return taken, _on_topic(scored, taken, budget)
 
 
-def _learn(scored: _Pool, domains: Sequence[tuple[str, int, int]], plan: Plan) -> set[str]:
+def _learn(scored: _Pool, domains: Sequence[tuple[str, int, int]], budget: MiningBudget) -> set[str]:
     """Returns the better documents of the domains that are on topic."""
     names = {name for name, _, _ in domains}
-    cut = np.quantile(scored.scores, plan.domain_quantile)
+    cut = np.quantile(scored.scores, budget.domain_quantile)
     topical = np.isin(scored.domains, [i for i, name in enumerate(scored.names) if name in names])
     return {scored.ids[i] for i in np.flatnonzero(topical & (scored.scores >= cut))}
 
 
-def _report(number, train, seen: Judgement, recipe: Recipe, scored: _Pool, taken, domains, before: set[str]) -> Round:
+def _report(
+    number: int,
+    train: Sequence[tuple[str, str]],
+    judgement: Judgement,
+    recipe: Recipe,
+    scored: _Pool,
+    taken: np.ndarray,
+    domains: Sequence[tuple[str, int, int]],
+    before: set[str],
+) -> Round:
     positives = sum(label == recipe.positive for _, label in train)
-    mine = next(s for s in seen.labels if s.label == recipe.positive)
+    mine = next(s for s in judgement.labels if s.label == recipe.positive)
     new = sum(int(scored.tokens[i]) for i in taken if scored.ids[i] not in before)
     return Round(
         number,
@@ -224,6 +238,6 @@ def _report(number, train, seen: Judgement, recipe: Recipe, scored: _Pool, taken
         new,
         mine.precision,
         mine.recall,
-        seen.calibration.error,
+        judgement.calibration.error,
         tuple(domains),
     )

@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import cycle
 
@@ -88,9 +88,9 @@ def mask(text: str, kinds: Mapping[str, bool], replace: str) -> tuple[str, dict[
             continue
         fakes = cycle(kind.fakes)
 
-        def swap(found: re.Match, name=name, kind=kind, fakes=fakes) -> str:
-            if not kind.valid(found[0]):
-                return found[0]
+        def swap(match: re.Match, name: str = name, kind: Kind = kind, fakes: Iterator[str] = fakes) -> str:
+            if not kind.valid(match[0]):
+                return match[0]
             counts[name] = counts.get(name, 0) + 1
             return kind.placeholder if replace == "placeholder" else next(fakes)
 

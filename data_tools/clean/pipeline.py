@@ -116,7 +116,7 @@ def _first_broken(preset: Preset, values: Mapping[str, np.ndarray], n: int) -> t
 
 
 @dataclass(frozen=True)
-class Clean:
+class Cleaner:
     """The step that `run_shards` runs: a preset applied to batches."""
 
     preset: Preset

@@ -5,7 +5,9 @@ Nothing is made uniform: curly quotes, ligatures, full-width marks and line brea
 """
 
 import re
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 from jaxpt.errors import JaxptError
 
@@ -33,7 +35,7 @@ def _suspect(text: str) -> bool:
 
 
 @cache
-def _ftfy():
+def _ftfy() -> tuple[Callable[..., str], Any]:
     try:
         import ftfy
     except ImportError as error:

@@ -1,27 +1,27 @@
 """`jaxpt-data clean`: drop, cut and repair raw text by a preset, and keep a record of everything that went."""
 
-import argparse
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 from data_tools.clean import domains, presets
 from data_tools.clean.addresses import domain
 from data_tools.clean.edits import EDITS
 from data_tools.clean.language import SHIPPED, identifier
 from data_tools.clean.measures import MEASURES
-from data_tools.clean.pipeline import Clean
-from data_tools.io import made, storage
+from data_tools.clean.pipeline import Cleaner
+from data_tools.io import ownership, storage
 from data_tools.io.batch import strings, texts
 from data_tools.io.outputs import check_outputs
+from data_tools.pipelines.step import DataStep
 from data_tools.shards.counts import total
 from data_tools.shards.records import FileShard, open_shards, run_shards
-from data_tools.shards.rows import tell_quarantine
-from jaxpt.cli.dispatch import Parser
+from data_tools.shards.rows import report_quarantine
 from jaxpt.cli.terminal import progress, table
+from jaxpt.config.choice import option
 from jaxpt.errors import JaxptError
-
-HELP = "drop, cut and repair raw text by a preset of rules"
 
 EXAMPLE = """examples:
   jaxpt-data clean --input='web/*.jsonl.gz' --output=clean --preset=fineweb
@@ -30,66 +30,72 @@ EXAMPLE = """examples:
   jaxpt-data clean --list"""
 
 
-def parser() -> argparse.ArgumentParser:
-    """Returns the command's flags."""
-    out = Parser("jaxpt-data clean", HELP, EXAMPLE)
-    out.add_argument("--input", help="globs of JSONL (.gz, .zst), Parquet, WARC or HTML files, comma-separated")
-    out.add_argument("--output", help="folder: shards of the same names, removals, quarantine, manifests, clean.json")
-    out.add_argument("--preset", default="fineweb", help=f"{', '.join(presets.names())}, or a JSON file of your own")
-    out.add_argument("--set", action="append", default=[], metavar="RULE.OPTION=VALUE", help="change the preset")
-    out.add_argument("--lid_model", help="fastText file for language identification (lid.176, GlotLID)")
-    out.add_argument("--lines", help="folder of the lines counted per domain (OUTPUT/lines)")
-    out.add_argument("--alarm", type=float, default=0.5, help="warn when a source loses more than this share")
-    out.add_argument("--list", action="store_true", help="show the rules and edits of the preset and all others")
-    out.add_argument("--text_field", default="text")
-    out.add_argument("--workers", type=int, default=1, help="processes over shards; 0: one per core")
-    return out
+@dataclass(frozen=True)
+class Clean(DataStep):
+    """Drop, cut and repair raw text by a preset of rules."""
+
+    example: ClassVar[str] = EXAMPLE
+
+    input: str | None = option(None, "globs of JSONL (.gz, .zst), Parquet, WARC or HTML files, comma-separated")
+    output: str | None = option(None, "folder: shards of the same names, removals, quarantine, manifests, clean.json")
+    preset: str = option("fineweb", f"{', '.join(presets.names())}, or a JSON file of your own")
+    set: tuple[str, ...] = option((), "change the preset", metavar="RULE.OPTION=VALUE")
+    lid_model: str | None = option(None, "fastText file for language identification (lid.176, GlotLID)")
+    lines: str | None = option(None, "folder of the lines counted per domain (OUTPUT/lines)")
+    alarm: float = option(0.5, "warn when a source loses more than this share", changes_output=False)
+    list: bool = option(False, "show the rules and edits of the preset and all others")
+    text_field: str = option("text", "of records: where the text is")
+    workers: int = option(1, "processes over shards; 0: one per core", changes_output=False)
+
+    def run(self) -> None:
+        """Cleans shard after shard; finished shards are not done again."""
+        preset = presets.load(self.preset, self._changes())
+        if self.list:
+            print(describe(preset))
+            return
+        if not (self.input and self.output):
+            raise JaxptError("clean needs --input and --output (or --list)")
+        if not 0 < self.alarm <= 1:
+            raise JaxptError(f"--alarm={self.alarm} must be a share in (0, 1]")
+        check_outputs({"--input": self.input}, {"--output": self.output, "--lines": self.lines})
+        if "language" in preset.steps:
+            identifier(preset.steps["language"]["model"])  # a missing package is reported before work begins
+        shards = open_shards(self.input, self.text_field)
+        with ownership.writing(self.output, "clean"):
+            self._clean(shards, preset)
+
+    def _changes(self) -> tuple[str, ...]:
+        """What is changed of the preset."""
+        if not self.lid_model:
+            return self.set
+        if not Path(self.lid_model).is_file():
+            raise JaxptError(f"--lid_model={self.lid_model}: there is no such file")
+        return (*self.set, f"language.model={self.lid_model}")
+
+    def _clean(self, shards: Sequence[FileShard], preset: presets.Preset) -> None:
+        settings = preset.settings()
+        if "domain_lines" in preset.steps and not preset.steps["domain_lines"]["file"]:
+            file = _count_lines(shards, Path(self.lines or Path(self.output) / "lines"), preset.steps["domain_lines"])
+            settings["lines"] = file.name
+            preset = presets.load(self.preset, [*self._changes(), f"domain_lines.file={file}"])
+        if "language" in preset.steps and preset.steps["language"]["model"] != SHIPPED:
+            settings["model_bytes"] = Path(preset.steps["language"]["model"]).stat().st_size
+        rules = preset.rules()
+        manifests = run_shards(shards, self.output, settings, Cleaner(preset), "clean", rules, self.workers)
+        summary = total(manifests)
+        print(_report(summary))
+        report_quarantine(manifests, self.output, self.text_field)
+        alarms = _alarms(summary, self.alarm)
+        print(*alarms, sep="\n", end="\n" if alarms else "")
+        facts = {"preset": preset.name, **settings, "sources": summary, "alarms": alarms}
+        storage.write_json(storage.join(self.output, "clean.json"), facts)
 
 
-def main(argv: list[str]) -> int:
-    """Runs the command; returns 0 when the job is done."""
-    args = parser().parse_args(argv)
-    changes = list(args.set)
-    if args.lid_model:
-        if not Path(args.lid_model).is_file():
-            raise JaxptError(f"--lid_model={args.lid_model}: there is no such file")
-        changes.append(f"language.model={args.lid_model}")
-    preset = presets.load(args.preset, changes)
-    if args.list:
-        print(describe(preset))
-        return 0
-    if not (args.input and args.output):
-        raise JaxptError("clean needs --input and --output (or --list)")
-    if not 0 < args.alarm <= 1:
-        raise JaxptError(f"--alarm={args.alarm} must be a share in (0, 1]")
-    check_outputs({"--input": args.input}, {"--output": args.output, "--lines": args.lines})
-    if "language" in preset.steps:
-        identifier(preset.steps["language"]["model"])  # a missing package is told before work begins
-    shards = open_shards(args.input, args.text_field)
-    with made.writing(args.output, "clean"):
-        return _clean(args, shards, preset, changes)
+HELP = Clean.summary()
+main = Clean.main
 
 
-def _clean(args: argparse.Namespace, shards: list[FileShard], preset: presets.Preset, changes: list[str]) -> int:
-    settings = preset.settings()
-    if "domain_lines" in preset.steps and not preset.steps["domain_lines"]["file"]:
-        file = _count_lines(shards, Path(args.lines or Path(args.output) / "lines"), preset.steps["domain_lines"])
-        settings["lines"] = file.name
-        preset = presets.load(args.preset, [*changes, f"domain_lines.file={file}"])
-    if "language" in preset.steps and preset.steps["language"]["model"] != SHIPPED:
-        settings["model_bytes"] = Path(preset.steps["language"]["model"]).stat().st_size
-    manifests = run_shards(shards, args.output, settings, Clean(preset), "clean", preset.rules(), args.workers)
-    summary = total(manifests)
-    print(_report(summary))
-    tell_quarantine(manifests, args.output, args.text_field)
-    alarms = _alarms(summary, args.alarm)
-    print(*alarms, sep="\n", end="\n" if alarms else "")
-    facts = {"preset": preset.name, **settings, "sources": summary, "alarms": alarms}
-    storage.write_json(storage.join(args.output, "clean.json"), facts)
-    return 0
-
-
-def _count_lines(shards: list[FileShard], folder: Path, options: dict) -> Path:
+def _count_lines(shards: Sequence[FileShard], folder: Path, options: Mapping[str, Any]) -> Path:
     """Runs the first pass: counts the lines of every domain."""
 
     def records(shard: FileShard) -> Iterator[tuple[str, str]]:
@@ -125,7 +131,7 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _report(summary: dict) -> str:
+def _report(summary: Mapping[str, Any]) -> str:
     rows = []
     for source, facts in sorted(summary.items()):
         worst = Counter({rule: gone["documents"] for rule, gone in facts["removed"].items()}).most_common(3)
@@ -143,7 +149,7 @@ def _report(summary: dict) -> str:
     return table(["source", "documents", "kept", "of documents", "of words", "most removed by"], rows)
 
 
-def _alarms(summary: dict, alarm: float) -> list[str]:
+def _alarms(summary: Mapping[str, Any], alarm: float) -> list[str]:
     out = []
     for source, facts in sorted(summary.items()):
         lost = 1 - facts["kept"]["documents"] / max(facts["in"]["documents"], 1)

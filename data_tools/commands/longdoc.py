@@ -1,17 +1,18 @@
 """`jaxpt-data longdoc`: long documents from repositories, from links, or picked because their length pays."""
 
-import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from data_tools.dedup import minhash
-from data_tools.io import made, storage
+from data_tools.io import ownership, storage
 from data_tools.io.batch import Outcome, Place, Removed, Rule, texts
 from data_tools.io.outputs import check_outputs
+from data_tools.io.readers import Problem
 from data_tools.io.writers import LinesWriter
 from data_tools.longdoc.dependence import COMPRESSION, LEAST_GAIN, UNIQUE_LINES, dependence
 from data_tools.longdoc.distribution import Distribution, divergence, measure, rebalance
@@ -19,45 +20,22 @@ from data_tools.longdoc.links import Walk, links_in, normal_url, walks
 from data_tools.longdoc.repositories import join_repository
 from data_tools.longdoc.spool import Spool
 from data_tools.perplexity.ngram import NgramModel
+from data_tools.pipelines.step import DataStep
 from data_tools.shards.records import FileShard, open_shards, run_shards
-from data_tools.shards.rows import rows_of, tell_quarantine
-from jaxpt.cli.dispatch import Parser
+from data_tools.shards.rows import report_quarantine, rows_of
 from jaxpt.cli.terminal import progress, table
-
-HELP = "build or pick long documents: repositories, linked texts, long-range dependence"
+from jaxpt.config.choice import option
 
 EXAMPLE = """examples:
   jaxpt-data longdoc --how=repositories --input='code/*.jsonl.gz' --output=long_code
   jaxpt-data longdoc --how=links --input='wiki/*.jsonl.gz' --output=long_wiki --max_tokens=32768
   jaxpt-data longdoc --how=select --input='books/*.jsonl.gz' --output=long_books --least_tokens=8192"""
-HOWS = ("repositories", "links", "select")
 RULES = [
     Rule("longdoc-short", low=1, high=1e6, log=True),
     Rule("longdoc-lines", least=UNIQUE_LINES),
     Rule("longdoc-compression", least=COMPRESSION),
     Rule("longdoc-gain", least=LEAST_GAIN, low=-0.2, high=0.4),
 ]
-
-
-def parser() -> argparse.ArgumentParser:
-    """Returns the command's flags."""
-    out = Parser("jaxpt-data longdoc", HELP, EXAMPLE)
-    out.add_argument("--input", required=True, help="globs of records")
-    out.add_argument("--output", required=True)
-    out.add_argument("--how", required=True, choices=HOWS)
-    out.add_argument("--repo_field", default="repo", help="repositories: groups files")
-    out.add_argument("--path_field", default="path", help="repositories: the file's path")
-    out.add_argument("--url_field", default="url", help="links: the document's own url")
-    out.add_argument("--max_chars", type=int, default=0, help="repositories: cut between files (0: never)")
-    out.add_argument("--max_tokens", type=int, default=32_768, help="links: words of a joined document")
-    out.add_argument("--max_degree", type=int, default=32, help="links: a hub keeps so many")
-    out.add_argument("--least_tokens", type=int, default=4096, help="select: words, at least")
-    out.add_argument("--least_gain", type=float, default=LEAST_GAIN, help="select: nats per word that far context adds")
-    out.add_argument("--workers", type=int, default=1, help="select: processes over shards; 0: one per core")
-    out.add_argument("--domain_field", default="source", help="what is kept in balance")
-    out.add_argument("--most", type=float, default=4.0, help="largest weight when rebalancing")
-    out.add_argument("--text_field", default="text")
-    return out
 
 
 def _size(text: str) -> int:
@@ -67,21 +45,21 @@ def _size(text: str) -> int:
 class _Joined:
     """What a joining mode writes: `long.jsonl`, and the input records that have no place in it."""
 
-    def __init__(self, stack: ExitStack, args: argparse.Namespace):
+    def __init__(self, stack: ExitStack, output: str, domain_field: str):
         def new(*names: str) -> LinesWriter:
-            file = stack.enter_context(storage.new_file(storage.join(args.output, *names)))
+            file = stack.enter_context(storage.new_file(storage.join(output, *names)))
             return stack.enter_context(closing(LinesWriter(file, names[-1])))
 
-        self._args = args
+        self._domain_field = domain_field
         self._long = new("long.jsonl")
         self._removals, self._quarantine = new("removals", "long.jsonl"), new("quarantine", "long.jsonl")
         self.counts = {"name": "long.jsonl", "rows": 0, "kept": 0, "quarantined": 0, "removed": 0}
         self.before: tuple[list[str], list[int]] = [], []
         self.after: tuple[list[str], list[int]] = [], []
 
-    def records(self, shards: list[FileShard], *fields: str) -> Iterator[tuple[dict, list[str]]]:
+    def records(self, shards: Sequence[FileShard], *fields: str) -> Iterator[tuple[dict[str, Any], list[str]]]:
         """Yields each record with its values of `fields`; one that lacks a field is quarantined."""
-        for shard, row in rows_of(shards, "read", told=True, quarantine=self._bad):
+        for shard, row in rows_of(shards, "read", warn=False, quarantine=self._bad):
             values = [row.get(name) for name in fields]
             lacks = next((n for n, value in zip(fields, values) if not isinstance(value, str)), None)
             if lacks:
@@ -89,68 +67,31 @@ class _Joined:
                 self.counts["quarantined"] += 1
                 continue
             self.counts["rows"] += 1
-            self.before[0].append(str(row.get(self._args.domain_field) or ""))
+            self.before[0].append(str(row.get(self._domain_field) or ""))
             self.before[1].append(_size(row["text"]))
             yield row, values
 
-    def _bad(self, shard, problem) -> None:
+    def _bad(self, shard: FileShard, problem: Problem) -> None:
         self._quarantine.write_value({"shard": shard.name, **vars(problem)})
         self.counts["quarantined"] += 1
 
-    def remove(self, row: dict, rule: str, value: str) -> None:
-        """Tells that a record has no place."""
+    def remove(self, row: Mapping[str, Any], rule: str, value: str) -> None:
+        """Writes down that a record has no place."""
         names = {name: row[name] for name in ("id", "source", "url") if name in row}
         self._removals.write_value({**names, "rule": rule, "value": value, "excerpt": row["text"][:300]})
         self.counts["removed"] += 1
 
-    def write(self, row: dict) -> None:
+    def write(self, row: Mapping[str, Any]) -> None:
         """Adds one long document."""
         self._long.write_value(row)
         self.counts["kept"] += 1
-        self.after[0].append(row[self._args.domain_field])
+        self.after[0].append(row[self._domain_field])
         self.after[1].append(_size(row["text"]))
-
-
-def _repositories(args: argparse.Namespace, shards: list[FileShard], out: _Joined, spool: Spool) -> None:
-    repos: dict[str, dict[str, int]] = {}
-    for row, (name, path) in out.records(shards, args.repo_field, args.path_field):
-        files = repos.setdefault(name, {})
-        if path in files:
-            out.remove(row, "longdoc-same-path", f"{name}/{path}")
-        else:
-            files[path] = spool.add(row)
-    with progress(len(repos), "repositories", "repository") as bar:
-        for name in sorted(repos):
-            rows = {path: spool[number] for path, number in repos[name].items()}
-            domain = str(next(iter(rows.values())).get(args.domain_field) or "")
-            for part, joined in enumerate(join_repository({p: r["text"] for p, r in rows.items()}, args.max_chars)):
-                places = [{"path": p, "start": at} for p, at in joined.files]
-                out.write({"id": f"{name}#{part}", "text": joined.text, args.domain_field: domain, "files": places})
-            bar.update()
-
-
-def _links(args: argparse.Namespace, shards: list[FileShard], out: _Joined, spool: Spool) -> None:
-    places: dict[str, int] = {}
-    links: dict[str, list[str]] = {}
-    tokens: dict[str, int] = {}
-    for row, (address,) in out.records(shards, args.url_field):
-        url = normal_url(address)
-        if url in places:
-            out.remove(row, "longdoc-same-url", url)
-            continue
-        places[url], links[url], tokens[url] = spool.add(row), links_in(row["text"], address), out.before[1][-1]
-    with progress(len(places), "walks", "text", scale=True) as bar:
-        for chain in walks(links, tokens, Walk(args.max_tokens, args.max_degree)):
-            rows = [spool[places[url]] for url in chain]
-            domain = str(rows[0].get(args.domain_field) or "")
-            text = "\n\n".join(row["text"] for row in rows)
-            out.write({"id": chain[0], "text": text, args.domain_field: domain, "urls": chain})
-            bar.update(len(chain))
 
 
 @dataclass(frozen=True)
 class Select:
-    """The step: documents stay whose far context predicts what near context does not; logs and tables go."""
+    """The batch step: documents stay whose far context predicts what near context does not; logs and tables go."""
 
     least_tokens: int
     least_gain: float
@@ -171,66 +112,127 @@ class Select:
         return Outcome.of(batch, removed, columns=columns, statistics=dict(zip([r.name for r in RULES], values)))
 
 
-def _select(args: argparse.Namespace, shards: list[FileShard]) -> tuple[Distribution, Distribution, list[dict]]:
-    before: tuple[list[str], list[int]] = [], []
+@dataclass(frozen=True)
+class Longdoc(DataStep):
+    """Build or pick long documents: repositories, linked texts, long-range dependence."""
 
-    def everything() -> Iterator[str]:
-        for _, row in rows_of(shards, "read", told=True):
-            before[0].append(str(row.get(args.domain_field) or ""))
-            before[1].append(_size(row["text"]))
-            yield row["text"]
+    example: ClassVar[str] = EXAMPLE
 
-    text = everything()
-    background = NgramModel.train(text, 1)
-    for _ in text:  # what the model did not take is measured all the same
-        pass
-    step = Select(args.least_tokens, args.least_gain, background)
-    settings = {"tokens": args.least_tokens, "gain": args.least_gain, "inputs": [s.fingerprint for s in shards]}
-    manifests = run_shards(shards, args.output, settings, step, "longdoc", RULES, args.workers)
-    kept = open_shards(",".join(storage.join(args.output, m["name"]) for m in manifests), args.text_field)
-    rows = [row for _, row in rows_of(kept, "measure", told=True)]
-    after = [str(r.get(args.domain_field) or "") for r in rows], [r["dependence"]["tokens"] for r in rows]
-    return measure(*before), measure(*after), manifests
+    input: str = option(doc="globs of records")
+    output: str = option(doc="folder: shards of the same names, or long.jsonl; removals, longdoc.json")
+    how: Literal["repositories", "links", "select"] = option(doc="join files of a repository, follow links, or pick")
+    repo_field: str = option("repo", "repositories: groups files")
+    path_field: str = option("path", "repositories: the file's path")
+    url_field: str = option("url", "links: the document's own url")
+    max_chars: int = option(0, "repositories: cut between files (0: never)")
+    max_tokens: int = option(32_768, "links: words of a joined document")
+    max_degree: int = option(32, "links: a hub keeps so many")
+    least_tokens: int = option(4096, "select: words, at least")
+    least_gain: float = option(LEAST_GAIN, "select: nats per word that far context adds")
+    workers: int = option(1, "select: processes over shards; 0: one per core", changes_output=False)
+    domain_field: str = option("source", "what is kept in balance")
+    most: float = option(4.0, "largest weight when rebalancing")
+    text_field: str = option("text", "of records: where the text is")
+
+    def run(self) -> None:
+        """Builds or picks; of picking, finished shards are not done again."""
+        check_outputs({"--input": self.input}, {"--output": self.output})
+        shards = open_shards(self.input, self.text_field)
+        with ownership.writing(self.output, "longdoc"):
+            self._write(shards)
+
+    def _write(self, shards: Sequence[FileShard]) -> None:
+        if self.how == "select":
+            before, after, manifests = self._select(shards)
+        else:
+            with ExitStack() as stack:
+                out = _Joined(stack, self.output, self.domain_field)
+                spool = stack.enter_context(closing(Spool()))
+                {"repositories": self._repositories, "links": self._links}[self.how](shards, out, spool)
+            before, after, manifests = measure(*out.before), measure(*out.after), [out.counts]
+        report_quarantine(manifests, self.output, self.text_field)
+        self._report(before, after, manifests)
+
+    def _repositories(self, shards: Sequence[FileShard], out: _Joined, spool: Spool) -> None:
+        repos: dict[str, dict[str, int]] = {}
+        for row, (name, path) in out.records(shards, self.repo_field, self.path_field):
+            files = repos.setdefault(name, {})
+            if path in files:
+                out.remove(row, "longdoc-same-path", f"{name}/{path}")
+            else:
+                files[path] = spool.add(row)
+        with progress(len(repos), "repositories", "repository") as bar:
+            for name in sorted(repos):
+                rows = {path: spool[number] for path, number in repos[name].items()}
+                domain = str(next(iter(rows.values())).get(self.domain_field) or "")
+                for part, joined in enumerate(join_repository({p: r["text"] for p, r in rows.items()}, self.max_chars)):
+                    places = [{"path": p, "start": at} for p, at in joined.files]
+                    out.write({"id": f"{name}#{part}", "text": joined.text, self.domain_field: domain, "files": places})
+                bar.update()
+
+    def _links(self, shards: Sequence[FileShard], out: _Joined, spool: Spool) -> None:
+        places: dict[str, int] = {}
+        links: dict[str, list[str]] = {}
+        tokens: dict[str, int] = {}
+        for row, (address,) in out.records(shards, self.url_field):
+            url = normal_url(address)
+            if url in places:
+                out.remove(row, "longdoc-same-url", url)
+                continue
+            places[url], links[url], tokens[url] = spool.add(row), links_in(row["text"], address), out.before[1][-1]
+        with progress(len(places), "walks", "text", scale=True) as bar:
+            for chain in walks(links, tokens, Walk(self.max_tokens, self.max_degree)):
+                rows = [spool[places[url]] for url in chain]
+                domain = str(rows[0].get(self.domain_field) or "")
+                text = "\n\n".join(row["text"] for row in rows)
+                out.write({"id": chain[0], "text": text, self.domain_field: domain, "urls": chain})
+                bar.update(len(chain))
+
+    def _select(self, shards: Sequence[FileShard]) -> tuple[Distribution, Distribution, list[dict]]:
+        before: tuple[list[str], list[int]] = [], []
+
+        def everything() -> Iterator[str]:
+            for _, row in rows_of(shards, "read", warn=False):
+                before[0].append(str(row.get(self.domain_field) or ""))
+                before[1].append(_size(row["text"]))
+                yield row["text"]
+
+        text = everything()
+        background = NgramModel.train(text, 1)
+        for _ in text:  # what the model did not take is measured too
+            pass
+        step = Select(self.least_tokens, self.least_gain, background)
+        settings = {"tokens": self.least_tokens, "gain": self.least_gain, "inputs": [s.fingerprint for s in shards]}
+        manifests = run_shards(shards, self.output, settings, step, "longdoc", RULES, self.workers)
+        kept = open_shards(",".join(storage.join(self.output, m["name"]) for m in manifests), self.text_field)
+        rows = [row for _, row in rows_of(kept, "measure", warn=False)]
+        after = [str(r.get(self.domain_field) or "") for r in rows], [r["dependence"]["tokens"] for r in rows]
+        return measure(*before), measure(*after), manifests
+
+    def _report(self, before: Distribution, after: Distribution, manifests: Sequence[Mapping[str, Any]]) -> None:
+        report = {
+            "before": asdict(before),
+            "after": asdict(after),
+            "divergence_bits": divergence(before.domains, after.domains),
+            "shards": manifests,
+        }
+        if after.tokens:
+            weights, shares = rebalance(before, after, self.most)
+            report |= {
+                "weights": weights,
+                "shares": shares,
+                "divergence_rebalanced": divergence(before.domains, shares),
+            }
+            rows = [
+                (d, before.domains.get(d, 0.0), after.domains.get(d, 0.0), weights.get(d, 0.0), shares.get(d, 0.0))
+                for d in sorted({*before.domains, *after.domains})
+            ]
+            print(table(["domain", "share before", "share of long", "weight", "share with it"], rows))
+        storage.write_json(storage.join(self.output, "longdoc.json"), report)
+        longer = [(f"> {n:,} words", before.longer[n], after.longer[n]) for n in before.longer]
+        print(table(["share of words in documents", "before", "after"], longer))
+        print(f"{after.documents:,} long documents, {after.tokens:,} words (of {before.tokens:,})")
 
 
-def main(argv: list[str]) -> int:
-    """Runs the command; returns 0 when the job is done."""
-    args = parser().parse_args(argv)
-    check_outputs({"--input": args.input}, {"--output": args.output})
-    shards = open_shards(args.input, args.text_field)
-    with made.writing(args.output, "longdoc"):
-        return _longdoc(args, shards)
-
-
-def _longdoc(args: argparse.Namespace, shards: list[FileShard]) -> int:
-    if args.how == "select":
-        before, after, manifests = _select(args, shards)
-    else:
-        with ExitStack() as stack:
-            out, spool = _Joined(stack, args), stack.enter_context(closing(Spool()))
-            {"repositories": _repositories, "links": _links}[args.how](args, shards, out, spool)
-        before, after, manifests = measure(*out.before), measure(*out.after), [out.counts]
-    tell_quarantine(manifests, args.output, args.text_field)
-    _report(args, before, after, manifests)
-    return 0
-
-
-def _report(args: argparse.Namespace, before: Distribution, after: Distribution, manifests: list[dict]) -> None:
-    report = {
-        "before": asdict(before),
-        "after": asdict(after),
-        "divergence_bits": divergence(before.domains, after.domains),
-        "shards": manifests,
-    }
-    if after.tokens:
-        weights, shares = rebalance(before, after, args.most)
-        report |= {"weights": weights, "shares": shares, "divergence_rebalanced": divergence(before.domains, shares)}
-        rows = [
-            (d, before.domains.get(d, 0.0), after.domains.get(d, 0.0), weights.get(d, 0.0), shares.get(d, 0.0))
-            for d in sorted({*before.domains, *after.domains})
-        ]
-        print(table(["domain", "share before", "share of long", "weight", "share with it"], rows))
-    storage.write_json(storage.join(args.output, "longdoc.json"), report)
-    longer = [(f"> {n:,} words", before.longer[n], after.longer[n]) for n in before.longer]
-    print(table(["share of words in documents", "before", "after"], longer))
-    print(f"{after.documents:,} long documents, {after.tokens:,} words (of {before.tokens:,})")
+HELP = Longdoc.summary()
+main = Longdoc.main

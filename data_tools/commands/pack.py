@@ -1,24 +1,25 @@
 """`jaxpt-data pack`: text or tokenized documents into packed sources."""
 
-import argparse
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar, Literal, Self
+
+from tqdm import tqdm
 
 from data_tools.io.outputs import check_outputs
+from data_tools.pipelines.step import DataStep
 from jaxpt import tokenizers
-from jaxpt.cli.dispatch import Parser
 from jaxpt.cli.terminal import progress, table
+from jaxpt.config.choice import option
 from jaxpt.data.build import Packing, build, build_tokenized
 from jaxpt.data.origins import open_origin
 from jaxpt.data.packed import PackedSource
-from jaxpt.data.packing import PACKERS
 from jaxpt.data.tokenize import Selection
 from jaxpt.data.tokenized import NOTE, TokenizedDocuments
 from jaxpt.errors import JaxptError
 from jaxpt.files.lock import Lock, beside
-
-HELP = "text or tokenized documents into packed sources of fixed-length token rows"
 
 EXAMPLE = """examples:
   jaxpt-data pack --input='text/*.jsonl.gz' --output=packed/web --tokenizer=TOKENIZER --sequence_length=4096
@@ -27,118 +28,130 @@ EXAMPLE = """examples:
   jaxpt-data pack --input=tokens --output=packed --sequence_length=4096 --by=source"""
 
 
-def parser() -> Parser:
-    """Returns the command's flags."""
-    out = Parser("jaxpt-data pack", HELP, EXAMPLE)
-    out.add_argument(
-        "--input", required=True, help="JSONL, Parquet (globs, comma-separated), or the folder that `tokenize` wrote"
+@dataclass(frozen=True, kw_only=True)  # `kind` is also a name of `Choice`, whose place it takes
+class Pack(DataStep):
+    """Text or tokenized documents into packed sources of fixed-length token rows."""
+
+    example: ClassVar[str] = EXAMPLE
+
+    input: str = option(doc="JSONL, Parquet (globs, comma-separated), or the folder that `tokenize` wrote")
+    output: str = option(doc="folder of the packed source; must not exist")
+    sequence_length: int = option(doc="tokens in a row", aliases=("--sequence-length",))
+    tokenizer: str | None = option(None, "directory, .model or tokenizer.json; not for tokenized documents")
+    by: str | None = option(None, "a kept field of tokenized documents: one packed source for each value of it")
+    packer: Literal["best_fit", "concat"] = option("best_fit", "how documents are laid into rows")
+    kind: Literal["text", "chat"] = option("text", "chat: loss on the assistant's turns")
+    template: str | None = option(None, "of a chat: plain, chatml or a .jinja file (default: the tokenizer's)")
+    text_field: str | None = option(
+        None, "where the text or the messages are (text, messages)", aliases=("--text-field",)
     )
-    out.add_argument("--output", required=True, help="folder of the packed source; must not exist")
-    out.add_argument("--sequence_length", "--sequence-length", type=int, required=True, help="tokens in a row")
-    out.add_argument("--tokenizer", help="directory, .model or tokenizer.json; not for tokenized documents")
-    out.add_argument("--by", help="a kept field of tokenized documents: one packed source for each value of it")
-    out.add_argument("--packer", default="best_fit", choices=tuple(PACKERS))
-    out.add_argument("--kind", default="text", choices=("text", "chat"), help="chat: loss on the assistant's turns")
-    out.add_argument("--template", help="of a chat: plain, chatml or a .jinja file (default: the tokenizer's)")
-    out.add_argument("--text_field", "--text-field", help="where the text or the messages are (text, messages)")
-    out.add_argument("--bos", action="store_true", help="begin each document with BOS")
-    out.add_argument("--no_eos", "--no-eos", action="store_true", help="do not end each document with EOS")
-    out.add_argument("--part", default="all", choices=("all", "train", "held_out"))
-    out.add_argument("--held_out", "--held-out", type=float, default=0.0, help="share of documents held out")
-    out.add_argument("--group_field", "--group-field", help="hold out by this field's value instead of by document")
-    out.add_argument("--skip_existing", action="store_true", help="leave packed sources that are whole as they are")
-    out.add_argument(
-        "--take_over", action="store_true", help="a writer of --output on another machine is gone for good"
+    bos: bool = option(False, "begin each document with BOS")
+    no_eos: bool = option(False, "do not end each document with EOS", aliases=("--no-eos",))
+    part: Literal["all", "train", "held_out"] = option("all", "which of the documents")
+    held_out: float = option(0.0, "share of documents held out", aliases=("--held-out",))
+    group_field: str | None = option(
+        None, "hold out by this field's value instead of by document", aliases=("--group-field",)
     )
-    out.add_argument("--format", default="packed", choices=("packed", "tfds"), help="tfds: also as a TFDS data set")
-    return out
+    skip_existing: bool = option(False, "leave packed sources that are whole as they are", changes_output=False)
+    take_over: bool = option(False, "a writer of --output on another machine is gone for good")
+    format: Literal["packed", "tfds"] = option("packed", "tfds: also as a TFDS data set")
+
+    def run(self) -> None:
+        """Packs, and prints what came of it."""
+        if self.sequence_length < 2:
+            raise JaxptError(f"--sequence_length={self.sequence_length} must be at least 2")
+        check_outputs({"--input": self.input}, {"--output": self.output})
+        if "://" in self.output:
+            raise JaxptError(f"--output={self.output} must be a local folder; copy the packed source there as it is")
+        output = Path(self.output)
+        with Lock(beside(output), output, "--output").acquire(self.take_over):
+            self._pack()
+
+    def in_pipeline(self) -> Self:
+        """Returns the step so that it leaves packed sources of before as they are."""
+        return replace(self, skip_existing=True)
+
+    @property
+    def makes_folder_itself(self) -> bool:
+        """One packed source is renamed to `output` when it is whole."""
+        return not self.by
+
+    @property
+    def _selection(self) -> Selection:
+        return Selection(self.part, self.held_out, self.group_field)
+
+    def _pack(self) -> None:
+        tokenized = (Path(self.input) / NOTE).is_file() if "://" not in self.input else False
+        packed = self._pack_tokenized() if tokenized else [self._pack_text()]
+        if self.format == "tfds":
+            from data_tools.io.tfds_export import export  # TFDS is an extra
+
+            for source in packed:
+                print(f"TFDS data set: {export(source)}")
+        head = ["packed source", "rows", "tokens", "documents", "mean fill", "fingerprint"]
+        rows = [(str(s.path), s.rows, s.tokens, s.documents, s.mean_fill, s.fingerprint[:16]) for s in packed]
+        print(table(head, rows))
+
+    def _pack_text(self) -> PackedSource:
+        if self.tokenizer is None:
+            raise JaxptError(f"--tokenizer is missing; {self.input} holds text (only tokenized documents need none)")
+        if self.by:
+            raise JaxptError(f"--by={self.by} needs tokenized documents; run jaxpt-data tokenize first")
+        packing = Packing(
+            kind=self.kind,
+            field=self.text_field,
+            packer=self.packer,
+            bos=self.bos or None,
+            eos=False if self.no_eos else None,
+            template=self.template,
+            selection=self._selection,
+        )
+        if self._is_packed(Path(self.output)):
+            return PackedSource.open(self.output)
+        origin = open_origin(self.input.split(",") if "," in self.input else self.input)
+        tokenizer = tokenizers.load(self.tokenizer)
+        with progress(origin.size, "pack", origin.unit, scale=True) as bar:
+            report = _reporter(bar, lambda: origin.position)
+            return build(origin, self.output, tokenizer, self.sequence_length, packing, report=report)
+
+    def _pack_tokenized(self) -> list[PackedSource]:
+        decided = [name for name in ("template", "bos", "no_eos") if getattr(self, name)]
+        if decided := [*decided, *(["kind"] if self.kind != "text" else [])]:
+            raise JaxptError(
+                f"--{decided[0]} was decided when {self.input} was tokenized; give it to jaxpt-data tokenize"
+            )
+        documents = TokenizedDocuments(self.input)
+        if self.tokenizer and tokenizers.load(self.tokenizer).fingerprint != documents.facts["tokenizer_fingerprint"]:
+            raise JaxptError(f"--tokenizer={self.tokenizer} is not the tokenizer of {self.input}; leave it out")
+        jobs: list[tuple[Path, tuple[str, str] | None]] = [(Path(self.output), None)]
+        if self.by:
+            named = _folders(documents.values(self.by, self._selection))
+            jobs = [(Path(self.output) / name, (self.by, value)) for name, value in named.items()]
+        packed = []
+        with progress(documents.size * (self.part != "held_out"), "pack", "tok", scale=True) as bar:
+            done = 0
+
+            def report(count: int, tokens: int) -> None:
+                nonlocal done
+                done += count
+                bar.set_postfix_str(f"{done:,} docs", refresh=False)
+                bar.update(tokens)
+
+            for folder, where in jobs:
+                if self._is_packed(folder):
+                    packed.append(PackedSource.open(folder))
+                    bar.update(packed[-1].tokens)
+                    continue
+                how = (self.sequence_length, self.packer, self._selection)
+                packed.append(build_tokenized(documents, folder, *how, where=where, report=report))
+        return packed
+
+    def _is_packed(self, folder: Path) -> bool:
+        return self.skip_existing and (folder / "source.json").is_file()
 
 
-def main(argv: Sequence[str]) -> int:
-    """Parses arguments and packs."""
-    args = parser().parse_args(list(argv))
-    if args.sequence_length < 2:
-        raise JaxptError(f"--sequence_length={args.sequence_length} must be at least 2")
-    check_outputs({"--input": args.input}, {"--output": args.output})
-    if "://" in args.output:
-        raise JaxptError(f"--output={args.output} must be a local folder; copy the packed source there as it is")
-    output = Path(args.output)
-    with Lock(beside(output), output, "--output").acquire(args.take_over):
-        return _pack(args)
-
-
-def _pack(args: argparse.Namespace) -> int:
-    tokenized = (Path(args.input) / NOTE).is_file() if "://" not in args.input else False
-    made = _pack_tokenized(args) if tokenized else [_pack_text(args)]
-    if args.format == "tfds":
-        from data_tools.io.tfds_export import export  # TFDS is an extra
-
-        for source in made:
-            print(f"TFDS data set: {export(source)}")
-    head = ["packed source", "rows", "tokens", "documents", "mean fill", "fingerprint"]
-    print(table(head, [(str(s.path), s.rows, s.tokens, s.documents, s.mean_fill, s.fingerprint[:16]) for s in made]))
-    return 0
-
-
-def _pack_text(args: argparse.Namespace) -> PackedSource:
-    if args.tokenizer is None:
-        raise JaxptError(f"--tokenizer is missing; {args.input} holds text (only tokenized documents need none)")
-    if args.by:
-        raise JaxptError(f"--by={args.by} needs tokenized documents; run jaxpt-data tokenize first")
-    packing = Packing(
-        kind=args.kind,
-        field=args.text_field,
-        packer=args.packer,
-        bos=args.bos or None,
-        eos=False if args.no_eos else None,
-        template=args.template,
-        selection=Selection(args.part, args.held_out, args.group_field),
-    )
-    if _there(args, Path(args.output)):
-        return PackedSource.open(args.output)
-    origin = open_origin(args.input.split(",") if "," in args.input else args.input)
-    tokenizer = tokenizers.load(args.tokenizer)
-    with progress(origin.size, "pack", origin.unit, scale=True) as bar:
-        report = _reporter(bar, lambda: origin.position)
-        return build(origin, args.output, tokenizer, args.sequence_length, packing, report=report)
-
-
-def _pack_tokenized(args: argparse.Namespace) -> list[PackedSource]:
-    given = [name for name in ("template", "bos", "no_eos") if getattr(args, name)] + ["kind"] * (args.kind != "text")
-    if given:
-        raise JaxptError(f"--{given[0]} was decided when {args.input} was tokenized; give it to jaxpt-data tokenize")
-    documents = TokenizedDocuments(args.input)
-    if args.tokenizer and tokenizers.load(args.tokenizer).fingerprint != documents.facts["tokenizer_fingerprint"]:
-        raise JaxptError(f"--tokenizer={args.tokenizer} is not the tokenizer of {args.input}; leave it out")
-    selection = Selection(args.part, args.held_out, args.group_field)
-    jobs: list[tuple[Path, tuple[str, str] | None]] = [(Path(args.output), None)]
-    if args.by:
-        jobs = [
-            (Path(args.output) / name, (args.by, v))
-            for name, v in _folders(documents.values(args.by, selection)).items()
-        ]
-    made = []
-    with progress(documents.size * (args.part != "held_out"), "pack", "tok", scale=True) as bar:
-        done = 0
-
-        def report(count: int, tokens: int) -> None:
-            nonlocal done
-            done += count
-            bar.set_postfix_str(f"{done:,} docs", refresh=False)
-            bar.update(tokens)
-
-        for folder, where in jobs:
-            if _there(args, folder):
-                made.append(PackedSource.open(folder))
-                bar.update(made[-1].tokens)
-                continue
-            how = (args.sequence_length, args.packer, selection)
-            made.append(build_tokenized(documents, folder, *how, where=where, report=report))
-    return made
-
-
-def _there(args: argparse.Namespace, folder: Path) -> bool:
-    return args.skip_existing and (folder / "source.json").is_file()
+HELP = Pack.summary()
+main = Pack.main
 
 
 def _folders(values: Sequence[str]) -> dict[str, str]:
@@ -152,7 +165,7 @@ def _folders(values: Sequence[str]) -> dict[str, str]:
     return out
 
 
-def _reporter(bar, position: Callable[[], int]) -> Callable[[int, int], None]:
+def _reporter(bar: tqdm, position: Callable[[], int]) -> Callable[[int, int], None]:
     counts = {"docs": 0, "tok": 0}
 
     def report(documents: int, tokens: int) -> None:

@@ -1,86 +1,40 @@
 """`jaxpt-data perplexity`: score documents and cut both tails by quantiles per language and source."""
 
-import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from data_tools.io import made, storage
+from data_tools.io import ownership, storage
 from data_tools.io.batch import Outcome, Place, Removed, Rule, strings
 from data_tools.io.outputs import check_outputs
 from data_tools.perplexity.ngram import NgramModel
 from data_tools.perplexity.scorers import KenlmScorer, Scorer
-from data_tools.perplexity.tails import CURVE, Tails, cuts
+from data_tools.perplexity.tails import CURVE, Cut, Tails, cuts
+from data_tools.pipelines.step import DataStep
 from data_tools.shards.records import FileShard, open_shards, run_shards
-from data_tools.shards.rows import rows_of, tell_quarantine
-from jaxpt.cli.dispatch import Parser
+from data_tools.shards.rows import report_quarantine, rows_of
 from jaxpt.cli.terminal import table
+from jaxpt.config.choice import option
 from jaxpt.errors import JaxptError
-
-HELP = "cut the most and the least surprising documents, per language and source"
 
 EXAMPLE = """example:
   jaxpt-data perplexity --input='dedup/*.jsonl.gz' --output=scored --train='wiki/*.jsonl.gz' --low=0.05 --high=0.9"""
 BATCH = 256
 
 
-def parser() -> argparse.ArgumentParser:
-    """Returns the command's flags."""
-    out = Parser("jaxpt-data perplexity", HELP, EXAMPLE)
-    tails = Tails()
-    out.add_argument("--input", required=True, help="globs of records")
-    out.add_argument("--output", required=True)
-    out.add_argument("--train", help="globs of good text: an n-gram model is counted on it, one per language")
-    out.add_argument("--kenlm", help="a KenLM model file instead (all languages)")
-    out.add_argument("--model", help="a jaxpt bundle instead (all languages), on all devices")
-    out.add_argument("--batch_size", type=int, default=8, help="of --model, a multiple of the number of devices")
-    out.add_argument("--sequence_length", type=int, default=1024, help="of --model")
-    out.add_argument("--order", type=int, default=3, help="of the n-gram model")
-    out.add_argument("--max_tokens", type=int, default=20_000_000, help="tokens counted per language")
-    out.add_argument("--low", type=float, default=tails.low)
-    out.add_argument("--high", type=float, default=tails.high)
-    out.add_argument("--least", type=int, default=tails.least, help="smaller groups use their language's quantiles")
-    out.add_argument("--language_field", default="lang")
-    out.add_argument("--source_field", default="source")
-    out.add_argument("--text_field", default="text")
-    out.add_argument("--workers", type=int, default=1, help="processes over shards; 0: one per core")
-    return out
-
-
-def _models(args: argparse.Namespace) -> dict[str, Scorer]:
-    if sum(map(bool, (args.train, args.kenlm, args.model))) != 1:
-        raise JaxptError("perplexity: give one of --train (text for an n-gram model), --kenlm and --model")
-    if args.model:
-        from data_tools.perplexity.jaxpt_model import open_scorer  # JAX starts only where it is used
-
-        return {"": open_scorer(args.model, batch_size=args.batch_size, sequence_length=args.sequence_length)}
-    if args.kenlm:
-        return {"": KenlmScorer(args.kenlm)}
-    shards = open_shards(args.train, args.text_field)
-    languages = sorted({_name(row, args.language_field) for _, row in rows_of(shards, "languages")})
-    if not languages:
-        raise JaxptError(f"--train={args.train} holds no records with a string field {args.text_field!r}")
-
-    def texts(language: str) -> Iterator[str]:
-        for _, row in rows_of(shards, "training text", told=True):
-            if _name(row, args.language_field) == language:
-                yield row["text"]
-
-    return {language: NgramModel.train(texts(language), args.order, args.max_tokens) for language in languages}
-
-
-def _name(row: dict, field: str) -> str:
+def _text_of(row: Mapping[str, Any], field: str) -> str:
     """Returns a field that names a group, empty where it is no text."""
     value = row.get(field)
     return value if isinstance(value, str) else ""
 
 
-def _scores(rows: list[dict], models: dict[str, Scorer], field: str) -> np.ndarray:
+def _scores(rows: Sequence[Mapping[str, Any]], models: Mapping[str, Scorer], field: str) -> np.ndarray:
     out = np.full(len(rows), np.nan)
-    languages = [_name(row, field) for row in rows]
+    languages = [_text_of(row, field) for row in rows]
     for name in set(languages):
         mine = [i for i, l in enumerate(languages) if l == name]
         model = models.get(name) or models.get("")
@@ -90,11 +44,11 @@ def _scores(rows: list[dict], models: dict[str, Scorer], field: str) -> np.ndarr
 
 
 @dataclass(frozen=True)
-class Cut:
-    """The step: documents outside their group's quantiles go; the others get their perplexity as a field."""
+class CutTails:
+    """The batch step: documents outside their group's quantiles go; the others get their perplexity as a field."""
 
-    scores: dict[str, np.ndarray]  # by shard
-    cuts: dict
+    scores: Mapping[str, np.ndarray]  # by shard
+    cuts: Mapping[tuple[str, str], Cut]  # by language and source
     language_field: str
     source_field: str
 
@@ -117,45 +71,94 @@ class Cut:
 RULE = Rule("perplexity", low=1.0, high=1e6, log=True)
 
 
-def main(argv: list[str]) -> int:
-    """Runs the command; returns 0 when the job is done."""
-    args = parser().parse_args(argv)
-    tails = Tails(args.low, args.high, args.least)
-    tails.check()
-    check_outputs({"--input": args.input, "--train": args.train}, {"--output": args.output})
-    shards = open_shards(args.input, args.text_field)
-    with made.writing(args.output, "perplexity"):
-        return _perplexity(args, shards, tails)
+@dataclass(frozen=True)
+class Perplexity(DataStep):
+    """Cut the most and the least surprising documents, per language and source."""
+
+    example: ClassVar[str] = EXAMPLE
+
+    input: str = option(doc="globs of records")
+    output: str = option(doc="folder: shards of the same names, removals, perplexity.json")
+    train: str | None = option(None, "globs of good text: an n-gram model is counted on it, one per language")
+    kenlm: str | None = option(None, "a KenLM model file instead (all languages)")
+    model: str | None = option(None, "a jaxpt bundle instead (all languages), on all devices")
+    batch_size: int = option(8, "of --model, a multiple of the number of devices", changes_output=False)
+    sequence_length: int = option(1024, "of --model")
+    order: int = option(3, "of the n-gram model")
+    max_tokens: int = option(20_000_000, "tokens counted per language")
+    low: float = option(Tails.low, "quantile below which documents go")
+    high: float = option(Tails.high, "quantile above which documents go")
+    least: int = option(Tails.least, "smaller groups use their language's quantiles")
+    language_field: str = option("lang", "of records: the language")
+    source_field: str = option("source", "of records: the source")
+    text_field: str = option("text", "of records: where the text is")
+    workers: int = option(1, "processes over shards; 0: one per core", changes_output=False)
+
+    def run(self) -> None:
+        """Scores all documents, then writes shard after shard; finished shards are not written again."""
+        tails = Tails(self.low, self.high, self.least)
+        tails.check()
+        check_outputs({"--input": self.input, "--train": self.train}, {"--output": self.output})
+        shards = open_shards(self.input, self.text_field)
+        with ownership.writing(self.output, "perplexity"):
+            self._write(shards, tails)
+
+    def _models(self) -> dict[str, Scorer]:
+        """What scores, by language; "" for all."""
+        if sum(map(bool, (self.train, self.kenlm, self.model))) != 1:
+            raise JaxptError("perplexity: give one of --train (text for an n-gram model), --kenlm and --model")
+        if self.model:
+            from data_tools.perplexity.jaxpt_model import open_scorer  # JAX starts only where it is used
+
+            return {"": open_scorer(self.model, batch_size=self.batch_size, sequence_length=self.sequence_length)}
+        if self.kenlm:
+            return {"": KenlmScorer(self.kenlm)}
+        shards = open_shards(self.train, self.text_field)
+        languages = sorted({_text_of(row, self.language_field) for _, row in rows_of(shards, "languages")})
+        if not languages:
+            raise JaxptError(f"--train={self.train} holds no records with a string field {self.text_field!r}")
+
+        def texts(language: str) -> Iterator[str]:
+            for _, row in rows_of(shards, "training text", warn=False):
+                if _text_of(row, self.language_field) == language:
+                    yield row["text"]
+
+        return {language: NgramModel.train(texts(language), self.order, self.max_tokens) for language in languages}
+
+    def _write(self, shards: Sequence[FileShard], tails: Tails) -> None:
+        scores, languages, sources = self._score(shards)
+        cut_of = cuts(np.concatenate(list(scores.values())), languages, sources, tails)
+        step = CutTails(scores, cut_of, self.language_field, self.source_field)
+        settings = {**asdict(self), "inputs": [s.fingerprint for s in shards]}
+        settings["train"] = [s.fingerprint for s in open_shards(self.train)] if self.train else None
+        for name in ("output", "workers"):
+            settings.pop(name)
+        manifests = run_shards(shards, self.output, settings, step, "perplexity", [RULE], self.workers)
+        lines = [(c.language, c.source, c.texts, c.basis, c.low, c.high) for c in cut_of.values()]
+        print(table(["language", "source", "texts", "quantiles of", "low", "high"], lines))
+        report_quarantine(manifests, self.output, self.text_field)
+        unjudged = int(sum(np.isnan(s).sum() for s in scores.values()))
+        if unjudged:
+            print(f"{unjudged:,} documents have no words or no model for their language: kept unjudged")
+        report = {"quantiles": CURVE, "cuts": [asdict(c) for c in cut_of.values()], "shards": manifests}
+        storage.write_json(storage.join(self.output, "perplexity.json"), report)
+
+    def _score(self, shards: Sequence[FileShard]) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
+        """Returns the scores by shard, float64, and of all documents in order the languages and the sources."""
+        models = self._models()
+        parts: dict[str, list[np.ndarray]] = {shard.name: [np.zeros(0)] for shard in shards}
+        languages: list[str] = []
+        sources: list[str] = []
+        rows = rows_of(shards, "score", warn=False)
+        while batch := list(islice(rows, BATCH)):
+            scores = _scores([row for _, row in batch], models, self.language_field)
+            for name in dict.fromkeys(shard.name for shard, _ in batch):
+                mine = np.array([shard.name == name for shard, _ in batch])
+                parts[name].append(scores[mine])
+            languages += [_text_of(row, self.language_field) for _, row in batch]
+            sources += [_text_of(row, self.source_field) for _, row in batch]
+        return {name: np.concatenate(part) for name, part in parts.items()}, languages, sources
 
 
-def _perplexity(args: argparse.Namespace, shards: list[FileShard], tails: Tails) -> int:
-    models = _models(args)
-    parts: dict[str, list[np.ndarray]] = {shard.name: [np.zeros(0)] for shard in shards}
-    languages: list[str] = []
-    sources: list[str] = []
-    rows = rows_of(shards, "score", told=True)
-    while batch := list(islice(rows, BATCH)):
-        found = _scores([row for _, row in batch], models, args.language_field)
-        for name in dict.fromkeys(shard.name for shard, _ in batch):
-            mine = np.array([shard.name == name for shard, _ in batch])
-            parts[name].append(found[mine])
-        languages += [_name(row, args.language_field) for _, row in batch]
-        sources += [_name(row, args.source_field) for _, row in batch]
-    scores = {name: np.concatenate(found) for name, found in parts.items()}
-    table_of_cuts = cuts(np.concatenate(list(scores.values())), languages, sources, tails)
-
-    step = Cut(scores, table_of_cuts, args.language_field, args.source_field)
-    settings = {**vars(args), "inputs": [s.fingerprint for s in shards]}
-    settings["train"] = [s.fingerprint for s in open_shards(args.train)] if args.train else None
-    for name in ("output", "workers"):
-        settings.pop(name)
-    manifests = run_shards(shards, args.output, settings, step, "perplexity", [RULE], args.workers)
-    lines = [(c.language, c.source, c.texts, c.basis, c.low, c.high) for c in table_of_cuts.values()]
-    print(table(["language", "source", "texts", "quantiles of", "low", "high"], lines))
-    tell_quarantine(manifests, args.output, args.text_field)
-    unjudged = int(sum(np.isnan(s).sum() for s in scores.values()))
-    if unjudged:
-        print(f"{unjudged:,} documents have no words or no model for their language: kept unjudged")
-    report = {"quantiles": CURVE, "cuts": [asdict(c) for c in table_of_cuts.values()], "shards": manifests}
-    storage.write_json(storage.join(args.output, "perplexity.json"), report)
-    return 0
+HELP = Perplexity.summary()
+main = Perplexity.main

@@ -1,12 +1,17 @@
 """`jaxpt-data run`: a whole pipeline from a config, killed and run again at will."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from data_tools.io import storage
-from data_tools.pipelines import plan
-from jaxpt.cli.dispatch import Parser
+from data_tools.pipelines import flags
+from data_tools.pipelines.pipeline import Pipeline
+from data_tools.pipelines.planning import plan
+from data_tools.pipelines.running import run, state
+from jaxpt.cli.dispatch import OVERRIDE
 from jaxpt.cli.terminal import table
+from jaxpt.config.choice import option
 from jaxpt.config.file import load
 from jaxpt.errors import JaxptError
 from jaxpt.files.lock import Lock, inside
@@ -19,31 +24,37 @@ EXAMPLE = """examples:
                  --config.steps[1].options.strictness=harsh"""
 
 
-def parser() -> Parser:
-    """Returns the command's flags."""
-    out = Parser("jaxpt-data run", HELP, EXAMPLE, plan.Pipeline)
-    out.add_argument("--config", required=True, metavar="FILE[:ARG]", help="Python file with get_config()")
-    out.add_argument("--workdir", required=True, help="folder of all steps; run again, it goes on where it stopped")
-    out.add_argument(
-        "--take_over", action="store_true", help="the pipeline's writer on another machine is gone for good"
-    )
-    out.add_argument("--dry_run", action="store_true", help="check everything, show the plan, run nothing")
-    return out
+@dataclass(frozen=True)
+class Run:
+    """Which pipeline runs, and where."""
+
+    config: str = option(doc="Python file with get_config()", metavar="FILE[:ARG]")
+    workdir: str = option(doc="folder of all steps; run again, it goes on where it stopped")
+    take_over: bool = option(False, "the pipeline's writer on another machine is gone for good")
+    dry_run: bool = option(False, "check everything, show the plan, run nothing")
+
+    def run(self, overrides: Sequence[str]) -> None:
+        """Checks all steps, then runs what is not done.
+
+        Args:
+            overrides: `--config.key=value` flags.
+        """
+        if storage.is_remote(self.workdir):
+            raise JaxptError(f"--workdir={self.workdir} must be a local folder; its input may be remote")
+        steps = plan(load(Pipeline, self.config, overrides), self.workdir)
+        rows = [(s.name, state(s, self.workdir), f"jaxpt-data {s.command} {' '.join(s.argv)}") for s in steps]
+        print(table(["step", "state", "command"], rows))
+        if self.dry_run:
+            return
+        workdir = Path(self.workdir)
+        with Lock(inside(workdir), workdir).acquire(self.take_over):
+            run(steps, self.workdir)
+        print(f"all {len(steps)} steps are done; jaxpt-data inspect {self.workdir} shows what each did")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Checks all steps, then runs what is not done; returns 0 when all is done."""
-    overrides = [a for a in argv if a.startswith(("--config.", "--noconfig."))]
-    args = parser().parse_args([a for a in argv if a not in overrides])
-    if storage.is_remote(args.workdir):
-        raise JaxptError(f"--workdir={args.workdir} must be a local folder; its input may be remote")
-    pipeline = load(plan.Pipeline, args.config, overrides)
-    steps = plan.plan(pipeline, args.workdir)
-    rows = [(s.name, plan.state(s, args.workdir), f"jaxpt-data {s.command} {' '.join(s.argv)}") for s in steps]
-    print(table(["step", "state", "command"], rows))
-    if not args.dry_run:
-        workdir = Path(args.workdir)
-        with Lock(inside(workdir), workdir).acquire(args.take_over):
-            plan.run(steps, args.workdir)
-        print(f"all {len(steps)} steps are done; jaxpt-data inspect {args.workdir} shows what each did")
+    """Runs the pipeline; returns 0 when all of it is done."""
+    overrides = [a for a in argv if a.startswith(OVERRIDE)]
+    rest = [a for a in argv if not a.startswith(OVERRIDE)]
+    flags.parse(Run, rest, "jaxpt-data run", HELP, EXAMPLE, config=Pipeline).run(overrides)
     return 0

@@ -2,91 +2,97 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from data_tools.io import made, storage
+from tqdm import tqdm
+
+from data_tools.io import ownership, storage
 from data_tools.io.outputs import check_outputs
 from data_tools.io.readers import Problem, Progress, read
 from data_tools.io.writers import LinesWriter
+from data_tools.pipelines.step import DataStep
 from data_tools.shards.records import FileShard, open_shards
-from data_tools.shards.rows import tell_quarantine
+from data_tools.shards.rows import report_quarantine
 from jaxpt import tokenizers
-from jaxpt.cli.dispatch import Parser
 from jaxpt.cli.terminal import progress, table
+from jaxpt.config.choice import option
 from jaxpt.data.tokenize import encoded
 from jaxpt.data.tokenized import FORMAT, NOTE, TokenizedWriter
 from jaxpt.errors import JaxptError
 from jaxpt.files.digests import canonical_digest
 from jaxpt.files.partial import sha256
-
-HELP = "encode text once; pack then makes rows of any length of it"
+from jaxpt.tokenizers.interface import Tokenizer
 
 EXAMPLE = """examples:
   jaxpt-data tokenize --input='clean/*.jsonl.gz' --output=tokens --tokenizer=TOKENIZER
   jaxpt-data pack     --input=tokens --output=packed_4k --sequence_length=4096 --by=source"""
 
 
-def parser() -> Parser:
-    """Returns the command's flags."""
-    out = Parser("jaxpt-data tokenize", HELP, EXAMPLE)
-    out.add_argument("--input", required=True, help="globs of records, comma-separated")
-    out.add_argument("--output", required=True, help="folder: Parquet shards, tokenizer/, tokenized.json last")
-    out.add_argument("--tokenizer", required=True, help="directory, .model or tokenizer.json")
-    out.add_argument("--keep", default="source", help="fields kept beside the tokens, comma-separated")
-    out.add_argument("--bos", action="store_true", help="begin each document with BOS")
-    out.add_argument("--no_eos", action="store_true", help="do not end each document with EOS")
-    out.add_argument("--text_field", default="text")
-    return out
+@dataclass(frozen=True)
+class Tokenize(DataStep):
+    """Encode text once; pack then makes rows of any length of it."""
+
+    example: ClassVar[str] = EXAMPLE
+
+    input: str = option(doc="globs of records, comma-separated")
+    output: str = option(doc="folder: Parquet shards, tokenizer/, tokenized.json last")
+    tokenizer: str = option(doc="directory, .model or tokenizer.json")
+    keep: str = option("source", "fields kept beside the tokens, comma-separated")
+    bos: bool = option(False, "begin each document with BOS")
+    no_eos: bool = option(False, "do not end each document with EOS")
+    text_field: str = option("text", "of records: where the text is")
+
+    def run(self) -> None:
+        """Encodes shard after shard on all cores; finished shards are not done again."""
+        if storage.is_remote(self.output):
+            raise JaxptError(f"--output={self.output} must be a local folder: pack reads it at random")
+        check_outputs({"--input": self.input}, {"--output": self.output})
+        tokenizer = tokenizers.load(self.tokenizer)
+        fields = [f.strip() for f in self.keep.split(",") if f.strip()]
+        facts = {
+            "format": FORMAT,
+            "tokenizer_fingerprint": tokenizer.fingerprint,
+            "vocab_size": tokenizer.vocab_size,
+            "pad_id": tokenizer.pad_id if tokenizer.pad_id is not None else 0,
+            "text_field": self.text_field,
+            "bos": self.bos,
+            "eos": not self.no_eos,
+            "fields": fields,
+        }
+        shards = open_shards(self.input, self.text_field)
+        with ownership.writing(self.output, "tokenize"):
+            _tokenize(shards, Path(self.output), tokenizer, facts)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Encodes shard after shard on all cores; finished shards are not done again."""
-    args = parser().parse_args(list(argv))
-    if storage.is_remote(args.output):
-        raise JaxptError(f"--output={args.output} must be a local folder: pack reads it at random")
-    check_outputs({"--input": args.input}, {"--output": args.output})
-    tokenizer = tokenizers.load(args.tokenizer)
-    fields = [f.strip() for f in args.keep.split(",") if f.strip()]
-    facts = {
-        "format": FORMAT,
-        "tokenizer_fingerprint": tokenizer.fingerprint,
-        "vocab_size": tokenizer.vocab_size,
-        "pad_id": tokenizer.pad_id if tokenizer.pad_id is not None else 0,
-        "text_field": args.text_field,
-        "bos": args.bos,
-        "eos": not args.no_eos,
-        "fields": fields,
-    }
-    shards = open_shards(args.input, args.text_field)
-    with made.writing(args.output, "tokenize"):
-        return _tokenize(shards, Path(args.output), tokenizer, facts)
+HELP = Tokenize.summary()
+main = Tokenize.main
 
 
-def _tokenize(shards: list[FileShard], out: Path, tokenizer: Any, facts: dict[str, Any]) -> int:
+def _tokenize(shards: list[FileShard], out: Path, tokenizer: Tokenizer, facts: dict[str, Any]) -> None:
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    made = []
+    finished = []
     with progress(sum(s.size for s in shards), "tokenize", "B", scale=True) as bar:
         for shard in shards:
             note = storage.join(out, "manifests", f"{shard.name}.json")
-            found = storage.read_json(note) or {}
-            if found.get("input") != shard.fingerprint or found.get("key") != key:
-                found = _one_shard(shard, out, tokenizer, facts, bar)
-                storage.write_json(note, {**found, "input": shard.fingerprint, "key": key})
+            manifest = storage.read_json(note) or {}
+            if manifest.get("input") != shard.fingerprint or manifest.get("key") != key:
+                manifest = _one_shard(shard, out, tokenizer, facts, bar)
+                storage.write_json(note, {**manifest, "input": shard.fingerprint, "key": key})
             names = ("name", "sha256", "documents", "tokens", "quarantined", "sources")
-            made.append({k: found[k] for k in names if k in found})
-            bar.update(sum(s.size for s in shards[: len(made)]) - bar.n)
+            finished.append({k: manifest[k] for k in names if k in manifest})
+            bar.update(sum(s.size for s in shards[: len(finished)]) - bar.n)
     tokenizer.save(out / "tokenizer")
-    note = {**facts, "shards": made}
+    note = {**facts, "shards": finished}
     storage.write_json(out / NOTE, {**note, "digest": canonical_digest(note)})
-    print(table(["shard", "documents", "tokens"], [(m["name"], m["documents"], m["tokens"]) for m in made]))
-    tell_quarantine([{**m, "rows": m["documents"]} for m in made], out, facts["text_field"])
-    return 0
+    print(table(["shard", "documents", "tokens"], [(m["name"], m["documents"], m["tokens"]) for m in finished]))
+    report_quarantine([{**m, "rows": m["documents"]} for m in finished], out, facts["text_field"])
 
 
-def _one_shard(shard: FileShard, out: Path, tokenizer: Any, facts: dict[str, Any], bar: Any) -> dict[str, Any]:
+def _one_shard(shard: FileShard, out: Path, tokenizer: Tokenizer, facts: dict[str, Any], bar: tqdm) -> dict[str, Any]:
     position, sources, quarantined, before = Progress(), {}, 0, bar.n
     with ExitStack() as stack:
         name = f"{shard.name}.parquet"
@@ -97,12 +103,12 @@ def _one_shard(shard: FileShard, out: Path, tokenizer: Any, facts: dict[str, Any
 
         def documents() -> Iterator[dict[str, Any]]:
             nonlocal quarantined
-            for found in read(shard.path, shard.field, position):
-                if isinstance(found, Problem):
+            for entry in read(shard.path, shard.field, position):
+                if isinstance(entry, Problem):
                     quarantined += 1
-                    quarantine.write_value(vars(found))
+                    quarantine.write_value(vars(entry))
                 else:
-                    yield found[1]
+                    yield entry[1]
 
         where = {"text_field": shard.field, "bos": facts["bos"], "eos": facts["eos"]}
         for document, identity, ids in encoded(documents(), tokenizer, **where):
@@ -110,9 +116,9 @@ def _one_shard(shard: FileShard, out: Path, tokenizer: Any, facts: dict[str, Any
             kept = [None if (v := document.get(f)) is None else str(v) for f in facts["fields"]]
             writer.write(identity, ids, size, kept)
             source = document.get("source")
-            entry = sources.setdefault(source if isinstance(source, str) else shard.name, [0, 0, 0])
+            counts = sources.setdefault(source if isinstance(source, str) else shard.name, [0, 0, 0])
             for i, n in enumerate((1, len(ids), size)):
-                entry[i] += n
+                counts[i] += n
             bar.update(max(before + position.bytes - bar.n, 0))
         writer.close()
         digest = sha256(file)

@@ -125,19 +125,22 @@ class Index:
                 out[document] += self._judge(name, width, table, grams.values, mine, int(grams.offsets[document]))
         return out
 
-    def _judge(self, name, width, table, values, hits, begin) -> list[Match]:
+    def _judge(
+        self, name: str, width: int, table: "_Table", values: np.ndarray, hits: np.ndarray, begin: int
+    ) -> list[Match]:
+        """Returns the matches of one document, whose tokens begin at `begin`, by the rule `name`."""
         seen: dict[int, dict[int, int]] = {}  # item -> distinct n-gram -> first position
         for hit in hits:
             for item in table.owners(values[hit]):
                 seen.setdefault(int(item), {}).setdefault(int(values[hit]), int(hit) - begin)
-        found = []
+        matches = []
         for item, grams in sorted(seen.items()):
             share = len(grams) / table.sizes[item]
             if name == "ratio" and share < self.rules.ratio:
                 continue
             value = share if name == "ratio" else float(width + _run(sorted(grams.values())) - 1)
-            found.append(Match(name.rstrip("0123456789"), self.items[item], value, min(grams.values())))
-        return found
+            matches.append(Match(name.rstrip("0123456789"), self.items[item], value, min(grams.values())))
+        return matches
 
 
 def _only(grams: sh.Ragged, take: np.ndarray) -> sh.Ragged:

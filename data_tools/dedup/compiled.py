@@ -3,7 +3,7 @@
 import numba
 import numpy as np
 
-from data_tools.dedup import folding
+from data_tools.dedup import folding, minhash
 from data_tools.dedup import shingles as sh
 
 _OPTIONS = {"nogil": True, "cache": True}
@@ -17,7 +17,7 @@ _EMPTY = np.uint32(0xFFFFFFFF)
 
 
 @numba.njit(**_OPTIONS)
-def _mix64(x):
+def _mix64(x: np.uint64) -> np.uint64:
     x ^= x >> np.uint64(33)
     x *= np.uint64(0xFF51AFD7ED558CCD)
     x ^= x >> np.uint64(33)
@@ -26,7 +26,7 @@ def _mix64(x):
 
 
 @numba.njit(**_OPTIONS)
-def _mix32(x):  # numba widens uint32 products to 64 bits: cut back after each
+def _mix32(x: np.uint32) -> np.uint32:  # numba widens uint32 products to 64 bits: cut back after each
     x ^= x >> np.uint32(16)
     x = np.uint32(x * np.uint32(0x85EBCA6B))
     x ^= x >> np.uint32(13)
@@ -35,7 +35,7 @@ def _mix32(x):  # numba widens uint32 products to 64 bits: cut back after each
 
 
 @numba.njit(**_OPTIONS)
-def _hash_tokens(folded, offsets, out, ends):
+def _hash_tokens(folded: np.ndarray, offsets: np.ndarray, out: np.ndarray, ends: np.ndarray) -> int:
     count = 0
     for doc in range(len(offsets) - 1):
         at, stop = offsets[doc], offsets[doc + 1]
@@ -66,7 +66,9 @@ def _hash_tokens(folded, offsets, out, ends):
 
 
 @numba.njit(**_OPTIONS)
-def _signatures(tokens, offsets, width, a, b, out):
+def _signatures(
+    tokens: np.ndarray, offsets: np.ndarray, width: int, a: np.ndarray, b: np.ndarray, out: np.ndarray
+) -> None:
     for doc in range(len(offsets) - 1):
         start, stop = offsets[doc], offsets[doc + 1]
         row = out[doc]
@@ -96,7 +98,7 @@ def hash_tokens(folded: np.ndarray, offsets: np.ndarray) -> sh.Ragged:
     return sh.Ragged(out[:count].copy(), ends)
 
 
-def signatures_of_tokens(token_hashes: sh.Ragged, scheme) -> np.ndarray:
+def signatures_of_tokens(token_hashes: sh.Ragged, scheme: minhash.Scheme) -> np.ndarray:
     """Compiled twin of `minhash.signatures_of_sets`, from token hashes: `[n, K] uint32`."""
     a, b = scheme.coefficients()
     out = np.empty((len(token_hashes), scheme.permutations), dtype=np.uint32)

@@ -1,7 +1,8 @@
 """The global steps of deduplication on Daft: the one module that knows Daft's names (written against 0.7)."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -51,7 +52,7 @@ class DaftEngine:
             if daft.runners.get_or_infer_runner_type() != runner:
                 raise JaxptError(f"engine {runner!r}: {error}; one process can use one Daft runner") from error
 
-    def _read(self, paths: Sequence[str], column: str, split: int, splits: int):
+    def _read(self, paths: Sequence[str], column: str, split: int, splits: int) -> Any:
         frame = self._daft.read_parquet(list(paths))
         return frame if splits == 1 else frame.where(self._daft.col(column) % splits == split)
 
@@ -119,14 +120,15 @@ def _sorted_edges(table: pa.Table) -> pa.Table:
     return _plain(table).sort_by([("left", "ascending"), ("right", "ascending")])
 
 
-ENGINES = {
+Engine = NumpyEngine | DaftEngine
+ENGINES: dict[str, Callable[[str | None], Engine]] = {
     "numpy": lambda address: NumpyEngine(),
     "native": lambda address: DaftEngine("native"),
     "ray": lambda address: DaftEngine("ray", address),
 }
 
 
-def open_engine(name: str = "native", address: str | None = None):
+def open_engine(name: str = "native", address: str | None = None) -> Engine:
     """Returns the engine of that name: native (Daft in this process), ray (Daft on a cluster) or numpy (the oracle).
 
     Raises:

@@ -7,6 +7,8 @@ The scheme is datasketch's "affine32": the element is mixed by the 32-bit Murmur
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -76,7 +78,7 @@ def signatures_of_sets(sets: sh.Ragged, scheme: Scheme) -> np.ndarray:
 
 
 @lru_cache(maxsize=1)
-def compiled_kernels():
+def compiled_kernels() -> ModuleType | None:
     """Returns the module of compiled kernels, or None where numba is not installed."""
     try:
         from data_tools.dedup import compiled
@@ -99,7 +101,7 @@ def signatures(texts: Sequence[str], scheme: Scheme | None = None, path: str = "
     return signatures_of_tokens(hash_tokens(texts, path), scheme or Scheme(), path)
 
 
-def kernels_for(path: str):
+def kernels_for(path: str) -> ModuleType | None:
     """Returns the compiled kernels, or None for the numpy path; see `signatures`."""
     if path not in ("auto", "numpy", "compiled"):
         raise JaxptError(f"signature path {path!r} is unknown; use auto, numpy or compiled")
@@ -128,7 +130,7 @@ def similarity(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return (left == right).mean(axis=-1)
 
 
-def to_datasketch(signature: np.ndarray, scheme: Scheme | None = None):
+def to_datasketch(signature: np.ndarray, scheme: Scheme | None = None) -> Any:
     """Returns `signature [K]` as a `datasketch.MinHash`, comparable with others of the same seed and shingles."""
     from datasketch import MinHash
 

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import ArrayLike
 
 
-def edge_table(left, right) -> pa.Table:
+def edge_table(left: ArrayLike, right: ArrayLike) -> pa.Table:
     """Returns the distinct pairs with left < right as a table `(left, right)` sorted by both, int64."""
     pairs = np.stack([np.asarray(left, np.int64), np.asarray(right, np.int64)], axis=1)
     pairs = np.unique(pairs[pairs[:, 0] < pairs[:, 1]], axis=0)

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_tools.dedup import verify
-from data_tools.dedup.store import Layout, Store, candidate_tokens
+from data_tools.dedup.engine import Engine
+from data_tools.dedup.store import SignatureLayout, Store, candidate_tokens
 from data_tools.dedup.units import ROW_BITS, Shard
 from data_tools.shards.workers import end_with_parent
 from jaxpt.cli.terminal import progress
@@ -91,17 +92,21 @@ def _each(jobs: Sequence[tuple], function: Callable, workers: int, what: str) ->
             return [future.result() for future in futures]
 
 
-def _sign(path: str, layout: Layout, shard: Shard, number: int, signature_path: str) -> dict:
+def _sign(path: str, layout: SignatureLayout, shard: Shard, number: int, signature_path: str) -> dict:
     return Store(path, layout).sign(shard, number, signature_path)
 
 
-def _tokens(path: str, layout: Layout, shard: Shard, number: int, units: np.ndarray, signature_path: str, out: str):
+def _tokens(
+    path: str, layout: SignatureLayout, shard: Shard, number: int, units: np.ndarray, signature_path: str, out: str
+) -> tuple[np.ndarray, np.ndarray]:
     tokens = candidate_tokens(shard, Store(path, layout), number, units, signature_path)
     np.save(out, tokens.values)
     return units, tokens.offsets
 
 
-def run(shards: Sequence[Shard], store_path: str | Path, layout: Layout, engine, options: Options) -> Result:
+def run(
+    shards: Sequence[Shard], store_path: str | Path, layout: SignatureLayout, engine: Engine, options: Options
+) -> Result:
     """Decides which units of `shards` are dropped.
 
     Args:
@@ -140,7 +145,7 @@ def run(shards: Sequence[Shard], store_path: str | Path, layout: Layout, engine,
     return Result(store, numbers, clusters, counts)
 
 
-def _exact(store: Store, engine, options: Options, run_number: int, before: pa.Table) -> pa.Table:
+def _exact(store: Store, engine: Engine, options: Options, run_number: int, before: pa.Table) -> pa.Table:
     """New units equal to a preferred one: `(unit, first)`."""
     paths = store.paths("units")
     if not options.exact or not paths:
@@ -150,7 +155,7 @@ def _exact(store: Store, engine, options: Options, run_number: int, before: pa.T
     return found.filter(store.run_of(found["unit"].to_numpy()) == run_number)
 
 
-def _candidates(store: Store, engine, options: Options, gone: pa.Table, run_number: int) -> pa.Table:
+def _candidates(store: Store, engine: Engine, options: Options, gone: pa.Table, run_number: int) -> pa.Table:
     """Clusters `(unit, label)` of two or more units of which at least one is new, without the units of `gone`."""
     paths = store.paths("bands")
     edges: list[pa.Table] = []
@@ -168,7 +173,15 @@ def _candidates(store: Store, engine, options: Options, gone: pa.Table, run_numb
     return pa.table({"unit": units[keep], "label": labels[keep]})
 
 
-def _near(store, engine, options, exact, before, shards: dict[int, Shard], run_number: int) -> pa.Table:
+def _near(
+    store: Store,
+    engine: Engine,
+    options: Options,
+    exact: pa.Table,
+    before: pa.Table,
+    shards: dict[int, Shard],
+    run_number: int,
+) -> pa.Table:
     """Judges every cluster of candidates: a row per candidate."""
     gone = pa.concat_tables([exact.select(["unit"]), before.select(["unit"])])
     ready = options.near and store.layout.near and store.paths("bands")

@@ -5,7 +5,7 @@ hashed together with the character before it. Everything is integer arithmetic m
 the compiled path (`compiled.py`) give the same bits on every platform.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -71,6 +71,9 @@ def powers() -> tuple[np.ndarray, np.ndarray]:
     return table(CHARACTER_BASE), table(pow(CHARACTER_BASE, -1, 1 << 64))
 
 
+Kernel = Callable[[np.ndarray, np.ndarray], Ragged]  # hashes folded code points, cut at offsets
+
+
 def hash_tokens(folded: np.ndarray, offsets: np.ndarray) -> Ragged:
     """Hashes the tokens of folded texts (numpy path).
 
@@ -111,7 +114,7 @@ def _blocks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
         yield texts[first:]
 
 
-def _long_text(text: str, kernel) -> Ragged:
+def _long_text(text: str, kernel: Kernel) -> Ragged:
     """Hashes one text of more than `BLOCK` characters piece by piece, cutting between tokens where it can."""
     folded, _ = folding.fold([text])
     parts, at = [], 0
@@ -126,7 +129,7 @@ def _long_text(text: str, kernel) -> Ragged:
     return Ragged(values, np.array([0, len(values)]))
 
 
-def tokens(texts: Sequence[str], kernel=hash_tokens) -> Ragged:
+def tokens(texts: Sequence[str], kernel: Kernel = hash_tokens) -> Ragged:
     """Returns the token hashes (uint64) of `texts`; `kernel` is `hash_tokens` or its compiled twin."""
     parts = []
     for block in _blocks(texts):

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from data_tools.dedup import bands as bd
 from data_tools.dedup import minhash
 from data_tools.dedup import shingles as sh
-from data_tools.dedup.units import ROW_BITS, UNITS, Choice, Shard, exact_hash, order_key
+from data_tools.dedup.units import ROW_BITS, UNITS, Shard, SurvivorRule, exact_hash, order_key
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.files.lock import NAME
 
@@ -38,7 +38,7 @@ PLACE = {
 
 
 @dataclass(frozen=True)
-class Layout:
+class SignatureLayout:
     """What a store is made of; two runs can share one only when these agree."""
 
     unit: str = "document"
@@ -46,7 +46,7 @@ class Layout:
     near: bool = True  # signatures besides exact hashes
     scheme: minhash.Scheme = field(default_factory=minhash.Scheme)
     bands: bd.Bands = field(default_factory=bd.Bands)
-    choice: Choice = field(default_factory=Choice)
+    choice: SurvivorRule = field(default_factory=SurvivorRule)
 
     def check(self) -> None:
         """Raises JaxptError for settings that cannot work."""
@@ -73,7 +73,7 @@ def write_table(path: Path, table: pa.Table) -> None:
 class Store:
     """A folder of signatures."""
 
-    def __init__(self, path: str | Path, layout: Layout):
+    def __init__(self, path: str | Path, layout: SignatureLayout):
         """Opens or begins a store.
 
         Raises:
@@ -87,12 +87,12 @@ class Store:
         note = self.path / "store.json"
         want = {"format": 1, **asdict(layout)}
         if note.is_file():
-            found = json.loads(note.read_text())
-            differ = [key for key in want if found["layout"].get(key) != want[key]]
+            stored = json.loads(note.read_text())
+            differ = [key for key in want if stored["layout"].get(key) != want[key]]
             if differ:
-                old, new = found["layout"].get(differ[0]), want[differ[0]]
+                old, new = stored["layout"].get(differ[0]), want[differ[0]]
                 raise JaxptError(f"{note}: {differ[0]} is {old}, this run asks for {new}; use another --store")
-            self.shards: list[dict] = found["shards"]
+            self.shards: list[dict] = stored["shards"]
         else:
             self.shards = []
             self._save()
@@ -104,7 +104,7 @@ class Store:
             other = [p.name for p in sorted(self.path.iterdir()) if p.name not in known or any(p.glob("*"))]
             if other:
                 raise JaxptError(
-                    f"{self.path} holds files and is no store ({', '.join(other[:3])}); use another --store"
+                    f"{self.path} holds files and is not a store ({', '.join(other[:3])}); use another --store"
                 )
 
     def _save(self) -> None:

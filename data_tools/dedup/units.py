@@ -43,7 +43,7 @@ UNITS = {
 
 
 @dataclass(frozen=True)
-class Choice:
+class SurvivorRule:
     """Which of several equal units survives: the one with the highest preference, then the first."""
 
     policy: str = "longest"  # longest, newest, best or first

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from data_tools.io.readers import SUFFIXES
 from jaxpt.data.remote import file_system
-from jaxpt.data.text_files import list_files
+from jaxpt.data.text_files import is_local, list_files
 from jaxpt.data.tfds_split import PREFIX
 from jaxpt.errors import JaxptError
 
@@ -49,7 +49,7 @@ def check_outputs(
 def _files(pattern: str) -> list[str]:
     fs, path = file_system(pattern)
     if fs.isdir(path):
-        return [fs.unstrip_protocol(f) for f in fs.find(path)]
+        return [f if is_local(fs) else fs.unstrip_protocol(f) for f in fs.find(path)]
     return list_files(pattern, SUFFIXES)
 
 

@@ -32,7 +32,7 @@ DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError, pa.Arrow
 
 @dataclass(frozen=True)
 class Problem:
-    """A line, row or page that is no record."""
+    """A line, row or page that is not a record."""
 
     place: int  # line, row or page, from 0
     reason: str

@@ -7,6 +7,7 @@ import numpy as np
 
 from data_tools.dedup import minhash
 from data_tools.dedup import shingles as sh
+from data_tools.perplexity.ngram import NgramModel
 from jaxpt.errors import JaxptError
 
 CACHE_WEIGHT = 0.5  # of what was read, against the background; far and near share it where far is allowed
@@ -50,7 +51,7 @@ def _counts_before(tokens: np.ndarray, near: int) -> tuple[np.ndarray, np.ndarra
     return every, recent
 
 
-def dependence(text: str, near: int = 1024, background=None) -> Dependence:
+def dependence(text: str, near: int = 1024, background: NgramModel | None = None) -> Dependence:
     """Measures one text.
 
     Every token beyond the first `near` is predicted twice by word counts mixed with a background: from the last `near`
@@ -60,7 +61,7 @@ def dependence(text: str, near: int = 1024, background=None) -> Dependence:
     Args:
         text: the document.
         near: tokens that count as near.
-        background: an `NgramModel` for the probability of words in general; uniform when None.
+        background: for the probability of words in general; uniform when None.
 
     Raises:
         JaxptError: `near` below 1.

@@ -1,7 +1,7 @@
 """Run a record-wise step over shards: nothing is lost silently, nothing is done twice, nothing is half-written.
 
 Each input shard gives an output shard of the same name, `removals/NAME.jsonl` (one line per removal: rule, value,
-example), `quarantine/NAME.jsonl` (lines that are no record, with their place) and, last, `manifests/NAME.json`.
+example), `quarantine/NAME.jsonl` (lines that are not records, with their place) and, last, `manifests/NAME.json`.
 """
 
 import gc
@@ -34,7 +34,7 @@ from jaxpt.files.partial import sha256
 SMALL = 8 << 20  # bytes of input: fewer are done before further processes have started
 FORMAT = 2  # of the manifests; a change makes every shard be done again
 READ_ANEW = {"warc": b"2"}  # kinds of which more is read than once: what was made of them before is not done
-Step = Callable[[pa.RecordBatch, Place], Outcome]
+BatchStep = Callable[[pa.RecordBatch, Place], Outcome]  # a pure function
 Tick = Callable[[int, int], None]  # (bytes of input, documents) since the last call
 
 
@@ -54,8 +54,8 @@ class FileShard:
         Raises:
             JaxptError: the file is damaged as a whole, e.g. a truncated archive.
         """
-        for found in read(self.path, self.field, Progress()):
-            yield found if isinstance(found, Problem) else found[1]
+        for entry in read(self.path, self.field, Progress()):
+            yield entry if isinstance(entry, Problem) else entry[1]
 
     def rows(self) -> Iterator[dict]:
         """Yields the valid records."""
@@ -117,7 +117,7 @@ def run_shards(
     shards: Sequence[FileShard],
     output: str | Path,
     settings: Mapping[str, Any],
-    step: Step,
+    step: BatchStep,
     what: str,
     rules: Sequence[Rule] = (),
     workers: int = 1,
@@ -139,8 +139,8 @@ def run_shards(
     output = str(output)
     workers = workers or os.cpu_count() or 1
     key = hashlib.sha256(json.dumps([FORMAT, settings], sort_keys=True, default=str).encode()).hexdigest()
-    found = [storage.read_json(storage.join(output, "manifests", f"{s.name}.json")) or {} for s in shards]
-    done = [f.get("input") == s.fingerprint and f.get("settings") == key for f, s in zip(found, shards)]
+    manifests = [storage.read_json(storage.join(output, "manifests", f"{s.name}.json")) or {} for s in shards]
+    done = [m.get("input") == s.fingerprint and m.get("settings") == key for m, s in zip(manifests, shards)]
     jobs = [(s, output, key, what) for s, d in zip(shards, done) if not d]
     start = sum(s.size for s, d in zip(shards, done) if d)
     with progress(sum(s.size for s in shards), what, "B", start=start, scale=True) as bar:
@@ -155,10 +155,10 @@ def run_shards(
 
         processes = min(workers, len(jobs)) if bar.total - start > SMALL else 1
         fresh = _run(jobs, step, rules, processes, tick)
-    return [f if d else next(fresh) for f, d in zip(found, done)]
+    return [m if d else next(fresh) for m, d in zip(manifests, done)]
 
 
-def _run(jobs: Sequence[tuple], step: Step, rules: Sequence[Rule], workers: int, tick: Tick) -> Iterator[dict]:
+def _run(jobs: Sequence[tuple], step: BatchStep, rules: Sequence[Rule], workers: int, tick: Tick) -> Iterator[dict]:
     if workers <= 1:
         return iter([_one_shard(*job, step, rules, tick) for job in jobs])
     context = get_context("spawn")
@@ -182,7 +182,7 @@ def _run(jobs: Sequence[tuple], step: Step, rules: Sequence[Rule], workers: int,
 _worker: dict[str, Any] = {}
 
 
-def _begin(step: Step, rules: Sequence[Rule], read_so_far: Any) -> None:
+def _begin(step: BatchStep, rules: Sequence[Rule], read_so_far: Any) -> None:
     end_with_parent()
     _worker.update(step=step, rules=rules, read=read_so_far)
     gc.freeze()  # the modules stay; looking through them again and again takes 7 % of cleaning
@@ -198,9 +198,9 @@ def _in_worker(job: tuple) -> dict:
 
 
 def _one_shard(
-    shard: FileShard, output: str, key: str, what: str, step: Step, rules: Sequence[Rule], tick: Tick
+    shard: FileShard, output: str, key: str, what: str, step: BatchStep, rules: Sequence[Rule], tick: Tick
 ) -> dict:
-    counts, position, told = Counts(shard.name, rules), Progress(), 0
+    counts, position, counted = Counts(shard.name, rules), Progress(), 0
     with ExitStack() as stack:
 
         def new(*names: str) -> Path:
@@ -222,12 +222,12 @@ def _one_shard(
             counts.repaired += repaired
             counts.add(batch, outcome)
             kept.write(outcome.kept)
-            tick(position.bytes - told, len(batch))
-            told = position.bytes
+            tick(position.bytes - counted, len(batch))
+            counted = position.bytes
         for writer in (removals, quarantine, kept):
             writer.close()
         digest = sha256(file)
-    tick(shard.size - told, 0)
+    tick(shard.size - counted, 0)
     manifest = {"format": FORMAT, "name": shard.name, "step": what, "input": shard.fingerprint, "settings": key}
     manifest |= {"sha256": digest, **counts.to_dict()}
     storage.write_json(storage.join(output, "manifests", f"{shard.name}.json"), manifest)

@@ -1,4 +1,4 @@
-"""Read records to learn from them: with progress, and saying what could not be read."""
+"""Read records to learn from them: with progress, reporting what could not be read."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,40 +14,40 @@ from jaxpt.errors import JaxptError
 def rows_of(
     shards: Sequence[FileShard],
     what: str,
-    told: bool = False,
+    warn: bool = True,
     quarantine: Callable[[FileShard, Problem], None] | None = None,
 ) -> Iterator[tuple[FileShard, dict]]:
     """Yields each valid record beside its shard, its text as `text`.
 
-    Lines that are no records are counted and told on standard error, with the place of the first.
+    Lines that are not records are counted and reported on standard error, with the place of the first.
 
     Args:
         shards: files.
         what: what the records are for, as the progress bar names it.
-        told: what is no record is told elsewhere.
-        quarantine: takes what is no record, where it is to be kept.
+        warn: whether lines that are not records are reported here.
+        quarantine: is given each line that is not a record, where these are kept.
     """
     bad, first = 0, ""
     with progress(sum(s.size for s in shards), what, "B", scale=True) as bar:
         for shard in shards:
             position, before = Progress(), 0
-            for found in read(shard.path, shard.field, position):
+            for entry in read(shard.path, shard.field, position):
                 bar.update(position.bytes - before)
                 before = position.bytes
-                if isinstance(found, Problem):
-                    bad, first = bad + 1, first or f"{shard.path}, line {found.place}: {found.reason}"
+                if isinstance(entry, Problem):
+                    bad, first = bad + 1, first or f"{shard.path}, line {entry.place}: {entry.reason}"
                     if quarantine:
-                        quarantine(shard, found)
+                        quarantine(shard, entry)
                     continue
-                row = found[1]
+                row = entry[1]
                 yield shard, row if shard.field == "text" else {**row, "text": row[shard.field]}
             bar.update(shard.size - before)
-    if bad and not told:
+    if bad and warn:
         print(f"warning: {what}: not records, left out: {bad:,} lines (first: {first})", file=sys.stderr)
 
 
-def tell_quarantine(manifests: Sequence[Mapping[str, Any]], output: str | Path, field: str) -> None:
-    """Says how many lines of the input were no records and where they are kept.
+def report_quarantine(manifests: Sequence[Mapping[str, Any]], output: str | Path, field: str) -> None:
+    """Prints how many lines of the input were not records and where they are kept.
 
     Raises:
         JaxptError: there was not a single record.

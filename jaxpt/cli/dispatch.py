@@ -5,7 +5,7 @@ import importlib
 import os
 import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -42,6 +42,7 @@ class Parser(argparse.ArgumentParser):
 
         A command with a config gives the dataclass that states its keys, and has `--help-config` then.
         """
+        self._flags: list[str] = []
         super().__init__(
             program,
             description=description,
@@ -60,6 +61,14 @@ class Parser(argparse.ArgumentParser):
                 help="list every key of the config (or of one section, e.g. optimizer) and every choice, and stop",
             )
 
+    def add_argument(self, *names: str, **facts: Any) -> argparse.Action:
+        """As argparse's; a value that is not among `choices` is refused with the nearest of them."""
+        if choices := facts.pop("choices", None):
+            facts = {"metavar": "{" + ",".join(map(str, choices)) + "}", **facts, "type": _one_of(tuple(choices))}
+        action = super().add_argument(*names, **facts)
+        self._flags += action.option_strings
+        return action
+
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
@@ -73,30 +82,45 @@ class Parser(argparse.ArgumentParser):
         return self.parse_known_args(list(args))
 
     def _check_flags(self, args: Sequence[str], others: tuple[str, ...]) -> None:
-        flags = list(self._option_string_actions)
         for word in args:
             name = word.partition("=")[0]
             if name == "--":
                 break
-            if name.startswith("--") and name not in flags and not name.startswith(others):
-                self.error(f"there is no flag {name}{nearest(name, flags)}")
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        if action.choices is not None and value not in action.choices:
-            known = ", ".join(map(str, action.choices))
-            raise argparse.ArgumentError(
-                action, f"{value!r} is unknown{nearest(value, action.choices)}; known: {known}"
-            )
+            if name.startswith("--") and name not in self._flags and not name.startswith(others):
+                self.error(f"there is no flag {name}{nearest(name, self._flags)}")
 
     def error(self, message: str) -> NoReturn:
         """Prints one line and exits with 2."""
         self.exit(2, f"{self.prog}: {message}; {self.prog} --help tells more\n")
 
 
-def dispatch(program: str, commands: ModuleType, argv: Sequence[str] | None = None) -> int:
+def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
+    """Returns what takes one of `choices` and refuses any other text."""
+
+    def take(value: str) -> str:
+        if value not in choices:
+            hint = nearest(value, choices)
+            raise argparse.ArgumentTypeError(f"{value!r} is unknown{hint}; known: {', '.join(choices)}")
+        return value
+
+    return take
+
+
+def dispatch(
+    program: str,
+    commands: ModuleType,
+    argv: Sequence[str] | None = None,
+    outside: Callable[[str], Callable[[Sequence[str]], int]] | None = None,
+) -> int:
     """Runs a sub-command: the module of `commands` with that name, its `main(argv)`.
 
     A module may end in an underscore where its name is a Python keyword (`import_`), and has underscores for hyphens.
+
+    Args:
+        program: `jaxpt` or `jaxpt-data`.
+        commands: the package of the sub-commands.
+        argv: the command line without the program; that of this process by default.
+        outside: the `main` of a command of the user's own by its name, `package.module:Class`.
 
     Returns:
         The exit code: 0 done, 1 a mistake, reported in one line, 2 wrong usage, 130 interrupted.
@@ -117,12 +141,13 @@ def dispatch(program: str, commands: ModuleType, argv: Sequence[str] | None = No
         print("\n".join(f"  {name:<{width}}{module(name).HELP}" for name in sorted(modules)))
         return 0 if args else 2
     name, rest = args[0], args[1:]
-    if name not in modules:
+    own = ":" in name and outside is not None
+    if name not in modules and not own:
         hint = nearest(name, modules) or f"; commands: {', '.join(sorted(modules))}"
         print(f"{program}: there is no command {name!r}{hint}", file=sys.stderr)
         return 2
     try:
-        return module(name).main(rest)
+        return outside(name)(rest) if own else module(name).main(rest)
     except (JaxptError, OSError) as error:
         if debug:
             raise

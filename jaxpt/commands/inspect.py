@@ -7,7 +7,6 @@ from typing import Any
 
 from jax.sharding import AbstractMesh
 
-from data_tools.commands.inspect import describe, show_rows
 from jaxpt import api
 from jaxpt.bundles import open_bundle
 from jaxpt.checkpoints.checkpoints import finished_steps, model_of, read_run
@@ -15,6 +14,7 @@ from jaxpt.checkpoints.newest import read_checkpoint
 from jaxpt.checkpoints.run_files import read_lineage
 from jaxpt.cli.dispatch import Parser
 from jaxpt.cli.terminal import table
+from jaxpt.data.describe import describe, show_rows
 from jaxpt.data.log import ScheduleLog
 from jaxpt.data.packed import PackedSource
 from jaxpt.data.quota import ONE

@@ -55,7 +55,7 @@ def list_files(pattern: str, suffixes: Sequence[str] = SUFFIXES) -> list[str]:
         raise JaxptError(f"{wrong[0]}{more} is of an unknown kind; known are {', '.join(suffixes)}")
     if others:
         _warn_of_others(pattern, tuple(sorted(f.rsplit("/", 1)[-1] for f in others)))
-    return sorted(fs.unstrip_protocol(f) if not _local(fs) else f for f in found)
+    return sorted(fs.unstrip_protocol(f) if not is_local(fs) else f for f in found)
 
 
 def _in_directory(fs: Any, path: str, pattern: str, known: tuple[str, ...]) -> tuple[list[str], list[str]]:
@@ -89,7 +89,8 @@ def _warn_of_others(pattern: str, names: tuple[str, ...]) -> None:
     print(f"{pattern}: {what} of no kind that is read here, left out: {shown}{way}", file=sys.stderr, flush=True)
 
 
-def _local(fs: Any) -> bool:
+def is_local(fs: Any) -> bool:
+    """Whether a file system is this machine's."""
     return "file" in (fs.protocol if isinstance(fs.protocol, (tuple, list)) else (fs.protocol,))
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_tools.classify import judge
-from data_tools.classify.recall import Document, Plan, recall
+from data_tools.classify.recall import Document, MiningBudget, recall
 from data_tools.classify.recipes import RECIPES, recipe
 from jaxpt.errors import JaxptError
 
@@ -102,7 +102,7 @@ def test_a_quantile_threshold_keeps_the_share_asked_for_by_documents_or_tokens()
     heavy = judge.quantile_threshold(scores, 0.5, weights)
     assert weights[scores >= heavy.value].sum() / weights.sum() == pytest.approx(0.5, abs=0.01)
     tied = judge.quantile_threshold(np.ones(10), 0.1)
-    assert (tied.keep, tied.kept) == (0.1, 1.0)  # told, not hidden
+    assert (tied.keep, tied.kept) == (0.1, 1.0)  # reported, not hidden
     with pytest.raises(JaxptError, match="keep=0"):
         judge.quantile_threshold(scores, 0)
 
@@ -120,7 +120,7 @@ def test_recall_finds_what_looks_like_the_seed_and_tells_the_domains():
     rng = np.random.default_rng(1)
     pool = mining_pool(rng)
     tokens = lambda text: len(text.split())  # noqa: E731
-    plan = Plan(top_tokens=100 * 30, rounds=2, domain_pages=3)
+    plan = MiningBudget(top_tokens=100 * 30, rounds=2, domain_pages=3)
     mined = recall(texts(rng, MATH, 60), lambda: pool, recipe("math", dim=16, min_count=1, bucket=20_000), plan, tokens)
     found, rounds = mined.scores, mined.rounds
     assert len(found) == 100
@@ -137,11 +137,11 @@ def test_recall_finds_what_looks_like_the_seed_and_tells_the_domains():
 def test_recall_does_not_depend_on_the_order_of_the_pool():
     pool, seed = mining_pool(np.random.default_rng(1)), texts(np.random.default_rng(2), MATH, 40)
     settings = recipe("math", dim=8, min_count=1, bucket=20_000)
-    mined = recall(seed, lambda: pool, settings, Plan(3000, 2))
-    again = recall(seed[::-1], lambda: pool[::-1], settings, Plan(3000, 2))
+    mined = recall(seed, lambda: pool, settings, MiningBudget(3000, 2))
+    again = recall(seed[::-1], lambda: pool[::-1], settings, MiningBudget(3000, 2))
     assert mined.scores == again.scores
     assert mined.rounds == again.rounds
-    other = recall(seed, lambda: pool, recipe("math", dim=8, min_count=1, seed=1, bucket=20_000), Plan(3000, 2))
+    other = recall(seed, lambda: pool, recipe("math", dim=8, min_count=1, seed=1, bucket=20_000), MiningBudget(3000, 2))
     assert mined.scores != other.scores
 
 
@@ -157,7 +157,7 @@ def test_mistakes_are_told_in_one_line(trained):
     with pytest.raises(JaxptError, match="word_ngrams must be 2"):
         Classifier.train([("a", "x"), ("b", "z")], recipe("topic", word_ngrams=1))
     with pytest.raises(JaxptError, match="0 seed texts"):
-        recall([], lambda: [], recipe("math"), Plan(10))
+        recall([], lambda: [], recipe("math"), MiningBudget(10))
 
 
 @pytest.mark.parametrize(("name", "least"), [("sms_spam", 0.96), ("ag_news_test", 0.82), ("thucnews_titles", 0.80)])

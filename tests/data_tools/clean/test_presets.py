@@ -1,4 +1,4 @@
-"""Presets are data: published values, changed by name, mistakes told in one line."""
+"""Presets are data: published values, changed by name, mistakes reported in one line."""
 
 import json
 

@@ -11,8 +11,8 @@ from data_tools.dedup import pipeline, store, units
 from data_tools.dedup.engine import open_engine
 from data_tools.dedup.oracle import NumpyEngine
 from data_tools.dedup.pipeline import Options
-from data_tools.dedup.store import Layout
-from data_tools.dedup.units import Choice
+from data_tools.dedup.store import SignatureLayout
+from data_tools.dedup.units import SurvivorRule
 from jaxpt.errors import JaxptError
 
 
@@ -56,7 +56,7 @@ def planted(seed=0, count=300):
 
 
 def run(shards, path, engine=None, layout=None, **options):
-    return pipeline.run(shards, path, layout or Layout(), engine or NumpyEngine(), Options(**options))
+    return pipeline.run(shards, path, layout or SignatureLayout(), engine or NumpyEngine(), Options(**options))
 
 
 def kept_texts(result, shards):
@@ -176,16 +176,16 @@ def test_the_survivor_is_the_longest_the_newest_the_best_or_the_first(tmp_path):
     extra = tuple({"date": d, "score": s} for d, s in zip(dates, (0.1, None, -4, 7)))
     shard = Memory("s", texts, extra=extra)
     for choice, survivor in [
-        (Choice("longest"), 1),
-        (Choice("newest", "date"), 2),
-        (Choice("best", "score"), 3),
-        (Choice("first"), 0),
+        (SurvivorRule("longest"), 1),
+        (SurvivorRule("newest", "date"), 2),
+        (SurvivorRule("best", "score"), 3),
+        (SurvivorRule("first"), 0),
     ]:
-        result = run([shard], tmp_path / choice.policy, layout=Layout(choice=choice))
+        result = run([shard], tmp_path / choice.policy, layout=SignatureLayout(choice=choice))
         rows = result.clusters.to_pylist()
         assert [r["unit"] for r in rows if r["rule"] == "kept"] == [survivor]
     with pytest.raises(JaxptError, match="survivor_field"):
-        run([shard], tmp_path / "x", layout=Layout(choice=Choice("newest")))
+        run([shard], tmp_path / "x", layout=SignatureLayout(choice=SurvivorRule("newest")))
 
 
 def test_preferences_sort_as_numbers_and_runs_come_first():
@@ -213,11 +213,11 @@ def test_repeated_paragraphs_are_found_across_documents_and_short_ones_left(tmp_
     rng = np.random.default_rng(5)
     notice = words(rng, 60)
     texts = [f"{' '.join(words(rng, 80))}\n\n{' '.join(edited(rng, notice, 1))}\n\nRead more" for _ in range(12)]
-    layout = Layout(unit="paragraph", least_tokens=10)
+    layout = SignatureLayout(unit="paragraph", least_tokens=10)
     result = run([Memory("s", tuple(texts))], tmp_path, layout=layout)
     assert [u % 3 for u in result.dropped(0)] == [1] * 11
     with pytest.raises(JaxptError, match="least_tokens is 10"):
-        run([Memory("s", tuple(texts))], tmp_path, layout=Layout(unit="paragraph"))
+        run([Memory("s", tuple(texts))], tmp_path, layout=SignatureLayout(unit="paragraph"))
 
 
 def test_template_data_is_not_wiped_out_although_its_texts_are_candidates(tmp_path):
@@ -262,7 +262,7 @@ def test_paragraphs_of_other_editions_are_found_and_those_of_other_books_left_al
         with gzip.open(shared / f"data/{name}.jsonl.gz", "rt") as lines:
             rows += [json.loads(line) for line, _ in zip(lines, range(8))]
     texts = tuple(r["text"][20_000:80_000] for r in rows)
-    result = run([Memory("books", texts)], tmp_path, layout=Layout(unit="paragraph", least_tokens=20))
+    result = run([Memory("books", texts)], tmp_path, layout=SignatureLayout(unit="paragraph", least_tokens=20))
     where = result.store.places(0)
     words_of, dropped = [0] * len(rows), [0] * len(rows)
     gone = result.dropped(0)
@@ -285,7 +285,7 @@ def test_odd_texts_go_through(tmp_path):
 def test_settings_that_cannot_work_are_refused_by_name(tmp_path):
     shard = Memory("s", ("a",))
     for match, call in [
-        ("did you mean 'paragraph'", lambda: run([shard], tmp_path, layout=Layout(unit="paragrph"))),
+        ("did you mean 'paragraph'", lambda: run([shard], tmp_path, layout=SignatureLayout(unit="paragrph"))),
         ("did you mean 'harsh'", lambda: run([shard], tmp_path, strictness="hars")),
         ("splits=0", lambda: run([shard], tmp_path, splits=0)),
         ("exact or near", lambda: run([shard], tmp_path, exact=False, near=False)),

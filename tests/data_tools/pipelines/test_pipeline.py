@@ -1,4 +1,4 @@
-"""A whole pipeline: killed on the way and run again it leaves the same bytes; mistakes are told before it starts."""
+"""A whole pipeline: killed and run again it leaves the same bytes; mistakes are reported before it starts."""
 
 import gzip
 import json
@@ -20,7 +20,7 @@ from jaxpt.data.tokenized import TokenizedDocuments
 from jaxpt.errors import JaxptError
 from jaxpt.tokenizers import train_sentencepiece
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 WORDS = [f"w{i}" for i in range(300)]
 CONFIG = """
 def get_config(inputs):
@@ -112,7 +112,7 @@ def test_a_second_call_does_nothing_and_a_changed_option_redoes_what_depends_on_
     assert states == ["done", "done", "done", "to do"]
 
 
-def test_mistakes_are_told_before_anything_runs(made, tmp_path):
+def test_mistakes_are_reported_before_anything_runs(made, tmp_path):
     for change, said in [
         ("--config.steps[0].command=dedupe", "did you mean 'dedup'"),
         ("--config.steps[1].name=dedup", "'dedup' is taken"),

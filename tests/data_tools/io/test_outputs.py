@@ -173,10 +173,23 @@ def test_a_pipeline_does_not_write_its_steps_where_its_input_lies(place, capsys)
     ):
         for more in ([], ["--dry_run"]):
             assert main(["run", f"--config={config}:{place}/{given}", f"--workdir={place}/{workdir}", *more]) == 1
-            assert f"config.steps[0]: folder={place}/raw/clean" in capsys.readouterr().err
-    after = contents(place)
-    after.pop("raw/steps/files.json", None)
-    assert after == before
+            said = capsys.readouterr().err
+            assert f"config.steps[0]: folder={place}/raw/clean" in said
+            assert "file://" not in said
+    assert contents(place) == before
+
+
+def test_a_mistake_in_the_last_step_is_found_before_the_first_one_s_input_is_read(place, capsys):
+    config = place / "config.py"
+    config.write_text(
+        "def get_config(pattern):\n"
+        "    last = {'command': 'dedup', 'inputs': [pattern], 'name': 'raw'}\n"
+        "    return {'input': pattern, 'steps': [{'command': 'clean'}, last]}\n"
+    )
+    before = contents(place)
+    assert main(["run", f"--config={config}:{place}/raw/*.jsonl", f"--workdir={place}"]) == 1
+    assert f"config.steps[1]: folder={place}/raw is the folder of {place}/raw/a.jsonl" in capsys.readouterr().err
+    assert contents(place) == before
 
 
 def test_a_page_of_inspect_takes_the_place_of_no_data(place, capsys):
@@ -192,7 +205,7 @@ def test_a_page_of_inspect_takes_the_place_of_no_data(place, capsys):
 
 def test_without_the_check_the_raw_text_is_overwritten(place, monkeypatch):  # the proofs above can fail
     monkeypatch.setattr("data_tools.commands.clean.check_outputs", lambda *args: None)
-    monkeypatch.setattr("data_tools.io.made._claim", lambda *args: None)
+    monkeypatch.setattr("data_tools.io.ownership._claim", lambda *args: None)
     before = contents(place)
     assert main(["clean", f"--input={place}/raw/a.jsonl", f"--output={place}/raw", "--preset=gopher"]) == 0
     assert contents(place)["raw/a.jsonl"] != before["raw/a.jsonl"]

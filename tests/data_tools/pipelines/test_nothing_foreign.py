@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from data_tools.commands import classify, clean, dedup, extract, inspect, longdoc, pack, run, tokenize
-from data_tools.io import made
+from data_tools.io import ownership
 from jaxpt.errors import JaxptError
 from jaxpt.files.lock import Lock, beside, inside
 from jaxpt.tokenizers import train_sentencepiece
 
 pytest.importorskip("resiliparse", reason="resiliparse is not installed (jaxpt[data])")
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CONFIG = """
 def get_config(inputs):
     return {"input": inputs, "workers": 1, "steps": [
@@ -78,12 +78,12 @@ def test_a_step_s_name_is_one_path_component(setting, name):
 
 def test_what_the_pipeline_made_is_made_anew_under_another_key(setting):
     assert run.main(arguments(setting, setting / "data")) == 0
-    first = made.read_note(setting / "data/dedup")
+    first = ownership.read_note(setting / "data/dedup")
     (setting / "data/dedup/left").write_text("of the step before")
     moved = (setting / "data").rename(setting / "moved")
     assert run.main(arguments(setting, moved, OTHER)) == 0
     assert not (moved / "dedup/left").exists()
-    assert made.read_note(moved / "dedup") == first
+    assert ownership.read_note(moved / "dedup") == first
     assert first["step"] == "dedup"
 
 
@@ -95,7 +95,7 @@ def test_a_folder_put_in_the_place_of_ours_is_not_removed(setting):
         (data / name).mkdir()
         (data / name / "thesis.txt").write_text(MINE)
         if note:
-            made.write_note(data / name, note)
+            ownership.write_note(data / name, note)
         with pytest.raises(JaxptError, match=f"was not made by step {name}"):
             run.main(arguments(setting, data, OTHER))
         assert (data / name / "thesis.txt").read_text() == MINE
@@ -117,7 +117,7 @@ def test_a_symbolic_link_is_never_followed(setting):
 
 def without_notes(data):
     """What af7ccdc left: no notes in the folders, none of them mentioned, no id of the pipeline."""
-    for note in data.rglob(made.NOTE):
+    for note in data.rglob(ownership.NOTE):
         note.unlink()
     (data / "steps/pipeline.json").unlink()
     for name in ("dedup", "decontaminate"):
@@ -135,7 +135,7 @@ def test_a_pipeline_of_an_earlier_version_goes_on(setting, capsys):
     assert run.main(arguments(setting, data)) == 0
     assert "==" not in capsys.readouterr().out
     assert run.main(arguments(setting, data, OTHER)) == 0
-    assert made.read_note(data / "dedup")["step"] == "dedup"
+    assert ownership.read_note(data / "dedup")["step"] == "dedup"
     without_notes(data)
     for name in ("dedup", "decontaminate"):  # killed before it was done
         file = data / "steps" / f"{name}.json"
@@ -169,7 +169,7 @@ def test_a_command_goes_on_with_its_own_output_and_not_with_that_of_another(sett
     out = setting / "out"
     for _ in range(2):
         assert extract.main([f"--input={setting}/raw", f"--output={out}"]) == 0
-    (out / made.NOTE).unlink()  # of an earlier version
+    (out / ownership.NOTE).unlink()  # of an earlier version
     assert extract.main([f"--input={setting}/raw", f"--output={out}"]) == 0
     before = tree(out)
     with pytest.raises(JaxptError, match="holds what jaxpt-data extract wrote; give another --output"):
@@ -178,11 +178,11 @@ def test_a_command_goes_on_with_its_own_output_and_not_with_that_of_another(sett
 
 
 def test_a_command_that_fails_leaves_no_marked_folder(setting):
-    with pytest.raises(RuntimeError), made.writing(setting / "new", "clean"):
+    with pytest.raises(RuntimeError), ownership.writing(setting / "new", "clean"):
         raise RuntimeError
     assert not (setting / "new").exists()
     (setting / "new").mkdir()  # the user's own stays
-    with made.writing(setting / "new", "clean"):
+    with ownership.writing(setting / "new", "clean"):
         pass
     assert list((setting / "new").iterdir()) == []
 
@@ -208,7 +208,7 @@ def test_one_writer_for_a_pipeline_an_output_and_a_pack(setting):
 
 def test_without_the_lock_two_writers_would_write_the_same_files(setting, monkeypatch):  # the test above can fail
     monkeypatch.setattr(Lock, "acquire", lambda self, take_over=None: self)
-    with made.writing(setting / "out", "extract"):
+    with ownership.writing(setting / "out", "extract"):
         assert extract.main([f"--input={setting}/raw", f"--output={setting}/out"]) == 0
         assert (setting / "out/manifests/a.jsonl.json").exists()
 
@@ -220,10 +220,10 @@ def test_two_runs_of_one_pipeline(setting):
     both = [
         subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in "ab"
     ]
-    told = [p.communicate(timeout=600)[0] for p in both]
+    outputs = [p.communicate(timeout=600)[0] for p in both]
     codes = [p.returncode for p in both]
-    assert 0 in codes, told
-    for code, text in zip(codes, told):
+    assert 0 in codes, outputs
+    for code, text in zip(codes, outputs):
         assert code == 0 or "is being written by process" in text.splitlines()[-1], text
         assert "Traceback" not in text
 
@@ -287,7 +287,7 @@ def test_a_store_of_signatures_is_its_own_folder_with_one_writer(setting):
     argv = [f"--input={setting}/raw", f"--output={setting}/out", "--engine=numpy", "--exact_only", f"--store={store}"]
     (store / "shards").mkdir(parents=True)
     (store / "shards/0.json").write_text(MINE)
-    with pytest.raises(JaxptError, match="holds files and is no store"):
+    with pytest.raises(JaxptError, match="holds files and is not a store"):
         dedup.main(argv)
     assert tree(store) == {"shards/0.json": MINE.encode()}
     (store / "shards/0.json").unlink()

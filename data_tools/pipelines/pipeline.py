@@ -1,0 +1,35 @@
+"""A pipeline as its config states it: raw text and the steps that it goes through."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from data_tools.pipelines.step import DataStep
+from jaxpt.config.choice import option, options_of
+
+
+@dataclass(frozen=True)
+class PipelineStep:
+    """One step: a command of `jaxpt-data`, its folder's name (default: the command's), its inputs and its options.
+
+    `command` may also be `package.module:Class`, a data step of the user's own. `inputs` names earlier steps, or paths;
+    by default a step reads what the one before it wrote, the first the pipeline's input.
+    A text among the options may hold `{NAME}`, the folder of an earlier step.
+    """
+
+    command: str
+    name: str = ""
+    inputs: tuple[str, ...] = ()
+    options: dict[str, Any] = options_of(DataStep, "command")
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Steps from raw text on; all fields but these two go to every step that has an option of that name."""
+
+    input: str
+    steps: tuple[PipelineStep, ...]
+    text_field: str = option("text", "of records: where the text is")
+    tokenizer: str | None = option(None, "directory, .model or tokenizer.json")
+    eval: str | None = option(None, "evaluation sets that must not be in the text")
+    workers: int = option(0, "processes; 0: one per core")
+    alarm: float = option(0.5, "a source that loses more than this share is warned of")

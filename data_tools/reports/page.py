@@ -1,0 +1,127 @@
+"""The report as one HTML page: what each step left of each source, histograms, examples beside what they repeat."""
+
+import html
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_tools.io.batch import Rule
+from data_tools.reports.report import StepReport, alarms, examples, rows
+
+MARK = "<h2>What stayed</h2>"  # is in every page, so that another page is not written over
+
+
+def histogram(rule: Rule, bins: Sequence[int]) -> str:
+    """Returns a picture (SVG) of a rule's values: bars, red beyond the thresholds, which are drawn as lines."""
+    width, height, foot = 360, 110, 18
+    edges, tallest = rule.edges(), max(max(bins), 1)
+
+    def x(value: float) -> float:
+        low, high, value = (
+            np.log(v) if rule.log else v for v in (rule.low, rule.high, np.clip(value, rule.low, rule.high))
+        )
+        return float((value - low) / (high - low) * width)
+
+    parts = []
+    for i, n in enumerate(bins):
+        if not n:
+            continue
+        out = rule.least is not None and edges[i + 1] <= rule.least
+        out |= rule.most is not None and edges[i] >= rule.most and i > 0
+        tall = max(1.0, np.sqrt(n / tallest) * (height - 4))  # square root: rare values stay visible
+        left, right = x(edges[i]), x(edges[i + 1])
+        place = f'x="{left:.1f}" y="{height - tall:.1f}" width="{max(right - left - 0.6, 0.6):.1f}" height="{tall:.1f}"'
+        parts.append(
+            f"<rect {place} "
+            f'class="{"out" if out else "in"}"><title>{edges[i]:.4g} … {edges[i + 1]:.4g}: {n:,}</title></rect>'
+        )
+    for limit in (rule.least, rule.most):
+        if limit is not None and rule.low <= limit <= rule.high:
+            at = x(limit)
+            side = "end" if at > width / 2 else "start"
+            parts.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="0" y2="{height}"/>')
+            parts.append(
+                f'<text x="{at + (-4 if side == "end" else 4):.1f}" y="11" text-anchor="{side}">{limit:.4g}</text>'
+            )
+    parts.append(f'<text x="0" y="{height + 14}">{rule.low:.4g}</text>')
+    parts.append(
+        f'<text x="{width}" y="{height + 14}" text-anchor="end">{rule.high:.4g}{" (log)" if rule.log else ""}</text>'
+    )
+    return f'<svg viewBox="0 0 {width} {height + foot}" width="{width}">{"".join(parts)}</svg>'
+
+
+def page(steps: Sequence[StepReport], title: str, share: float) -> str:
+    """Returns the report as one HTML page that needs nothing else."""
+    body = [f"<h1>{html.escape(title)}</h1>"]
+    warnings = alarms(steps, share)
+    body += [f'<p class="alarm">{html.escape(line)}</p>' for line in warnings]
+    body += [MARK, _overview(steps)]
+    for report in steps:
+        body.append(f"<h2>{html.escape(report.name)}</h2>")
+        problems = sum(m["quarantined"] for m in report.manifests)
+        repaired = sum(m["repaired"] for m in report.manifests)
+        body.append(f"<p>{problems:,} records in quarantine, {repaired:,} texts with repaired characters.</p>")
+        body += [*_removed(report), *_histograms(report), *_examples(report)]
+    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{style}</style>'
+    return f"<!doctype html><html><head>{head}</head><body>{''.join(body)}</body></html>\n"
+
+
+def _cells(values: Sequence[Any], tag: str = "td") -> str:
+    cells = (f"{v:,}" if isinstance(v, int) else html.escape(str(v)) for v in values)
+    return "<tr>" + "".join(f"<{tag}>{v}</{tag}>" for v in cells) + "</tr>"
+
+
+def _overview(steps: Sequence[StepReport]) -> str:
+    """A row per source: words that came in, and a bar of what each step left."""
+    names = sorted({source for report in steps for source in report.sources})
+    lines = [_cells(["source", "documents", "words", *(f"after {s.name}" for s in steps)], "th")]
+    for name in names:
+        first = next(s.sources[name] for s in steps if name in s.sources)
+        bars = []
+        for report in steps:
+            entry = report.sources.get(name)
+            if entry is None:  # this step did not see the source
+                bars.append("<td></td>")
+                continue
+            part = entry["kept"]["words"] / max(first["in"]["words"], 1)
+            bars.append(f'<td><div class="bar"><i style="width:{min(part, 1):.1%}"></i></div>{part:.1%}</td>')
+        head = f"<td>{html.escape(name)}</td><td>{first['in']['documents']:,}</td><td>{first['in']['words']:,}</td>"
+        lines.append(f"<tr>{head}{''.join(bars)}</tr>")
+    return f"<table>{''.join(lines)}</table>"
+
+
+def _removed(report: StepReport) -> Iterator[str]:
+    lines = [_cells(row[1:]) for row in rows([report])]
+    head = _cells(["source", "rule", "documents", "words", "of the source's words"], "th")
+    yield f"<table>{head}{''.join(lines)}</table>"
+
+
+def _histograms(report: StepReport) -> Iterator[str]:
+    for name, rule in sorted(report.rules.items()):
+        pictures = []
+        for source, entry in report.sources.items():
+            if name in entry["histograms"]:
+                picture = histogram(rule, entry["histograms"][name])
+                pictures.append(f"<figure>{picture}<figcaption>{html.escape(source)}</figcaption></figure>")
+        if pictures:
+            yield f"<details open><summary>{html.escape(name)}</summary>{''.join(pictures)}</details>"
+
+
+def _examples(report: StepReport) -> Iterator[str]:
+    for rule, lines in examples(report).items():
+        shown = []
+        for line in lines:
+            where = " · ".join(str(line[k]) for k in ("source", "id", "url") if line.get(k))
+            other = line.get("of_excerpt") or line.get("item_excerpt") or ""
+            repeats = " · ".join(str(line[k]) for k in ("of_source", "of_id", "matches") if line.get(k))
+            value = f"{line['value']:.4g}" if isinstance(line["value"], float) else line["value"]
+            left = f"<b>{html.escape(where)}</b><pre>{html.escape(line['excerpt'])}</pre>"
+            right = f"<b>{html.escape(repeats)}</b><pre>{html.escape(other)}</pre>" if other else ""
+            shown.append(f"<tr><td>{html.escape(str(value))}</td><td>{left}</td><td>{right}</td></tr>")
+        head = _cells(["value", "taken out", "what it repeats"], "th")
+        count = sum(m["removed"].get(rule, 0) + m["cut"].get(rule, 0) for m in report.manifests)
+        yield f"<details><summary>{html.escape(rule)}: {count:,} removals</summary>"
+        yield f'<table class="examples">{head}{"".join(shown)}</table></details>'
