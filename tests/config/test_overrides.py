@@ -283,6 +283,25 @@ def test_keys_of_earlier_versions_are_read_from_files_and_flags():
     assert schema.build(Renamed, values) == want
 
 
+@dataclass(frozen=True)
+class Whole:
+    """A section whose whole number was once stored as a float."""
+
+    count: int = 0
+
+    @classmethod
+    def of_today(cls, values):
+        """4.0 is 4."""
+        return {key: int(value) if isinstance(value, float) else value for key, value in values.items()}
+
+
+def test_a_translation_may_change_the_type_alone():
+    assert schema.build(Whole, {"count": 4.0}) == Whole(4)
+    values = ConfigDict({"count": 4.0})
+    schema.translate(Whole, values)
+    assert type(values.count) is int
+
+
 def test_references_between_fields_survive_a_translation():
     often = FieldReference("p")
     values = ConfigDict({"measure": {"often": often}})
