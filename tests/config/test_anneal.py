@@ -77,10 +77,10 @@ def test_each_stage_ends_at_the_rate_where_the_next_begins(config):
 def test_the_budget_of_240_billion_tokens_is_counted_at_once(config):
     rows = dict.fromkeys(config.sources, 25_000_000)
     plan = make_plan(config, {n: Large(n, r) for n, r in rows.items()}, preset("qwen2.5-7b"))
-    lines, began = [], time.process_time()
-    make_feed(plan, None, tell=lines.append)
+    told, began = [], time.process_time()
+    make_feed(plan, None, tell=told.append)
     assert time.process_time() - began < 30  # of the processor: not by going through 14 million steps
-    needed = next(line for line in lines[0].splitlines() if line.startswith("code"))
+    needed = next(line for line in told[0].splitlines() if line.startswith("code"))
     assert int(needed.split()[5].replace(",", "")) == pytest.approx((0.4 + 0.25 / 1.05) * 40e9 / 4096, rel=1e-2)
     rows["exam_questions"] = 10_000_000
     plan = make_plan(config, {n: Large(n, r) for n, r in rows.items()}, preset("qwen2.5-7b"))
