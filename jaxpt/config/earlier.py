@@ -43,7 +43,7 @@ def of_today(cls: Any, values: Mapping[str, Any], where: str) -> dict[str, Any]:
     if not hasattr(cls, "of_today"):
         return out
     today = cls.of_today({key: _resolved(value) for key, value in out.items()})
-    kept = {key for key in today if key in out and today[key] == _resolved(out[key])}
+    kept = {key for key in today if key in out and repr(today[key]) == repr(_resolved(out[key]))}  # 4.0 is not 4
     return {key: out[key] if key in kept else value for key, value in today.items()}
 
 

@@ -85,11 +85,6 @@ def _placed(error: JaxptError, cls: type, where: str) -> JaxptError:
     return JaxptError(f"{outer}.{error}") if outer and first == own else error
 
 
-def today(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a stored config, of this version or an earlier one, as it would be stored today."""
-    return plain(build(cls, values))
-
-
 def translate(cls: type, values: ConfigDict, where: str = "config") -> None:
     """Writes a section and all within it, in place, with the keys of today; sections in lists become ConfigDicts.
 

@@ -9,7 +9,7 @@ from typing import Any
 from jaxpt import tokenizers
 from jaxpt.checkpoints.checkpoints import finished_steps
 from jaxpt.checkpoints.run_files import WAY_OUT, stored_model
-from jaxpt.config.schema import plain, today
+from jaxpt.config.schema import build, plain
 from jaxpt.errors import JaxptError
 from jaxpt.files import lock
 from jaxpt.files.digests import MODEL_FORMAT, NAME, Digests, open_digests, read_bytes, read_json, write_files
@@ -126,7 +126,7 @@ def _stored_config(workdir: Path) -> dict[str, Any]:
     """Returns the run's config with the keys of today, as far as it can still be read."""
     stored = read_json(workdir, "config.json", dict, WAY_OUT)
     try:
-        return today(RunConfig, stored)
+        return plain(build(RunConfig, stored))
     except JaxptError:  # it names, for instance, code of the user's own that is no more
         return stored
 
