@@ -85,11 +85,9 @@ class Checkpoints:
         if values.not_finite:
             raise JaxptError(f"step {step} is not saved, {not_finite(values)}; {self.way_back()}")
         run = run_item.seal({**run, **self._went_back, "step": step, "finite": True, "digests": values.digests})
-        args = ocp.args.Composite(
-            params=ocp.args.PyTreeSave(state["params"], save_args=_save_args(state["params"])),
-            opt_state=ocp.args.PyTreeSave(state["opt_state"], save_args=_save_args(state["opt_state"])),
-            run=ocp.args.JsonSave(run),
-        )
+        trees = {item: tree for item in ("params", "opt_state") if (tree := state[item])}  # an item is never empty
+        items = {item: ocp.args.PyTreeSave(tree, save_args=_save_args(tree)) for item, tree in trees.items()}
+        args = ocp.args.Composite(**items, run=ocp.args.JsonSave(run))
         try:
             self._manager.wait_until_finished()
             self._tidy()
@@ -231,7 +229,7 @@ def read_state(workdir: Path, step: int, abstract: Mapping[str, Any], run: Run) 
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         for item, tree in abstract.items():
             args = ocp.args.PyTreeRestore(tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree))
-            out[item] = reader.restore(folder / item, args=args)
+            out[item] = reader.restore(folder / item, args=args) if tree else {}
     saved = run["digests"]
     now = scan_state(out).digests
     try:
