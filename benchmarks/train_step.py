@@ -1,13 +1,23 @@
-"""Speed of the real train step against `plain_reference.py` in the same process: `python -m benchmarks.train_step`.
+"""Speed of the real train step: `python -m benchmarks.train_step [--baseline=CHECKOUT]`.
 
-Prints tokens/s, MFU and peak device memory of both, and their ratio. Steps are interleaved, so that whatever else the
-machine does hits both; medians are compared. Both start from the same parameters, and their last losses must agree.
-The target is a ratio of at least 0.95.
+Against `plain_reference.py` in the same process: prints tokens/s, MFU and peak device memory of both, and their ratio.
+Both start from the same parameters, and their last losses must agree. The target is a ratio of at least 0.95.
+
+With `--baseline=CHECKOUT` against the step of another checkout of this repository, each in a process of its own: prints
+seconds (median and quartiles) and the compiler's figures of both programs, memory and bytes accessed, and their ratios.
+The targets are 1.02 for time and 1.01 for memory and bytes.
+
+Steps are interleaved, so that whatever else the machine does hits both; medians are compared.
 """
 
 import argparse
+import json
+import os
 import statistics
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -82,11 +92,97 @@ def memory(compiled) -> float:
     return total / 2**20
 
 
+WORKER = """
+import json, sys, time
+import jax, numpy as np
+from benchmarks.train_step import memory, ours
+
+state, step, data, layout = ours()
+rate = np.float32(1e-3)
+with jax.set_mesh(layout.mesh):
+    compiled = step.lower(state, data, rate).compile()
+    cost = compiled.cost_analysis()
+    print(json.dumps({"MiB": memory(compiled), "bytes": cost["bytes accessed"], "flops": cost["flops"]}), flush=True)
+    for _ in sys.stdin:
+        begun = time.perf_counter()
+        state, metrics = step(state, data, rate)
+        loss = float(metrics["train/loss"])
+        print(json.dumps({"seconds": time.perf_counter() - begun, "loss": loss}), flush=True)
+"""
+
+
+class Worker:
+    """The step of a checkout in a process of its own, taken when asked."""
+
+    def __init__(self, checkout: Path):
+        environment = {**os.environ, "PYTHONPATH": str(checkout)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", WORKER],
+            cwd=checkout,
+            env=environment,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self.facts: dict[str, float] = self._read()
+        self.seconds: list[float] = []
+        self.losses: list[float] = []
+
+    def step(self) -> None:
+        """Takes a step and notes its time and loss."""
+        print(file=self._process.stdin, flush=True)
+        answer = self._read()
+        self.seconds.append(answer["seconds"])
+        self.losses.append(answer["loss"])
+
+    def close(self) -> None:
+        """Lets the process end."""
+        self._process.communicate()
+
+    def _read(self) -> dict[str, float]:
+        line = self._process.stdout.readline()
+        if not line:
+            sys.exit(f"the process ended with code {self._process.wait()}")
+        return json.loads(line)
+
+
+def against_checkout(baseline: Path, steps: int, warm_up: int = 3) -> None:
+    """Measures against another checkout and prints."""
+    here, there = workers = [Worker(Path(__file__).resolve().parents[1]), Worker(baseline.resolve())]
+    for i in range(steps + warm_up):
+        for worker in workers if i % 2 else reversed(workers):
+            worker.step()
+    rows = []
+    for name, worker in (("this code", here), ("baseline", there)):
+        worker.close()
+        quartiles = statistics.quantiles(worker.seconds[warm_up:], n=4)
+        rows.append([name, *quartiles, worker.facts["MiB"], worker.facts["bytes"] / 2**20, worker.losses[-1]])
+    print(table(["step", "25 %", "median s", "75 %", "MiB", "MiB accessed", "last loss"], rows))
+    np.testing.assert_allclose(here.losses, there.losses, rtol=1e-3, err_msg="the steps do not compute the same thing")
+    for what, target in (("MiB", 1.01), ("bytes", 1.01), ("flops", None)):
+        told = f" (target {target})" if target else ""
+        print(f"{what} of this code / baseline: {here.facts[what] / there.facts[what]:.4f}{told}")
+    pairs = [a / b for a, b in zip(here.seconds[warm_up:], there.seconds[warm_up:])]
+    low, middle, high = statistics.quantiles(pairs, n=4)
+    medians = [statistics.median(w.seconds[warm_up:]) for w in workers]
+    print(f"seconds of this code / baseline: {medians[0] / medians[1]:.4f} by medians (target 1.02); of {steps} pairs")
+    print(f"the median ratio is {middle:.4f}, half of them lie within {low:.3f} to {high:.3f}")
+
+
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=12, help="measured steps of each")
-    steps = parser.parse_args().steps
+    parser.add_argument("--steps", type=int, help="measured steps of each (12, with --baseline 100)")
+    parser.add_argument("--baseline", metavar="CHECKOUT", help="compare with the step of this checkout")
+    a = parser.parse_args()
+    if a.baseline:
+        against_checkout(Path(a.baseline), a.steps or 100)
+    else:
+        against_plain(a.steps or 12)
+
+
+def against_plain(steps: int) -> None:
+    """Measures against the plain reference and prints."""
     state, step, data, layout = ours()
     rate = np.float32(1e-3)
     copy = jax.tree.map(jnp.copy, state.params)

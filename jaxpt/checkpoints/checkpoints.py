@@ -89,7 +89,8 @@ class Checkpoints:
         described = describe_extra(state)
         facts = {"step": step, "finite": True, "digests": values.digests}
         run = run_item.seal({**run, **self._went_back, **described, **facts})
-        items = {name: ocp.args.PyTreeSave(tree, save_args=_save_args(tree)) for name, tree in state.items()}
+        trees = {name: tree for name, tree in state.items() if tree}  # an item is never empty
+        items = {name: ocp.args.PyTreeSave(tree, save_args=_save_args(tree)) for name, tree in trees.items()}
         args = ocp.args.Composite(**items, run=ocp.args.JsonSave(run))
         try:
             self._manager.wait_until_finished()
@@ -233,7 +234,7 @@ def read_state(workdir: Path, step: int, abstract: Mapping[str, Any], run: RunIt
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         for item, tree in abstract.items():
             args = ocp.args.PyTreeRestore(tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree))
-            out[item] = reader.restore(folder / item, args=args)
+            out[item] = reader.restore(folder / item, args=args) if tree else {}
     saved = run["digests"]
     now = scan_state(out).digests
     try:

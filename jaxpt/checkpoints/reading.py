@@ -44,7 +44,7 @@ def read_arrays(folder: Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
     out = {}
     for item, tree in abstract.items():
         args = ocp.args.PyTreeRestore(tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree))
-        out[item] = ocp.PyTreeCheckpointHandler().restore(folder / item, args=args)
+        out[item] = ocp.PyTreeCheckpointHandler().restore(folder / item, args=args) if tree else {}
     for path, leaf in flatten(out).items():
         if not isinstance(leaf, jax.Array):
             raise DamagedError(f"{path} is missing")
@@ -52,13 +52,14 @@ def read_arrays(folder: Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def scan_state(state: Mapping[str, Any]) -> Scan:
-    """Returns a digest per (leaf, layer) of parameters and moments, and per leaf of the objective's extra things, the
-    same on every mesh, scalars of the optimizer as they are; and which of them are not finite."""
+    """Returns a digest per (leaf, layer) of parameters and optimizer states, and per leaf of the objective's extra
+    things, the same on every mesh, scalars of the optimizer as they are; and which of them are not finite. An array
+    of the optimizer that belongs to no parameter is `NAME/all`."""
     values = scan(state["params"])
     out, bad = dict(values.digests), [f"params/{name}" for name in values.not_finite]
     for name, tree in state.get("opt_state", {}).items():
-        if isinstance(tree, Mapping):
-            values = scan(tree)
+        if isinstance(tree, Mapping) or tree.ndim:
+            values = scan(tree if isinstance(tree, Mapping) else {"all": tree})
             out |= {f"{name}/{path}": v for path, v in values.digests.items()}
             bad += [f"opt_state/{name}/{where}" for where in values.not_finite]
         else:
@@ -122,5 +123,6 @@ def _same_leaves(folder: Path, run: RunItem, abstract: Mapping[str, Any]) -> Non
 def _leaf_names(state: Mapping[str, Any]) -> Iterator[str]:
     yield from flatten(state["params"])
     for name, tree in state.get("opt_state", {}).items():
+        tree = {"all": tree} if not isinstance(tree, Mapping) and tree.ndim else tree
         yield from (f"{name}/{path}" for path in flatten(tree)) if isinstance(tree, Mapping) else (name,)
     yield from flatten(_extra_of(state))

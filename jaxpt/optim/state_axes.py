@@ -12,6 +12,7 @@ from jaxpt.models.specs import ParamSpec
 
 Shape = tuple[int, ...]
 Axes = tuple[str | None, ...]
+Followers = list[set[int]]  # for each dimension of an array, the parameter's dimensions that it follows
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,23 @@ def infer_axes(shapes_of: Callable[[ParamSpec], list[Shape]], spec: ParamSpec) -
         spec: of the parameter.
     """
     ranks = [len(shape) for shape in shapes_of(spec)]
-    evidence = [
-        _followers(shapes_of, spec, len(ranks), _apart(spec.shape, 1), lambda n: n + 1, lambda a, b: a != b),
-        _followers(shapes_of, spec, len(ranks), _apart(spec.shape, -1), lambda n: n - 1, lambda a, b: a != b),
-        _followers(shapes_of, spec, len(ranks), spec.shape, lambda n: 2 * n, lambda a, b: b == 2 * a),
+    trials = [
+        (_apart(spec.shape, 1), lambda n: n + 1, lambda a, b: a != b),
+        (_apart(spec.shape, -1), lambda n: n - 1, lambda a, b: a != b),
+        (spec.shape, lambda n: 2 * n, lambda a, b: b == 2 * a),
     ]
-    return [_axes(spec, rank, [e[i] for e in evidence]) for i, rank in enumerate(ranks)]
+    evidence: list[list[Followers | None]] = [[] for _ in ranks]
+    for trial in trials:
+        for seen, one in zip(evidence, _followers(shapes_of, spec, len(ranks), *trial)):
+            seen.append(one)
+        if all(_decided(rank, seen) for rank, seen in zip(ranks, evidence)):
+            break
+    return [_axes(spec, rank, seen) for rank, seen in zip(ranks, evidence)]
+
+
+def _decided(rank: int, evidence: Sequence[Followers | None]) -> bool:
+    """Whether one trial has shown one axis for every dimension of an array."""
+    return rank == 0 or any(e is not None and len(e) == rank and all(len(d) == 1 for d in e) for e in evidence)
 
 
 def _apart(shape: Shape, sign: int) -> Shape:
@@ -60,7 +72,7 @@ def _apart(shape: Shape, sign: int) -> Shape:
     return tuple(out)
 
 
-def _axes(spec: ParamSpec, rank: int, evidence: Sequence[list[set[int]] | None]) -> Axes | None:
+def _axes(spec: ParamSpec, rank: int, evidence: Sequence[Followers | None]) -> Axes | None:
     """The axes of an array by what was seen of it: the first that shows one axis for a dimension decides."""
     valid = [e for e in evidence if e is not None and len(e) == rank]
     out: list[str | None] = []
@@ -80,12 +92,12 @@ def _followers(
     base: Shape,
     changed: Callable[[int], int],
     follows: Callable[[int, int], bool],
-) -> list[list[set[int]] | None]:
+) -> list[Followers | None]:
     """For each array and each of its dimensions, the dimensions of the parameter it follows; None: not to be said."""
     before = _shapes(shapes_of, spec, base)
     if before is None or len(before) != count:
         return [None] * count
-    out: list[list[set[int]] | None] = [[set() for _ in shape] for shape in before]
+    out: list[Followers | None] = [[set() for _ in shape] for shape in before]
     for d, n in enumerate(base):
         after = _shapes(shapes_of, spec, (*base[:d], changed(n), *base[d + 1 :]))
         for i, shape in enumerate(before):

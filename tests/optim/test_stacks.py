@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from jaxpt.config.choice import find, names
-from jaxpt.models.specs import flatten
+from jaxpt.models.specs import ParamSpec, flatten
 from jaxpt.optim.chain import descend, make_optimizer
 from jaxpt.optim.optimizer import Optimizer
 from tests.optim.made import SPECS, Blocks, Factored, Flat, Mixed, draw, run
@@ -20,19 +20,20 @@ PARAMS = draw(0, size=0.1)
 STEPS = 3
 
 
-def alone(config, path):
+def alone(config, path, specs=SPECS):
     """What STEPS steps make of each piece of a parameter, each with an optimizer of its own."""
-    spec = flatten(SPECS)[path]
+    spec = flatten(specs)[path]
+    start = flatten(draw(0, specs, 0.1))[path]
     count = len(spec.pieces)
     piece = dataclasses.replace(spec, shape=spec.shape[count:], axes=spec.axes[count:])
     optimizer = make_optimizer(config, {path: piece})
     step = jax.jit(lambda g, s, p: by_hand(optimizer, g, s, p))
     out = np.empty(spec.shape, np.float32)
     for index in np.ndindex(spec.pieces):
-        params = {path: flatten(PARAMS)[path][index]}
+        params = {path: start[index]}
         state = optimizer.init(params)
         for i in range(STEPS):
-            params, state = step({path: flatten(draw(100 + i))[path][index]}, state, params)
+            params, state = step({path: flatten(draw(100 + i, specs))[path][index]}, state, params)
         out[index] = params[path]
     return out
 
@@ -53,20 +54,27 @@ def test_a_stack_is_updated_as_each_layer_and_each_expert_alone(config):
         np.testing.assert_allclose(ours[path], alone(config, path), rtol=2e-5, atol=2e-6, err_msg=path)
 
 
+DEEP = {  # more layers and experts than rows and columns
+    "up": ParamSpec((12, 4, 6), ("layers", "embed", "mlp")),
+    "norm": ParamSpec((12, 4), ("layers", "embed")),
+    "expert_up": ParamSpec((3, 10, 4, 6), ("layers", "experts", "embed", "expert_mlp")),
+    "head": ParamSpec((4, 6), ("embed", "vocab")),
+}
+
+
 def test_a_factored_rule_over_the_stack_itself_would_be_seen():  # the proof above can fail
-    core = Factored().core(SPECS)
-    state, params = core.init(PARAMS), PARAMS
-    for i in range(STEPS):
-        updates, state = core.update(draw(100 + i), state, params)
-        params = optax.apply_updates(params, jax.tree.map(lambda u: -1e-2 * u, updates))
     config = Factored(clip_norm=None, weight_decay=0.0)
-    ours = flatten(run(make_optimizer(config, SPECS), PARAMS, STEPS)[0])
-    naive = flatten(params)
-    np.testing.assert_allclose(ours["embed/table"], naive["embed/table"], rtol=2e-5, atol=2e-6)  # no stack
-    np.testing.assert_allclose(naive["blocks/dense/gate"], alone(config, "blocks/dense/gate"), rtol=2e-5, atol=2e-6)
-    for path in ("blocks/moe/expert_down", "blocks/moe/k_bias"):
-        assert not np.allclose(naive[path], alone(config, path), rtol=1e-3, atol=1e-4), path
-        np.testing.assert_allclose(ours[path], alone(config, path), rtol=2e-5, atol=2e-6)
+    params = draw(0, DEEP, 0.1)
+    ours = run(make_optimizer(config, DEEP), params, STEPS)[0]
+    core = config.core(DEEP)
+    state = core.init(params)
+    for i in range(STEPS):
+        updates, state = core.update(draw(100 + i, DEEP), state, params)
+        params = optax.apply_updates(params, jax.tree.map(lambda u: -1e-2 * u, updates))
+    for path in DEEP:
+        expected = alone(config, path, DEEP)
+        np.testing.assert_allclose(ours[path], expected, rtol=2e-5, atol=2e-6, err_msg=path)
+        assert np.allclose(params[path], expected, rtol=1e-3, atol=1e-4) == (path == "head"), path
 
 
 def test_mapping_over_pieces_adds_nothing_to_the_compiled_adamw():
