@@ -111,10 +111,9 @@ def train(
     peak, source = peak_flops(config.metrics.peak_flops_per_device, layout.mesh.devices.flatten().tolist())
     with jax.set_mesh(layout.mesh), Interrupt() as interrupt:
         checkpoints = Checkpoints(workdir, _retention(plan), asynchronous=config.checkpoint.asynchronous)
-        abstract = abstract_state(plan.model, optimizer, layout).to_items()
-        restored = checkpoints.restore(abstract, tell, from_step, plain(config))
-        saved = restored.run if restored else None
-        step = saved["step"] if saved else 0
+        items = abstract_state(plan.model, optimizer, layout).to_items()
+        restored = checkpoints.restore(items, tell, from_step, plain(config))
+        saved, step = (restored.run, restored.run["step"]) if restored else (None, 0)
         if saved:
             plan = continued(plan, saved)
             checkpoints.retention = _retention(plan)
@@ -201,8 +200,8 @@ def _read(run: Run) -> None:
 
 def _stage(run: Run, stage: StagePlan, interrupt: Interrupt, bar: Any) -> bool:
     """Runs one stage from where the run stands; returns whether it was interrupted."""
-    begun = begin_stage(run.state, stage, run.layout, run.optimizer, run.config.seed, run.step)
-    run.state, arguments, lines = begun
+    parts = run.state, stage, run.layout, run.optimizer, run.config.seed, run.step
+    run.state, arguments, lines = begin_stage(*parts)
     for line in lines:
         run.tell(line)
     run.metrics.event("stage", run.step, stage=stage.config.name)
