@@ -105,3 +105,16 @@ def test_a_new_run_starts_from_it_and_takes_none_of_its_rows(written):
     rows = sum(e["stop"] - e["start"] for e in read_run(written / "next", 12)["ledger"])
     assert rows == sum(e["stop"] - e["start"] for e in used.values()) + 12 * 8
     assert json.loads((written / "next/lineage.json").read_text())[-1]["steps"] == 8
+
+
+@pytest.mark.parametrize("written", ["b398682.tar.gz"], indirect=True)
+def test_a_run_with_experts_and_microbatches_goes_on_to_where_it_ended_then(written, capsys):
+    assert train.main(["--config=rich.py", "--workdir=rich"]) == 0
+    said = capsys.readouterr().out
+    assert "resumed at step" in said
+    assert "before," not in said, "no key of the config has changed"
+    now, then = losses(written / "rich"), losses(written / "rich_finished")
+    assert now.keys() == then.keys()
+    np.testing.assert_allclose(list(now.values()), list(then.values()), rtol=1e-5)
+    assert "extra" not in read_run(written / "rich", 9)
+    assert not (written / "rich/checkpoints/9/extra").exists()

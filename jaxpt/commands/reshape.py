@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jaxpt import api
 from jaxpt.bundles import Bundle, BundleWriter, digest, open_bundle
 from jaxpt.cli.dispatch import Parser
@@ -20,6 +18,7 @@ from jaxpt.data import Loader, PackedSource, StageData
 from jaxpt.errors import JaxptError
 from jaxpt.interop import import_bundle
 from jaxpt.models import ModelConfig, flatten, param_specs, unflatten
+from jaxpt.models.batch import Rows
 from jaxpt.reshape.config import CalibrationConfig, HeldOutConfig, ReshapeConfig
 from jaxpt.reshape.picture import draw_scores
 from jaxpt.reshape.scores import Scores
@@ -197,7 +196,7 @@ def _check_request(file: str, scores: Scores, model: Found, setting: Setting) ->
 
 def rows(
     key: str, c: CalibrationConfig | HeldOutConfig, model: Found, mixture: Mapping[str, float] | None = None
-) -> tuple[list[dict[str, np.ndarray]], Any]:
+) -> tuple[list[Rows], Any]:
     """Returns the batches that a config names and what identifies them; ([], None) without sources.
 
     Raises:

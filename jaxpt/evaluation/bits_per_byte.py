@@ -13,6 +13,7 @@ from jaxpt.data import records
 from jaxpt.data.packing import Document, best_fit
 from jaxpt.errors import JaxptError
 from jaxpt.kernels.cross_entropy import from_logits
+from jaxpt.models.batch import Rows
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.forward import forward
@@ -23,9 +24,9 @@ Hook = Callable[[int, Any], dict[str, float]]
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A set of documents as batches `[N, B, S]` of tokens, targets, segment ids, positions and loss weights."""
+    """A set of documents as N batches, each entry `[N, B, S]`."""
 
-    batches: Mapping[str, np.ndarray]
+    batches: Rows
     bytes: int
     documents: int
 
@@ -98,7 +99,7 @@ def _nats(
     """Returns `measure(params) -> {name: Σ -ln p}`."""
 
     @jax.jit
-    def total(params: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
+    def total(params: Any, batch: Rows) -> jax.Array:
         logits = forward(config, params, batch["tokens"], batch["segment_ids"], batch["positions"], compute)
         nll, _ = from_logits(logits, batch["targets"])
         return jnp.sum(nll * batch["loss_weights"])

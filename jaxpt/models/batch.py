@@ -42,6 +42,12 @@ class Batch(Rows):
     source_id: RowIds
 
 
+class Delivered(Batch):
+    """A batch as the loader gives it: with each row's number in its source, `[B]` int64."""
+
+    row_id: np.ndarray
+
+
 def kinds(of: type = Batch) -> dict[str, Kind]:
     """Returns the entries of `Batch` or `Rows` by key, in their order."""
     return {key: hint.__metadata__[0] for key, hint in get_type_hints(of, include_extras=True).items()}

@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxpt.errors import JaxptError
 from jaxpt.models import Compute, LayerSpec, ModelConfig, flatten, param_specs
+from jaxpt.models.batch import Rows
 from jaxpt.models.layer import embed_tokens, finish, run_layer
 from jaxpt.models.specs import block_specs
 from jaxpt.reshape.scores import Scores
@@ -62,7 +63,7 @@ def outer_leaves(source: Source) -> dict[str, Any]:
 
 def walk(
     source: Source,
-    batches: Sequence[Mapping[str, Any]],
+    batches: Sequence[Rows],
     measure: Measure | None = None,
     finished: Callable[[int, Any], None] = lambda l, sums: None,
     compute: Compute = Compute(),  # noqa: B008
@@ -71,7 +72,7 @@ def walk(
 
     Args:
         source: the model.
-        batches: dicts with `tokens`, `segment_ids` (0 is padding) and `positions`, each `[B, S]`.
+        batches: rows of packed sources; their targets and weights are not read.
         measure: computes sums over one batch inside `jit`; keep it the same object between calls.
         finished: called after each layer with its global number and the sums over all batches, on the host.
         compute: dtypes and attention implementation.
@@ -114,8 +115,8 @@ def _nll(
     return -(picked * weights).sum(), weights.sum()
 
 
-def loss(source: Source, batches: Sequence[Mapping[str, Any]], compute: Compute = Compute()) -> float:  # noqa: B008
-    """Returns the weighted mean next-token loss in nats over all batches (which also hold `targets, loss_weights`)."""
+def loss(source: Source, batches: Sequence[Rows], compute: Compute = Compute()) -> float:  # noqa: B008
+    """Returns the weighted mean next-token loss in nats over all batches."""
     outer = outer_leaves(source)
     one = source.config.replace(layers=source.config.layers[:1])
     total = np.zeros(2)
@@ -139,7 +140,7 @@ class Also:
 
 def activation_scores(
     source: Source,
-    batches: Iterable[Mapping[str, Any]],
+    batches: Iterable[Rows],
     *,
     data: Any,
     over_sequence: str = "mean",
@@ -158,7 +159,7 @@ def activation_scores(
 
     Args:
         source: the model.
-        batches: see `walk`; with `removal` also `targets` and `loss_weights`.
+        batches: see `walk`; with `removal` their targets and loss weights count.
         data: what identifies the data (fingerprints), kept with the scores.
         over_sequence: "mean" or "l2".
         over_batch: "l2" or "mean".
@@ -272,7 +273,7 @@ def _finish_scores(config: ModelConfig, sums: dict[str, np.ndarray], over_batch:
 
 def removal_losses(
     source: Source,
-    batches: Sequence[Mapping[str, Any]],
+    batches: Sequence[Rows],
     compute: Compute = Compute(),  # noqa: B008
 ) -> np.ndarray:
     """Returns, per layer, the loss without it minus the loss with all layers, `[L]` float32 nats per token."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxpt.errors import JaxptError
 from jaxpt.models import Compute, ModelConfig
+from jaxpt.models.batch import Rows
 from jaxpt.reshape.calibrate import Also, activation_scores, walk
 from jaxpt.reshape.ops import Mix
 from jaxpt.reshape.plan import Plan, Term
@@ -85,7 +86,7 @@ def moment_flops(config: ModelConfig, axes: Iterable[str], tokens: int) -> float
 
 def gather_compensation(
     source: Source,
-    batches: Sequence[Mapping[str, Any]],
+    batches: Sequence[Rows],
     kept: Mapping[str, np.ndarray],
     *,
     ridge: float = RIDGE,
@@ -119,7 +120,7 @@ def gather_compensation(
 
 def score_and_compensate(
     source: Source,
-    batches: Sequence[Mapping[str, Any]],
+    batches: Sequence[Rows],
     want: Mapping[str, int],
     *,
     ridge: float = RIDGE,

@@ -1,12 +1,12 @@
 """Iterated removal of layers: score, drop the least important, make up for it, and score again."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from jaxpt.errors import JaxptError
 from jaxpt.models import Compute
+from jaxpt.models.batch import Rows
 from jaxpt.reshape.calibrate import activation_scores, removal_losses
 from jaxpt.reshape.depth import drop_and_rescale, drop_layers
 from jaxpt.reshape.plan import Plan
@@ -18,7 +18,7 @@ BY = ("influence", "loss")
 def prune_depth(
     source: Source,
     layers: int,
-    batches: Sequence[Mapping[str, Any]],
+    batches: Sequence[Rows],
     *,
     by: str = "influence",
     rescale: bool = True,
@@ -29,7 +29,7 @@ def prune_depth(
     Args:
         source: the model.
         layers: how many are to stay.
-        batches: see `calibrate.walk`; for "loss" also `targets` and `loss_weights`.
+        batches: see `calibrate.walk`; for "loss" their targets and loss weights count.
         by: "influence" drops the lowest Block Influence (Men et al. 2024), "loss" the layer whose removal costs least.
         rescale: restore the stream's norm after each removal, see `drop_and_rescale`.
         compute: dtypes and attention implementation.

@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxpt.errors import JaxptError
 from jaxpt.models import Compute
+from jaxpt.models.batch import Rows
 from jaxpt.reshape.calibrate import activation_scores
 from jaxpt.reshape.compensate import compensated, gather_compensation, moment_flops, score_and_compensate
 from jaxpt.reshape.config import CalibrationConfig, TransformConfig
@@ -37,7 +38,7 @@ class Setting:
     """
 
     target: Target
-    batches: Sequence[Mapping[str, Any]] = ()
+    batches: Sequence[Rows] = ()
     data: Any = None
     calibration: CalibrationConfig = dataclasses.field(default_factory=CalibrationConfig)
     scores: Scores | None = None

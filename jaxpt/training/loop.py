@@ -14,6 +14,7 @@ from jaxpt.checkpoints.checkpoints import Checkpoints, Retention
 from jaxpt.cli.terminal import progress
 from jaxpt.config.schema import plain
 from jaxpt.errors import JaxptError
+from jaxpt.models.batch import Batch
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.init import init_params
 from jaxpt.models.specs import param_specs
@@ -60,7 +61,7 @@ class Run:
     check_writer: Callable[[], None] = lambda: None
     clock: Clock = field(default_factory=Clock)
     measures: dict[str, Sequence[Hook]] = field(default_factory=dict)
-    batches: Iterator[tuple[int, Mapping[str, np.ndarray]]] = field(default_factory=lambda: iter(()))
+    batches: Iterator[tuple[int, Batch]] = field(default_factory=lambda: iter(()))
 
     @property
     def config(self) -> Any:
