@@ -26,6 +26,7 @@ from benchmarks.claims.harness import at, held_out_batches, reached, sources, te
 from jaxpt.api import load
 from jaxpt.cli.terminal import table
 from jaxpt.data import Loader, StageData
+from jaxpt.models.size import flops_per_token, param_count
 from jaxpt.reshape.config import TransformConfig
 from jaxpt.reshape.sequence import Setting, plans
 from jaxpt.reshape.stream import Source, chain, gather
@@ -54,7 +55,7 @@ def main() -> int:
     held = held_out_batches(held_source, a.batch)
     source, gap = teacher(a, loader, first, held, tokenizer, parent)
     print(
-        f"teacher: {source.config.param_count():,} parameters, held-out loss {gap['start']:.3f} > {gap['end']:.3f} nats"
+        f"teacher: {param_count(source.config):,} parameters, held-out loss {gap['start']:.3f} > {gap['end']:.3f} nats"
     )
     calibration = [loader.batch(i) for i in range(min(a.calibration, first))]
     setting = Setting(Target(**a.lengths), calibration, {"text": packed.fingerprint}, tell=lambda line: None)
@@ -69,7 +70,7 @@ def main() -> int:
                 partial = file.with_suffix(".partial")
                 partial.write_text(json.dumps(runs, indent=1))
                 partial.rename(file)
-    cost = 0.0 if parent else source.config.flops_per_token(a.length, backward=True) * first * per_step
+    cost = 0.0 if parent else flops_per_token(source.config, a.length, backward=True) * first * per_step
     print(report([r for k, r in runs.items() if kind in k], a.folder, gap, cost))
     print(f"the training rows are read up to {repeat} time(s)")
     return 0
@@ -89,7 +90,7 @@ def student(
     return {
         "method": method, "rate": rate, "seed": seed, "curve": curve,
         "seconds": time.monotonic() - begun, "cpu_seconds": time.process_time() - cpu,
-        "parameters": small.config.param_count(), "tokens": entry["tokens"], "flops": entry["flops"],
+        "parameters": param_count(small.config), "tokens": entry["tokens"], "flops": entry["flops"],
     }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from jaxpt.errors import JaxptError
 from jaxpt.interop import import_bundle
 from jaxpt.models import ModelConfig, flatten, param_specs, unflatten
 from jaxpt.models.batch import Rows
+from jaxpt.models.size import active_param_count, param_count
 from jaxpt.reshape.config import CalibrationConfig, HeldOutConfig, ReshapeConfig
 from jaxpt.reshape.picture import draw_scores
 from jaxpt.reshape.scores import Scores
@@ -88,7 +89,7 @@ def reshape(config: ReshapeConfig, source: str, target: str, pictures: str | Non
             dtypes = dtypes_after(plan, dtypes)
         final = chain(model.source, steps)
         found_at_zero = measure(steps, model.source, final, held, dtypes, setting.compute)
-        entries = [{**p.entry, "parameters": p.target.param_count()} for p in steps]
+        entries = [{**p.entry, "parameters": param_count(p.target)} for p in steps]
         entries[-1]["step_zero"] = found_at_zero.entry()
         _stream(final, dtypes, target, model.tokenizer, [*model.lineage, *entries])
     _tell(model.config, final.config, steps, target)
@@ -227,9 +228,9 @@ def rows(
 def _tell(a: ModelConfig, b: ModelConfig, steps: list[Any], target: str) -> None:
     old, new = lengths_of(a), lengths_of(b)
     shown = [[n, old.get(n, "-"), new.get(n, "-")] for n in {**old, **new}]
-    shown.append(["parameters", a.param_count(), b.param_count()])
+    shown.append(["parameters", param_count(a), param_count(b)])
     if b.moe is not None:
-        shown.append(["active parameters", a.active_param_count(), b.active_param_count()])
+        shown.append(["active parameters", active_param_count(a), active_param_count(b)])
     print(table(["", "from", "to"], shown))
     tokens, flops = (sum(p.entry.get(k, 0) for p in steps) for k in ("tokens", "flops"))
     print(f"{target}: {' > '.join(p.entry['op'] for p in steps)}; consumed {tokens:,} tokens, {flops:.3g} FLOPs")

@@ -18,6 +18,7 @@ from jaxpt.errors import JaxptError
 from jaxpt.models import Compute, LayerSpec, ModelConfig, flatten, param_specs
 from jaxpt.models.batch import Rows
 from jaxpt.models.layer import embed_tokens, finish, run_layer
+from jaxpt.models.size import flops_per_token
 from jaxpt.models.specs import block_specs
 from jaxpt.reshape.scores import Scores
 from jaxpt.reshape.stream import Source
@@ -192,7 +193,7 @@ def activation_scores(
         "method": "activations",
         "data": data,
         "tokens": tokens,
-        "flops": passes * tokens * source.config.flops_per_token(length, backward=False),
+        "flops": passes * tokens * flops_per_token(source.config, length, backward=False),
         "over_sequence": over_sequence,
         "over_batch": over_batch,
     }

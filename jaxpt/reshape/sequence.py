@@ -8,6 +8,7 @@ from typing import Any
 from jaxpt.errors import JaxptError
 from jaxpt.models import Compute
 from jaxpt.models.batch import Rows
+from jaxpt.models.size import flops_per_token
 from jaxpt.reshape.calibrate import activation_scores
 from jaxpt.reshape.compensate import compensated, gather_compensation, moment_flops, score_and_compensate
 from jaxpt.reshape.config import CalibrationConfig, TransformConfig
@@ -125,7 +126,7 @@ def _subclone(source: Source, t: TransformConfig, s: Setting) -> list[Plan]:
     flops, passes = moment_flops(config, index, tokens), 0
     if matrices is None:
         matrices = gather_compensation(source, s.batches, index, ridge=t.ridge, folder=s.folder, compute=s.compute)
-        flops, passes = flops + tokens * config.flops_per_token(s.batches[0]["tokens"].shape[1], backward=False), 1
+        flops, passes = flops + tokens * flops_per_token(config, s.batches[0]["tokens"].shape[1], backward=False), 1
     return [compensated(plan, matrices, tokens=passes * tokens, flops=flops)]
 
 

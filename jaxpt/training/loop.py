@@ -17,6 +17,7 @@ from jaxpt.errors import JaxptError
 from jaxpt.models.batch import Batch
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.init import init_params
+from jaxpt.models.size import flops_per_token
 from jaxpt.models.specs import param_specs
 from jaxpt.optim.optimizers import Optimizer, make_optimizer
 from jaxpt.sharding import batch_sharding
@@ -275,7 +276,7 @@ def _log(run: Run, stage: StagePlan, values: Mapping[str, Any], rate: float, bar
             record[f"train/loss/{name}"] = float(nll / weight)
     record |= run.feed.metrics(run.step)
     record["optim/learning_rate"] = rate
-    flops = stage.model.flops_per_token(stage.config.sequence_length)
+    flops = flops_per_token(stage.model, stage.config.sequence_length)
     record |= run.clock.lap(stage.config.tokens_per_step, flops, run.peak)
     run.metrics.log(run.step, record)
     bar.set_postfix(loss=f"{loss:.3f}", refresh=False)

@@ -15,6 +15,7 @@ from jaxpt.errors import JaxptError
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.presets import preset
+from jaxpt.models.size import param_count
 from jaxpt.optim.schedules import Segment, learning_rate, resolve, resolve_changed
 from jaxpt.training import history
 from jaxpt.training.config import ModelSection, RunConfig, StageConfig
@@ -270,7 +271,7 @@ def check_source(where: str, path: str, source: Source, model: ModelConfig, toke
 
 def check_disk(workdir: Path, model: ModelConfig, moments: int, keep: int) -> None:
     """Raises a JaxptError where the disk cannot hold `keep + 1` checkpoints of parameters and moments in float32."""
-    need = 4 * model.param_count() * (1 + moments) * (keep + 1)
+    need = 4 * param_count(model) * (1 + moments) * (keep + 1)
     free = shutil.disk_usage(workdir).free
     if free < need:
         raise JaxptError(

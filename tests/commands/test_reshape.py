@@ -12,6 +12,7 @@ from jaxpt.cli import main
 from jaxpt.data import PackedSource
 from jaxpt.data.build import Packing, build
 from jaxpt.models import Model, flatten, unflatten
+from jaxpt.models.size import param_count
 from jaxpt.reshape import Scores, apply, subclone_plan, weight_scores
 from jaxpt.reshape.plan import Plan, identity_rules
 from jaxpt.reshape.step_zero import StepZero, report
@@ -50,7 +51,7 @@ def test_the_command_streams_what_the_library_computes(bundle, tmp_path, capsys)
     small.verify()
     assert small.tokenizer_fingerprint == big.tokenizer_fingerprint
     entry = small.lineage[-1]
-    assert (entry["op"], entry["tokens"], entry["parameters"]) == ("subclone", 0, small.config.param_count())
+    assert (entry["op"], entry["tokens"], entry["parameters"]) == ("subclone", 0, param_count(small.config))
 
 
 def test_a_target_of_the_source_s_own_lengths_cuts_nothing_and_says_so(bundle, tmp_path, capsys):
