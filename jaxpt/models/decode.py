@@ -8,9 +8,7 @@ import jax.numpy as jnp
 
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
-from jaxpt.models.decoder import bind
-
-Cache = tuple[jax.Array, jax.Array]
+from jaxpt.models.decoder import Cache, hidden, logits
 
 
 def empty_cache(config: ModelConfig, batch: int, length: int, compute: Compute = Compute()) -> Cache:  # noqa: B008
@@ -44,6 +42,5 @@ def extend(
     Returns:
         Float32 logits `[B, S, V]` and the cache with these tokens in it.
     """
-    module = bind(config, params)
-    x, cache, _ = module.hidden(tokens, None, positions, compute, cache)
-    return module.logits(x, compute)[..., : config.vocab_size], cache
+    x, cache, _ = hidden(config, params, tokens, None, positions, compute, cache)
+    return logits(config, params, x, compute)[..., : config.vocab_size], cache

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxpt.models import decoder
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
-from jaxpt.models.decoder import bind
 
 
 def forward(
@@ -60,7 +60,7 @@ def hidden_and_routing(
     segment_ids = None if segment_ids is None else jnp.asarray(segment_ids)
     if positions is None:
         positions = segment_positions(tokens, segment_ids)
-    x, _, routing = bind(config, params).hidden(tokens, segment_ids, positions, compute)
+    x, _, routing = decoder.hidden(config, params, tokens, segment_ids, positions, compute)
     return x, routing
 
 
@@ -69,7 +69,7 @@ def unembed(config: ModelConfig, params: Mapping[str, Any], x: jax.Array, comput
 
     V' is the vocabulary as it stands in memory; where it is padded the extra columns are -inf.
     """
-    return bind(config, params).logits(x, compute)
+    return decoder.logits(config, params, x, compute)
 
 
 def segment_positions(tokens: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
