@@ -41,7 +41,7 @@ class Context:
     cache_positions: jax.Array | None = None
     tap: Callable[[str, jax.Array], None] | None = None
 
-    def tell(self, name: str, x: jax.Array) -> None:
+    def show(self, name: str, x: jax.Array) -> None:
         """Shows `x` to the tap, if there is one."""
         if self.tap is not None:
             self.tap(name, x)
@@ -79,7 +79,7 @@ class Block:
     ) -> tuple[jax.Array, Cache | None]:
         """Self-attention of `x [B, S, D]` with grouped kv heads (Ainslie et al. 2023); with a cache, over the cache."""
         c = self.config
-        ctx.tell("attention_in", x)
+        ctx.show("attention_in", x)
         q, k, v = (self._project(name, x, compute) for name in ("q", "k", "v"))
         if c.qk_norm != "none":
             eps = c.norm_eps if c.qk_norm_eps is None else c.qk_norm_eps
@@ -105,7 +105,7 @@ class Block:
             precision=compute.precision,
             **index,
         )
-        ctx.tell("attention_out", out)
+        ctx.show("attention_out", out)
         o = self.leaves["o"].astype(compute.jnp_dtype)
         y = jnp.einsum("bsnh,nhd->bsd", out, o, precision=compute.precision)
         return (y + self.leaves["o_bias"].astype(y.dtype) if c.o_bias else y), cache
@@ -114,20 +114,20 @@ class Block:
         """Routed experts, plus the shared ones, of `x [B, S, D]`; and the routing statistics."""
         moe = self.config.moe
         assert moe is not None
-        ctx.tell("ffn_in", x)
+        ctx.show("ffn_in", x)
         valid = jnp.ones(x.shape[:2], bool) if ctx.segment_ids is None else ctx.segment_ids != 0
         bias = self.leaves["router_bias"] if moe.selection_bias else None
         experts, shares, routing = route(moe, self.leaves["router"], bias, x, valid, compute.jnp_router_dtype)
         w = tuple(self.leaves[f"expert_{n}"].astype(compute.jnp_dtype) for n in ("gate", "up", "down"))
-        ctx.tell("router_shares", shares)
+        ctx.show("router_shares", shares)
         net = Network(ACTIVATIONS[self.config.activation], compute)
         if ctx.tap is not None:
             hidden, outputs = observe(moe, x, experts, shares * valid[..., None], w, net)
-            ctx.tell("expert_hidden", hidden)
-            ctx.tell("expert_out", outputs)
+            ctx.show("expert_hidden", hidden)
+            ctx.show("expert_out", outputs)
         out = mix(moe, x, experts, shares, w, net)
         if moe.shared_mlp:
-            tap = lambda name, value: ctx.tell("shared_hidden", value) if name == "ffn_hidden" else None  # noqa: E731
+            tap = lambda name, value: ctx.show("shared_hidden", value) if name == "ffn_hidden" else None  # noqa: E731
             shared = self.feed_forward(x, compute, dataclasses.replace(ctx, tap=tap), "shared_")
             if moe.shared_score:
                 score = jnp.einsum(
@@ -142,9 +142,9 @@ class Block:
         names = (f"{prefix}gate", f"{prefix}up", f"{prefix}down")
         gate, up, down = (self.leaves[n].astype(compute.jnp_dtype) for n in names)
         act = ACTIVATIONS[self.config.activation]
-        ctx.tell("ffn_in", x)
+        ctx.show("ffn_in", x)
         hidden = act(jnp.dot(x, gate, precision=compute.precision)) * jnp.dot(x, up, precision=compute.precision)
-        ctx.tell("ffn_hidden", hidden)
+        ctx.show("ffn_hidden", hidden)
         return jnp.dot(constrain(hidden, "batch", "sequence", "mlp"), down, precision=compute.precision)
 
     def _project(self, name: str, x: jax.Array, compute: Compute) -> jax.Array:

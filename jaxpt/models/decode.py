@@ -1,14 +1,12 @@
 """Decoding with a key-value cache: the same blocks, attending over what earlier calls stored."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.decoder import Cache, hidden, logits
+from jaxpt.models.specs import Params
 
 
 def empty_cache(config: ModelConfig, batch: int, length: int, compute: Compute = Compute()) -> Cache:  # noqa: B008
@@ -19,7 +17,7 @@ def empty_cache(config: ModelConfig, batch: int, length: int, compute: Compute =
 
 def extend(
     config: ModelConfig,
-    params: Mapping[str, Any],
+    params: Params,
     cache: Cache,
     tokens: jax.Array,
     positions: jax.Array,

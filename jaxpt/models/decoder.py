@@ -15,11 +15,8 @@ from jaxpt.models.norms import rms_norm
 from jaxpt.models.pattern import Span, spans
 from jaxpt.models.rope import cos_sin
 from jaxpt.models.routing import Routing
-from jaxpt.models.specs import param_specs
+from jaxpt.models.specs import Params, ParamSpec, Specs, param_specs
 from jaxpt.sharding.activations import constrain
-
-Params = Mapping[str, Any]  # nested dict of arrays, same structure as `param_specs`
-
 
 Cache = tuple[jax.Array, jax.Array]  # keys and values of all layers, each [L, B, T, K, h]
 
@@ -31,10 +28,10 @@ class Decoder(nnx.Module):
         """Draws all parameters from `seed`, the same values as `init_params`."""
         self.config = config
 
-        def declared(specs: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+        def declared(specs: Specs, prefix: str = "") -> dict[str, Any]:
             return {name: one(spec, f"{prefix}{name}") for name, spec in specs.items()}
 
-        def one(spec: Any, path: str) -> Any:
+        def one(spec: ParamSpec | Specs, path: str) -> nnx.Param | nnx.Dict:
             if isinstance(spec, Mapping):
                 return nnx.Dict(declared(spec, f"{path}/"))
             return nnx.Param(init_leaf(spec, leaf_key(seed, path)))

@@ -1,7 +1,6 @@
 """One layer at a time, for models of which only a slice is in memory: the stream before, through and after a layer."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 
@@ -9,6 +8,7 @@ from jaxpt.models.block import Block, Context
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import LayerSpec, ModelConfig
 from jaxpt.models.decoder import embedded, logits, normalised, rope_tables
+from jaxpt.models.specs import Params
 
 
 def run_layer(
@@ -42,6 +42,6 @@ def embed_tokens(config: ModelConfig, table: jax.Array, tokens: jax.Array, compu
     return embedded(config, table, tokens, compute)
 
 
-def finish(config: ModelConfig, outer: Mapping[str, Any], x: jax.Array, compute: Compute) -> jax.Array:
+def finish(config: ModelConfig, outer: Params, x: jax.Array, compute: Compute) -> jax.Array:
     """Returns float32 logits `[B, S, V]` of the last stream, from the parameters `outer` that stand outside blocks."""
     return logits(config, outer, normalised(config, outer["final_norm"], x, compute), compute)[..., : config.vocab_size]

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jaxpt.models.config import ModelConfig
-from jaxpt.models.specs import flatten, param_specs
+from jaxpt.models.specs import Params, flatten, param_specs
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Model:
     """
 
     config: ModelConfig
-    params: Any = field(repr=False)
+    params: Params = field(repr=False)
     tokenizer: Any = field(default=None, repr=False)
     lineage: tuple[dict[str, Any], ...] = ()
 
