@@ -21,6 +21,7 @@ from jaxpt.bundles import BundleWriter, open_bundle
 from jaxpt.cli.terminal import progress, table
 from jaxpt.models import ModelConfig, flatten, param_specs, uniform_layers
 from jaxpt.models.presets import preset
+from jaxpt.models.size import param_count
 from jaxpt.reshape.stream import slices
 
 
@@ -31,7 +32,7 @@ def make(path: Path, config: ModelConfig) -> None:
             return
         shutil.rmtree(path)
     block = (0.02 * np.random.default_rng(0).standard_normal(1 << 22, np.float32)).astype(ml_dtypes.bfloat16)
-    size = config.param_count() * 2
+    size = param_count(config) * 2
     with BundleWriter(path, config, "bfloat16") as writer, progress(size, "making", "B", scale=True) as bar:
         for i, (leaf, layer, shape) in enumerate(slices(config)):
             value = np.resize(np.roll(block, 7919 * i), shape)
@@ -108,7 +109,7 @@ def main() -> int:
             [
                 ["bundle, GB", read / 1e9],
                 ["result, GB", written / 1e9],
-                ["result, parameters", open_bundle(target).config.param_count()],
+                ["result, parameters", param_count(open_bundle(target).config)],
                 ["largest stacked leaf, MB", largest / 1e6],
                 ["allowed, MB", args.allowed_mb],
                 ["peak RssAnon + RssShmem, MB", peak / 1e6],

@@ -28,6 +28,7 @@ from jaxpt.cli.terminal import table
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig, uniform_layers
 from jaxpt.models.init import init_params
+from jaxpt.models.size import flops_per_token
 from jaxpt.models.specs import param_specs
 from jaxpt.objectives.next_token import NextToken
 from jaxpt.optim.chain import make_optimizer
@@ -208,7 +209,7 @@ def against_plain(steps: int) -> None:
                 seconds[which].append(time.perf_counter() - begun)
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3, err_msg="the two steps do not compute the same thing")
     peak, source = peak_flops(None, jax.devices()[:1])
-    flops = model().flops_per_token(S)
+    flops = flops_per_token(model(), S)
     medians = [statistics.median(s) for s in seconds]
     rows = []
     for name, s, mib, loss in zip(("jaxpt", "plain"), medians, used, losses):

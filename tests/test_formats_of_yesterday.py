@@ -132,38 +132,26 @@ def test_a_new_run_starts_from_it_and_takes_none_of_its_rows(written):
     assert json.loads((written / "next/lineage.json").read_text())[-1]["steps"] == 8
 
 
-@pytest.fixture
-def rich(tmp_path, monkeypatch):
-    """The current folder: what b398682 wrote, whose config evaluates and reweights in the keys of then."""
-    with tarfile.open(FIXTURES / "b398682.tar.gz") as archive:
-        archive.extractall(tmp_path, filter="data")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def test_evaluations_and_weights_of_a_run_go_on_as_then(rich):
-    root = Path(__file__).parents[1]
-    env = {**os.environ, "JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(root)}  # one device, as then
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "jaxpt",
-        "train",
-        "--config=rich.py",
-        "--workdir=rich",
-    ]  # -P: not the folder rich
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
+@pytest.mark.parametrize("written", ["b398682.tar.gz"], indirect=True)
+def test_a_run_with_experts_evaluations_and_moving_weights_goes_on_to_where_it_ended_then(written):
+    one_device = {**os.environ, "JAX_NUM_CPU_DEVICES": "1", "XLA_FLAGS": "", "PYTHONPATH": str(FIXTURES.parents[1])}
+    command = [sys.executable, "-P", "-m", "jaxpt", "train", "--config=rich.py", "--workdir=rich"]  # rich/ is no module
+    done = subprocess.run(command, env=one_device, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     said = done.stdout
     assert "resumed at step 6 of 9" in said
     assert "before," not in said, "no key of the config has changed"
-    now, then = (read(rich / name / "metrics.jsonl") for name in ("rich", "rich_finished"))
+    now, then = (read(written / name / "metrics.jsonl") for name in ("rich", "rich_finished"))
     names = [[(r["step"], [k for k in r if k != "perf/warmup"]) for r in run] for run in (now, then)]
     assert names[0] == names[1], "the same records with the same names in the same order"
     for kind in ("eval/bpb/", "reweight/weight/"):
         values = [[(r["step"], k, v) for r in run for k, v in r.items() if k.startswith(kind)] for run in (now, then)]
         assert [v[:2] for v in values[0]] == [v[:2] for v in values[1]]
         np.testing.assert_allclose([v[2] for v in values[0]], [v[2] for v in values[1]], rtol=1e-5)
-    logs = [read_run(rich / name, 9)["schedule_log"]["anchors"] for name in ("rich", "rich_finished")]
+    logs = [read_run(written / name, 9)["schedule_log"]["anchors"] for name in ("rich", "rich_finished")]
     assert [a["step"] for a in logs[0]] == [a["step"] for a in logs[1]]
+    now, then = losses(written / "rich"), losses(written / "rich_finished")
+    assert now.keys() == then.keys()
+    np.testing.assert_allclose(list(now.values()), list(then.values()), rtol=1e-5)
+    assert "extra" not in read_run(written / "rich", 9)
+    assert not (written / "rich/checkpoints/9/extra").exists()

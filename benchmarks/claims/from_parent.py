@@ -17,6 +17,7 @@ from benchmarks.claims.harness import POINTS, at, held_out_batches, reached, sou
 from jaxpt.cli.terminal import progress, table
 from jaxpt.data import Loader, StageData
 from jaxpt.models import Compute, ModelConfig, param_specs
+from jaxpt.models.size import active_param_count, param_count
 from jaxpt.objectives.next_token import NextToken
 from jaxpt.optim.chain import make_optimizer
 from jaxpt.optim.optimizers.adamw import AdamW
@@ -129,7 +130,7 @@ def run(a: argparse.Namespace, begin: Callable[[ModelConfig, Any, str, int], Sta
     held = held_out_batches(held_source, a.batch)
     bundle, gap = teacher(a, loader, first, held, tokenizer)
     print(
-        f"parent: {bundle.config.param_count():,} parameters, held-out loss {gap['start']:.3f} > {gap['end']:.4f} nats"
+        f"parent: {param_count(bundle.config):,} parameters, held-out loss {gap['start']:.3f} > {gap['end']:.4f} nats"
     )
     file = a.folder / f"{name}.json"
     runs: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
@@ -148,7 +149,7 @@ def run(a: argparse.Namespace, begin: Callable[[ModelConfig, Any, str, int], Sta
             runs[key] |= {
                 "method": method, "seed": seed, "rate": rate, "exact": parts.exact,
                 "seconds": time.monotonic() - begun, "cpu_seconds": time.process_time() - cpu,
-                "parameters": parts.config.param_count(), "active": parts.config.active_param_count(),
+                "parameters": param_count(parts.config), "active": active_param_count(parts.config),
             }  # fmt: skip
             partial = file.with_suffix(".partial")
             partial.write_text(json.dumps(runs))

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jaxpt.data.packed import PackedSource
 from jaxpt.errors import JaxptError
 
@@ -16,17 +14,19 @@ def export(source: PackedSource) -> Path:
     """Writes the rows of `source`, in their order, as ArrayRecord under `SOURCE/tfds`; returns the data set's folder.
 
     `tfds.data_source("packed_rows", data_dir="SOURCE/tfds", split="train")` reads it. An example holds what a row of a
-    batch does: `tokens, targets, segment_ids, positions` int32 and `loss_weights` float32, `[S]` each.
+    batch does (`jaxpt.models.batch.Rows`), each entry `[S]`.
 
     Raises:
         JaxptError: TFDS is not installed.
     """
+    from jaxpt.models.batch import Rows, kinds  # with JAX and Flax, which other steps do not need
+
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise JaxptError(f"--format=tfds needs TFDS ({error}); install jaxpt[tfds]") from error
     shape = (source.sequence_length,)
-    kinds = dict.fromkeys(("tokens", "targets", "segment_ids", "positions"), np.int32) | {"loss_weights": np.float32}
+    entries = kinds(Rows)
     with tfds.core.registered.skip_registration():
 
         class PackedRows(tfds.core.GeneratorBasedBuilder):
@@ -36,7 +36,7 @@ def export(source: PackedSource) -> Path:
             name = NAME
 
             def _info(self) -> Any:
-                features = {k: tfds.features.Tensor(shape=shape, dtype=kind) for k, kind in kinds.items()}
+                features = {k: tfds.features.Tensor(shape=shape, dtype=e.dtype) for k, e in entries.items()}
                 return tfds.core.DatasetInfo(
                     builder=self,
                     description=f"{source.rows} rows of packed source {source.name}, fingerprint {source.fingerprint}",
@@ -51,7 +51,7 @@ def export(source: PackedSource) -> Path:
                 for first in range(0, source.rows, BLOCK):
                     batch = source.read(range(first, min(first + BLOCK, source.rows)))
                     for i in range(len(batch["tokens"])):
-                        yield first + i, {k: batch[k][i] for k in kinds}
+                        yield first + i, {k: batch[k][i] for k in entries}
 
     builder = PackedRows(data_dir=source.path / "tfds", file_format="array_record")
     builder.download_and_prepare()

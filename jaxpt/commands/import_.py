@@ -6,6 +6,7 @@ from jaxpt.cli.dispatch import Parser
 from jaxpt.cli.terminal import progress
 from jaxpt.interop import import_bundle
 from jaxpt.interop.checkpoint import HuggingFaceCheckpoint
+from jaxpt.models.size import param_count
 
 HELP = "read a Hugging Face model into a bundle, bit for bit"
 
@@ -23,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(list(argv))
     found = HuggingFaceCheckpoint(args.source)
     kinds = ", ".join(sorted(set(found.dtypes.values())))
-    print(f"{args.source}: {found.family.model_type}, {found.config.param_count():,} parameters in {kinds}")
+    print(f"{args.source}: {found.family.model_type}, {param_count(found.config):,} parameters in {kinds}")
     with progress(len(found.places) + len(found.files), "import", "tensor or digest") as bar:
         print(import_bundle(args.source, args.target, bar.update))
     return 0

@@ -21,6 +21,7 @@ from jaxpt.data.quota import ONE
 from jaxpt.data.remote import is_remote
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models.config import ModelConfig
+from jaxpt.models.size import flops_per_token, param_count
 from jaxpt.models.specs import flatten, param_specs
 from jaxpt.sharding import MESH_AXES, partition_specs
 from jaxpt.training.starting_point import ledger_of
@@ -83,9 +84,9 @@ def _config(config: ModelConfig) -> str:
         for run in config.to_dict()["layers"]
     ]
     rows.append(["layers", "; ".join(kinds)])
-    flops = config.flops_per_token(config.max_positions)
+    flops = flops_per_token(config, config.max_positions)
     rows += [
-        ["parameters", f"{config.param_count():,}"],
+        ["parameters", f"{param_count(config):,}"],
         [f"FLOPs per token at {config.max_positions:,}", f"{flops:.4g}"],
     ]
     return table(["config", ""], rows)

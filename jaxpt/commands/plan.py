@@ -10,6 +10,7 @@ from jaxpt.cli.terminal import table
 from jaxpt.commands.train import open_plan
 from jaxpt.config.file import load
 from jaxpt.data.seen import in_common
+from jaxpt.models.size import param_count
 from jaxpt.planning import compile_step, topology_devices
 from jaxpt.training.config import RunConfig
 from jaxpt.training.feed import make_feed
@@ -42,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"sources {a} and {b} hold {count:,} documents in common; pack other parts of the text in each (--part)")
     if not devices:
         return 0
-    print(f"{plan.model.param_count():,} parameters on {len(devices)} x {devices[0].device_kind}")
+    print(f"{param_count(plan.model):,} parameters on {len(devices)} x {devices[0].device_kind}")
     rows = []
     for i, stage in enumerate(plan.stages):
         began = time.monotonic()

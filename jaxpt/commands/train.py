@@ -15,6 +15,7 @@ from jaxpt.cli.dispatch import Parser
 from jaxpt.config.file import load
 from jaxpt.errors import JaxptError
 from jaxpt.files.lock import Lock, inside
+from jaxpt.models.size import param_count
 from jaxpt.sharding import join, on_first_process
 from jaxpt.tokenizers import Tokenizer
 from jaxpt.training import loop, run_directory
@@ -135,7 +136,7 @@ def _introduce(plan: RunPlan, start: StartingPoint | None) -> None:
     """Prints what is about to be trained, on one host."""
     if jax.process_index():
         return
-    print(f"{plan.model.param_count():,} parameters, {plan.steps:,} steps, {plan.tokens_at(plan.steps):,} tokens")
+    print(f"{param_count(plan.model):,} parameters, {plan.steps:,} steps, {plan.tokens_at(plan.steps):,} tokens")
     if start:
         print(f"starting from {start.description}")
     print(overview(plan))

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grain
 import numpy as np
@@ -19,6 +19,9 @@ from jaxpt.data.pose import Pose, skip
 from jaxpt.data.quota import ONE
 from jaxpt.data.remote import is_remote
 from jaxpt.errors import JaxptError
+
+if TYPE_CHECKING:  # the models need JAX and Flax, which reading data does not
+    from jaxpt.models.batch import Delivered, Rows
 
 REMOTE_THREADS = 8  # batches read at once where the rows lie on an object store
 
@@ -113,11 +116,10 @@ class Loader:
             row[here] = self.orders[i].take(ordinal[here])
         return chosen, row
 
-    def batch(self, step: int, rows: slice | None = None) -> dict[str, np.ndarray]:
+    def batch(self, step: int, rows: slice | None = None) -> "Delivered":
         """Returns the batch at `step`, or the part of it that `rows` cuts out (a host's share).
 
-        `tokens, targets, segment_ids, positions [B, S]` int32, `loss_weights [B, S]` float32, `source_id [B]` int32,
-        `row_id [B]` int64.
+        `source_id` counts the sources in their order, `row_id` the rows of each.
         """
         return self._deliver(self._planned(self.mixture, step), lambda size: rows)
 
@@ -127,7 +129,7 @@ class Loader:
         source_id, row_id = self._rows(mixture, step)
         return _Planned(source_id, row_id, first, [p for s, p in self._pose if s <= step][-1])
 
-    def _deliver(self, planned: _Planned, rows: Callable[[int], slice | None]) -> dict[str, np.ndarray]:
+    def _deliver(self, planned: _Planned, rows: Callable[[int], slice | None]) -> "Delivered":
         """Reads the rows of a batch that `rows` cuts out."""
         size = len(planned.row_id)
         part = rows(size) or slice(None)
@@ -138,7 +140,7 @@ class Loader:
             out["positions"] = skip(out["positions"], out["segment_ids"], planned.pose, self.seed, number)
         return out
 
-    def _read(self, source_id: np.ndarray, row_id: np.ndarray) -> dict[str, np.ndarray]:
+    def _read(self, source_id: np.ndarray, row_id: np.ndarray) -> "Rows":
         sources = list(self.sources.values())
         raw: list[Any] = [None] * len(row_id)
         kinds: dict[str, list[int]] = {}
@@ -161,7 +163,7 @@ class Loader:
         *,
         prefetch: int = 2,
         threads: int | None = None,
-    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    ) -> Iterator[tuple[int, "Delivered"]]:
         """Yields `(step, batch)` from `start_step` to the plan's end, read ahead by `threads` threads.
 
         `rows` cuts a host's share out of a batch of the given size (None: all of it). `threads` None: one where all
@@ -174,7 +176,7 @@ class Loader:
         ahead: dict[int, _Planned] = {}
         next_step = start_step
 
-        def batch(step: int) -> tuple[int, dict[str, np.ndarray]]:
+        def batch(step: int) -> tuple[int, "Delivered"]:
             nonlocal next_step
             with lock:  # one walk for all threads, in the order of the steps
                 while next_step <= step:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -16,6 +16,9 @@ from jaxpt.data.shards import Shards
 from jaxpt.errors import JaxptError
 from jaxpt.files.digests import canonical_digest, report_without_digests
 from jaxpt.files.partial import partial_directory, sha256, storage_error
+
+if TYPE_CHECKING:  # the models need JAX and Flax, which reading data does not
+    from jaxpt.models.batch import Rows
 
 FORMAT = 1
 DIGEST = "fingerprint"  # in source.json: the digest of all that it says besides, which is what names the content
@@ -271,7 +274,7 @@ class PackedSource:
         """Returns the stored bytes of the given rows, in their order."""
         return self._shards.read(rows)
 
-    def read(self, rows: Sequence[int]) -> dict[str, np.ndarray]:
+    def read(self, rows: Sequence[int]) -> "Rows":
         """Returns the batch arrays of the given rows, as `jaxpt.data.records.decode` describes them."""
         return records.decode(self.records(rows), self.sequence_length, self.facts["dtype"])
 

@@ -2,8 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:  # the models need JAX and Flax, which reading data does not
+    from jaxpt.models.batch import Rows
 
 DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 
@@ -32,12 +36,11 @@ def encode(row: Row, dtype: str) -> bytes:
     return row.tokens.astype(DTYPES[dtype]).tobytes() + bits.tobytes() + row.starts.astype("<u4").tobytes()
 
 
-def decode(records: Sequence[bytes], sequence_length: int, dtype: str) -> dict[str, np.ndarray]:
-    """Returns the arrays of a batch, each `[B, S]`.
+def decode(records: Sequence[bytes], sequence_length: int, dtype: str) -> "Rows":
+    """Returns the arrays of a batch.
 
-    `tokens` and `targets` int32 (the target is the next token of the same segment, 0 where there is none),
-    `segment_ids` int32 (1 … n, 0 = padding), `positions` int32 (restart at 0 in each segment), `loss_weights` float32
-    (0 at a segment's last token, in padding, and where the target is masked).
+    A target is the next token of the same segment, 0 where there is none; a loss weight is 0 at a segment's last token,
+    in padding, and where the target is masked, else 1.
     """
     b, s = len(records), sequence_length
     wide = DTYPES[dtype].itemsize * s

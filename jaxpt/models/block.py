@@ -1,24 +1,20 @@
-"""One decoder layer as a Flax NNX module: attention, then the feed-forward network, around the residual stream."""
+"""One decoder layer, a function of its leaves: attention, then the feed-forward network, around the residual stream."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxpt.kernels.attention import attention
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import LayerSpec, ModelConfig
 from jaxpt.models.experts import Network, mix, observe
-from jaxpt.models.init import init_leaf, leaf_key
 from jaxpt.models.norms import rms_norm
 from jaxpt.models.rope import rotate
 from jaxpt.models.routing import Routing, route
-from jaxpt.models.specs import ParamSpec
 from jaxpt.sharding.activations import constrain
 
 ACTIVATIONS = {
@@ -45,24 +41,25 @@ class Context:
     cache_positions: jax.Array | None = None
     tap: Callable[[str, jax.Array], None] | None = None
 
-    def tell(self, name: str, x: jax.Array) -> None:
+    def show(self, name: str, x: jax.Array) -> None:
         """Shows `x` to the tap, if there is one."""
         if self.tap is not None:
             self.tap(name, x)
 
 
-class Block(nnx.Module):
-    """A layer, or (with stacked specs) many of one structure; parameters named and shaped by the axis table."""
+Cache = tuple[jax.Array, jax.Array]  # keys and values of one layer, each [B, T, K, h]
 
-    def __init__(self, config: ModelConfig, specs: dict[str, ParamSpec], seed: Any, path: str):
-        """Declares the parameters `specs`; `path` is where they stand in the tree (it decides their values)."""
-        self.config = config
-        for name, spec in specs.items():
-            setattr(self, name, nnx.Param(init_leaf(spec, leaf_key(seed, f"{path}/{name}"))))
+
+@dataclass(frozen=True)
+class Block:
+    """One layer: `leaves` are its parameters by name, as `block_specs` declares them (no `layers` axis)."""
+
+    config: ModelConfig
+    leaves: Mapping[str, jax.Array]
 
     def __call__(
-        self, x: jax.Array, layer: LayerSpec, ctx: Context, compute: Compute, cache: Any = None
-    ) -> tuple[jax.Array, Any]:
+        self, x: jax.Array, layer: LayerSpec, ctx: Context, compute: Compute, cache: Cache | None = None
+    ) -> tuple[jax.Array, tuple[Cache | None, Routing | None]]:
         """Returns the stream `[B, S, D]` after this layer, and (cache, routing statistics) or None for each."""
         scale = self.config.residual_scale
         out, cache = self.attend(self._norm("attn_norm", x, compute), layer, ctx, compute, cache)
@@ -78,11 +75,11 @@ class Block(nnx.Module):
         return constrain(x + _scaled(out, scale).astype(x.dtype), "batch", "sequence", None), (cache, routing)
 
     def attend(
-        self, x: jax.Array, layer: LayerSpec, ctx: Context, compute: Compute, cache: Any
-    ) -> tuple[jax.Array, Any]:
+        self, x: jax.Array, layer: LayerSpec, ctx: Context, compute: Compute, cache: Cache | None
+    ) -> tuple[jax.Array, Cache | None]:
         """Self-attention of `x [B, S, D]` with grouped kv heads (Ainslie et al. 2023); with a cache, over the cache."""
         c = self.config
-        ctx.tell("attention_in", x)
+        ctx.show("attention_in", x)
         q, k, v = (self._project(name, x, compute) for name in ("q", "k", "v"))
         if c.qk_norm != "none":
             eps = c.norm_eps if c.qk_norm_eps is None else c.qk_norm_eps
@@ -108,32 +105,34 @@ class Block(nnx.Module):
             precision=compute.precision,
             **index,
         )
-        ctx.tell("attention_out", out)
-        o = self.o.value.astype(compute.jnp_dtype)
+        ctx.show("attention_out", out)
+        o = self.leaves["o"].astype(compute.jnp_dtype)
         y = jnp.einsum("bsnh,nhd->bsd", out, o, precision=compute.precision)
-        return (y + self.o_bias.value.astype(y.dtype) if c.o_bias else y), cache
+        return (y + self.leaves["o_bias"].astype(y.dtype) if c.o_bias else y), cache
 
     def mixture(self, x: jax.Array, compute: Compute, ctx: Context) -> tuple[jax.Array, Routing]:
         """Routed experts, plus the shared ones, of `x [B, S, D]`; and the routing statistics."""
         moe = self.config.moe
         assert moe is not None
-        ctx.tell("ffn_in", x)
+        ctx.show("ffn_in", x)
         valid = jnp.ones(x.shape[:2], bool) if ctx.segment_ids is None else ctx.segment_ids != 0
-        bias = self.router_bias.value if moe.selection_bias else None
-        experts, shares, routing = route(moe, self.router.value, bias, x, valid, compute.jnp_router_dtype)
-        w = tuple(getattr(self, f"expert_{n}").value.astype(compute.jnp_dtype) for n in ("gate", "up", "down"))
-        ctx.tell("router_shares", shares)
+        bias = self.leaves["router_bias"] if moe.selection_bias else None
+        experts, shares, routing = route(moe, self.leaves["router"], bias, x, valid, compute.jnp_router_dtype)
+        w = tuple(self.leaves[f"expert_{n}"].astype(compute.jnp_dtype) for n in ("gate", "up", "down"))
+        ctx.show("router_shares", shares)
         net = Network(ACTIVATIONS[self.config.activation], compute)
         if ctx.tap is not None:
             hidden, outputs = observe(moe, x, experts, shares * valid[..., None], w, net)
-            ctx.tell("expert_hidden", hidden)
-            ctx.tell("expert_out", outputs)
+            ctx.show("expert_hidden", hidden)
+            ctx.show("expert_out", outputs)
         out = mix(moe, x, experts, shares, w, net)
         if moe.shared_mlp:
-            tap = lambda name, value: ctx.tell("shared_hidden", value) if name == "ffn_hidden" else None  # noqa: E731
+            tap = lambda name, value: ctx.show("shared_hidden", value) if name == "ffn_hidden" else None  # noqa: E731
             shared = self.feed_forward(x, compute, dataclasses.replace(ctx, tap=tap), "shared_")
             if moe.shared_score:
-                score = jnp.einsum("bsd,d->bs", x, self.shared_score.value.astype(x.dtype), precision=compute.precision)
+                score = jnp.einsum(
+                    "bsd,d->bs", x, self.leaves["shared_score"].astype(x.dtype), precision=compute.precision
+                )
                 shared = shared * jax.nn.sigmoid(score)[..., None]
             out = out + shared
         return out, routing
@@ -141,30 +140,30 @@ class Block(nnx.Module):
     def feed_forward(self, x: jax.Array, compute: Compute, ctx: Context, prefix: str = "") -> jax.Array:
         """Gated feed-forward network, `down(act(gate x) * up x)` (Shazeer 2020, eq. 6), of `x [B, S, D]`."""
         names = (f"{prefix}gate", f"{prefix}up", f"{prefix}down")
-        gate, up, down = (getattr(self, n).value.astype(compute.jnp_dtype) for n in names)
+        gate, up, down = (self.leaves[n].astype(compute.jnp_dtype) for n in names)
         act = ACTIVATIONS[self.config.activation]
-        ctx.tell("ffn_in", x)
+        ctx.show("ffn_in", x)
         hidden = act(jnp.dot(x, gate, precision=compute.precision)) * jnp.dot(x, up, precision=compute.precision)
-        ctx.tell("ffn_hidden", hidden)
+        ctx.show("ffn_hidden", hidden)
         return jnp.dot(constrain(hidden, "batch", "sequence", "mlp"), down, precision=compute.precision)
 
     def _project(self, name: str, x: jax.Array, compute: Compute) -> jax.Array:
-        w = getattr(self, name).value.astype(compute.jnp_dtype)
+        w = self.leaves[name].astype(compute.jnp_dtype)
         y = jnp.einsum("bsd,dnh->bsnh", x, w, precision=compute.precision)
         if self.config.qkv_bias:
-            y = y + getattr(self, f"{name}_bias").value.astype(y.dtype)
+            y = y + self.leaves[f"{name}_bias"].astype(y.dtype)
         return constrain(y, "batch", "sequence", "heads" if name == "q" else "kv_heads", None)
 
     def _norm(self, name: str, x: jax.Array, compute: Compute) -> jax.Array:
         """The named norm in the compute dtype where this architecture has it, else x unchanged."""
-        if not hasattr(self, name):
+        if name not in self.leaves:
             return x.astype(compute.jnp_dtype)
         return self._rms(name, x.astype(compute.jnp_dtype), self.config.norm_eps, (-1,))
 
     def _rms(self, name: str, x: jax.Array, eps: float, axes: tuple[int, ...]) -> jax.Array:
         c = self.config
         cast_first = c.norm_cast_order == "gain_after_cast"
-        return rms_norm(x, getattr(self, name).value, eps, offset=c.norm_gain_offset, cast_first=cast_first, axes=axes)
+        return rms_norm(x, self.leaves[name], eps, offset=c.norm_gain_offset, cast_first=cast_first, axes=axes)
 
 
 def _scaled(x: jax.Array, scale: float) -> jax.Array:

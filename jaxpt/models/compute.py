@@ -1,10 +1,12 @@
 """How a model is computed, as opposed to what it is: dtypes, remat, attention implementation."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxpt.config.choice import option
 from jaxpt.errors import JaxptError, nearest
@@ -12,7 +14,7 @@ from jaxpt.errors import JaxptError, nearest
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 # What a block's backward pass finds saved; everything else it recomputes.
-REMAT_POLICIES: dict[str, Any] = {
+REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_saveable,
@@ -65,17 +67,17 @@ class Compute:
                 raise JaxptError(f"compute.{name} is {value!r}, it must be one of {list(names)}{nearest(value, names)}")
 
     @property
-    def jnp_dtype(self) -> Any:
+    def jnp_dtype(self) -> DTypeLike:
         """`dtype` as a jax.numpy dtype."""
         return _DTYPES[self.dtype]
 
     @property
-    def jnp_residual_dtype(self) -> Any:
+    def jnp_residual_dtype(self) -> DTypeLike:
         """The residual stream's dtype."""
         return _DTYPES[self.residual_dtype or self.dtype]
 
     @property
-    def jnp_router_dtype(self) -> Any:
+    def jnp_router_dtype(self) -> DTypeLike:
         """Dtype of router logits and softmax."""
         return _DTYPES[self.router_dtype]
 

@@ -153,42 +153,6 @@ class ModelConfig:
         """Global numbers of the layers stacked under `params["blocks"][structure]`, in stacking order."""
         return tuple(i for i, layer in enumerate(self.layers) if layer.ffn == structure)
 
-    def param_count(self) -> int:
-        """Number of parameters, a tied head counted once."""
-        from jaxpt.models.specs import flatten, param_specs
-
-        return sum(spec.size for spec in flatten(param_specs(self)).values())
-
-    def active_param_count(self) -> int:
-        """Number of parameters that one token passes through: of the routed experts only `experts_per_token`."""
-        from jaxpt.models.specs import flatten, param_specs
-
-        total = 0
-        for spec in flatten(param_specs(self)).values():
-            routed = self.moe is not None and "expert_mlp" in spec.axes
-            total += spec.size * self.moe.experts_per_token // self.moe.experts if routed else spec.size
-        return total
-
-    def flops_per_token(self, sequence_length: int, *, backward: bool = True) -> float:
-        """Floating-point operations per position of a training step (or of a forward pass alone).
-
-        A multiply-add counts as two; causal attention counts at half: a query of a full layer sees (S + 1) / 2 keys on
-        average, one of a window layer at most `window`. The embedding look-up is free, the head is not. Backward
-        counts twice the forward; recomputation by remat is not counted (the MFU convention of PaLM, appendix B).
-        """
-        d, f, hd = self.embed, self.mlp, self.head_dim
-        projections = 2 * d * hd * (2 * self.heads + 2 * self.kv_heads)
-        ffn = {"dense": 6 * d * f, "moe": 0}
-        if (m := self.moe) is not None:
-            width = m.experts_per_token * m.mlp + m.shared_mlp
-            ffn["moe"] = 6 * d * width + 2 * d * (m.experts + m.shared_score)
-        total = 0.0
-        for layer in self.layers:
-            seen = _mean_keys(sequence_length, layer.window)
-            total += projections + ffn[layer.ffn] + 4 * self.heads * hd * seen
-        total += 2 * d * self.vocab_size
-        return total * (3 if backward else 1)
-
     def replace(self, **changes: Any) -> "ModelConfig":
         """Returns a copy with fields changed, checked again."""
         return dataclasses.replace(self, **changes)
@@ -242,14 +206,6 @@ class ModelConfig:
 def uniform_layers(count: int, **kinds: Any) -> tuple[LayerSpec, ...]:
     """Returns `count` equal layers."""
     return (LayerSpec(**kinds),) * count
-
-
-def _mean_keys(sequence_length: int, window: int | None) -> float:
-    """Mean number of keys a causal query sees over positions 0 … S-1."""
-    s = sequence_length
-    if window is None or window >= s:
-        return (s + 1) / 2
-    return (window * (window + 1) / 2 + (s - window) * window) / s
 
 
 def _choice(name: str, value: Any, known: tuple[str, ...]) -> None:

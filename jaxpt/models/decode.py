@@ -1,16 +1,12 @@
 """Decoding with a key-value cache: the same blocks, attending over what earlier calls stored."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
-from jaxpt.models.decoder import bind
-
-Cache = tuple[jax.Array, jax.Array]
+from jaxpt.models.decoder import Cache, hidden, logits
+from jaxpt.models.specs import Params
 
 
 def empty_cache(config: ModelConfig, batch: int, length: int, compute: Compute = Compute()) -> Cache:  # noqa: B008
@@ -21,7 +17,7 @@ def empty_cache(config: ModelConfig, batch: int, length: int, compute: Compute =
 
 def extend(
     config: ModelConfig,
-    params: Mapping[str, Any],
+    params: Params,
     cache: Cache,
     tokens: jax.Array,
     positions: jax.Array,
@@ -44,6 +40,5 @@ def extend(
     Returns:
         Float32 logits `[B, S, V]` and the cache with these tokens in it.
     """
-    module = bind(config, params)
-    x, cache, _ = module.hidden(tokens, None, positions, compute, cache)
-    return module.logits(x, compute)[..., : config.vocab_size], cache
+    x, cache, _ = hidden(config, params, tokens, None, positions, compute, cache)
+    return logits(config, params, x, compute)[..., : config.vocab_size], cache

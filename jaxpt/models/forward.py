@@ -1,19 +1,18 @@
 """The forward pass as pure functions of (config, params, tokens)."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
+from jaxpt.models import decoder
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
-from jaxpt.models.decoder import bind
+from jaxpt.models.routing import Routing
+from jaxpt.models.specs import Params
 
 
 def forward(
     config: ModelConfig,
-    params: Mapping[str, Any],
+    params: Params,
     tokens: jax.Array,
     segment_ids: jax.Array | None = None,
     positions: jax.Array | None = None,
@@ -36,7 +35,7 @@ def forward(
 
 def hidden(
     config: ModelConfig,
-    params: Mapping[str, Any],
+    params: Params,
     tokens: jax.Array,
     segment_ids: jax.Array | None = None,
     positions: jax.Array | None = None,
@@ -48,28 +47,28 @@ def hidden(
 
 def hidden_and_routing(
     config: ModelConfig,
-    params: Mapping[str, Any],
+    params: Params,
     tokens: jax.Array,
     segment_ids: jax.Array | None = None,
     positions: jax.Array | None = None,
     compute: Compute = Compute(),  # noqa: B008
-) -> tuple[jax.Array, Any]:
+) -> tuple[jax.Array, Routing | None]:
     """Returns `hidden`, and what the routers did: `jaxpt.models.routing.Routing` stacked over the
     mixture-of-experts layers (`counts [L, E]`, …), None without such layers. Tokens of segment 0 do not count."""
     tokens = jnp.asarray(tokens)
     segment_ids = None if segment_ids is None else jnp.asarray(segment_ids)
     if positions is None:
         positions = segment_positions(tokens, segment_ids)
-    x, _, routing = bind(config, params).hidden(tokens, segment_ids, positions, compute)
+    x, _, routing = decoder.hidden(config, params, tokens, segment_ids, positions, compute)
     return x, routing
 
 
-def unembed(config: ModelConfig, params: Mapping[str, Any], x: jax.Array, compute: Compute = Compute()) -> jax.Array:  # noqa: B008
+def unembed(config: ModelConfig, params: Params, x: jax.Array, compute: Compute = Compute()) -> jax.Array:  # noqa: B008
     """Returns float32 logits `[..., V']` of streams `x [..., D]`.
 
     V' is the vocabulary as it stands in memory; where it is padded the extra columns are -inf.
     """
-    return bind(config, params).logits(x, compute)
+    return decoder.logits(config, params, x, compute)
 
 
 def segment_positions(tokens: jax.Array, segment_ids: jax.Array | None) -> jax.Array:

@@ -1,14 +1,13 @@
 """Initial parameters: each value follows from the seed, its parameter's path and its layer, and from nothing else."""
 
 import hashlib
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxpt.models.config import ModelConfig
-from jaxpt.models.specs import ParamSpec, flatten, param_specs, unflatten
+from jaxpt.models.specs import Params, ParamSpec, flatten, param_specs, unflatten
 
 
 def leaf_key(seed: int | jax.Array, path: str) -> jax.Array:
@@ -17,7 +16,7 @@ def leaf_key(seed: int | jax.Array, path: str) -> jax.Array:
     return jax.random.fold_in(key, int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "little") & 0x7FFFFFFF)
 
 
-def init_leaf(spec: ParamSpec, key: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
+def init_leaf(spec: ParamSpec, key: jax.Array, dtype: DTypeLike = jnp.float32) -> jax.Array:
     """Returns one parameter's initial value, of `spec.shape`.
 
     A stacked parameter is drawn layer by layer inside `lax.map`, so that the random bits of only one layer are alive
@@ -35,7 +34,7 @@ def init_leaf(spec: ParamSpec, key: jax.Array, dtype: Any = jnp.float32) -> jax.
     return jax.lax.map(lambda k: draw(k, spec.shape[1:]), keys)
 
 
-def init_params(config: ModelConfig, seed: int, shardings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def init_params(config: ModelConfig, seed: int, shardings: Params | None = None) -> Params:
     """Returns freshly drawn float32 parameters.
 
     Args:

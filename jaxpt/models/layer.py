@@ -1,22 +1,14 @@
 """One layer at a time, for models of which only a slice is in memory: the stream before, through and after a layer."""
 
-import functools
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
-from flax import nnx
 
 from jaxpt.models.block import Block, Context
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import LayerSpec, ModelConfig
-from jaxpt.models.decoder import bind, rope_tables
-from jaxpt.models.specs import block_specs
-
-
-@functools.lru_cache(maxsize=64)
-def _abstract(config: ModelConfig, structure: str) -> tuple[Any, Any]:
-    return nnx.split(nnx.eval_shape(lambda: Block(config, block_specs(config, structure), 0, "")))
+from jaxpt.models.decoder import embedded, logits, normalised, rope_tables
+from jaxpt.models.specs import Params
 
 
 def run_layer(
@@ -41,19 +33,15 @@ def run_layer(
         compute: dtypes and attention implementation.
         tap: is shown the layer's activations; see `Context.tap`.
     """
-    graph, state = _abstract(config, layer.ffn)
-    state = jax.tree.map(lambda a: a, state)  # the cached one stays abstract
-    nnx.replace_by_pure_dict(state, dict(leaves))
     ctx = Context(rope_tables(config, positions), segment_ids, tap=tap)
-    return nnx.merge(graph, state)(x, layer, ctx, compute)[0]
+    return Block(config, leaves)(x, layer, ctx, compute)[0]
 
 
 def embed_tokens(config: ModelConfig, table: jax.Array, tokens: jax.Array, compute: Compute) -> jax.Array:
     """Returns the first stream `[B, S, D]`, from the token table `[V, D]` alone."""
-    return bind(config, {"embed": {"table": table}}).embedded(tokens, compute)
+    return embedded(config, table, tokens, compute)
 
 
-def finish(config: ModelConfig, outer: Mapping[str, Any], x: jax.Array, compute: Compute) -> jax.Array:
+def finish(config: ModelConfig, outer: Params, x: jax.Array, compute: Compute) -> jax.Array:
     """Returns float32 logits `[B, S, V]` of the last stream, from the parameters `outer` that stand outside blocks."""
-    decoder = bind(config, outer)
-    return decoder.logits(decoder.normalised(x, compute), compute)[..., : config.vocab_size]
+    return logits(config, outer, normalised(config, outer["final_norm"], x, compute), compute)[..., : config.vocab_size]

@@ -5,9 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jaxpt.models.config import ModelConfig
-from jaxpt.models.specs import flatten, param_specs
-
-Params = Mapping[str, Any]  # nested dict of arrays (or of what stands for them), as an axis table declares it
+from jaxpt.models.specs import Params, flatten, param_specs
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,11 @@
 """How a list of layers is run: the shortest repeating period as one scan, or runs of equal layers."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 
 from jaxpt.models.config import LayerSpec, ModelConfig
+from jaxpt.models.specs import Params
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Span:
         """Parameter structures the span uses."""
         return tuple(s for s, _ in self.starts)
 
-    def take(self, stacks: Mapping[str, Any]) -> dict[str, Any]:
+    def take(self, stacks: Params) -> Params:
         """Returns each structure's leaves as `[repeats, layers of it in a period, ...]`."""
         out = {}
         for structure, start in self.starts:

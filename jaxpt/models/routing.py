@@ -1,9 +1,8 @@
 """Which experts a token goes to, with which weight, and what the balance of a batch is judged by."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from jaxpt.models.moe_config import MoeConfig
 
@@ -12,7 +11,7 @@ Routing = dict[str, jax.Array]
 
 
 def route(
-    config: MoeConfig, router: jax.Array, bias: jax.Array | None, x: jax.Array, valid: jax.Array, dtype: Any
+    config: MoeConfig, router: jax.Array, bias: jax.Array | None, x: jax.Array, valid: jax.Array, dtype: DTypeLike
 ) -> tuple[jax.Array, jax.Array, Routing]:
     """Chooses experts for `x [B, S, D]`.
 

@@ -8,7 +8,10 @@ from typing import Any, Literal
 
 from jaxpt.models.config import ModelConfig
 
+Params = Mapping[str, Any]  # nested dict of arrays (or of one thing for each of them), as an axis table declares it
+Specs = Mapping[str, Any]  # an axis table: nested dict of `ParamSpec`
 GLOBAL_AXES = ("embed", "vocab")  # one index set for the whole model; every other axis has one per layer
+Residual = Literal["reads", "writes", "none"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class ParamSpec:
     axes: tuple[str, ...]
     fan_in_axes: tuple[str, ...] = ()
     fan_out_axes: tuple[str, ...] = ()
-    residual: Literal["reads", "writes", "none"] = "none"
+    residual: Residual = "none"
     gain_offset: int = 0
     init: Literal["normal", "zeros", "ones"] = "normal"
     init_std: float = 0.02
@@ -64,7 +67,7 @@ class ParamSpec:
         return math.prod(self.shape[self.axes.index(a)] for a in self.fan_in_axes)
 
 
-def param_specs(config: ModelConfig) -> dict[str, Any]:
+def param_specs(config: ModelConfig) -> Specs:
     """Returns the model's parameters as a nested dict of `ParamSpec`: the tree, the shapes and what they mean.
 
     Matrices start normal with deviation 0.02; those that write to the residual stream (o, down) with
@@ -145,7 +148,7 @@ def _moe_specs(config: ModelConfig, out_std: float) -> dict[str, ParamSpec]:
     return specs
 
 
-def _gain(config: ModelConfig, shape: tuple[int, ...], axes: tuple[str, ...], residual: Any) -> ParamSpec:
+def _gain(config: ModelConfig, shape: tuple[int, ...], axes: tuple[str, ...], residual: Residual) -> ParamSpec:
     offset = config.norm_gain_offset
     return ParamSpec(shape, axes, (), axes, residual, offset, "zeros" if offset else "ones", decay=False, gain=True)
 
@@ -155,7 +158,7 @@ def _stack(spec: ParamSpec, count: int) -> ParamSpec:
     return ParamSpec(**values)
 
 
-def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+def flatten(tree: Params) -> dict[str, Any]:
     """Returns a nested dict as one level, keys joined by "/": `{"blocks/dense/q": leaf}`; order is kept."""
     out: dict[str, Any] = {}
     for key, value in tree.items():
@@ -166,7 +169,7 @@ def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
+def unflatten(leaves: Params) -> dict[str, Any]:
     """Inverse of `flatten`."""
     out: dict[str, Any] = {}
     for path, leaf in leaves.items():
@@ -178,7 +181,7 @@ def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def map_specs(f: Callable[..., Any], specs: Mapping[str, Any], *trees: Mapping[str, Any]) -> dict[str, Any]:
+def map_specs(f: Callable[..., Any], specs: Specs, *trees: Params) -> dict[str, Any]:
     """Returns the tree of `f(path, spec, *leaves)` over the axis table and trees of the same structure."""
     flat = [flatten(t) for t in trees]
     return unflatten({path: f(path, spec, *(t[path] for t in flat)) for path, spec in flatten(specs).items()})

@@ -28,10 +28,9 @@ from jaxpt.config.choice import Choice
 from jaxpt.models.batch import Batch
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
-from jaxpt.models.specs import ParamSpec
+from jaxpt.models.specs import Params, ParamSpec
 from jaxpt.optim.optimizer import Optimizer
 
-Params = Mapping[str, Any]  # nested dict of arrays, same structure as `param_specs(model)`
 Sums = Mapping[str, Any]  # tree of arrays that add up over microbatches
 NONE: Mapping[str, Any] = {}
 
@@ -118,11 +117,11 @@ class Inputs:
     microbatches: int = 1
     rows_per_device: int = 1
     sources: int = 1
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Params = field(default_factory=dict)
     frozen: Mapping[str, FrozenModel] = field(default_factory=dict)
     scheduled: Mapping[str, jax.Array] = field(default_factory=dict)
     key: jax.Array | None = None
-    totals: Any = None
+    totals: Sums | None = None
 
 
 class Terms(NamedTuple):
@@ -162,7 +161,7 @@ class Objective(Choice, kind="objective", room="jaxpt.objectives", default="next
         """Returns functions of the progress through the stage, by name; a step gets their values, never recompiled."""
         return {}
 
-    def first_pass(self, inputs: Inputs) -> Any:
+    def first_pass(self, inputs: Inputs) -> Sums | None:
         """Returns sums over a microbatch that `terms` needs of the whole batch (as `totals`); None: nothing.
 
         It is called for every microbatch before the first of `terms`, without gradient.

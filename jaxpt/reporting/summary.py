@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any
 
 from jaxpt.models.config import ModelConfig
+from jaxpt.models.size import active_param_count, param_count
 from jaxpt.reporting.series import series
 from jaxpt.training.config import RunConfig
 from jaxpt.training.history import Leg, whole
@@ -46,8 +47,8 @@ def _shape(model: ModelConfig) -> str:
         m = model.moe
         shape += f"; {m.experts} experts of {m.mlp}, {m.experts_per_token} per token"
         shape += f", shared {m.shared_mlp}" if m.shared_mlp else ""
-        shape += f", in {len(model.layers_of('moe'))} layers, {model.active_param_count():,} parameters active"
-    return f"{model.param_count():,} parameters: {shape}, vocabulary {model.vocab_size:,}"
+        shape += f", in {len(model.layers_of('moe'))} layers, {active_param_count(model):,} parameters active"
+    return f"{param_count(model):,} parameters: {shape}, vocabulary {model.vocab_size:,}"
 
 
 def _speed(records: Records) -> Rows:

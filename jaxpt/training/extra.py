@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +9,11 @@ import jax.numpy as jnp
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.init import init_leaf, leaf_key
-from jaxpt.models.specs import flatten, unflatten
+from jaxpt.models.specs import Params, flatten, unflatten
 from jaxpt.objectives.objective import ExtraSpec, Group, Objective
 from jaxpt.optim.chain import BuiltOptimizer, descend, global_norm, make_optimizer
 from jaxpt.optim.optimizer import Optimizer
 from jaxpt.training.state import Layout, with_shardings
-
-Tree = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -27,17 +24,17 @@ class Extra:
     groups: Mapping[str, Group]
     optimizers: Mapping[str, BuiltOptimizer]
 
-    def values(self, seed: jax.Array) -> Tree:
+    def values(self, seed: jax.Array) -> Params:
         """First values, each from the seed and its path alone."""
         draw = lambda path, spec: init_leaf(spec, leaf_key(seed, f"extra/{path}")) + spec.init_mean  # noqa: E731
         return unflatten({path: draw(path, spec) for path, spec in self.specs.items()})
 
-    def of_group(self, tree: Tree, group: str) -> Tree:
+    def of_group(self, tree: Params, group: str) -> Params:
         """The part of a tree by path that belongs to `group`."""
         flat = flatten(tree)
         return unflatten({path: flat[path] for path, spec in self.specs.items() if spec.group == group})
 
-    def init(self, seed: jax.Array) -> Tree:
+    def init(self, seed: jax.Array) -> Params:
         """The first `State.extra`."""
         if not self.specs:
             return {}
@@ -47,7 +44,7 @@ class Extra:
             "opt_state": {g: o.init(self.of_group(values, g)) for g, o in self.optimizers.items()},
         }
 
-    def shardings(self, layout: Layout) -> Tree:
+    def shardings(self, layout: Layout) -> Params:
         """Where `State.extra` lies."""
         if not self.specs:
             return {}
@@ -57,11 +54,13 @@ class Extra:
             "opt_state": {g: o.state_shardings(self.of_group(where, g)) for g, o in self.optimizers.items()},
         }
 
-    def abstract(self, layout: Layout) -> Tree:
+    def abstract(self, layout: Layout) -> Params:
         """Shapes, dtypes and shardings of `State.extra`."""
         return with_shardings(jax.eval_shape(self.init, jnp.uint32(0)), self.shardings(layout))
 
-    def update(self, grads: Tree, extra: Tree, rates: Mapping[str, jax.Array]) -> tuple[Tree, Mapping[str, jax.Array]]:
+    def update(
+        self, grads: Params, extra: Params, rates: Mapping[str, jax.Array]
+    ) -> tuple[Params, Mapping[str, jax.Array]]:
         """Moves every group by its optimizer at its rate; returns the new `extra` and the groups' gradient norms."""
         values, states, norms = {}, {}, {}
         for name, group in self.groups.items():
@@ -104,7 +103,7 @@ def make_extra(objective: Objective, model: ModelConfig, where: str = "objective
     return Extra(specs, groups, optimizers)
 
 
-def begin(held: Tree, extra: Extra, layout: Layout, seed: int, *, anew: bool) -> tuple[Tree, list[str]]:
+def begin(held: Params, extra: Extra, layout: Layout, seed: int, *, anew: bool) -> tuple[Params, list[str]]:
     """Returns the `State.extra` that a stage begins or goes on with, and what a person should know of it.
 
     Args:
@@ -126,5 +125,5 @@ def begin(held: Tree, extra: Extra, layout: Layout, seed: int, *, anew: bool) ->
     return jax.jit(extra.init, out_shardings=shardings)(jnp.uint32(seed)), lines
 
 
-def _shapes(tree: Tree) -> dict[str, tuple[tuple[int, ...], str]]:
+def _shapes(tree: Params) -> dict[str, tuple[tuple[int, ...], str]]:
     return {path: (tuple(leaf.shape), str(leaf.dtype)) for path, leaf in flatten(tree).items()}

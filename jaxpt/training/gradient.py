@@ -9,11 +9,13 @@ import jax.numpy as jnp
 
 from jaxpt.errors import JaxptError
 from jaxpt.models.batch import Batch
-from jaxpt.objectives.objective import Inputs, Objective, Terms
+from jaxpt.models.specs import Params
+from jaxpt.objectives.objective import Inputs, Objective, Sums, Terms
 from jaxpt.sharding import constrain
 
-Trained = tuple[Any, Any]  # parameters and extra values
-Facts = tuple[Mapping[str, jax.Array], Mapping[str, Any]]  # Terms.named and Terms.sums
+Trained = tuple[Params, Params]  # parameters and extra values
+Facts = tuple[Mapping[str, jax.Array], Sums]  # Terms.named and Terms.sums
+Sum = tuple[Trained, Facts]  # what adds up over microbatches
 
 
 def gradient(
@@ -21,8 +23,8 @@ def gradient(
     inputs: Inputs,
     trained: Trained,
     shardings: Trained,
-    stop: Callable[[Any], Any] = lambda params: params,
-) -> tuple[Trained, Facts]:
+    stop: Callable[[Params], Params] = lambda params: params,
+) -> Sum:
     """Returns the gradient of all terms over the global batch, and their named values and sums.
 
     Args:
@@ -39,7 +41,7 @@ def gradient(
     def at(trained: Trained, **changes: Any) -> Inputs:
         return replace(inputs, params=stop(trained[0]), extra=trained[1], **changes)
 
-    def loss_of(trained: Trained, batch: Batch, totals: Any) -> tuple[jax.Array, Facts]:
+    def loss_of(trained: Trained, batch: Batch, totals: Sums | None) -> tuple[jax.Array, Facts]:
         loss, (named, sums) = _checked(objective, "terms", objective.terms(at(trained, batch=batch, totals=totals)))
         return loss, (named if "loss" in named else {"loss": loss, **named}, sums)
 
@@ -60,7 +62,7 @@ def gradient(
     return jax.tree.map(jnp.add, grads, more), ({**named, **named_once}, {**sums, **sums_once})
 
 
-def first_pass(objective: Objective, inputs: Inputs) -> Any:
+def first_pass(objective: Objective, inputs: Inputs) -> Sums | None:
     """Returns `objective.first_pass` summed over the global batch, without gradient; None where it returns None."""
     count, batch = inputs.microbatches, inputs.batch
     one = lambda piece: objective.first_pass(replace(inputs, batch=_placed(piece)))  # noqa: E731
@@ -73,11 +75,11 @@ def first_pass(objective: Objective, inputs: Inputs) -> Any:
     return jax.lax.stop_gradient(totals)
 
 
-def _summed(one: Callable[[Batch], Any], batch: Batch, count: int, shardings: Trained) -> Any:
+def _summed(one: Callable[[Batch], Sum], batch: Batch, count: int, shardings: Trained) -> Sum:
     """Sums gradients and facts over `count` microbatches; a microbatch takes every `count`-th row, so that each device
     keeps its own rows and every microbatch is mixed."""
 
-    def body(carry: Any, piece: Batch) -> tuple[Any, None]:
+    def body(carry: Sum, piece: Batch) -> tuple[Sum, None]:
         grads, facts = one(_placed(piece))
         grads = jax.lax.with_sharding_constraint(grads, shardings)
         return jax.tree.map(jnp.add, carry, (grads, facts)), None

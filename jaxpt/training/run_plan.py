@@ -14,6 +14,7 @@ from jaxpt.data.plan import flat_weights, row_weights
 from jaxpt.errors import JaxptError
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.section import stated, with_rope
+from jaxpt.models.size import param_count
 from jaxpt.optim.chain import BuiltOptimizer
 from jaxpt.optim.resized import resolve_changed
 from jaxpt.optim.schedule import Segment, learning_rate, resolve
@@ -224,7 +225,7 @@ def check_source(where: str, path: str, source: SourceFacts, model: ModelConfig,
 
 def check_disk(workdir: Path, model: ModelConfig, optimizer: BuiltOptimizer, keep: int) -> None:
     """Raises a JaxptError where the disk cannot hold `keep + 1` checkpoints of float32 parameters and their state."""
-    need = (4 * model.param_count() + optimizer.state_bytes) * (keep + 1)
+    need = (4 * param_count(model) + optimizer.state_bytes) * (keep + 1)
     free = shutil.disk_usage(workdir).free
     if free < need:
         raise JaxptError(

@@ -9,12 +9,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxpt.models.config import ModelConfig
-from jaxpt.models.specs import flatten, map_specs, param_specs
+from jaxpt.models.specs import Params, Specs, flatten, map_specs, param_specs
 from jaxpt.optim.chain import BuiltOptimizer
 from jaxpt.sharding import RULES, make_mesh, param_shardings
 from jaxpt.training.config import ShardingConfig
 
-Params = Mapping[str, Any]  # nested dict of arrays (or of what stands for them), as an axis table declares it
 NO_EXTRA: Mapping[str, Any] = {}
 
 
@@ -39,7 +38,7 @@ class Layout:
     """The mesh and where everything lies on it; `rules` say which axis name is split over which mesh axis."""
 
     mesh: Mesh
-    params: Any  # tree of NamedSharding
+    params: Params  # of NamedSharding
     rows: int  # devices that the rows of a batch are split over
     rules: Mapping[str, str] = field(default_factory=lambda: RULES)
 
@@ -48,7 +47,7 @@ class Layout:
         """Whole on every device."""
         return NamedSharding(self.mesh, PartitionSpec())
 
-    def of(self, specs: Mapping[str, Any]) -> Any:
+    def of(self, specs: Specs) -> Params:
         """Shardings of another axis table; what the mesh does not divide stays whole."""
         return param_shardings(specs, self.mesh, self.rules, tuple(flatten(specs)))
 

@@ -66,19 +66,14 @@ def make_step(
         JaxptError: rows that do not divide over microbatches and devices, a name in `freeze` that the model lacks,
             extra things or groups of the objective that do not fit together.
     """
-    rows = spec.batch_size // spec.microbatches
-    if rows % layout.rows:
-        raise JaxptError(
-            f"{where}.batch_size {spec.batch_size} in {spec.microbatches} microbatches gives {rows} rows, which the "
-            f"{layout.rows} devices on the mesh axes data, fsdp and expert do not divide"
-        )
     objective, configs = spec.objective, frozen or {}
+    rows = _rows_per_device(spec, layout, where)
     extra = make_extra(objective, spec.model, f"{where}.objective")
     masks = trainable(
         spec.model, param_specs(spec.model), spec.freeze, f"{where}.freeze", may_freeze_all=bool(extra.specs)
     )
-    sizes = {"microbatches": spec.microbatches, "rows_per_device": rows // layout.rows, "sources": spec.sources}
-    where_extra = extra.shardings(layout)
+    shardings = state_shardings(layout, optimizer)._replace(extra=extra.shardings(layout))
+    of_trained = (layout.params, shardings.extra.get("values", {}))
 
     def step(state: State, batch: Batch, given: StepArguments) -> tuple[State, Metrics]:
         weight_sum = jnp.sum(batch["loss_weights"])
@@ -90,15 +85,16 @@ def make_step(
             batch,
             weight_sum,
             spec.compute,
-            **sizes,
+            spec.microbatches,
+            rows,
+            spec.sources,
             extra=values,
             frozen={name: FrozenModel(configs[name], params) for name, params in given.frozen.items()},
             scheduled=given.scheduled,
             key=jax.random.fold_in(jax.random.key(given.seed), given.step),
         )
-        places = (layout.params, where_extra.get("values", {}))
         stop = lambda params: stop_frozen(params, masks)  # noqa: E731
-        (grads, extra_grads), (named, sums) = gradient(objective, inputs, (state.params, values), places, stop)
+        (grads, extra_grads), (named, sums) = gradient(objective, inputs, (state.params, values), of_trained, stop)
         grads = mask_gradients(grads, masks)
         norm = global_norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -115,7 +111,6 @@ def make_step(
         }
         return State(params, opt_state, new_extra), metrics
 
-    shardings = state_shardings(layout, optimizer)._replace(extra=where_extra)
     arguments = StepArguments(*[layout.replicated] * 5, {n: layout.of(param_specs(c)) for n, c in configs.items()})
     return jax.jit(
         step,
@@ -123,3 +118,13 @@ def make_step(
         in_shardings=(shardings, batch_sharding(layout.mesh), arguments),
         out_shardings=(shardings, layout.replicated),
     )
+
+
+def _rows_per_device(spec: StepSpec, layout: Layout, where: str) -> int:
+    rows = spec.batch_size // spec.microbatches
+    if rows % layout.rows:
+        raise JaxptError(
+            f"{where}.batch_size {spec.batch_size} in {spec.microbatches} microbatches gives {rows} rows, which the "
+            f"{layout.rows} devices on the mesh axes data, fsdp and expert do not divide"
+        )
+    return rows // layout.rows

@@ -9,6 +9,7 @@ import numpy as np
 from jaxpt.checkpoints.checkpoints import Checkpoints
 from jaxpt.config.duration import Duration
 from jaxpt.errors import JaxptError
+from jaxpt.models.size import flops_per_token
 from jaxpt.training.active_run import ActiveRun
 from jaxpt.training.events import Changes, Due, Event, RunView
 
@@ -43,7 +44,7 @@ class StepRecords(Event):
                 record[f"train/loss/{name}"] = float(nll / weight)
         record |= run.feed.metrics(step)
         record["optim/learning_rate"] = stage.rate(step - 1)
-        flops = stage.model.flops_per_token(stage.config.sequence_length)
+        flops = flops_per_token(stage.model, stage.config.sequence_length)
         return record | run.clock.lap(stage.config.tokens_per_step, flops, run.peak_flops)
 
     def _compare(self, step: int, record: Mapping[str, Any]) -> None:

@@ -153,19 +153,17 @@ def test_mixed_patterns_equal_an_unrolled_run():
     by_layer = []
     for i, layer in enumerate(c.layers):
         by_layer.append((c.replace(layers=(layer,)), jax.tree.map(lambda a, i=i: a[i : i + 1], p["blocks"])))
-    from jaxpt.models.block import Context
-    from jaxpt.models.decoder import bind
+    from jaxpt.models.block import Block, Context
+    from jaxpt.models.decoder import hidden
     from jaxpt.models.rope import cos_sin
 
     positions = jnp.tile(jnp.arange(12), (2, 1))
     ctx = Context({"global": cos_sin(c.rope, c.head_dim, positions)}, None)
     x = p["embed"]["table"][TOKENS]
     for one, blocks in by_layer:
-        block = bind(one, {**p, "blocks": jax.tree.map(lambda a: a[0], blocks)}).blocks.dense
+        block = Block(one, jax.tree.map(lambda a: a[0], blocks)["dense"])
         x, _ = block(x, one.layers[0], ctx, Compute())
-    np.testing.assert_allclose(
-        bind(c, p).hidden(TOKENS, None, positions, Compute())[0], _normed(x, p), rtol=2e-5, atol=2e-5
-    )
+    np.testing.assert_allclose(hidden(c, p, TOKENS, None, positions, Compute())[0], _normed(x, p), rtol=2e-5, atol=2e-5)
 
 
 def _normed(x, p):

@@ -12,6 +12,7 @@ from jaxpt.models import Compute, LayerSpec, ModelConfig, MoeConfig, flatten, fo
 from jaxpt.models.decode import empty_cache, extend
 from jaxpt.models.experts import Network, mix
 from jaxpt.models.routing import route
+from jaxpt.models.size import active_param_count, param_count
 from jaxpt.sharding import make_mesh, param_shardings
 from tests.models.tiny import VARIANTS, config, random_params
 
@@ -177,8 +178,8 @@ def test_parameters_and_active_parameters_are_the_closed_form():
     d, e, f = 24, 6, 16
     attention = d * 8 * (2 * 6 + 2 * 2) + 2 * d + 2 * 8
     outer = 2 * 61 * d + d
-    assert MOE.param_count() == 3 * (attention + d * e + 3 * e * d * f) + outer
-    assert MOE.active_param_count() == 3 * (attention + d * e + 3 * 2 * d * f) + outer
+    assert param_count(MOE) == 3 * (attention + d * e + 3 * e * d * f) + outer
+    assert active_param_count(MOE) == 3 * (attention + d * e + 3 * 2 * d * f) + outer
 
 
 def test_config_survives_json_and_contradictions_are_named():

@@ -19,6 +19,7 @@ from jaxpt.models import (
 )
 from jaxpt.models.decoder import Decoder
 from jaxpt.models.presets import PRESETS, preset
+from jaxpt.models.size import flops_per_token, param_count
 from tests.models.tiny import VARIANTS, config
 
 
@@ -117,7 +118,7 @@ def test_unknown_key_names_its_nearest_neighbour():
     ],
 )
 def test_presets_have_the_published_parameter_counts(name, billions):
-    assert PRESETS[name].param_count() == round(billions * 1e9)
+    assert param_count(PRESETS[name]) == round(billions * 1e9)
 
 
 def test_queries_and_keys_of_mixtures_are_normed_unless_said_otherwise():
@@ -134,15 +135,15 @@ def test_flops_per_token_agree_with_the_closed_form():
     c, s = config(), 32
     matmul = sum(x.size for p, x in flatten(param_specs(c)).items() if x.fan_in_axes)
     attention = 3 * 2 * 2 * c.heads * c.head_dim * (s + 1) / 2  # 3 layers, q·k and weights·v, causal mean of keys
-    assert c.flops_per_token(s, backward=False) == 2 * matmul + attention
-    assert c.flops_per_token(s) == 3 * c.flops_per_token(s, backward=False)
+    assert flops_per_token(c, s, backward=False) == 2 * matmul + attention
+    assert flops_per_token(c, s) == 3 * flops_per_token(c, s, backward=False)
 
 
 def test_flops_of_a_window_count_the_keys_it_sees():
     c = config(layers=(LayerSpec("window", 4),))
     full = config(layers=(LayerSpec(),))
     seen = sum(min(i + 1, 4) for i in range(32)) / 32
-    gap = full.flops_per_token(32, backward=False) - c.flops_per_token(32, backward=False)
+    gap = flops_per_token(full, 32, backward=False) - flops_per_token(c, 32, backward=False)
     assert gap == pytest.approx(4 * c.heads * c.head_dim * (33 / 2 - seen))
 
 

@@ -17,6 +17,7 @@ PROGRAM = """
 import json, os, sys
 os.environ["JAX_PLATFORMS"] = "cpu"
 from types import SimpleNamespace
+from jaxpt.models.size import param_count
 from jaxpt.training.config import RunConfig
 from jaxpt.errors import JaxptError
 from jaxpt.models.specs import flatten
@@ -42,7 +43,7 @@ except JaxptError as e:
     sys.exit()
 specs = {path: list(s.spec) for path, s in flatten(got.state_shardings._asdict()).items()}
 facts = {k: getattr(got, k) for k in ("arguments", "aliased", "temporary", "collectives", "custom_kernels")}
-print(json.dumps({**facts, "specs": specs, "params": plan.model.param_count()}))
+print(json.dumps({**facts, "specs": specs, "params": param_count(plan.model)}))
 """
 
 
