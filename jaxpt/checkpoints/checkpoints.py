@@ -141,7 +141,7 @@ class Checkpoints:
         abstract: Mapping[str, Any],
         log: Callable[[str], None],
         from_step: int | None = None,
-        config: Any = None,
+        config: object = None,
     ) -> Restored | None:
         """As `restoring.restore`, on this folder.
 

@@ -63,7 +63,7 @@ class Metrics:
                 if isinstance(value, int | float):
                     self._board.add_scalar(name, value, step)
 
-    def event(self, name: str, step: int, **facts: Any) -> None:
+    def event(self, name: str, step: int, **facts: object) -> None:
         """Appends what happened (start, resume, save, evaluation, …) with the wall-clock time, to events.jsonl."""
         if self._write:
             _append(self._events, {"event": name, "step": step, "time": time.time(), **facts})

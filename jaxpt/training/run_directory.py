@@ -131,7 +131,7 @@ def _stored_config(workdir: Path) -> dict[str, Any]:
         return stored
 
 
-def _another_run(workdir: Path, what: str, old: Any, value: Any) -> JaxptError:
+def _another_run(workdir: Path, what: str, old: object, value: object) -> JaxptError:
     return JaxptError(
         f"{workdir} holds a run with {what}={old!r}, now it is {value!r}; take that value or another --workdir"
     )
@@ -151,7 +151,7 @@ def _tokenizer_files(workdir: Path, digests: Digests | None, fingerprint: str | 
     return [f"tokenizer/{file.name}" for file in before.files]
 
 
-def differences(before: Any, now: Any, where: str = "") -> list[tuple[str, Any, Any]]:
+def differences(before: object, now: object, where: str = "") -> list[tuple[str, object, object]]:
     """Returns `(key, before, now)` for every leaf that differs between two trees of plain values."""
     if isinstance(before, dict) and isinstance(now, dict):
         keys = [*before, *[k for k in now if k not in before]]
@@ -162,5 +162,5 @@ def differences(before: Any, now: Any, where: str = "") -> list[tuple[str, Any, 
     return [] if before == now else [(where, before, now)]
 
 
-def _json(values: Any) -> bytes:
+def _json(values: object) -> bytes:
     return (json.dumps(values, indent=2) + "\n").encode()

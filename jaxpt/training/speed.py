@@ -4,7 +4,6 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +89,7 @@ class Clock:
         return out
 
     @contextlib.contextmanager
-    def pause(self, pending: Any = ()) -> Iterator[None]:
+    def pause(self, pending: object = ()) -> Iterator[None]:
         """Leaves what is done inside out of the lap; `pending` device work is waited for first."""
         jax.block_until_ready(pending)
         start = time.perf_counter()

@@ -11,7 +11,8 @@ from jaxpt.checkpoints import checkpoints as checkpoints_module
 from jaxpt.checkpoints import reading, run_item
 from jaxpt.checkpoints.checkpoints import Checkpoints, Retention, finished_steps, read_run
 from jaxpt.errors import JaxptError
-from jaxpt.training import loop
+from jaxpt.training import program as programs
+from jaxpt.training import saving, step_records
 from jaxpt.training.metrics import read
 from jaxpt.training.state import abstract_state, new_state
 from tests.training import run_made
@@ -73,8 +74,14 @@ def test_a_rate_that_explodes_costs_no_good_checkpoint_and_the_run_goes_on_from_
         strict(tmp_path / name)
 
 
+def unchecked(monkeypatch):
+    """No step looks at the values that it logs."""
+    for module in (saving, step_records):
+        monkeypatch.setattr(module, "check_finite", lambda step, values, checkpoints: None)
+
+
 def test_the_state_is_looked_at_where_no_value_of_the_step_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_check_finite", lambda run, values: None)
+    unchecked(monkeypatch)
     with pytest.raises(JaxptError, match=r"step 15 is not saved, its state holds NaN .*\(params/.*checkpoint is 10"):
         run_made.start(tmp_path, stages=[EXPLODES], **SELDOM)
     assert finished_steps(tmp_path) == [5, 10]
@@ -82,7 +89,7 @@ def test_the_state_is_looked_at_where_no_value_of_the_step_is(tmp_path, monkeypa
 
 def with_values(monkeypatch, at, **odd):
     """Every compiled step reports `odd` values after step `at`."""
-    real = loop.make_step
+    real = programs.make_step
 
     def make_step(*args):
         step = real(*args)
@@ -95,7 +102,7 @@ def with_values(monkeypatch, at, **odd):
         run.steps, run._cache_size = 0, step._cache_size
         return run
 
-    monkeypatch.setattr(loop, "make_step", make_step)
+    monkeypatch.setattr(programs, "make_step", make_step)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -162,7 +169,7 @@ def of_an_earlier_version(monkeypatch):
     monkeypatch.setattr(checkpoints_module, "scan_state", lambda s: reading.Scan(real(s).digests, []))
     plain = lambda run: {k: v for k, v in run.items() if k not in ("finite", "went_back")}  # noqa: E731
     monkeypatch.setattr(run_item, "seal", plain)
-    monkeypatch.setattr(loop, "_check_finite", lambda run, values: None)
+    unchecked(monkeypatch)
 
 
 def test_an_old_checkpoint_that_is_not_finite_names_the_finite_one_before_it(tmp_path, monkeypatch):

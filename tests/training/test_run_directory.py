@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from jaxpt import api, tokenizers
+from jaxpt.checkpoints import run_files
 from jaxpt.config import file as config_file
 from jaxpt.errors import JaxptError
 from jaxpt.files import digests
@@ -54,8 +55,8 @@ def contents(workdir):
 def everything(workdir):
     """What is read of the small files by all who read them."""
     config = config_file.load(RunConfig, str(workdir / "config.json"))
-    found = tokenizers.load(workdir / "tokenizer") if run_directory.has_tokenizer(workdir) else None
-    lineage, model = run_directory.read_lineage(workdir), run_directory.stored_model(workdir)
+    found = tokenizers.load(workdir / "tokenizer") if run_files.has_tokenizer(workdir) else None
+    lineage, model = run_files.read_lineage(workdir), run_files.stored_model(workdir)
     return config, model, lineage, found.fingerprint, found.settings
 
 
@@ -143,13 +144,13 @@ def test_another_tokenizer_or_model_is_refused(run, tokenizer, tmp_path):
 def test_where_a_run_began_stays_what_it_was(run, tokenizer):
     """What `init_from` names may have trained on since."""
     run_directory.prepare(run, saved_config(), MODEL, tokenizer, [{"op": "later"}])
-    assert run_directory.read_lineage(run) == LINEAGE
+    assert run_files.read_lineage(run) == LINEAGE
     begun = starting_point.as_begun(run)
     assert begun.lineage == LINEAGE
     assert begun.model == MODEL
     shutil.rmtree(run / "checkpoints")  # before its first checkpoint a run begins anew
     run_directory.prepare(run, saved_config(), MODEL, tokenizer, [{"op": "later"}])
-    assert run_directory.read_lineage(run) == [{"op": "later"}]
+    assert run_files.read_lineage(run) == [{"op": "later"}]
 
 
 @pytest.mark.parametrize("first", [True, False])
