@@ -16,18 +16,18 @@ class PipelineStep:
     A text among the options may hold `{NAME}`, the folder of an earlier step.
     """
 
-    command: str
-    name: str = ""
-    inputs: tuple[str, ...] = ()
-    options: dict[str, Any] = options_of(DataStep, "command")
+    command: str = option(doc="a command of jaxpt-data, or package.module:Class")
+    name: str = option("", "of the step and its folder (default: the command's)")
+    inputs: tuple[str, ...] = option((), "names of earlier steps, or paths (default: the step before, or the input)")
+    options: dict[str, Any] = options_of(DataStep, "command", "those of the command")
 
 
 @dataclass(frozen=True)
 class Pipeline:
     """Steps from raw text on; all fields but these two go to every step that has an option of that name."""
 
-    input: str
-    steps: tuple[PipelineStep, ...]
+    input: str = option(doc="globs of raw text, comma-separated")
+    steps: tuple[PipelineStep, ...] = option(doc="in order")
     text_field: str = option("text", "of records: where the text is")
     tokenizer: str | None = option(None, "directory, .model or tokenizer.json")
     eval: str | None = option(None, "evaluation sets that must not be in the text")
