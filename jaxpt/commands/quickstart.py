@@ -15,7 +15,7 @@ from jaxpt.data import standard_library
 from jaxpt.data.build import Packing, build
 from jaxpt.errors import JaxptError
 from jaxpt.files.lock import Lock, inside
-from jaxpt.generation.generate import Sampling, generate
+from jaxpt.generation import Sampling, continue_texts
 from jaxpt.reporting import write_report
 from jaxpt.training.config import RunConfig
 from jaxpt.training.metrics import read
@@ -120,13 +120,7 @@ def results(workdir: Path) -> str:
 
 def samples(run: Path, config: RunConfig, tokens: int = 80) -> str:
     """Returns text that the trained model continues, a prompt per source."""
-    model = api.load(run)
-    tokenizer = model.tokenizer
-    prompts = [tokenizer.encode(text, bos=True) for text in PROMPTS.values()]
-    stop = [tokenizer.eos_id]
-    how = {"sampling": Sampling(0.7, top_p=0.9), "seed": config.seed, "stop_ids": stop}
-    new = generate(model.config, model.params, prompts, tokens, **how)
-    parts = []
-    for (name, prompt), ids in zip(PROMPTS.items(), new):
-        parts.append(f"\n--- {name} ---\n{prompt}{tokenizer.decode([i for i in ids if i != tokenizer.eos_id])}")
-    return "\n".join(parts)
+    texts = continue_texts(
+        api.load(run), list(PROMPTS.values()), tokens, sampling=Sampling(0.7, top_p=0.9), seed=config.seed
+    )
+    return "\n".join(f"\n--- {name} ---\n{text}" for name, text in zip(PROMPTS, texts))

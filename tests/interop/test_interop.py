@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from jaxpt import api, cli
 from jaxpt.bundles import open_bundle, save_bundle
 from jaxpt.errors import JaxptError
-from jaxpt.generation.generate import Sampling, generate
+from jaxpt.generation import Sampling, generate
 from jaxpt.interop import export_bundle, import_bundle, load_hf
 from jaxpt.interop.checkpoint import HuggingFaceCheckpoint
 from jaxpt.models import Model, MoeConfig, flatten, forward, param_specs, uniform_layers

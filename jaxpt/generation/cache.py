@@ -1,7 +1,4 @@
-"""Decoding with a key-value cache: the same blocks, attending over what earlier calls stored."""
-
-from collections.abc import Mapping
-from typing import Any
+"""The key-value cache: the model's own blocks, attending over what earlier calls stored."""
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +6,9 @@ import jax.numpy as jnp
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.decoder import bind
+from jaxpt.models.params import Params
 
-Cache = tuple[jax.Array, jax.Array]
+Cache = tuple[jax.Array, jax.Array]  # keys and values, each `[L, B, T, K, h]`
 
 
 def empty_cache(config: ModelConfig, batch: int, length: int, compute: Compute = Compute()) -> Cache:  # noqa: B008
@@ -21,7 +19,7 @@ def empty_cache(config: ModelConfig, batch: int, length: int, compute: Compute =
 
 def extend(
     config: ModelConfig,
-    params: Mapping[str, Any],
+    params: Params,
     cache: Cache,
     tokens: jax.Array,
     positions: jax.Array,
