@@ -12,7 +12,9 @@ Losses = tuple[jax.Array, jax.Array, jax.Array]
 
 
 def from_logits(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns negative log-likelihood and log-sum-exp, float32 `[B, S]`.
+    """Returns each token's negative log-likelihood in nats, and log-sum-exp, float32 `[B, S]`.
+
+    The one place where a loss per token is computed: training, bits per byte, perplexities and calibration use it.
 
     Args:
         logits: `[B, S, V]` float32; -inf where a column is no token.

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpt.errors import JaxptError
+from jaxpt.kernels.cross_entropy import from_logits
 from jaxpt.models import Compute, LayerSpec, ModelConfig, flatten, param_specs
 from jaxpt.models.layer import embed_tokens, finish, run_layer
 from jaxpt.models.specs import block_specs
@@ -109,9 +110,8 @@ def _on_host(x: jax.Array) -> np.ndarray:
 def _nll(
     config: ModelConfig, compute: Compute, outer: Any, x: jax.Array, targets: jax.Array, weights: jax.Array
 ) -> Any:
-    logp = jax.nn.log_softmax(finish(config, outer, x, compute))
-    picked = jnp.take_along_axis(logp, targets[..., None], -1)[..., 0]
-    return -(picked * weights).sum(), weights.sum()
+    nll, _ = from_logits(finish(config, outer, x, compute), targets)
+    return (nll * weights).sum(), weights.sum()
 
 
 def loss(source: Source, batches: Sequence[Mapping[str, Any]], compute: Compute = Compute()) -> float:  # noqa: B008
