@@ -14,11 +14,12 @@ def python_files(checkout: Path, packages: Iterable[str] = PACKAGES) -> list[Pat
 
 
 def imports(path: Path) -> set[str]:
-    """Returns the modules of `PACKAGES` that a file imports at any depth; `from a import b` gives `a` and `a.b`."""
+    """Returns the modules of `PACKAGES` that a file imports at any depth; `from a.b import c` gives `a.b`, `a.b.c`."""
     modules = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
-            modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            modules |= {f"{node.module}.{alias.name}" for alias in node.names}
+            modules |= {node.module} if "." in node.module else set()
         elif isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names}
     return {module for module in modules if module.split(".")[0] in PACKAGES}
@@ -31,15 +32,14 @@ def room_of(path: Path, checkout: Path) -> str:
     return "/".join(path.relative_to(checkout).with_suffix("").parts[:2])
 
 
-def room_named(module: str, checkout: Path) -> str | None:
-    """Returns the room of an imported module ("jaxpt/data" for `jaxpt.data.packed`); None for a package itself."""
-    parts = module.split(".")
-    if len(parts) < 2:
-        return None
-    place = checkout / parts[0] / parts[1]
+def room_named(module: str, checkout: Path) -> str:
+    """Returns the room of an imported module: "jaxpt/data" for `jaxpt.data.packed`, "jaxpt/__init__" for `jaxpt`."""
+    package, _, rest = module.partition(".")
+    name = rest.partition(".")[0] or "__init__"
+    place = checkout / package / name
     if place.is_dir() or place.with_suffix(".py").is_file():
-        return f"{parts[0]}/{parts[1]}"
-    return f"{parts[0]}/__init__"  # a name that the package itself hands out
+        return f"{package}/{name}"
+    return f"{package}/__init__"  # a name that the package itself hands out
 
 
 def room_imports(checkout: Path) -> dict[str, set[str]]:
@@ -48,7 +48,7 @@ def room_imports(checkout: Path) -> dict[str, set[str]]:
     for path in python_files(checkout):
         room = room_of(path, checkout)
         named = {room_named(module, checkout) for module in imports(path)}
-        out.setdefault(room, set()).update(r for r in named if r is not None and r != room)
+        out.setdefault(room, set()).update(named - {room})
     return out
 
 
