@@ -17,6 +17,7 @@ test: $(VENV)/dev
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # the picture of the rooms, drawn from their imports, and the figures of the code
 house: $(VENV)/dev

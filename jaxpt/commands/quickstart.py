@@ -17,6 +17,7 @@ from jaxpt.errors import JaxptError
 from jaxpt.files.lock import Lock, inside
 from jaxpt.generation import Sampling, continue_texts
 from jaxpt.reporting import write_report
+from jaxpt.tokenizers.interface import Tokenizer
 from jaxpt.training.config import RunConfig
 from jaxpt.training.metrics import read
 
@@ -80,16 +81,16 @@ def prepare(folder: Path, vocab_size: int, sequence_length: int) -> None:
         if (folder / "packed" / name).exists():
             continue
         (folder / "packed").mkdir(exist_ok=True)
-        size = sum(1 for _ in (text / f"{name}.train.jsonl").open(encoding="utf-8"))
-        with progress(size, f"pack {name}", "doc") as bar:
-            build(
-                str(text / f"{name}.train.jsonl"),
-                folder / "packed" / name,
-                tokenizer,
-                sequence_length,
-                Packing(bos=True),
-                report=lambda documents, tokens, bar=bar: bar.update(documents) and None,
-            )
+        _pack(text / f"{name}.train.jsonl", folder / "packed" / name, tokenizer, sequence_length)
+
+
+def _pack(text: Path, target: Path, tokenizer: Tokenizer, sequence_length: int) -> None:
+    size = sum(1 for _ in text.open(encoding="utf-8"))
+    with progress(size, f"pack {target.name}", "doc") as bar:
+        how = Packing(bos=True)
+        build(
+            str(text), target, tokenizer, sequence_length, how, report=lambda documents, tokens: bar.update(documents)
+        )
 
 
 def _sample(file: Path, characters: int = 1_200_000) -> list[str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+DTYPES: dict[str, np.dtype] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 
 
 def token_dtype(vocab_size: int) -> str:

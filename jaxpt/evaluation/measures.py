@@ -11,9 +11,9 @@ from typing import Any
 import jax
 
 from jaxpt import api
-from jaxpt.data.plan import flat_weights
 from jaxpt.data.reweight import reweight
 from jaxpt.data.text_files import read_documents
+from jaxpt.data.weights import flat_weights
 from jaxpt.errors import JaxptError
 from jaxpt.evaluation.bits_per_byte import HeldOut, bits_per_byte, first, held_out, token_losses
 from jaxpt.files.digests import canonical_digest, read_bytes, report_without_digests

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from jaxpt.config.duration import Duration, parse
 from jaxpt.data.build import Packing
-from jaxpt.data.plan import flat_weights
 from jaxpt.data.pose import Pose
+from jaxpt.data.weights import flat_weights
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.files.names import path_component
 from jaxpt.models.config import ModelConfig, RopeConfig
@@ -114,7 +114,7 @@ class ReweightConfig:
 class StageConfig:
     """One leg of a run.
 
-    `mixture` gives each source a number, `"size"`, or groups `{weight, sources}`: see `jaxpt.data.plan.flat_weights`.
+    `mixture` gives each source a number, `"size"`, or groups `{weight, sources}`: see `jaxpt.data.weights`.
     Weights count row slots, or with `mixture_unit` "tokens" real tokens without padding.
     `load` says what continues from the stage before (or from `init_from`): "params" starts the optimizer afresh.
     `freeze` lists axis names ("vocab"), path patterns ("blocks/*/q") and layers ("layers[0:4]", global numbers).

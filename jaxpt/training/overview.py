@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 
 from jaxpt.cli.terminal import table
-from jaxpt.data.plan import flat_weights
+from jaxpt.data.weights import flat_weights
 from jaxpt.training.config import ObjectiveConfig
 from jaxpt.training.plan import Plan, Source, StagePlan, stated
 

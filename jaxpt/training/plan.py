@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from jaxpt.config.duration import parse
-from jaxpt.data.plan import flat_weights, row_weights
+from jaxpt.data.weights import flat_weights, row_weights
 from jaxpt.errors import JaxptError
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig

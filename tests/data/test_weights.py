@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxpt.data.plan import flat_weights, row_weights
+from jaxpt.data.weights import flat_weights, row_weights
 from jaxpt.errors import JaxptError
 
 GROUPED = {"math": {"weight": 0.4, "sources": {"synthetic": 0.7, "web": 0.3}}, "code": 0.6}
