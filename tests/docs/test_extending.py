@@ -28,7 +28,7 @@ def get_config(folder):
         model=dict(vocab_size=280, embed=16, heads=2, kv_heads=1, head_dim=8, mlp=32, layers=2, tie_embeddings=True),
         tokenizer=folder + "/tokenizer.model",
         sources=dict(sums=dict(path=folder + "/packed", repeat=100)),
-        stages=[dict(duration="4 steps", batch_size=4, sequence_length=32, mixture=dict(sums=1))],
+        stages=[dict(duration="4 steps", batch_size=4, sequence_length=32, mixture=dict(sums=1), {stage})],
         metrics=dict(every=1, tensorboard=False),
         {more}
     )
@@ -50,9 +50,9 @@ def setting(tmp_path_factory):
     return folder
 
 
-def train(folder, name, *overrides, more=""):
+def train(folder, name, *overrides, more="", stage=""):
     """The records of a run with a few lines more in its config."""
-    (folder / f"{name}.py").write_text(CONFIG.replace("{more}", more))
+    (folder / f"{name}.py").write_text(CONFIG.replace("{more}", more).replace("{stage}", stage))
     config = f"--config={folder / name}.py:{folder}"
     assert cli.main(["train", config, f"--workdir={folder / name}", *overrides]) == 0
     return read(folder / name / "metrics.jsonl")
@@ -76,12 +76,17 @@ def test_an_optimizer_on_the_command_line(setting):
 
 
 def test_an_objective(setting):
-    records = train(setting, "smoothed", "--config.stages[0].objective.name=smoothed:Smoothed")
+    records = train(setting, "smoothed", stage='objective=dict(name="smoothed:Smoothed", smoothing=0.2)')
     plain = train(setting, "plain")
     first = next(r for r in records if "train/loss" in r)
     assert first["train/loss"] == pytest.approx(losses(plain)[0], rel=1e-4)  # the same model, measured alike
     assert first["train/uniform_loss"] == pytest.approx(math.log(280), rel=0.02)
     assert losses(records)[-1] != losses(plain)[-1]  # and trained otherwise
+
+
+def test_an_objective_on_the_command_line(setting):
+    flags = ["--config.stages[0].objective.name=smoothed:Smoothed", "--config.stages[0].objective.smoothing=0.2"]
+    assert "train/uniform_loss" in next(r for r in train(setting, "smoothed_flags", *flags) if "train/loss" in r)
 
 
 def test_an_evaluation(setting):
