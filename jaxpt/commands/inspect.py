@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _facts(path: Path, kind: str) -> tuple[ModelConfig, Mapping[str, str], Sequence[Mapping[str, Any]], str]:
+def _facts(path: Path, kind: str) -> tuple[ModelConfig, Mapping[str, str], Sequence[Mapping[str, object]], str]:
     """Config, stored dtype of each leaf, lineage, and what else is shown; reads no parameter."""
     if kind == "bundle":
         bundle = open_bundle(path)
@@ -120,7 +120,7 @@ def _mesh(text: str) -> AbstractMesh:
     return AbstractMesh(tuple(lengths.get(n, 1) for n in MESH_AXES), MESH_AXES)
 
 
-def _lineage(lineage: Sequence[Mapping[str, Any]]) -> str:
+def _lineage(lineage: Sequence[Mapping[str, object]]) -> str:
     if not lineage:
         return "lineage: none, parameters drawn at random"
     rows = []
