@@ -6,7 +6,7 @@ WORKDIR ?= runs/quickstart
 WORKERS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test lint house clean
 
 quickstart: $(VENV)/core
 	$(BIN)/jaxpt quickstart --workdir=$(WORKDIR)
@@ -17,6 +17,11 @@ test: $(VENV)/dev
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# the picture of the rooms, drawn from their imports, and the figures of the code
+house: $(VENV)/dev
+	$(BIN)/python -m benchmarks.house --draw=docs/house.svg
 
 # The stamps are made again when setup.py changes; until then the environment is reused.
 $(VENV)/bin/python:

@@ -53,6 +53,7 @@ EXTRAS = {
         "pytest-xdist>=3.6,<4",
         "hypothesis>=6.100,<7",
         "ruff>=0.17,<0.18",
+        "mypy>=2.4,<2.5",
         "datatrove>=0.10,<0.11",  # the reference that cleaning is compared with
         "spacy>=3.8,<4",  # what datatrove splits words with
         "jieba>=0.42.1,<0.43",  # what spaCy splits Chinese with
@@ -70,7 +71,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["jaxpt", "jaxpt.*", "data_tools", "data_tools.*"]),
     include_package_data=True,
-    package_data={"": ["*.txt", "*.json", "*.jinja", "*.html", "*.css"]},
+    package_data={"": ["py.typed", "*.txt", "*.json", "*.jinja", "*.html", "*.css"]},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["jaxpt=jaxpt.cli:main", "jaxpt-data=data_tools.__main__:main"]},

@@ -20,8 +20,8 @@ import numpy as np
 
 from jaxpt.cli.terminal import table
 from jaxpt.interop.checkpoint import places_of
-from jaxpt.interop.families import family_for
 from jaxpt.interop.family import write_config
+from jaxpt.interop.find_family import family_for
 from jaxpt.interop.safetensors_file import index_of, shards, write_file
 from jaxpt.models.presets import preset
 from jaxpt.models.specs import flatten, param_specs

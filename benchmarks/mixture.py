@@ -18,7 +18,7 @@ from jaxpt import tokenizers
 from jaxpt.cli.terminal import progress, table
 from jaxpt.data import Loader, PackedSource, StageData, budget
 from jaxpt.data.build import build
-from jaxpt.data.plan import flat_weights
+from jaxpt.data.weights import flat_weights
 
 LENGTH = 64
 FILES = (

@@ -1,8 +1,6 @@
 """What a notebook imports: load, save, forward; joins the rooms."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -15,6 +13,7 @@ from jaxpt.errors import JaxptError
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.forward import forward
 from jaxpt.models.model import Model
+from jaxpt.models.params import Shardings
 
 __all__ = ["Model", "ModelConfig", "forward", "kind_of", "load", "save"]
 
@@ -38,7 +37,7 @@ def kind_of(path: str | Path) -> str:
     raise JaxptError(f"{path} is no bundle, run directory or Hugging Face directory: {found}")
 
 
-def load(path: str | Path, *, dtype: str | None = None, shardings: Mapping[str, Any] | None = None) -> Model:
+def load(path: str | Path, *, dtype: str | None = None, shardings: Shardings | None = None) -> Model:
     """Loads a model with its tokenizer and lineage.
 
     Args:
@@ -69,7 +68,7 @@ def _on_device(model: Model) -> Model:
     return Model(model.config, jax.tree.map(jax.numpy.asarray, model.params), model.tokenizer, model.lineage)
 
 
-def _from_run(run: Path, step: int | None, dtype: str | None, shardings: Mapping[str, Any] | None) -> Model:
+def _from_run(run: Path, step: int | None, dtype: str | None, shardings: Shardings | None) -> Model:
     def read(step: int) -> Model:
         facts = read_run(run, step)
         params = read_params(run, step, facts, shardings)

@@ -10,16 +10,19 @@ import numpy as np
 from data_tools.perplexity.scorers import ModelScorer
 from jaxpt.bundles import open_bundle
 from jaxpt.errors import JaxptError
-from jaxpt.models import Compute, Model, forward, param_specs
+from jaxpt.kernels.cross_entropy import from_logits
+from jaxpt.models import Compute, Model, ModelConfig, forward, param_specs
+from jaxpt.models.params import Params
 from jaxpt.sharding import batch_sharding, make_mesh, param_shardings
 
 
-def log_probabilities(config, params, tokens: jax.Array, segment_ids: jax.Array, compute: Compute) -> jax.Array:
-    """Returns the natural log-probability of each token given those before it, `[B, S] float32`; column 0 is 0."""
+def log_probabilities(
+    config: ModelConfig, params: Params, tokens: jax.Array, segment_ids: jax.Array, compute: Compute
+) -> jax.Array:
+    """Returns the natural log-probability of each token given those before it, `[B, S]` float32; column 0 is 0."""
     logits = forward(config, params, tokens, segment_ids=segment_ids, compute=compute)
-    chances = jax.nn.log_softmax(logits[:, :-1].astype(jnp.float32), axis=-1)
-    found = jnp.take_along_axis(chances, tokens[:, 1:, None], axis=-1)[..., 0]
-    return jnp.pad(found, ((0, 0), (1, 0)))
+    nll, _ = from_logits(logits[:, :-1], tokens[:, 1:])
+    return jnp.pad(-nll, ((0, 0), (1, 0)))
 
 
 def scorer(model: Model, batch_size: int = 8, sequence_length: int = 1024, max_tokens: int = 16_384) -> ModelScorer:
@@ -45,7 +48,7 @@ def scorer(model: Model, batch_size: int = 8, sequence_length: int = 1024, max_t
     compute = Compute()
 
     @jax.jit
-    def run(params, tokens, segment_ids):
+    def run(params: Params, tokens: jax.Array, segment_ids: jax.Array) -> jax.Array:
         return log_probabilities(model.config, params, tokens, segment_ids, compute)
 
     def encode(texts: Sequence[str]) -> list[np.ndarray]:

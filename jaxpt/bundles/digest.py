@@ -1,17 +1,16 @@
-"""A digest of every (leaf, layer) that does not depend on the mesh: storage that flips a bit is found out.
+"""A digest of every (leaf, layer) that does not depend on the mesh: storage that flips a bit is noticed.
 
 The same pass over memory says which layers hold NaN or an infinity.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
+from jaxpt.models.params import Params
 from jaxpt.models.specs import flatten
 
 _SEEDS = (0x9E3779B9, 0x7F4A7C15)  # two independent 32-bit sums
@@ -25,7 +24,7 @@ class Scan:
     not_finite: list[str]  # "blocks/dense/q, layer 1" for each layer that holds NaN or an infinity
 
 
-def scan(params: Mapping[str, Any]) -> Scan:
+def scan(params: Params) -> Scan:
     """Returns digests and whether all values are finite, computed in one pass.
 
     A digest is sums modulo 2^32 of a bijective mix of each entry's bits and position (the finaliser of MurmurHash3):
@@ -39,7 +38,7 @@ def scan(params: Mapping[str, Any]) -> Scan:
     flat = {path: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf) for path, leaf in flatten(params).items()}
     spread = [leaf for leaf in flat.values() if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable]
     if spread:  # several hosts: each needs all the sums
-        everywhere = NamedSharding(spread[0].sharding.mesh, PartitionSpec())
+        everywhere = NamedSharding(_mesh_of(spread[0]), PartitionSpec())
         sums = jax.device_get(jax.jit(_sums, out_shardings=everywhere)(flat))
     else:
         sums = jax.device_get(_sums(flat))
@@ -48,7 +47,12 @@ def scan(params: Mapping[str, Any]) -> Scan:
     return Scan(digests, bad)
 
 
-def digest(params: Mapping[str, Any]) -> dict[str, list[str]]:
+def _mesh_of(leaf: jax.Array) -> Mesh | AbstractMesh:
+    assert isinstance(leaf.sharding, NamedSharding)  # what all parameters over several hosts have
+    return leaf.sharding.mesh
+
+
+def digest(params: Params) -> dict[str, list[str]]:
     """Returns the digests of `scan`: 16 hex digits per layer of each leaf."""
     return scan(params).digests
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import tensorstore as ts
 
 from jaxpt.bundles import store
 from jaxpt.bundles.digest import digest, slice_digest
@@ -15,7 +16,9 @@ from jaxpt.errors import JaxptError
 from jaxpt.files import digests as small_files
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.model import Model
+from jaxpt.models.params import Array, Index, Params, Shardings
 from jaxpt.models.specs import flatten, param_specs, unflatten
+from jaxpt.tokenizers.interface import Tokenizer
 
 WAY_OUT = "restore it from a copy, or write the bundle again"
 
@@ -34,9 +37,9 @@ class Bundle:
         if not self.digests.keys() == self.dtypes.keys() == self.specs.keys():
             raise KeyError("its parameters are not those of its config")
         self._checked = "format" in facts
-        self._open: dict[str, Any] = {}
+        self._open: dict[str, ts.TensorStore] = {}
 
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> Tokenizer | None:
         """Returns the bundle's tokenizer, None where it has none.
 
         Raises:
@@ -53,7 +56,7 @@ class Bundle:
             )
         return tokenizer
 
-    def read(self, leaf: str, layer: int | None = None, index: Any = ...) -> np.ndarray:
+    def read(self, leaf: str, layer: int | None = None, index: Index = ...) -> np.ndarray:
         """Returns a leaf, one layer of it, or the part of either that `index` (slices) cuts out, in its stored dtype.
 
         A chunk carries a checksum; whole layers are also compared with the digest taken when they were written.
@@ -68,7 +71,7 @@ class Bundle:
             self._compare(leaf, [slice_digest(value)], layer)
         return value
 
-    def _part(self, leaf: str, layer: int | None, index: Any) -> np.ndarray:
+    def _part(self, leaf: str, layer: int | None, index: Index) -> np.ndarray:
         if leaf not in self.specs:
             raise JaxptError(f"{self.path}: {leaf} is no parameter of this model")
         try:
@@ -82,7 +85,7 @@ class Bundle:
             where, reason = self.path / "params" / leaf, " ".join(str(e).split())[:120]
             raise JaxptError(f"{where} is damaged or incomplete ({reason}); write it again") from e
 
-    def _array(self, leaf: str) -> Any:
+    def _array(self, leaf: str) -> ts.TensorStore:
         if self._checked:
             small_files.read_file(self.path, store.metadata_file(leaf), WAY_OUT)
         array = store.open_array(self.path / "params" / leaf)
@@ -99,7 +102,7 @@ class Bundle:
                     f"{self.path / 'params' / leaf}, layer {i}: its values are not what was written; write it again"
                 )
 
-    def params(self, dtype: str | None = None, shardings: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def params(self, dtype: str | None = None, shardings: Shardings | None = None) -> Params:
         """Returns all parameters.
 
         Args:
@@ -109,7 +112,8 @@ class Bundle:
         """
         where = flatten(shardings) if shardings is not None else {}
 
-        def one(leaf: str) -> Any:
+        def one(leaf: str) -> Array:
+            value: Array
             if leaf not in where:
                 value = self.read(leaf)
             else:
@@ -120,7 +124,7 @@ class Bundle:
 
         return unflatten({leaf: one(leaf) for leaf in self.specs})
 
-    def model(self, dtype: str | None = None, shardings: Mapping[str, Any] | None = None) -> Model:
+    def model(self, dtype: str | None = None, shardings: Shardings | None = None) -> Model:
         """Returns the whole model with tokenizer and lineage; arguments as `params`."""
         return Model(self.config, self.params(dtype, shardings), self.tokenizer(), tuple(self.lineage))
 

@@ -2,17 +2,17 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorstore as ts
 
+from jaxpt.models.params import Index
 from jaxpt.models.specs import ParamSpec
 
 CHUNK_BYTES = 128 * 2**20  # a larger slice is split along the dimension that FSDP splits
 
 
-def _spec(folder: Path) -> dict[str, Any]:
+def _spec(folder: Path) -> dict[str, object]:
     return {
         "driver": "zarr3",
         "kvstore": {"driver": "file", "path": str(folder)},
@@ -37,7 +37,7 @@ def metadata_file(leaf: str) -> str:
     return f"params/{leaf}/zarr.json"
 
 
-def create(folder: Path, spec: ParamSpec, dtype: str) -> Any:
+def create(folder: Path, spec: ParamSpec, dtype: str) -> ts.TensorStore:
     """Makes an empty array for a parameter; every chunk carries a CRC32C, so that a flipped bit fails the read."""
     metadata = {
         "shape": list(spec.shape),
@@ -52,12 +52,12 @@ def create(folder: Path, spec: ParamSpec, dtype: str) -> Any:
     return ts.open({**_spec(folder), "metadata": metadata}, create=True, delete_existing=True).result()
 
 
-def open_array(folder: Path) -> Any:
+def open_array(folder: Path) -> ts.TensorStore:
     """Opens a parameter for reading. Raises ValueError where there is none."""
     return ts.open(_spec(folder), open=True, read=True).result()
 
 
-def read(array: Any, index: Any = ...) -> np.ndarray:
+def read(array: ts.TensorStore, index: Index = ...) -> np.ndarray:
     """Reads part of a parameter. Raises ValueError where a chunk is damaged or missing."""
     part = array[index]
     if part.rank and not all(part.shape):

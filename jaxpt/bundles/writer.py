@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +15,9 @@ from jaxpt.files.digests import MODEL_FORMAT, write_digests
 from jaxpt.files.partial import partial_directory, storage_error
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.model import Model
+from jaxpt.models.params import Array
 from jaxpt.models.specs import flatten, param_specs
+from jaxpt.tokenizers.interface import Tokenizer
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -62,10 +63,10 @@ class BundleWriter:
     def __enter__(self) -> "BundleWriter":
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         self._open.close()
 
-    def write(self, leaf: str, layer: int | None, value: Any, expert: int | None = None) -> None:
+    def write(self, leaf: str, layer: int | None, value: Array, expert: int | None = None) -> None:
         """Stores one layer of a stacked leaf (`layer` counts within its stack), or a whole leaf (`layer` None).
 
         With `expert`, only that expert's part of the layer; each part is written once.
@@ -96,7 +97,7 @@ class BundleWriter:
         self._sums[leaf][place[0]] += slice_sums(value, (expert or 0) * value.size)
         self._written[leaf][place] = True
 
-    def finish(self, tokenizer: Any = None, lineage: Sequence[Mapping[str, Any]] = ()) -> Path:
+    def finish(self, tokenizer: Tokenizer | None = None, lineage: Sequence[Mapping[str, object]] = ()) -> Path:
         """Writes model.json, the tokenizer, lineage.json and the digests of all these; gives the bundle its name.
 
         Raises:
@@ -149,5 +150,5 @@ def save_bundle(model: Model, path: str | Path) -> Path:
         return writer.finish(model.tokenizer, model.lineage)
 
 
-def _write_json(file: Path, values: Any) -> None:
+def _write_json(file: Path, values: object) -> None:
     file.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -28,7 +28,9 @@ def main(argv: Sequence[str]) -> int:
         "--from", dest="source", required=True, metavar="PATH", help="bundle, run or RUN/checkpoints/STEP"
     )
     parser.add_argument("--to", dest="target", required=True, metavar="HF_DIR")
-    parser.add_argument("--family", help="model_type to write; default: the one it came from, else what fits")
+    parser.add_argument(
+        "--family", help="model_type to write, or package.module:FAMILY; default: the one it came from, else what fits"
+    )
     parser.add_argument("--dtype", help="cast to float32, bfloat16 or float16; default: as stored")
     args = parser.parse_args(list(argv))
     kind = api.kind_of(args.source)

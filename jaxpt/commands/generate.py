@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from jaxpt import api
 from jaxpt.cli.dispatch import Parser
 from jaxpt.errors import JaxptError
-from jaxpt.generation.generate import Sampling, generate
+from jaxpt.generation import Sampling, continue_texts
 from jaxpt.models.compute import Compute
 
 HELP = "continue a prompt (KV cache; greedy, temperature, top-k, top-p)"
@@ -36,26 +36,19 @@ def main(argv: Sequence[str]) -> int:
         raise JaxptError(f"--max_new_tokens={args.max_new_tokens} must be at least 1")
     sampling = Sampling(args.temperature, args.top_k, args.top_p)
     model = api.load(args.model)
-    words = model.tokenizer
-    if words is None:
+    if model.tokenizer is None:
         raise JaxptError(f"--model={args.model} has no tokenizer; write the bundle with one")
-    bos = not args.no_bos and words.bos_id is not None
-    prompts = [words.encode(text, bos=bos) for text in args.prompt]
-    stop = [] if words.eos_id is None else [words.eos_id]
-    made = generate(
-        model.config,
-        model.params,
-        prompts,
+    texts = continue_texts(
+        model,
+        args.prompt,
         args.max_new_tokens,
         sampling=sampling,
         seed=args.seed,
-        stop_ids=stop,
+        bos=not args.no_bos,
         compute=Compute(dtype=args.dtype),
     )
-    for text, prompt, ids in zip(args.prompt, prompts, made):
-        kept = [i for i in ids if i not in stop]
-        whole = words.decode([*(prompt[1:] if bos else prompt), *kept])
-        print(whole if whole.startswith(text) else text + words.decode(kept))
-        if len(made) > 1:
+    for text in texts:
+        print(text)
+        if len(texts) > 1:
             print("---")
     return 0

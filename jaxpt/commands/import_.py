@@ -21,10 +21,11 @@ def main(argv: Sequence[str]) -> int:
     parser = Parser("jaxpt import", HELP, EPILOG)
     parser.add_argument("--from", dest="source", required=True, metavar="HF_DIR")
     parser.add_argument("--to", dest="target", required=True, metavar="BUNDLE")
+    parser.add_argument("--family", help="package.module:FAMILY, a family of your own that reads the directory")
     args = parser.parse_args(list(argv))
-    found = HuggingFaceCheckpoint(args.source)
-    kinds = ", ".join(sorted(set(found.dtypes.values())))
-    print(f"{args.source}: {found.family.model_type}, {param_count(found.config):,} parameters in {kinds}")
-    with progress(len(found.places) + len(found.files), "import", "tensor or digest") as bar:
-        print(import_bundle(args.source, args.target, bar.update))
+    checkpoint = HuggingFaceCheckpoint(args.source, args.family)
+    kinds = ", ".join(sorted(set(checkpoint.dtypes.values())))
+    print(f"{args.source}: {checkpoint.family.model_type}, {param_count(checkpoint.config):,} parameters in {kinds}")
+    with progress(len(checkpoint.places) + len(checkpoint.files), "import", "tensor or digest") as bar:
+        print(import_bundle(args.source, args.target, bar.update, family=args.family))
     return 0

@@ -19,11 +19,11 @@ from jaxpt.data.log import ScheduleLog
 from jaxpt.data.packed import PackedSource
 from jaxpt.data.quota import ONE
 from jaxpt.data.remote import is_remote
-from jaxpt.errors import JaxptError, nearest
+from jaxpt.errors import JaxptError
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.size import flops_per_token, param_count
 from jaxpt.models.specs import flatten, param_specs
-from jaxpt.sharding import MESH_AXES, partition_specs
+from jaxpt.sharding import MESH_AXES, check_axes, partition_specs
 from jaxpt.training.starting_point import ledger_of
 
 HELP = "show a bundle, run, checkpoint, Hugging Face directory or packed source"
@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _facts(path: Path, kind: str) -> tuple[ModelConfig, Mapping[str, str], Sequence[Mapping[str, Any]], str]:
+def _facts(path: Path, kind: str) -> tuple[ModelConfig, Mapping[str, str], Sequence[Mapping[str, object]], str]:
     """Config, stored dtype of each leaf, lineage, and what else is shown; reads no parameter."""
     if kind == "bundle":
         bundle = open_bundle(path)
@@ -115,17 +115,13 @@ def _mesh(text: str) -> AbstractMesh:
         lengths = {name: int(n) for name, n in (part.split("=") for part in text.split(","))}
     except ValueError:
         raise JaxptError(f"--mesh={text} is not of the form fsdp=8,tensor=4") from None
-    for name, length in lengths.items():
-        if name not in MESH_AXES:
-            raise JaxptError(
-                f"--mesh={text}: {name} is no mesh axis{nearest(name, MESH_AXES)}; they are {', '.join(MESH_AXES)}"
-            )
-        if length < 1:
-            raise JaxptError(f"--mesh={text}: {name} must be at least 1")
+    if -1 in lengths.values():
+        raise JaxptError(f"--mesh={text}: give every length, there are no devices to divide")
+    check_axes(lengths, f"--mesh={text}: ")
     return AbstractMesh(tuple(lengths.get(n, 1) for n in MESH_AXES), MESH_AXES)
 
 
-def _lineage(lineage: Sequence[Mapping[str, Any]]) -> str:
+def _lineage(lineage: Sequence[Mapping[str, object]]) -> str:
     if not lineage:
         return "lineage: none, parameters drawn at random"
     rows = []

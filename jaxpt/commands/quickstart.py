@@ -15,8 +15,9 @@ from jaxpt.data import standard_library
 from jaxpt.data.build import Packing, build
 from jaxpt.errors import JaxptError
 from jaxpt.files.lock import Lock, inside
-from jaxpt.generation.generate import Sampling, generate
+from jaxpt.generation import Sampling, continue_texts
 from jaxpt.reporting import write_report
+from jaxpt.tokenizers.interface import Tokenizer
 from jaxpt.training.config import RunConfig
 from jaxpt.training.metrics import read
 
@@ -80,16 +81,16 @@ def prepare(folder: Path, vocab_size: int, sequence_length: int) -> None:
         if (folder / "packed" / name).exists():
             continue
         (folder / "packed").mkdir(exist_ok=True)
-        size = sum(1 for _ in (text / f"{name}.train.jsonl").open(encoding="utf-8"))
-        with progress(size, f"pack {name}", "doc") as bar:
-            build(
-                str(text / f"{name}.train.jsonl"),
-                folder / "packed" / name,
-                tokenizer,
-                sequence_length,
-                Packing(bos=True),
-                report=lambda documents, tokens, bar=bar: bar.update(documents) and None,
-            )
+        _pack(text / f"{name}.train.jsonl", folder / "packed" / name, tokenizer, sequence_length)
+
+
+def _pack(text: Path, target: Path, tokenizer: Tokenizer, sequence_length: int) -> None:
+    size = sum(1 for _ in text.open(encoding="utf-8"))
+    with progress(size, f"pack {target.name}", "doc") as bar:
+        how = Packing(bos=True)
+        build(
+            str(text), target, tokenizer, sequence_length, how, report=lambda documents, tokens: bar.update(documents)
+        )
 
 
 def _sample(file: Path, characters: int = 1_200_000) -> list[str]:
@@ -120,13 +121,7 @@ def results(workdir: Path) -> str:
 
 def samples(run: Path, config: RunConfig, tokens: int = 80) -> str:
     """Returns text that the trained model continues, a prompt per source."""
-    model = api.load(run)
-    tokenizer = model.tokenizer
-    prompts = [tokenizer.encode(text, bos=True) for text in PROMPTS.values()]
-    stop = [tokenizer.eos_id]
-    how = {"sampling": Sampling(0.7, top_p=0.9), "seed": config.seed, "stop_ids": stop}
-    new = generate(model.config, model.params, prompts, tokens, **how)
-    parts = []
-    for (name, prompt), ids in zip(PROMPTS.items(), new):
-        parts.append(f"\n--- {name} ---\n{prompt}{tokenizer.decode([i for i in ids if i != tokenizer.eos_id])}")
-    return "\n".join(parts)
+    texts = continue_texts(
+        api.load(run), list(PROMPTS.values()), tokens, sampling=Sampling(0.7, top_p=0.9), seed=config.seed
+    )
+    return "\n".join(f"\n--- {name} ---\n{text}" for name, text in zip(PROMPTS, texts))

@@ -2,6 +2,6 @@
 
 from jaxpt.data.loader import Loader
 from jaxpt.data.packed import PackedSource, PackedWriter
-from jaxpt.data.plan import StageData
+from jaxpt.data.weights import StageData
 
 __all__ = ["Loader", "PackedSource", "PackedWriter", "StageData"]

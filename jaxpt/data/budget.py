@@ -3,11 +3,11 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from jaxpt.cli.terminal import table
 from jaxpt.data.log import Anchor, ScheduleLog
 from jaxpt.data.mixture import Mixture
+from jaxpt.data.order import SourceOrder
 from jaxpt.data.quota import ONE
 from jaxpt.errors import JaxptError
 
@@ -32,7 +32,7 @@ class Line:
         return self.needed > self.there
 
 
-def budget(log: ScheduleLog, orders: Sequence[Any], limits: Mapping[str, int], steps: int) -> list[Line]:
+def budget(log: ScheduleLog, orders: Sequence[SourceOrder], limits: Mapping[str, int], steps: int) -> list[Line]:
     """Counts what the plan takes of each source from where `log` stands.
 
     Arithmetic, not a walk over all rows: each leg of constant weights takes w × rows, within one row, and a leg ends
@@ -93,7 +93,8 @@ def show(lines: Sequence[Line]) -> str:
 def _estimate(log: ScheduleLog, limits: Mapping[str, int], steps: int) -> tuple[list[float], float, dict[int, int]]:
     """Returns rows taken of each source at the end, by how much that may be off, and at which step sources end."""
     now: Anchor = log.anchors[-1]
-    taken, ends = [float(c) for c in now.consumed], {}
+    taken = [float(c) for c in now.consumed]
+    ends: dict[int, int] = {}
     limited = {log.names.index(n): rows for n, rows in limits.items()}
     legs = [now, *(e for e in log.entries if e.step > now.step)]
     doubt = 1.0

@@ -7,14 +7,16 @@ from typing import Any, Literal
 
 from jaxpt.config.choice import option
 from jaxpt.data.chat import template_of, tokenize_chats
+from jaxpt.data.documents import Fields
 from jaxpt.data.origins import Origin, open_origin
 from jaxpt.data.packed import PackedSource, PackedWriter
 from jaxpt.data.packing import PACKERS, Document
 from jaxpt.data.tokenize import ALL, Selection, Tokenized, tokenize
 from jaxpt.data.tokenized import TokenizedDocuments
 from jaxpt.errors import JaxptError, nearest
+from jaxpt.tokenizers.interface import Tokenizer
 
-Report = Callable[[int, int], None]  # (documents, tokens) done since the last call
+Report = Callable[[int, int], object]  # (documents, tokens) done since the last call
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Packing:
         group = self.selection.group_field
         return (self.content_field, group) if group else (self.content_field,)
 
-    def facts(self, tokenizer: Any) -> dict[str, Any]:
+    def facts(self, tokenizer: Tokenizer | None) -> dict[str, object]:
         """Returns the options as plain values with everything decided, the template as its text."""
         ends = {"bos": bool(self.bos), "eos": self.eos is not False} if self.kind == "text" else {}
         template = {"template": template_of(tokenizer, self.template)} if self.kind == "chat" else {}
@@ -67,7 +69,7 @@ class Packing:
 def build(
     inputs: str | Sequence[str] | Origin,
     output: str | Path,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     sequence_length: int,
     packing: Packing | None = None,
     *,
@@ -100,7 +102,7 @@ def build(
     with PackedWriter(output, sequence_length, tokenizer.vocab_size, rows_per_shard=rows_per_shard) as writer:
         for packed in PACKERS[packing.packer](documents, sequence_length, pad):
             writer.write(packed)
-        facts |= {"text_bytes": book.bytes, **({"left_out": book.left_out} if packing.kind == "chat" else {})}
+        facts |= {"text_bytes": book.text_bytes, **({"left_out": book.left_out} if packing.kind == "chat" else {})}
         return writer.finish(book.ids, book.lengths, tokenizer.fingerprint, facts)
 
 
@@ -136,12 +138,16 @@ def build_tokenized(
     with PackedWriter(output, sequence_length, made["vocab_size"], rows_per_shard=rows_per_shard) as writer:
         for packed in PACKERS[packer](documents, sequence_length, made["pad_id"]):
             writer.write(packed)
-        facts = {**packing.facts(None), "text_bytes": book.bytes, **({"where": list(where)} if where else {})}
+        facts = {**packing.facts(None), "text_bytes": book.text_bytes, **({"where": list(where)} if where else {})}
         return writer.finish(book.ids, book.lengths, made["tokenizer_fingerprint"], facts)
 
 
 def _tokenized(
-    documents: Iterator[dict[str, Any]], packing: Packing, facts: dict[str, Any], tokenizer: Any, book: Tokenized
+    documents: Iterator[Fields],
+    packing: Packing,
+    facts: dict[str, object],
+    tokenizer: Tokenizer,
+    book: Tokenized,
 ) -> Iterator[Document]:
     where: dict[str, Any] = {"selection": packing.selection}
     if packing.kind == "chat":

@@ -1,25 +1,30 @@
-"""Sources given as text: tokenized and packed on first use, found again by content on every later one."""
+"""Sources given as text: tokenized and packed on first use, recognised by content on every later one."""
 
 import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from jaxpt.cli.terminal import progress
 from jaxpt.data.build import Packing, build
 from jaxpt.data.origins import Origin, open_origin
 from jaxpt.data.packed import FORMAT, PackedSource
 from jaxpt.files.lock import Lock, beside
+from jaxpt.tokenizers.interface import Tokenizer
 
 
 def packed_on_first_use(
-    path: str | Sequence[str], sequence_length: int, packing: Packing, tokenizer: Any, cache: Path, what: str = "text"
+    path: str | Sequence[str],
+    sequence_length: int,
+    packing: Packing,
+    tokenizer: Tokenizer,
+    cache: Path,
+    what: str = "text",
 ) -> PackedSource:
     """Returns the packed source of the documents at `path`, packing them into `cache` unless they are there.
 
     The cache's key is the content of the inputs in their order, the tokenizer's fingerprint, the sequence length and
-    the packing options: text that moved is found again, text that changed is packed anew. Processes that need the same
+    the packing options: text that moved is recognised, text that changed is packed anew. Processes that need the same
     source at once wait for the one that packs, and say so; a killed one leaves nothing that is taken for a source.
 
     Args:
@@ -50,7 +55,7 @@ def packed_on_first_use(
     return PackedSource.open(place)
 
 
-def _pack(origin: Origin, place: Path, length: int, packing: Packing, tokenizer: Any, what: str) -> None:
+def _pack(origin: Origin, place: Path, length: int, packing: Packing, tokenizer: Tokenizer, what: str) -> None:
     with progress(origin.size, f"pack {what}", origin.unit, scale=True) as bar:
 
         def report(documents: int, tokens: int) -> None:

@@ -11,11 +11,12 @@ from jaxpt.data.packing import Document
 from jaxpt.data.tokenize import ALL, Selection, Tokenized
 from jaxpt.errors import JaxptError
 from jaxpt.tokenizers.chat import NAMED, Span, named_template, render_with_spans
+from jaxpt.tokenizers.interface import Tokenizer
 
 TOOLS = "tools"  # the field with a conversation's function signatures, where it has any
 
 
-def template_of(tokenizer: Any, name: str | None) -> str:
+def template_of(tokenizer: Tokenizer | None, name: str | None) -> str:
     """Returns the chat template called `name`, or the tokenizer's own for None.
 
     Raises:
@@ -23,6 +24,7 @@ def template_of(tokenizer: Any, name: str | None) -> str:
     """
     if name is not None:
         return named_template(name)
+    assert tokenizer is not None  # only text is packed without one
     if tokenizer.chat_template is None:
         raise JaxptError(
             f"the tokenizer {tokenizer.files[0]} has no chat template; set template to one of {', '.join(NAMED)} or to "
@@ -32,8 +34,8 @@ def template_of(tokenizer: Any, name: str | None) -> str:
 
 
 def tokenize_chats(
-    documents: Iterable[dict[str, Any]],
-    tokenizer: Any,
+    documents: Iterable[dict[str, object]],
+    tokenizer: Tokenizer,
     book: Tokenized,
     *,
     template: str,
@@ -56,7 +58,7 @@ def tokenize_chats(
         batch: conversations encoded together.
 
     Raises:
-        JaxptError: messages of another form, or that the template refuses; the conversation's number is told.
+        JaxptError: messages of another form, or that the template refuses; the conversation's number is named.
     """
     waiting: list[tuple[bytes, str, list[Span]]] = []
 
@@ -69,7 +71,7 @@ def tokenize_chats(
                 continue
             book.ids.append(identity)
             book.lengths.append(len(ids))
-            book.bytes += len(text.encode("utf-8", "surrogatepass"))
+            book.text_bytes += len(text.encode("utf-8", "surrogatepass"))
             yield Document(ids, mask, len(book.ids) - 1)
         waiting.clear()
 
@@ -101,12 +103,12 @@ def within(offsets: np.ndarray, spans: Sequence[Span]) -> np.ndarray:
     return out
 
 
-def conversation_id(messages: Sequence[Mapping[str, Any]], tools: Any) -> bytes:
+def conversation_id(messages: Sequence[Mapping[str, object]], tools: object) -> bytes:
     """Returns the document id of a conversation, whichever template writes it."""
     return document_id(json.dumps([messages, tools], ensure_ascii=False, sort_keys=True, separators=(",", ":")))
 
 
-def normal_messages(value: Any) -> list[dict[str, Any]]:
+def normal_messages(value: object) -> list[dict[str, object]]:
     """Returns messages in the one form templates know.
 
     Keys without a value go (Parquet gives every message every key); content given as parts becomes their text; the
@@ -125,7 +127,7 @@ def normal_messages(value: Any) -> list[dict[str, Any]]:
     return [_normal_message(m) for m in value]
 
 
-def _normal_message(message: Mapping[str, Any]) -> dict[str, Any]:
+def _normal_message(message: Mapping[str, object]) -> dict[str, object]:
     out = {k: v for k, v in message.items() if v is not None}
     content = out.get("content", "")
     if isinstance(content, list):
@@ -134,19 +136,23 @@ def _normal_message(message: Mapping[str, Any]) -> dict[str, Any]:
         raise JaxptError(f"the content of a message is {type(content).__name__}, not text")
     out["content"] = content
     if "tool_calls" in out:
-        out["tool_calls"] = [_normal_call(c) for c in out["tool_calls"]]
+        calls = out["tool_calls"]
+        if not isinstance(calls, Iterable):
+            raise JaxptError(f"the tool_calls of a message are {type(calls).__name__}, not a list")
+        out["tool_calls"] = [_normal_call(c) for c in calls]
     return out
 
 
-def _part(part: Any) -> str:
+def _part(part: object) -> str:
     if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
         return part["text"]
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
     raise JaxptError(f"the content of a message has a part of kind {kind}; only text is read")
 
 
-def _normal_call(call: Any) -> dict[str, Any]:
-    function = call.get("function", call) if isinstance(call, Mapping) else None
+def _normal_call(call: object) -> dict[str, object]:
+    call = call if isinstance(call, Mapping) else {}
+    function = call.get("function", call)
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise JaxptError("a tool call must be an object with a function's name and arguments")
     arguments = function.get("arguments")
@@ -156,7 +162,7 @@ def _normal_call(call: Any) -> dict[str, Any]:
     return {"type": "function", **rest, "function": {"name": function["name"], "arguments": arguments or {}}}
 
 
-def _normal_tools(value: Any) -> list[Any] | None:
+def _normal_tools(value: object) -> list[object] | None:
     if isinstance(value, str):
         value = _from_json(value, TOOLS) if value.strip() else None
     if value is not None and not isinstance(value, list):

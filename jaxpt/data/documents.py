@@ -2,6 +2,8 @@
 
 import hashlib
 
+Fields = dict[str, object]  # a document as its file has it: text or messages under a name, and whatever else
+
 
 def document_id(text: str) -> bytes:
     """Returns the document's id: the 128-bit BLAKE2b hash of its UTF-8 text (unpaired surrogates kept as they are)."""

@@ -4,16 +4,25 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import fsspec
+from fsspec import AbstractFileSystem
 
 from jaxpt.files.digests import canonical_digest
 
 BLOCK = 2**22
 SETTLED = 2.0  # seconds: a file changed later than this before it was hashed may change again unseen
+
+
+class FileEntry(TypedDict):
+    """A file's hash, the state that it was in, and a digest of both."""
+
+    state: list[str | int | None] | None
+    digest: str
+    check: str
 
 
 def content_fingerprint(files: Sequence[str], memo: Path) -> str:
@@ -27,31 +36,40 @@ def content_fingerprint(files: Sequence[str], memo: Path) -> str:
         memo: a JSON file, made and replaced as needed.
     """
     known = _read(memo)
-    found = {file: _digest(file, known.get(file)) for file in files}
-    fresh = {file: entry for file, entry in found.items() if entry["state"] is not None}
+    entries = {file: _digest(file, known.get(file)) for file in files}
+    fresh = {file: entry for file, entry in entries.items() if entry["state"] is not None}
     if any(known.get(file) != entry for file, entry in fresh.items()):
         memo.parent.mkdir(parents=True, exist_ok=True)
         temporary = memo.with_name(f".{memo.name}.{os.getpid()}")
         temporary.write_text(json.dumps({**_read(memo), **fresh}))
         os.replace(temporary, memo)
-    return hashlib.sha256(json.dumps([found[f]["digest"] for f in files]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([entries[f]["digest"] for f in files]).encode()).hexdigest()
 
 
-def _read(memo: Path) -> dict[str, Any]:
+def _read(memo: Path) -> dict[str, FileEntry]:
     """What is remembered; a broken memo is forgotten, it only saves time."""
     try:
         values = json.loads(memo.read_text())
-        return {f: e for f, e in values.items() if e.keys() == {"state", "digest", "check"} and e["check"] == _check(e)}
+        return {
+            f: e
+            for f, e in values.items()
+            if e.keys() == {"state", "digest", "check"} and e["check"] == _check(e["state"], e["digest"])
+        }
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
 
 
-def _check(entry: dict[str, Any]) -> str:
+def _is_whole(entry: Mapping[str, Any]) -> bool:
+    known = entry.keys() == FileEntry.__annotations__.keys()
+    return known and entry["check"] == _check(entry["state"], entry["digest"])
+
+
+def _check(state: list[str | int | None] | None, digest: str) -> str:
     """A digest of an entry, so that one that was damaged is forgotten too."""
-    return canonical_digest([entry["state"], entry["digest"]])[:16]
+    return canonical_digest([state, digest])[:16]
 
 
-def _digest(file: str, known: dict[str, Any] | None) -> dict[str, Any]:
+def _digest(file: str, known: FileEntry | None) -> FileEntry:
     """The file's hash and the state it was in; a state of None must not be remembered."""
     fs, path = fsspec.core.url_to_fs(file)
     state = _state(fs, path)
@@ -61,11 +79,11 @@ def _digest(file: str, known: dict[str, Any] | None) -> dict[str, Any]:
     with fs.open(path, "rb") as stream:
         while block := stream.read(BLOCK):
             digest.update(block)
-    entry = {"state": state if _state(fs, path) == state else None, "digest": digest.hexdigest()}
-    return {**entry, "check": _check(entry)}
+    kept = state if _state(fs, path) == state else None
+    return {"state": kept, "digest": digest.hexdigest(), "check": _check(kept, digest.hexdigest())}
 
 
-def _state(fs: Any, path: str) -> list[Any] | None:
+def _state(fs: AbstractFileSystem, path: str) -> list[str | int | None] | None:
     """What changes when the file does; None where the file system has no such thing."""
     facts = fs.info(path)
     if "ino" in facts:  # a local file

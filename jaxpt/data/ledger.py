@@ -1,6 +1,6 @@
 """Which rows of which source were used, as ranges in permuted order: what keeps a sample from being used twice."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -51,11 +51,11 @@ class Ledger:
         """Returns how many rows of a source were used, over all epochs."""
         return sum(e.stop - e.start for e in self.entries if e.fingerprint == fingerprint)
 
-    def to_json(self) -> list[dict[str, Any]]:
+    def to_json(self) -> list[dict[str, object]]:
         """Returns plain values."""
         return [asdict(e) for e in self.entries]
 
     @classmethod
-    def from_json(cls, values: Iterable[dict[str, Any]]) -> "Ledger":
+    def from_json(cls, values: Iterable[Mapping[str, Any]]) -> "Ledger":
         """Inverse of `to_json`."""
         return cls(Used(**v) for v in values)

@@ -14,10 +14,10 @@ from jaxpt.data.log import ScheduleLog
 from jaxpt.data.mixture import Mixture, plan_log
 from jaxpt.data.order import SourceOrder
 from jaxpt.data.packed import PackedSource
-from jaxpt.data.plan import StageData
 from jaxpt.data.pose import Pose, skip
 from jaxpt.data.quota import ONE
 from jaxpt.data.remote import is_remote
+from jaxpt.data.weights import StageData
 from jaxpt.errors import JaxptError
 
 if TYPE_CHECKING:  # the models need JAX and Flax, which reading data does not
@@ -92,15 +92,17 @@ class Loader:
         ]
         may_end = [(when_exhausted or {}).get(name, "error") == "renormalise" for name in names]
         self.limits = {o.name: o.rows for o, may in zip(self.orders, may_end) if may}
-        self._told = Mixture(plan_log(names, stages) if log is None else log, self.limits)  # walks with the loop
-        self.mixture = self._another()  # walks with random access
+        self._committed = Mixture(
+            plan_log(names, stages) if log is None else log, self.limits
+        )  # walks with the training loop
+        self.mixture = self._lookahead()  # walks with random access
 
     @property
     def log(self) -> ScheduleLog:
         """The schedule log as far as the training loop has come."""
-        return self._told.log
+        return self._committed.log
 
-    def _another(self) -> Mixture:
+    def _lookahead(self) -> Mixture:
         """A mixture that walks on its own, so that reading ahead disturbs nobody."""
         return Mixture(self.log.copy(), self.limits)
 
@@ -172,7 +174,7 @@ class Loader:
         """
         if threads is None:
             threads = REMOTE_THREADS if any(is_remote(s.path) for s in self.sources.values()) else 1
-        mixture, lock = self._another(), threading.Lock()
+        mixture, lock = self._lookahead(), threading.Lock()
         ahead: dict[int, _Planned] = {}
         next_step = start_step
 
@@ -191,29 +193,29 @@ class Loader:
 
     def change(self, step: int, weights: Mapping[str, float]) -> None:
         """Lets other weights hold from `step` to the next stage (a policy's decision); see `iterate`."""
-        self._told.change(step, weights)
-        self.mixture = self._another()
+        self._committed.change(step, weights)
+        self.mixture = self._lookahead()
 
     def weights(self, step: int) -> dict[str, float]:
         """Returns the weights in force for the batch at `step`."""
-        return {n: w / ONE for n, w in zip(self.log.names, self._told.anchor(step).weights)}
+        return {n: w / ONE for n, w in zip(self.log.names, self._committed.anchor(step).weights)}
 
     def deviation(self, step: int) -> dict[str, float]:
         """Returns rows ahead of the wanted ones since the run began, as `Mixture.deviation`."""
-        return self._told.deviation(step)
+        return self._committed.deviation(step)
 
     def shares(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
         """Returns wanted and realised shares, as `Mixture.shares`."""
-        return self._told.shares(step)
+        return self._committed.shares(step)
 
     def ledger(self, step: int) -> Ledger:
         """Returns all rows used by earlier runs and by this one before `step`."""
-        now = (e for o, count in zip(self.orders, self._told.consumed(step)) for e in o.used(count))
+        now = (e for o, count in zip(self.orders, self._committed.consumed(step)) for e in o.used(count))
         return Ledger([*self.prior.entries, *now])
 
-    def to_save(self, step: int) -> dict[str, Any]:
+    def to_save(self, step: int) -> dict[str, object]:
         """Returns what a checkpoint at `step` keeps of the data: the log with an anchor at `step`, and the ledger."""
-        anchor = self._told.anchor(step)
+        anchor = self._committed.anchor(step)
         log = self.log.copy()
         log.insert(anchor)
         return {

@@ -1,7 +1,7 @@
 """The schedule log: from which step on which batch size and weights hold, and what was consumed until then."""
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -92,16 +92,16 @@ class ScheduleLog:
             raise JaxptError(f"schedule log: an entry of {len(anchor.weights)} sources, the run has {len(self.names)}")
         self.anchors = [*(a for a in self.anchors if a.step < anchor.step), anchor]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Returns plain values."""
         anchors, entries = ([asdict(x) for x in some] for some in (self.anchors, self.entries))
         return {"names": list(self.names), "anchors": anchors, "entries": entries}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "ScheduleLog":
+    def from_json(cls, values: Mapping[str, Any]) -> "ScheduleLog":
         """Inverse of `to_json`."""
 
-        def fields(value: dict[str, Any]) -> dict[str, Any]:
+        def fields(value: Mapping[str, Any]) -> dict[str, Any]:
             return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
 
         anchors = [Anchor(**fields(a)) for a in values["anchors"]]

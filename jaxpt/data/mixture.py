@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from jaxpt.data.log import Anchor, Entry, ScheduleLog
-from jaxpt.data.plan import StageData
 from jaxpt.data.quota import ONE, Quota, integer_weights
+from jaxpt.data.weights import StageData
 from jaxpt.errors import JaxptError
 
 SNAPSHOT = 256  # steps between remembered states, so that going back costs little
@@ -34,7 +34,7 @@ class Mixture:
 
     def sources(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the source of each row of the batch at `step`, and its ordinal in that source, both `[B]`."""
-        self._stand(step)
+        self._move_to(step)
         chosen, before = self._next()
         ordinal = np.empty(len(chosen), np.int64)
         for i in np.unique(chosen):
@@ -44,7 +44,7 @@ class Mixture:
 
     def consumed(self, step: int) -> tuple[int, ...]:
         """Returns the rows of each source in all batches before `step`."""
-        self._stand(step)
+        self._move_to(step)
         return self._consumed()
 
     def anchor(self, step: int) -> Anchor:
@@ -55,7 +55,7 @@ class Mixture:
 
     def row(self, step: int) -> int:
         """Returns the number of rows in all batches before `step`."""
-        self._stand(step)
+        self._move_to(step)
         a = self.log.anchors[self.log.at(step)]
         return a.row + (step - a.step) * a.batch_size
 
@@ -63,12 +63,12 @@ class Mixture:
         """Lets other weights (and batch size) hold from `step` to the plan's next entry.
 
         Raises:
-            JaxptError: weights that are none.
+            JaxptError: invalid weights.
         """
         now = self.anchor(step)
         whole = integer_weights({n: weights.get(n, 0) for n in self.log.names}, "mixture")
         size, length = batch_size or now.batch_size, sequence_length or now.sequence_length
-        self._enter(Entry(step, size, length, tuple(whole[n] for n in self.log.names)), now.row, now.consumed)
+        self._insert(Entry(step, size, length, tuple(whole[n] for n in self.log.names)), now.row, now.consumed)
 
     def shares(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
         """Returns the wanted shares of the batch before `step`, and those realised since these weights hold."""
@@ -88,7 +88,7 @@ class Mixture:
         first = self.log.anchors[0].consumed
         return {n: c - f - w for n, c, f, w in zip(self.log.names, consumed, first, wanted)}
 
-    def _stand(self, step: int) -> None:
+    def _move_to(self, step: int) -> None:
         """Moves to the beginning of `step`, from the nearest known state at or before it."""
         anchor = self.log.anchors[self.log.at(step)]
         if not anchor.step <= self._step <= step:
@@ -122,7 +122,7 @@ class Mixture:
             self._set(self._step, known.consumed)
         elif due is not None and due.step == self._step:
             a = self._anchor
-            self._enter(due, a.row + (self._step - a.step) * a.batch_size, after)
+            self._insert(due, a.row + (self._step - a.step) * a.batch_size, after)
         elif self._step % SNAPSHOT == 0:
             self._seen[self._step] = after
         return chosen, before
@@ -136,9 +136,9 @@ class Mixture:
             raise JaxptError(f"step {self._step}: {names} ended and no other source is left; set repeat higher")
         weights = tuple(integer_weights(left).values())
         entry = Entry(self._step, a.batch_size, a.sequence_length, weights)
-        self._enter(entry, a.row + (self._step - a.step) * a.batch_size, before)
+        self._insert(entry, a.row + (self._step - a.step) * a.batch_size, before)
 
-    def _enter(self, entry: Entry, row: int, consumed: tuple[int, ...]) -> None:
+    def _insert(self, entry: Entry, row: int, consumed: tuple[int, ...]) -> None:
         """Makes `entry` an anchor: it holds from its step on."""
         values = (entry.step, entry.batch_size, entry.sequence_length, entry.weights)
         self.log.insert(Anchor(*values, row, consumed))

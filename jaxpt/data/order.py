@@ -1,17 +1,17 @@
 """In which order a run takes the rows of one source: each epoch permuted anew, used rows left out."""
 
 import hashlib
-from typing import Any
 
 import numpy as np
 
 from jaxpt.data.ledger import Ledger, Used
+from jaxpt.data.packed import PackedSource
 from jaxpt.data.permutation import Permutation
 from jaxpt.data.seen import rows_with, uses_in_other_orders
 from jaxpt.errors import JaxptError
 
 
-def order_key(source: Any, order_seed: int = 0) -> str:
+def order_key(source: PackedSource, order_seed: int = 0) -> str:
     """Returns the key of a source's order; it stands in the ledger."""
     return hashlib.sha256(f"{source.fingerprint}:{order_seed}".encode()).hexdigest()[:16]
 
@@ -25,7 +25,7 @@ class SourceOrder:
 
     def __init__(
         self,
-        source: Any,
+        source: PackedSource,
         *,
         order_seed: int = 0,
         repeat: int = 1,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from jaxpt.data.fingerprints import content_fingerprint
 from jaxpt.data.remote import file_system
@@ -17,7 +17,7 @@ class Origin(Protocol):
     position: int
     unit: str
 
-    def documents(self, fields: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    def documents(self, fields: tuple[str, ...]) -> Iterator[dict[str, object]]:
         """Yields every document as a dict that holds at least `fields`."""
 
     def fingerprint(self, memo: Path) -> str:
@@ -42,7 +42,7 @@ class TextFiles:
         self._sizes = [_size(f) for f in self.files]
         self.size, self.position = sum(self._sizes), 0
 
-    def documents(self, fields: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    def documents(self, fields: tuple[str, ...]) -> Iterator[dict[str, object]]:
         """As `Origin.documents`."""
         self.position = 0
 

@@ -1,10 +1,10 @@
 """A packed source: a directory of fixed-length token rows in which row k is always the same tokens."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict, cast
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -22,11 +22,31 @@ if TYPE_CHECKING:  # the models need JAX and Flax, which reading data does not
 
 FORMAT = 1
 DIGEST = "fingerprint"  # in source.json: the digest of all that it says besides, which is what names the content
-FACTS = {
-    "format", "sequence_length", "dtype", "rows", "tokens", "documents", "vocab_size", "tokenizer_fingerprint",
-    "options", "files",
-}  # fmt: skip
 COLUMNS = ("row_fill", "row_segments", "segment_document", "document_id", "document_tokens")
+
+
+class FileFacts(TypedDict):
+    """What source.json says of one file."""
+
+    name: str
+    bytes: int
+    sha256: str
+    records: int
+
+
+class SourceJson(TypedDict):
+    """What source.json says, without its own digest."""
+
+    format: int
+    sequence_length: int
+    dtype: str
+    rows: int
+    tokens: int
+    documents: int
+    vocab_size: int
+    tokenizer_fingerprint: str
+    options: Mapping[str, object]
+    files: list[FileFacts]
 
 
 class PackedWriter:
@@ -60,7 +80,7 @@ class PackedWriter:
     def __enter__(self) -> "PackedWriter":
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         with suppress(JaxptError):  # what is written is removed
             self._close_shard()
         self._open.close()
@@ -78,10 +98,8 @@ class PackedWriter:
             )
         if row.tokens.max() >= self.vocab_size or row.tokens.min() < 0:
             raise JaxptError(f"{self.path}: token id {row.tokens.max()} is outside the vocabulary of {self.vocab_size}")
-        if self._writer is None or self._in_shard[-1] == self._rows_per_shard:
-            self._next_shard()
         try:
-            self._writer.write(records.encode(row, self.dtype))
+            self._writer_with_room().write(records.encode(row, self.dtype))
         except RuntimeError as error:  # ArrayRecord's, also of a full disk
             raise storage_error(self.path, error) from error
         self._in_shard[-1] += 1
@@ -89,11 +107,15 @@ class PackedWriter:
         self._segments.append(self._segments[-1] + len(documents))
         self._segment_document.append(np.asarray(documents, np.uint32))
 
-    def _next_shard(self) -> None:
+    def _writer_with_room(self) -> ArrayRecordWriter:
+        """The writer of the shard at hand, or of the next one where that is full."""
+        if self._writer is not None and self._in_shard[-1] < self._rows_per_shard:
+            return self._writer
         self._close_shard()
         name = f"rows-{len(self._in_shard):05d}.array_record"
         self._writer = ArrayRecordWriter(str(self._partial / name), "group_size:1,uncompressed")
         self._in_shard.append(0)
+        return self._writer
 
     def _close_shard(self) -> None:
         writer, self._writer = self._writer, None
@@ -108,7 +130,7 @@ class PackedWriter:
         document_ids: Sequence[bytes],
         document_tokens: Sequence[int],
         tokenizer_fingerprint: str,
-        options: dict[str, Any],
+        options: Mapping[str, object],
     ) -> "PackedSource":
         """Writes the columns and, last, `source.json`; renames the directory to its final name.
 
@@ -135,9 +157,9 @@ class PackedWriter:
         document_ids: Sequence[bytes],
         document_tokens: Sequence[int],
         tokenizer_fingerprint: str,
-        options: dict[str, Any],
+        options: Mapping[str, object],
     ) -> None:
-        columns = {
+        columns: dict[str, np.ndarray] = {
             "row_fill": np.asarray(self._fill, np.uint32),
             "row_segments": np.asarray(self._segments, np.uint64),
             "segment_document": np.concatenate(self._segment_document),
@@ -149,7 +171,7 @@ class PackedWriter:
         files = [self._partial / f"rows-{i:05d}.array_record" for i in range(len(self._in_shard))]
         files += [self._partial / f"{name}.npy" for name in COLUMNS]
         counts = [*self._in_shard, *(len(columns[n]) for n in COLUMNS)]
-        facts = {
+        facts: SourceJson = {
             "format": FORMAT,
             "sequence_length": self.sequence_length,
             "dtype": self.dtype,
@@ -164,8 +186,8 @@ class PackedWriter:
                 for f, n in zip(files, counts)
             ],
         }
-        facts = {**facts, DIGEST: canonical_digest(json.loads(json.dumps(facts)))}
-        (self._partial / "source.json").write_text(json.dumps(facts, indent=1))
+        whole = {**facts, DIGEST: canonical_digest(json.loads(json.dumps(facts)))}
+        (self._partial / "source.json").write_text(json.dumps(whole, indent=1))
         self._partial.rename(self.path)
 
 
@@ -175,7 +197,7 @@ class PackedSource:
     `path` is a `Path` on this machine, or the address (`gs://…`) as text.
     """
 
-    def __init__(self, path: Path | str, facts: dict[str, Any], cache: Path):
+    def __init__(self, path: Path | str, facts: SourceJson, cache: Path):
         """Use `open`."""
         self.path, self.facts, self._cache = path, facts, cache
         self.name = str(path).rsplit("/", 1)[-1]
@@ -295,7 +317,7 @@ class PackedSource:
                 raise JaxptError(f"{self.path}/{entry['name']} was changed since it was packed; pack the source again")
 
 
-_intact: set[tuple[Any, ...]] = set()  # columns that this process has checked
+_intact: set[tuple[str, str, int, int, int]] = set()  # columns that this process has checked
 
 
 def _is_intact(file: Path, digest: str) -> bool:
@@ -309,13 +331,13 @@ def _is_intact(file: Path, digest: str) -> bool:
     return True
 
 
-def _checked(file: str, values: dict[str, Any]) -> dict[str, Any]:
+def _checked(file: str, values: Mapping[str, object]) -> SourceJson:
     """Returns what source.json says without its digest, which is compared."""
     facts = {key: value for key, value in values.items() if key != DIGEST}
-    if odd := facts.keys() - FACTS:
+    if odd := facts.keys() - SourceJson.__annotations__.keys():
         raise JaxptError(f"{file} says {min(odd)!r}, which this jaxpt does not know: damaged, or of a later version")
     if DIGEST not in values:
         report_without_digests(file)
     elif values[DIGEST] != canonical_digest(facts):
         raise JaxptError(f"{file} is damaged: its content is not what {DIGEST} says; pack the source again")
-    return facts
+    return cast(SourceJson, facts)

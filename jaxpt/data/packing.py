@@ -98,8 +98,8 @@ def _pack_window(pieces: list[Piece], length: int, pad: int) -> Iterator[Packed]
         rows[row].append(pieces[i])
         if free > n:
             bisect.insort(room, (free - n, row))
-    for row in rows:
-        yield _row(row, length, pad)
+    for whole in rows:
+        yield _row(whole, length, pad)
 
 
 PACKERS: dict[str, Callable[..., Iterator[Packed]]] = {"best_fit": best_fit, "concat": concat_and_split}

@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:  # the models need JAX and Flax, which reading data does not
     from jaxpt.models.batch import Rows
 
-DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+DTYPES: dict[str, np.dtype] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 
 
 def token_dtype(vocab_size: int) -> str:

@@ -10,10 +10,10 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import numpy as np
+from fsspec import AbstractFileSystem
 
 from jaxpt.cli.terminal import progress
 from jaxpt.errors import JaxptError
@@ -25,7 +25,7 @@ PIECE = 2**22  # bytes copied at once
 
 
 def default_cache() -> Path:
-    """Where packed text and copied columns are kept unless told: `$XDG_CACHE_HOME/jaxpt`, else `~/.cache/jaxpt`."""
+    """Where packed text and copied columns are kept by default: `$XDG_CACHE_HOME/jaxpt`, else `~/.cache/jaxpt`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxpt"
 
 
@@ -34,7 +34,7 @@ def is_remote(path: str | Path) -> bool:
     return "://" in str(path)
 
 
-def file_system(address: str) -> tuple[Any, str]:
+def file_system(address: str) -> tuple[AbstractFileSystem, str]:
     """Returns the file system of an address and the path on it.
 
     Raises:
@@ -46,14 +46,14 @@ def file_system(address: str) -> tuple[Any, str]:
         raise JaxptError(f"{address} cannot be opened: {error}; for gs:// install jaxpt[gcs]") from error
 
 
-def file_digest(address: str, tell: Callable[[bytes], Any] = lambda piece: None) -> str:
-    """Returns the SHA-256 (hex) of a file anywhere; `tell` is given its content piece by piece on the way."""
+def file_digest(address: str, on_piece: Callable[[bytes], object] = lambda piece: None) -> str:
+    """Returns the SHA-256 (hex) of a file anywhere; `on_piece` receives its content piece by piece on the way."""
     fs, path = file_system(address)
     digest = hashlib.sha256()
     with fs.open(path, "rb") as source:
         while piece := source.read(PIECE):
             digest.update(piece)
-            tell(piece)
+            on_piece(piece)
     return digest.hexdigest()
 
 
@@ -63,7 +63,7 @@ def local_copy(address: str, size: int, digest: str, cache: Path) -> Path:
     Args:
         address: of a file.
         size: its bytes.
-        digest: its SHA-256, by which the copy is found again.
+        digest: its SHA-256, which names the copy.
         cache: a folder, made where absent.
 
     Raises:
@@ -76,8 +76,8 @@ def local_copy(address: str, size: int, digest: str, cache: Path) -> Path:
     place.parent.mkdir(parents=True, exist_ok=True)
     partial = place.with_name(f".{place.name}.{os.getpid()}")
     with partial.open("wb") as target, progress(size, f"copy {name}", "B", scale=True) as bar:
-        found = file_digest(address, lambda piece: bar.update(target.write(piece)))
-    if found != digest:
+        copied = file_digest(address, lambda piece: bar.update(target.write(piece)))
+    if copied != digest:
         partial.unlink()
         raise JaxptError(f"{address} is not the file that source.json lists; copy the source there again")
     os.replace(partial, place)

@@ -6,7 +6,9 @@ from typing import Any
 from jaxpt.data.ledger import Ledger
 from jaxpt.data.log import Entry, ScheduleLog
 from jaxpt.data.mixture import Mixture, plan_log
-from jaxpt.data.plan import StageData
+from jaxpt.data.order import SourceOrder
+from jaxpt.data.packed import PackedSource
+from jaxpt.data.weights import StageData
 from jaxpt.errors import JaxptError
 
 Saved = Mapping[str, Any]  # the `run` item of a checkpoint
@@ -25,6 +27,7 @@ def resumed_log(saved: Saved, stages: Sequence[StageData], names: Sequence[str])
     step, before = saved["step"], ScheduleLog.from_json(saved["schedule_log"]).arranged(names)
     log = ScheduleLog(names, [a for a in before.anchors if a.step <= step], plan_log(names, stages).entries)
     now, reached = log.planned(step), log.anchors[log.at(step)]
+    assert now is not None  # a plan has an entry from its first step on
     weights = now.weights if now.step == step else _in_force(before, now)
     wanted = Entry(step, now.batch_size, now.sequence_length, weights)
     if wanted != Entry(step, reached.batch_size, reached.sequence_length, reached.weights):
@@ -32,7 +35,7 @@ def resumed_log(saved: Saved, stages: Sequence[StageData], names: Sequence[str])
     return log
 
 
-def joined(saved: Saved, names: Sequence[str]) -> list[dict[str, Any]]:
+def joined(saved: Saved, names: Sequence[str]) -> list[dict[str, object]]:
     """Returns the sources that joined the run on the way, `{"sources": …, "ledger": …}` per restart that added some.
 
     The ledger is as it was then: its documents are left out of those sources, however often the run is started again.
@@ -41,7 +44,7 @@ def joined(saved: Saved, names: Sequence[str]) -> list[dict[str, Any]]:
     return [*saved.get("joined", []), *([{"sources": new, "ledger": saved["ledger"]}] if new else [])]
 
 
-def check_sources(saved: Saved, sources: Mapping[str, Any], paths: Mapping[str, str]) -> None:
+def check_sources(saved: Saved, sources: Mapping[str, PackedSource], paths: Mapping[str, str]) -> None:
     """Raises a JaxptError where a source of the run is missing, or holds other rows than those it began with.
 
     Args:
@@ -67,7 +70,9 @@ def check_sources(saved: Saved, sources: Mapping[str, Any], paths: Mapping[str, 
             raise JaxptError(f"config.sources.{name} {what}, and this run has used it; {way}, {ANOTHER_RUN}")
 
 
-def check_rows(saved: Saved, orders: Sequence[Any], consumed: Sequence[int], prior: Ledger, left_out: bool) -> None:
+def check_rows(
+    saved: Saved, orders: Sequence[SourceOrder], consumed: Sequence[int], prior: Ledger, left_out: bool
+) -> None:
     """Raises a JaxptError where the rows taken before the checkpoint are no longer those that its ledger has.
 
     The next rows follow from where those lie in each source's order: were they others now, rows would come twice, and

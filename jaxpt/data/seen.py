@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from jaxpt.errors import JaxptError
 BLOCK = 2**18  # rows looked up together
 
 
-def documents_used(source: Any, entries: Iterable[Used]) -> np.ndarray:
+def documents_used(source: PackedSource, entries: Iterable[Used]) -> np.ndarray:
     """Returns the ids of the documents of `source` that the rows of `entries` touch, uint64 `[n, 2]`.
 
     A partly consumed document counts as seen.
@@ -32,7 +31,7 @@ def documents_used(source: Any, entries: Iterable[Used]) -> np.ndarray:
     return np.asarray(source.column("document_id")[np.flatnonzero(touched)])
 
 
-def uses_in_other_orders(source: Any, ledger: Ledger, key: str) -> np.ndarray | None:
+def uses_in_other_orders(source: PackedSource, ledger: Ledger, key: str) -> np.ndarray | None:
     """Returns how often each row of `source` was taken in orders other than `key`, int64 `[rows]`; None for never."""
     entries = [e for e in ledger.entries if e.fingerprint == source.fingerprint and e.key != key]
     if not entries:
@@ -45,7 +44,7 @@ def uses_in_other_orders(source: Any, ledger: Ledger, key: str) -> np.ndarray | 
     return uses
 
 
-def rows_with(source: Any, documents: np.ndarray) -> np.ndarray | None:
+def rows_with(source: PackedSource, documents: np.ndarray) -> np.ndarray | None:
     """Returns which rows of `source` hold a segment of one of `documents` `[n, 2]`, bool `[rows]`; None if none can."""
     if not len(documents):
         return None
@@ -62,7 +61,7 @@ def rows_with(source: Any, documents: np.ndarray) -> np.ndarray | None:
 
 
 def seen_documents(
-    ledger: Ledger, sources: Mapping[str, Any], keys: Mapping[str, str], *, resumed: bool = False
+    ledger: Ledger, sources: Mapping[str, PackedSource], keys: Mapping[str, str], *, resumed: bool = False
 ) -> dict[str, np.ndarray]:
     """Returns for each source the ids of the documents that earlier runs saw elsewhere than in its own order.
 
@@ -82,26 +81,26 @@ def seen_documents(
     groups: dict[tuple[str, str], list[Used]] = {}
     for entry in ledger.entries:
         groups.setdefault((entry.fingerprint, entry.key), []).append(entry)
-    found: dict[tuple[str, str], np.ndarray] = {}
+    ids: dict[tuple[str, str], np.ndarray] = {}
     out = {}
     for name, source in sources.items():
         parts = [np.zeros((0, 2), np.uint64)]
         for group, entries in groups.items():
             if group == (source.fingerprint, keys[name]):
                 continue
-            if group not in found:
+            if group not in ids:
                 if group[0] not in opened:
                     opened[group[0]] = _open(entries[0], resumed)
-                found[group] = documents_used(opened[group[0]], entries)
-            parts.append(found[group])
+                ids[group] = documents_used(opened[group[0]], entries)
+            parts.append(ids[group])
         out[name] = np.concatenate(parts)
     return out
 
 
-def in_common(sources: Mapping[str, Any]) -> list[tuple[str, str, int]]:
+def in_common(sources: Mapping[str, PackedSource]) -> list[tuple[str, str, int]]:
     """Returns pairs of sources of other row lengths and how many documents both hold: text packed twice for one run.
 
-    Documents are told apart by the first half of their ids.
+    Documents are compared by the first half of their ids.
     """
     out = []
     for (a, first), (b, second) in itertools.combinations(sources.items(), 2):

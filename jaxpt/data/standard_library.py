@@ -70,10 +70,10 @@ def _docstrings() -> Iterator[tuple[str, str]]:
         except (SyntaxError, ValueError):
             continue
         kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-        found = [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)]
-        found = [d for d in found if len(d) >= 80]
-        if found:
-            yield name, "\n\n".join(found) + "\n"
+        docstrings = [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)]
+        docstrings = [d for d in docstrings if len(d) >= 80]
+        if docstrings:
+            yield name, "\n\n".join(docstrings) + "\n"
 
 
 def _topics() -> Iterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ from typing import IO, Any
 import fsspec
 import pyarrow.parquet as pq
 import zstandard
+from fsspec import AbstractFileSystem
 
 from jaxpt.data.remote import file_system
 from jaxpt.errors import JaxptError
@@ -37,28 +38,30 @@ def list_files(pattern: str, suffixes: Sequence[str] = SUFFIXES) -> list[str]:
     fs, path = file_system(pattern)
     known = tuple(suffixes)
     if fs.isdir(path):
-        found, others = _in_directory(fs, path.rstrip("/"), pattern, known)
+        files_of_kind, others = _in_directory(fs, path.rstrip("/"), pattern, known)
     elif fs.exists(path):  # also one whose name holds a wildcard
-        found, others = [path], []
+        files_of_kind, others = [path], []
     else:
         try:
             names = [f for f in fs.glob(path) if not fs.isdir(f)]
         except ValueError as error:  # e.g. of **.jsonl
             raise JaxptError(f"{pattern}: {error}; write FOLDER/**/*.jsonl") from error
-        found = [f for f in names if f.endswith(known)]
-        others = [f for f in names if f not in set(found)]
-    if not found and not others:
+        files_of_kind = [f for f in names if f.endswith(known)]
+        others = [f for f in names if f not in set(files_of_kind)]
+    if not files_of_kind and not others:
         raise JaxptError(f"{pattern}: no such file; give a file, a directory or a glob of {', '.join(suffixes)}")
-    wrong = [f for f in found if not f.endswith(known)] or (others if not found else [])
+    wrong = [f for f in files_of_kind if not f.endswith(known)] or (others if not files_of_kind else [])
     if wrong:
         more = f" (and {len(wrong) - 1:,} more)" if len(wrong) > 1 else ""
         raise JaxptError(f"{wrong[0]}{more} is of an unknown kind; known are {', '.join(suffixes)}")
     if others:
         _warn_of_others(pattern, tuple(sorted(f.rsplit("/", 1)[-1] for f in others)))
-    return sorted(fs.unstrip_protocol(f) if not is_local(fs) else f for f in found)
+    return sorted(fs.unstrip_protocol(f) if not is_local(fs) else f for f in files_of_kind)
 
 
-def _in_directory(fs: Any, path: str, pattern: str, known: tuple[str, ...]) -> tuple[list[str], list[str]]:
+def _in_directory(
+    fs: AbstractFileSystem, path: str, pattern: str, known: tuple[str, ...]
+) -> tuple[list[str], list[str]]:
     """Returns the files of a directory that are read, and those that are left out."""
     notes = fs.glob(f"{path}/manifests/*.json")  # a step of jaxpt-data wrote it: the shards are those it names
     if notes:
@@ -76,8 +79,8 @@ def _in_directory(fs: Any, path: str, pattern: str, known: tuple[str, ...]) -> t
         return [f for f in made if f.endswith(known)], []
     there = fs.find(path)
     files = [f for f in there if f.endswith(known)]
-    found = [f for f in files if not f.endswith(".json")] or files
-    return found, [f for f in there if f not in set(found)]
+    files_of_kind = [f for f in files if not f.endswith(".json")] or files
+    return files_of_kind, [f for f in there if f not in set(files_of_kind)]
 
 
 @functools.cache
@@ -89,14 +92,14 @@ def _warn_of_others(pattern: str, names: tuple[str, ...]) -> None:
     print(f"{pattern}: {what} of no kind that is read here, left out: {shown}{way}", file=sys.stderr, flush=True)
 
 
-def is_local(fs: Any) -> bool:
+def is_local(fs: AbstractFileSystem) -> bool:
     """Whether a file system is this machine's."""
     return "file" in (fs.protocol if isinstance(fs.protocol, (tuple, list)) else (fs.protocol,))
 
 
 def read_documents(
     file: str, fields: tuple[str, ...] = ("text",), at: Callable[[int], None] = lambda position: None
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, object]]:
     """Yields the documents of one file as dicts holding at least `fields`; tells `at` how many bytes are read.
 
     Raises:
@@ -115,7 +118,7 @@ def read_documents(
         raise JaxptError(f"{file} is truncated or not compressed as its name says ({e})") from e
 
 
-def _json_lines(raw: IO[bytes], file: str) -> Iterator[dict[str, Any]]:
+def _json_lines(raw: IO[bytes], file: str) -> Iterator[dict[str, object]]:
     stream: Any = raw
     if file.endswith(".gz"):
         stream = gzip.GzipFile(fileobj=raw)
@@ -140,7 +143,7 @@ def spans_lines(line: bytes) -> bool:
     return line.lstrip(b"\xef\xbb\xbf \t")[:1] == b"[" or line.strip() == b"{"
 
 
-def _parquet(raw: IO[bytes], file: str, fields: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+def _parquet(raw: IO[bytes], file: str, fields: tuple[str, ...]) -> Iterator[dict[str, object]]:
     try:
         table = pq.ParquetFile(raw)
     except Exception as e:  # pyarrow's errors share no base class

@@ -57,7 +57,7 @@ class TfdsSplit:
             raise JaxptError(f"{path} is not stored as ArrayRecord; prepare it with file_format='array_record'")
         self.size, self.position = int(split.num_examples), 0
 
-    def documents(self, fields: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    def documents(self, fields: tuple[str, ...]) -> Iterator[dict[str, object]]:
         """Yields every example as a dict of `fields` (and `tools` where there is one), bytes as text."""
         known = list(self._builder.info.features)
         for field in fields:
@@ -96,7 +96,7 @@ def _open(path: str, name: str, data_dir: str | None) -> Any:
         raise JaxptError(f"{path}: no prepared dataset {name} in {where}; prepare it with TFDS first") from e
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """Returns an example's value with text for bytes and Python's types for numpy's.
 
     Raises:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from jaxpt.config.choice import option
-from jaxpt.data.documents import document_id, held_out
+from jaxpt.data.documents import Fields, document_id, held_out
 from jaxpt.data.packing import Document
 from jaxpt.errors import JaxptError
+from jaxpt.tokenizers.interface import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Selection:
                 f"and a share above 0, or neither"
             )
 
-    def takes(self, document: dict[str, Any], identity: bytes) -> bool:
+    def takes(self, document: Fields, identity: bytes) -> bool:
         """Whether `document`, whose id is `identity`, is taken."""
         if self.part == "all":
             return True
@@ -59,14 +60,14 @@ class Tokenized:
 
     ids: list[bytes]
     lengths: list[int]
-    bytes: int = 0
+    text_bytes: int = 0
     left_out: int = 0
 
     def add(self, identity: bytes, ids: np.ndarray, text_bytes: int) -> Document:
         """Notes a text and returns it as the next document, every token of which may be a target."""
         self.ids.append(identity)
         self.lengths.append(len(ids))
-        self.bytes += text_bytes
+        self.text_bytes += text_bytes
         return Document(ids, np.ones(len(ids), bool), len(self.ids) - 1)
 
 
@@ -74,16 +75,16 @@ BATCH_CHARS = 4 << 20  # texts of so many characters are encoded together at mos
 
 
 def encoded(
-    documents: Iterable[dict[str, Any]],
-    tokenizer: Any,
+    documents: Iterable[Fields],
+    tokenizer: Tokenizer,
     *,
     text_field: str = "text",
     bos: bool = False,
     eos: bool = True,
     selection: Selection = ALL,
     batch: int = 512,
-) -> Iterator[tuple[dict[str, Any], bytes, np.ndarray]]:
-    """Yields each document that is taken with its id and its tokens; a text without tokens is passed over.
+) -> Iterator[tuple[Fields, bytes, np.ndarray]]:
+    """Yields each document that is taken with its id and its tokens; a text without tokens is left out.
 
     The next batch is encoded by the tokenizer's own threads while the one before is used; batches never change a token.
 
@@ -100,11 +101,11 @@ def encoded(
         JaxptError: a text that is no string.
     """
 
-    def encode(taken: list[tuple[dict[str, Any], bytes]]) -> list[np.ndarray]:
-        return tokenizer.encode_batch([document[text_field] for document, _ in taken], bos=bos, eos=eos)
+    def encode(taken: list[tuple[Fields, bytes]]) -> list[np.ndarray]:
+        return tokenizer.encode_batch([str(document[text_field]) for document, _ in taken], bos=bos, eos=eos)
 
     with ThreadPoolExecutor(1) as pool:
-        ahead: deque = deque()
+        ahead: deque[tuple[list[tuple[Fields, bytes]], Future[list[np.ndarray]]]] = deque()
         for taken in _batches(documents, text_field, selection, batch):
             ahead.append((taken, pool.submit(encode, taken)))
             if len(ahead) > 1:
@@ -113,16 +114,18 @@ def encoded(
             yield from _joined(*ahead.popleft())
 
 
-def _joined(taken: list[tuple[dict[str, Any], bytes]], made: Future) -> Iterator[tuple]:
+def _joined(
+    taken: list[tuple[Fields, bytes]], made: Future[list[np.ndarray]]
+) -> Iterator[tuple[Fields, bytes, np.ndarray]]:
     for (document, identity), ids in zip(taken, made.result(), strict=True):
         if len(ids):
             yield document, identity, ids
 
 
 def _batches(
-    documents: Iterable[dict[str, Any]], text_field: str, selection: Selection, batch: int
-) -> Iterator[list[tuple[dict[str, Any], bytes]]]:
-    taken: list[tuple[dict[str, Any], bytes]] = []
+    documents: Iterable[Fields], text_field: str, selection: Selection, batch: int
+) -> Iterator[list[tuple[Fields, bytes]]]:
+    taken: list[tuple[Fields, bytes]] = []
     size = 0
     for document in documents:
         text = document[text_field]
@@ -142,8 +145,8 @@ def _batches(
 
 
 def tokenize(
-    documents: Iterable[dict[str, Any]],
-    tokenizer: Any,
+    documents: Iterable[Fields],
+    tokenizer: Tokenizer,
     book: Tokenized,
     *,
     text_field: str = "text",
@@ -165,6 +168,6 @@ def tokenize(
     Raises:
         JaxptError: a text that is no string.
     """
-    where = {"text_field": text_field, "bos": bos, "eos": eos, "selection": selection or ALL}
+    where: dict[str, Any] = {"text_field": text_field, "bos": bos, "eos": eos, "selection": selection or ALL}
     for document, identity, ids in encoded(documents, tokenizer, **where):
-        yield book.add(identity, ids, len(document[text_field].encode("utf-8", "surrogatepass")))
+        yield book.add(identity, ids, len(str(document[text_field]).encode("utf-8", "surrogatepass")))

@@ -35,7 +35,7 @@ class TokenizedWriter:
         kind = pa.from_numpy_dtype(self._kind)
         columns = [("id", pa.binary(16)), ("tokens", pa.large_list(kind)), ("text_bytes", pa.int64())]
         self._schema = pa.schema([*columns, *((name, pa.string()) for name in self._fields)])
-        how = {"compression": "zstd", "compression_level": 1, "use_dictionary": list(self._fields)}
+        how: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "use_dictionary": list(self._fields)}
         self._writer = pq.ParquetWriter(file, self._schema, **how)
         self._clear()
 
@@ -112,11 +112,11 @@ class TokenizedDocuments:
         fields = [field, *([selection.group_field] if selection.group_field else [])]
         for name in fields:
             self._check(name)
-        found: set[str] = set()
+        names: set[str] = set()
         for shard in self.facts["shards"]:
             table = pq.read_table(self._file(shard), columns=["id", *dict.fromkeys(fields)])
-            found |= {row[field] or "none" for row in table.to_pylist() if selection.takes(row, row["id"])}
-        return sorted(found)
+            names |= {row[field] or "none" for row in table.to_pylist() if selection.takes(row, row["id"])}
+        return sorted(names)
 
     def _file(self, shard: Mapping[str, Any]) -> Path:
         """The file of a shard, which is what was written: hashed when it is first read."""

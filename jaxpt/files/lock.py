@@ -160,7 +160,7 @@ class Lock:
         if not self._is_named():
             self._close()
             return False
-        data = os.pread(self._fd, 4 * SIZE, 0)
+        data = os.pread(self._file, 4 * SIZE, 0)
         holder = parse_holder(data)
         if locked is False:
             holder = holder or self._introduced()
@@ -185,7 +185,7 @@ class Lock:
         """The holder that has just taken the lock, once it has written its record."""
         for _ in range(10):
             time.sleep(0.1)
-            if holder := parse_holder(os.pread(self._fd, 4 * SIZE, 0)):
+            if holder := parse_holder(os.pread(self._file, 4 * SIZE, 0)):
                 return holder
         return None
 
@@ -275,15 +275,21 @@ class Lock:
                 if not self._taken_by:
                     self._write()
 
+    @property
+    def _file(self) -> int:
+        """The descriptor of the open lock file."""
+        assert self._fd is not None
+        return self._fd
+
     def _write(self) -> None:
         self._me = self._me.now()
-        os.pwrite(self._fd, self._me.to_bytes(), 0)
-        os.ftruncate(self._fd, SIZE)
+        os.pwrite(self._file, self._me.to_bytes(), 0)
+        os.ftruncate(self._file, SIZE)
 
     def _is_named(self) -> bool:
         """Whether the open file is the one that has the name."""
         try:
-            return os.path.samestat(os.fstat(self._fd), os.stat(self.file, follow_symlinks=False))
+            return os.path.samestat(os.fstat(self._file), os.stat(self.file, follow_symlinks=False))
         except FileNotFoundError:
             return False
 

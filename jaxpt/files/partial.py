@@ -50,7 +50,7 @@ def partial_directory(target: Path) -> Iterator[Path]:
 
 
 def storage_error(target: Path, error: Exception) -> JaxptError:
-    """Returns the line about a write that failed: a full disk by name, another reason as it was told."""
+    """Returns the line about a write that failed: a full disk by name, any other reason as the system gives it."""
     text = " ".join(str(error).split())
     if getattr(error, "errno", 0) == errno.ENOSPC or "No space left" in text or "RESOURCE_EXHAUSTED" in text:
         free = shutil.disk_usage(target.parent).free / 2**20

@@ -1,66 +1,29 @@
-"""Sampling text from a model with a key-value cache."""
+"""Continuing a batch of prompts of different lengths, token by token."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxpt.errors import JaxptError
+from jaxpt.generation.cache import Cache, empty_cache, extend
+from jaxpt.generation.sampling import Sampling, draw
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
-from jaxpt.models.decode import empty_cache, extend
+from jaxpt.models.params import Params
 
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is drawn: `temperature` 0 takes the likeliest; `top_k` 0 and `top_p` 1 keep all.
-
-    Raises:
-        JaxptError: a value out of range.
-    """
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise JaxptError(f"--temperature={self.temperature} must be at least 0 (0: the likeliest token)")
-        if self.top_k < 0:
-            raise JaxptError(f"--top_k={self.top_k} must be at least 0 (0: all tokens)")
-        if not 0 < self.top_p <= 1:
-            raise JaxptError(f"--top_p={self.top_p} must be above 0 and at most 1")
-
-
-def filter_logits(logits: jax.Array, sampling: Sampling) -> jax.Array:
-    """Returns `logits [B, V]` divided by the temperature, -inf outside the top k and outside the nucleus.
-
-    The nucleus (Holtzman et al. 2020, section 3.1) is the smallest set of likeliest tokens with probability `top_p`.
-    """
-    logits = logits / sampling.temperature
-    if 0 < sampling.top_k < logits.shape[-1]:
-        least = jax.lax.top_k(logits, sampling.top_k)[0][:, -1:]
-        logits = jnp.where(logits < least, -jnp.inf, logits)
-    if sampling.top_p < 1:
-        order = jnp.argsort(-logits, axis=-1)
-        ranked = jnp.take_along_axis(jax.nn.softmax(logits), order, axis=-1)
-        kept = jnp.cumsum(ranked, axis=-1) - ranked < sampling.top_p  # the token that crosses top_p still belongs
-        rows = jnp.arange(logits.shape[0])[:, None]
-        logits = jnp.where(jnp.zeros_like(kept).at[rows, order].set(kept), logits, -jnp.inf)
-    return logits
+Drawn = tuple[jax.Array, Cache]  # new tokens [B] int32, and the cache with all before them
 
 
 def generate(
     config: ModelConfig,
-    params: Mapping[str, Any],
+    params: Params,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     *,
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = Sampling(),  # noqa: B008
     seed: int = 0,
     stop_ids: Sequence[int] = (),
     compute: Compute = Compute(),  # noqa: B008
@@ -82,19 +45,11 @@ def generate(
     Raises:
         JaxptError: an empty prompt, or ids outside the vocabulary.
     """
-    for i, prompt in enumerate(prompts):
-        if not len(prompt):
-            raise JaxptError(f"prompt {i} has no tokens; give it text or a BOS token")
-        if max(prompt) >= config.vocab_size or min(prompt) < 0:
-            raise JaxptError(f"prompt {i} has token id {max(prompt)}, the model's vocabulary has {config.vocab_size}")
+    _check(config, prompts)
     if max_new_tokens < 1:
         return [[] for _ in prompts]
-    lengths = np.array([len(p) for p in prompts], np.int32)
-    width = int(lengths.max())
-    tokens = np.zeros((len(prompts), width), np.int32)
-    for i, prompt in enumerate(prompts):
-        tokens[i, : len(prompt)] = prompt
-    start, step = _functions(config, sampling, compute, _rounded(width + max_new_tokens))
+    tokens, lengths = padded(prompts)
+    start, step = _functions(config, sampling, compute, _rounded(tokens.shape[1] + max_new_tokens))
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(len(prompts)))
     new, cache = start(params, tokens, lengths, keys)
     out: list[list[int]] = [[] for _ in prompts]
@@ -111,30 +66,45 @@ def generate(
     return out
 
 
+def _check(config: ModelConfig, prompts: Sequence[Sequence[int]]) -> None:
+    for i, prompt in enumerate(prompts):
+        if not len(prompt):
+            raise JaxptError(f"prompt {i} has no tokens; give it text or a BOS token")
+        if max(prompt) >= config.vocab_size or min(prompt) < 0:
+            raise JaxptError(f"prompt {i} has token id {max(prompt)}, the model's vocabulary has {config.vocab_size}")
+
+
+def padded(prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns prompts as `tokens [B, S]` int32, zeros on the right up to the longest, and `lengths [B]` int32."""
+    lengths = np.array([len(p) for p in prompts], np.int32)
+    tokens = np.zeros((len(prompts), int(lengths.max())), np.int32)
+    for i, prompt in enumerate(prompts):
+        tokens[i, : len(prompt)] = prompt
+    return tokens, lengths
+
+
 def _rounded(length: int) -> int:
     """Cache lengths in steps of 64, so that similar requests share a compilation."""
     return -(-length // 64) * 64
 
 
 @functools.lru_cache(maxsize=16)
-def _functions(config: ModelConfig, sampling: Sampling, compute: Compute, length: int) -> tuple[Callable, Callable]:
-    def draw(logits: jax.Array, positions: jax.Array, keys: jax.Array) -> jax.Array:
-        if sampling.temperature == 0:
-            return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        each = jax.vmap(jax.random.fold_in)(keys, positions)
-        return jax.vmap(jax.random.categorical)(each, filter_logits(logits, sampling)).astype(jnp.int32)
+def _functions(
+    config: ModelConfig, sampling: Sampling, compute: Compute, length: int
+) -> tuple[Callable[..., Drawn], Callable[..., Drawn]]:
+    """Compiled: all prompts at once with the first new token, and one further token for each."""
 
     @jax.jit
-    def start(params: Any, tokens: jax.Array, lengths: jax.Array, keys: jax.Array) -> tuple[jax.Array, Any]:
+    def start(params: Params, tokens: jax.Array, lengths: jax.Array, keys: jax.Array) -> Drawn:
         cache = empty_cache(config, tokens.shape[0], length, compute)
         at = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         logits, cache = extend(config, params, cache, tokens, at, compute)
         last = jnp.take_along_axis(logits, (lengths - 1)[:, None, None], axis=1)[:, 0]
-        return draw(last, lengths, keys), cache
+        return draw(last, lengths, keys, sampling), cache
 
     @functools.partial(jax.jit, donate_argnums=1)
-    def step(params: Any, cache: Any, new: jax.Array, positions: jax.Array, keys: jax.Array) -> tuple[jax.Array, Any]:
+    def step(params: Params, cache: Cache, new: jax.Array, positions: jax.Array, keys: jax.Array) -> Drawn:
         logits, cache = extend(config, params, cache, new[:, None], positions[:, None], compute)
-        return draw(logits[:, 0], positions + 1, keys), cache
+        return draw(logits[:, 0], positions + 1, keys, sampling), cache
 
     return start, step

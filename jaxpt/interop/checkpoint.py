@@ -2,16 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jaxpt.errors import JaxptError
-from jaxpt.interop.families import family_of
 from jaxpt.interop.family import read_config
+from jaxpt.interop.find_family import family_of
 from jaxpt.interop.mapping import Tensor
 from jaxpt.interop.safetensors_file import SafetensorsFile
 from jaxpt.models.config import ModelConfig
+from jaxpt.models.params import Index
 from jaxpt.models.specs import ParamSpec, flatten, param_specs
 
 Place = tuple[Tensor, str, tuple[int, ...]]  # mapping, leaf path, where in the leaf: (), (layer,) or (layer, expert)
@@ -20,8 +20,12 @@ Place = tuple[Tensor, str, tuple[int, ...]]  # mapping, leaf path, where in the 
 class HuggingFaceCheckpoint:
     """An opened directory. `places` says for each foreign tensor which leaf (and layer, expert) it is."""
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, family: str | None = None):
         """Reads config and headers, and checks that tensors and config agree.
+
+        Args:
+            path: the directory.
+            family: its family where config.json does not name one of ours: `package.module:FAMILY`.
 
         Raises:
             JaxptError: no safetensors (pickles are refused), a missing shard, a tensor left over or missing, a shape
@@ -31,7 +35,7 @@ class HuggingFaceCheckpoint:
         self.values = _json(self.path / "config.json")
         generation = self.path / "generation_config.json"  # how to sample; carried through
         self.generation = _json(generation) if generation.is_file() else None
-        self.family = family_of(self.values, str(self.path / "config.json"))
+        self.family = family_of(self.values, str(self.path / "config.json"), family)
         self.config: ModelConfig = read_config(self.family, self.values, str(self.path / "config.json"))
         self.specs: dict[str, ParamSpec] = flatten(param_specs(self.config))
         self.files = {name: SafetensorsFile(self.path / name) for name in _files(self.path)}
@@ -79,7 +83,7 @@ class HuggingFaceCheckpoint:
         """Returns a foreign tensor as a memory map."""
         return self._where[name].read(name)
 
-    def slice(self, name: str, index: Any = ...) -> np.ndarray:
+    def slice(self, name: str, index: Index = ...) -> np.ndarray:
         """Returns a foreign tensor in our layout, one layer (one expert) of its leaf or an unstacked one whole; with
         `index` only that part of it is read."""
         tensor, leaf, _ = self.places[name]
@@ -105,7 +109,7 @@ def places_of(
     return out
 
 
-def _json(file: Path) -> dict[str, Any]:
+def _json(file: Path) -> dict[str, object]:
     if not file.is_file():
         raise JaxptError(f"{file} does not exist; --from takes a Hugging Face model directory")
     try:

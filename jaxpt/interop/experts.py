@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from jaxpt.errors import JaxptError
 from jaxpt.interop.keys import Keys
@@ -25,7 +25,7 @@ def read_experts(keys: Keys, mlp: int, normalised: bool, **more: Any) -> MoeConf
     if count is None and local is None:
         raise JaxptError(f"{keys.where} lacks num_experts (in other families num_local_experts)")
     experts = keys.whole("num_experts" if local is None else "num_local_experts")
-    weights = "renormalised" if normalised else "softmax"
+    weights: Literal["softmax", "renormalised"] = "renormalised" if normalised else "softmax"
     chosen = keys.whole("num_experts_per_tok")
     try:
         return MoeConfig(experts, chosen, mlp, weights=weights, **more)
@@ -60,6 +60,6 @@ def read_sparse(keys: Keys, layers: Sequence[LayerSpec]) -> tuple[LayerSpec, ...
     return tuple(dataclasses.replace(layer, ffn="moe") if s else layer for layer, s in zip(layers, sparse))
 
 
-def write_sparse(config: ModelConfig) -> dict[str, Any]:
+def write_sparse(config: ModelConfig) -> dict[str, object]:
     """Inverse of `read_sparse`."""
     return {"decoder_sparse_step": 1, "mlp_only_layers": list(config.layers_of("dense"))}

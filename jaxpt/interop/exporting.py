@@ -12,13 +12,15 @@ from jaxpt.bundles import Bundle, open_bundle
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.files.partial import partial_directory
 from jaxpt.interop.checkpoint import places_of
-from jaxpt.interop.families import FAMILIES, expresses, family_for
 from jaxpt.interop.family import Family, read_config, write_config
+from jaxpt.interop.find_family import FAMILIES, expresses, family_for, family_named
 from jaxpt.interop.keys import INERT
 from jaxpt.interop.mapping import Tensor
 from jaxpt.interop.safetensors_file import index_of, shards, write_file
 from jaxpt.models.model import Model
+from jaxpt.models.params import Index
 from jaxpt.models.specs import flatten, param_specs
+from jaxpt.tokenizers.interface import Tokenizer
 
 SHARD_BYTES = 4 * 2**30
 DTYPES = ("float32", "bfloat16", "float16")
@@ -39,8 +41,8 @@ def export_bundle(
     Args:
         source: the bundle, or a model in memory.
         target: the directory; must not exist.
-        family: `model_type` to write; None: the one it was imported from where that can still express the model, else
-            the first that can.
+        family: `model_type` to write, or `package.module:FAMILY` of the user's own; None: the one it was imported
+            from where that can still express the model, else the first that can.
         dtype: cast every tensor; None keeps each one's own.
         shard_bytes: of one file at most.
         report: called after each tensor with 1.
@@ -54,7 +56,7 @@ def export_bundle(
         raise JaxptError(f"{target} exists; remove it or choose another target")
     if dtype not in (None, *DTYPES):
         raise JaxptError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}{nearest(dtype, DTYPES)}")
-    imported = next((e for e in bundle.lineage if e.get("op") == "import" and "config" in e), {})
+    imported: Mapping[str, Any] = next((e for e in bundle.lineage if e.get("op") == "import" and "config" in e), {})
     original = imported.get("config", {})
     chosen = _family(bundle, family, original)
     values = _config(chosen, bundle, original, dtype)
@@ -91,12 +93,12 @@ class HeldModel:
         self._params, self._tokenizer = flatten(model.params), model.tokenizer
         self.dtypes = {path: str(leaf.dtype) for path, leaf in self._params.items()}
 
-    def read(self, leaf: str, layer: int | None = None, index: Any = ...) -> np.ndarray:
+    def read(self, leaf: str, layer: int | None = None, index: Index = ...) -> np.ndarray:
         """As `Bundle.read`."""
         value = self._params[leaf] if layer is None else self._params[leaf][layer]
         return np.asarray(value[index])
 
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> Tokenizer | None:
         """As `Bundle.tokenizer`."""
         return self._tokenizer
 
@@ -105,15 +107,15 @@ Job = tuple[str, Tensor, str, tuple[int, ...]]
 
 
 def _jobs(family: Family, bundle: Bundle | HeldModel) -> list[Job]:
-    found = [
+    jobs = [
         (name, tensor, leaf, at)
         for tensor in family.tensors
         for name, leaf, at in places_of(tensor, bundle.config, bundle.specs)
     ]
-    missing = bundle.specs.keys() - {leaf for _, _, leaf, _ in found}
+    missing = bundle.specs.keys() - {leaf for _, _, leaf, _ in jobs}
     if missing:
         raise JaxptError(f"export: the family {family.model_type} has no tensor for {', '.join(sorted(missing))}")
-    return found
+    return jobs
 
 
 def _tensors(jobs: list[Job], bundle: Bundle | HeldModel, dtype: str | None, report: Report) -> Iterator[np.ndarray]:
@@ -129,20 +131,18 @@ def _first(tensors: Iterator[np.ndarray], count: int) -> Iterator[np.ndarray]:
         yield next(tensors)
 
 
-def _family(bundle: Bundle | HeldModel, asked: str | None, original: Mapping[str, Any]) -> Family:
+def _family(bundle: Bundle | HeldModel, asked: str | None, original: Mapping[str, object]) -> Family:
     if asked is not None:
-        if asked not in FAMILIES:
-            raise JaxptError(f"--family={asked} is unknown; known: {', '.join(FAMILIES)}")
-        return FAMILIES[asked]
-    family = FAMILIES.get(original.get("model_type", ""))
+        return family_named(asked)
+    family = FAMILIES.get(str(original.get("model_type")))
     if family is not None and expresses(family, bundle.config):
         return family
     return family_for(bundle.config)  # it never had a family, or was changed beyond it (upcycled, say)
 
 
 def _config(
-    family: Family, bundle: Bundle | HeldModel, original: Mapping[str, Any], dtype: str | None
-) -> dict[str, Any]:
+    family: Family, bundle: Bundle | HeldModel, original: Mapping[str, object], dtype: str | None
+) -> dict[str, object]:
     """The imported config.json where it still describes the model; else a new one with its inert keys carried along."""
     dtypes = {dtype} if dtype else set(bundle.dtypes.values())
     stored = dtypes.pop() if len(dtypes) == 1 else "float32"
@@ -157,5 +157,5 @@ def _config(
     return {**carried, **write_config(family, bundle.config), "dtype": stored}
 
 
-def _write(file: Path, values: Any) -> None:
+def _write(file: Path, values: object) -> None:
     file.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

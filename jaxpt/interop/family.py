@@ -2,12 +2,30 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from jaxpt.errors import JaxptError
 from jaxpt.interop.keys import ACTIVATIONS, Keys, write_rope
 from jaxpt.interop.mapping import Tensor
-from jaxpt.models.config import ModelConfig, uniform_layers
+from jaxpt.models.config import LayerSpec, ModelConfig, RopeConfig, uniform_layers
+
+
+class Facts(TypedDict):
+    """Facts of `ModelConfig` that all families read alike: what a family's `read` is given."""
+
+    vocab_size: int
+    embed: int
+    mlp: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    layers: tuple[LayerSpec, ...]
+    norm_eps: float
+    activation: str
+    tie_embeddings: bool
+    rope: RopeConfig
+    max_positions: int
+
 
 ABSENT = {"rms_norm_eps": 1e-6, "rope_theta": 10_000.0}
 
@@ -23,14 +41,14 @@ class Family:
     model_type: str
     architecture: str
     tensors: tuple[Tensor, ...]
-    fixed: dict[str, Any]
-    read: Callable[[Keys, dict[str, Any]], dict[str, Any]]
-    write: Callable[[ModelConfig], dict[str, Any]]
-    absent: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, object]
+    read: Callable[[Keys, Facts], Mapping[str, object]]
+    write: Callable[[ModelConfig], dict[str, object]]
+    absent: Mapping[str, object] = field(default_factory=dict)
     activation_key: str = "hidden_act"
 
 
-def read_config(family: Family, values: Mapping[str, Any], where: str) -> ModelConfig:
+def read_config(family: Family, values: Mapping[str, object], where: str) -> ModelConfig:
     """Returns the ModelConfig that a config.json describes; `where` names it in errors.
 
     Raises:
@@ -44,7 +62,7 @@ def read_config(family: Family, values: Mapping[str, Any], where: str) -> ModelC
             raise keys.refuse(name, "it must be at least 1")
     keys.must_be("is_causal", True)
     positions = keys.whole("max_position_embeddings")
-    facts: dict[str, Any] = {
+    facts: Facts = {
         "vocab_size": keys.whole("vocab_size"),
         "embed": embed,
         "mlp": keys.whole("intermediate_size"),
@@ -58,16 +76,15 @@ def read_config(family: Family, values: Mapping[str, Any], where: str) -> ModelC
         "rope": keys.rope(positions),
         "max_positions": positions,
     }
-    facts |= family.fixed
-    facts |= family.read(keys, facts)
+    every: dict[str, Any] = {**facts, **family.fixed, **family.read(keys, facts)}
     keys.finish()
     try:
-        return ModelConfig(**facts)
+        return ModelConfig(**every)
     except JaxptError as e:
         raise JaxptError(f"{where}: {e}") from e
 
 
-def write_config(family: Family, config: ModelConfig) -> dict[str, Any]:
+def write_config(family: Family, config: ModelConfig) -> dict[str, object]:
     """Returns the config.json of a model.
 
     Raises:
@@ -98,7 +115,7 @@ def write_config(family: Family, config: ModelConfig) -> dict[str, Any]:
     return out
 
 
-def _facts(config: ModelConfig) -> dict[str, Any]:
+def _facts(config: ModelConfig) -> dict[str, object]:
     """The facts of the forward pass by name; the dense layers' width only where there is such a layer."""
     facts = dict(vars(config))
     if config.moe is not None:

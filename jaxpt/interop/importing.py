@@ -1,8 +1,7 @@
 """Hugging Face in: into a bundle tensor by tensor, or straight onto a mesh."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,23 +12,32 @@ from jaxpt.files.partial import sha256
 from jaxpt.interop.checkpoint import HuggingFaceCheckpoint
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.model import Model
+from jaxpt.models.params import Array, Params, Shardings
 from jaxpt.models.specs import flatten, unflatten
+from jaxpt.tokenizers.interface import Tokenizer
 
 Report = Callable[[int], None]
 
 
-def import_bundle(source: str | Path, target: str | Path, report: Report = lambda tensors: None) -> Path:
+def import_bundle(
+    source: str | Path,
+    target: str | Path,
+    report: Report = lambda tensors: None,
+    *,
+    family: str | None = None,
+) -> Path:
     """Writes a Hugging Face directory as a bundle, one foreign tensor in memory at a time, each dtype kept.
 
     Args:
         source: the directory.
         target: the bundle; must not exist.
         report: called with 1 after each tensor, and for each file whose digest is taken.
+        family: as `HuggingFaceCheckpoint` takes it.
 
     Raises:
         JaxptError: as `HuggingFaceCheckpoint` and `BundleWriter`; nothing is left at `target` then.
     """
-    checkpoint = HuggingFaceCheckpoint(source)
+    checkpoint = HuggingFaceCheckpoint(source, family)
     tokenizer = _tokenizer(checkpoint.path)
     with BundleWriter(target, checkpoint.config, checkpoint.dtypes) as writer:
         for name, (_, leaf, at) in checkpoint.places.items():
@@ -38,7 +46,7 @@ def import_bundle(source: str | Path, target: str | Path, report: Report = lambd
         return writer.finish(tokenizer, [lineage_entry(checkpoint, report)])
 
 
-def lineage_entry(checkpoint: HuggingFaceCheckpoint, report: Report = lambda files: None) -> dict[str, Any]:
+def lineage_entry(checkpoint: HuggingFaceCheckpoint, report: Report = lambda files: None) -> dict[str, object]:
     """Returns what the lineage says of an import: files with their SHA-256, family, dtypes, the foreign configs."""
     files = {"config.json": sha256(checkpoint.path / "config.json")}
     for name in checkpoint.files:
@@ -54,7 +62,7 @@ def lineage_entry(checkpoint: HuggingFaceCheckpoint, report: Report = lambda fil
     }
 
 
-def load_hf(path: str | Path, *, dtype: str | None = None, shardings: Mapping[str, Any] | None = None) -> Model:
+def load_hf(path: str | Path, *, dtype: str | None = None, shardings: Shardings | None = None) -> Model:
     """Returns a Hugging Face model in memory.
 
     Args:
@@ -72,15 +80,15 @@ def load_hf(path: str | Path, *, dtype: str | None = None, shardings: Mapping[st
 
 
 def read_params(
-    checkpoint: HuggingFaceCheckpoint, dtype: str | None = None, shardings: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+    checkpoint: HuggingFaceCheckpoint, dtype: str | None = None, shardings: Shardings | None = None
+) -> Params:
     """Returns the parameters of an opened checkpoint; arguments as `load_hf`."""
     where = flatten(shardings) if shardings is not None else {}
     names: dict[str, list[str]] = {}
     for name, (_, leaf, _) in checkpoint.places.items():
         names.setdefault(leaf, []).append(name)  # in the order of layers, then experts
 
-    def part(leaf: str, index: Any) -> np.ndarray:
+    def part(leaf: str, index: tuple[slice, ...]) -> np.ndarray:
         spec = checkpoint.specs[leaf]
         kept = dtype or checkpoint.dtypes[leaf]
         pieces = len(spec.pieces)
@@ -91,10 +99,10 @@ def read_params(
             out[at] = checkpoint.slice(str(wanted[at]), tuple(index[pieces:]))
         return out
 
-    def one(leaf: str) -> Any:
+    def one(leaf: str) -> Array:
         shape = checkpoint.specs[leaf].shape
         if leaf in where:
-            return jax.make_array_from_callback(shape, where[leaf], lambda index: part(leaf, index))
+            return jax.make_array_from_callback(shape, where[leaf], lambda index: part(leaf, index or ()))
         return part(leaf, tuple(slice(0, n) for n in shape))
 
     return unflatten({leaf: one(leaf) for leaf in checkpoint.specs})
@@ -110,5 +118,5 @@ def has_tokenizer(path: Path) -> bool:
     return (path / "tokenizer.json").is_file() or (path / "vocab.json").is_file() or any(path.glob("*.model"))
 
 
-def _tokenizer(path: Path) -> Any:
+def _tokenizer(path: Path) -> Tokenizer | None:
     return tokenizers.load(path) if has_tokenizer(path) else None

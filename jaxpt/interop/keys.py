@@ -1,4 +1,4 @@
-"""Reading a foreign config.json key by key, so that nothing it asks for is passed over in silence."""
+"""Reading a foreign config.json key by key, so that nothing it asks for is silently ignored."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
 }
 
-# What each kind of rope must be told, and what YaRN takes where it is not.
+# The keys that each kind of rope needs, and what YaRN takes where they are absent.
 ROPES: dict[str, tuple[str, ...]] = {
     "default": (),
     "linear": ("factor",),
@@ -44,7 +44,7 @@ YARN_USUAL = {"beta_fast": 32.0, "beta_slow": 1.0}
 class Keys:
     """A config.json being read; `finish` refuses what was not asked for and is not known to be inert."""
 
-    def __init__(self, values: Mapping[str, Any], where: str, absent: Mapping[str, Any] | None = None):
+    def __init__(self, values: Mapping[str, object], where: str, absent: Mapping[str, object] | None = None):
         """Starts reading `values`; `where` names the file in errors, `absent` says what a key left out means."""
         self.values, self.where, self._absent = dict(values), where, absent or {}
         self._read: set[str] = set()
@@ -124,11 +124,11 @@ class Keys:
             made |= _yarn(values, made["factor"])
         left = {k: v for k, v in values.values.items() if k not in values._read and v is not None}
         if left:
-            told = ", ".join(f"{k}={v!r}" for k, v in left.items())
-            raise JaxptError(f"{self.where}: rope {kind!r} with {told} is not implemented")
+            rest = ", ".join(f"{k}={v!r}" for k, v in left.items())
+            raise JaxptError(f"{self.where}: rope {kind!r} with {rest} is not implemented")
         return RopeConfig(**made)
 
-    def _rope_of(self, key: str) -> dict[str, Any]:
+    def _rope_of(self, key: str) -> dict[str, object]:
         """One dialect's dictionary with `rope_type` and `rope_theta` in it, empty where the config has it not."""
         values = self.get(key, {})
         if not isinstance(values, Mapping):
@@ -150,7 +150,7 @@ class Keys:
                 raise self.refuse(key, "jaxpt does not know this key; remove it if it does not change the forward pass")
 
 
-def _yarn(values: Keys, factor: float) -> dict[str, Any]:
+def _yarn(values: Keys, factor: float) -> dict[str, object]:
     """Attention factor and ramp of YaRN; `mscale` and `mscale_all_dim` are DeepSeek's way of writing the former."""
 
     def scale(mscale: float) -> float:
@@ -180,8 +180,8 @@ def layer_specs(keys: Keys, usual: Sequence[str], window: int | None) -> tuple[L
         made["sliding_attention"] = LayerSpec("window", window)
     for kind in kinds:
         if not isinstance(kind, str) or kind not in made:
-            told = f"asks for {kind!r} in layer_types (sliding_window {window})"
-            raise JaxptError(f"{keys.where} {told}: jaxpt does not implement it")
+            asked = f"asks for {kind!r} in layer_types (sliding_window {window})"
+            raise JaxptError(f"{keys.where} {asked}: jaxpt does not implement it")
     return tuple(made[kind] for kind in kinds)
 
 
@@ -190,7 +190,7 @@ def read_window(keys: Keys) -> int | None:
     return None if keys.get("sliding_window") is None else keys.whole("sliding_window")
 
 
-def write_rope(rope: RopeConfig) -> dict[str, Any]:
+def write_rope(rope: RopeConfig) -> dict[str, object]:
     """Returns a rope in both dialects: readers of the older one ignore `rope_parameters`.
 
     Raises:
@@ -200,7 +200,7 @@ def write_rope(rope: RopeConfig) -> dict[str, Any]:
         raise JaxptError(
             "export: rope.inv_freq (an explicit frequency table) cannot be written in a Hugging Face config"
         )
-    out: dict[str, Any] = {"rope_type": rope.kind, "rope_theta": rope.theta}
+    out: dict[str, object] = {"rope_type": rope.kind, "rope_theta": rope.theta}
     if rope.kind != "default":
         out["factor"] = rope.factor
     if rope.kind in ("llama3", "yarn"):

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import ml_dtypes
 import numpy as np
@@ -17,6 +17,14 @@ DTYPES: dict[str, np.dtype] = {
     "F16": np.dtype("<f2"),
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class Entry(TypedDict):
+    """What a file's header says of one tensor: where its bytes lie among the data, `[start, stop)`."""
+
+    dtype: str
+    shape: list[int]
+    data_offsets: list[int]
 
 
 class SafetensorsFile:
@@ -41,7 +49,7 @@ class SafetensorsFile:
         if not isinstance(header, dict):
             raise JaxptError(f"{path} is no safetensors file: its header is no dictionary of tensors")
         header.pop("__metadata__", None)
-        self.header: dict[str, dict[str, Any]] = header
+        self.header: dict[str, Entry] = header
         self._base = 8 + length
         want = _end(path, header) + self._base
         if size != want:
@@ -80,10 +88,10 @@ def _end(path: Path, header: Mapping[str, Any]) -> int:
     for name, entry in header.items():
         if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
             raise JaxptError(f"{path}: {name} has no dtype in the header; the file is damaged, fetch it again")
-        numbers = [entry.get("shape"), entry.get("data_offsets")]
+        numbers: list[Any] = [entry.get("shape"), entry.get("data_offsets")]
         if not all(isinstance(n, list) and all(type(i) is int and i >= 0 for i in n) for n in numbers):
             raise JaxptError(f"{path}: {name} has no shape or place in the header; the file is damaged, fetch it again")
-        if len(numbers[1]) != 2:
+        if len(entry["data_offsets"]) != 2:
             raise JaxptError(f"{path}: {name} has {len(numbers[1])} data_offsets; the file is damaged, fetch it again")
     at = 0
     for (start, stop), name in sorted((entry["data_offsets"], name) for name, entry in header.items()):
@@ -101,7 +109,7 @@ Planned = Sequence[tuple[str, tuple[int, ...], str]]  # name, shape, numpy dtype
 
 def write_file(path: Path, planned: Planned, tensors: Iterator[np.ndarray]) -> None:
     """Writes a file whose tensors come one by one, in the order of `planned`."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     at = 0
     for name, shape, dtype in planned:
         kind = np.dtype(ml_dtypes.bfloat16) if dtype == "bfloat16" else np.dtype(dtype)
@@ -132,7 +140,7 @@ def shards(planned: Planned, limit: int) -> list[Planned]:
     return [p for p in parts if p]
 
 
-def index_of(parts: Mapping[str, Planned]) -> dict[str, Any]:
+def index_of(parts: Mapping[str, Planned]) -> dict[str, object]:
     """Returns the content of `model.safetensors.index.json` for file name to its tensors."""
     total = sum(math.prod(s) * (4 if d == "float32" else 2) for p in parts.values() for _, s, d in p)
     return {"metadata": {"total_size": total}, "weight_map": {n: f for f, p in parts.items() for n, _, _ in p}}

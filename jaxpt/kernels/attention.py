@@ -51,7 +51,17 @@ def attention(
     return run(q, k, v, scale, segment_ids, window, softcap, q_index, precision)
 
 
-def _xla(q, k, v, scale, segment_ids, window, softcap, q_index, precision):
+def _xla(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    scale: float,
+    segment_ids: jax.Array | None,
+    window: int | None,
+    softcap: float | None,
+    q_index: jax.Array | None,
+    precision: jax.lax.Precision | None,
+) -> jax.Array:
     b, s, h, hd = q.shape
     t, kv = k.shape[1:3]
     q = q.reshape(b, s, kv, h // kv, hd)
@@ -78,7 +88,17 @@ def _splash_refuses(q: jax.Array, k: jax.Array) -> str | None:
     return None
 
 
-def _splash(q, k, v, scale, segment_ids, window, softcap, q_index, precision):
+def _splash(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    scale: float,
+    segment_ids: jax.Array | None,
+    window: int | None,
+    softcap: float | None,
+    q_index: jax.Array | None,
+    precision: jax.lax.Precision | None,
+) -> jax.Array:
     """TPU flash attention: Pallas kernels that skip the blocks of the mask that are all hidden."""
     from jaxpt.kernels.splash import splash_attention
 

@@ -1,18 +1,21 @@
 """Cross-entropy over a vocabulary: dense, or chunk by chunk so that [B, S, V] never exists."""
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 
-LogitsOf = Callable[[Any, Any, jax.Array], jax.Array]  # (head, rest, x [B, C, D]) -> float32 logits [B, C, V]
+Leaves = Mapping[str, "jax.Array | Leaves"]  # what the unembedding reads of the parameters, a nested dict of arrays
+LogitsOf = Callable[[Leaves, Leaves, jax.Array], jax.Array]  # (head, rest, x [B, C, D]) -> float32 logits [B, C, V]
 Losses = tuple[jax.Array, jax.Array, jax.Array]
+Pieces = tuple[jax.Array, jax.Array, jax.Array]  # x, targets and weights, of one chunk or a leading axis of all
 
 
 def from_logits(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns negative log-likelihood and log-sum-exp, float32 `[B, S]`.
+    """Returns each token's negative log-likelihood in nats, and log-sum-exp, float32 `[B, S]`.
+
+    The one place where a loss per token is computed: training, bits per byte, perplexities and calibration use it.
 
     Args:
         logits: `[B, S, V]` float32; -inf where a column is no token.
@@ -24,7 +27,7 @@ def from_logits(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.A
 
 
 def dense(
-    logits_of: LogitsOf, head: Any, rest: Any, x: jax.Array, targets: jax.Array, weights: jax.Array, z_loss: float
+    logits_of: LogitsOf, head: Leaves, rest: Leaves, x: jax.Array, targets: jax.Array, weights: jax.Array, z_loss: float
 ) -> Losses:
     """Returns `Σ weights (nll + z_loss lse²)` (a scalar to differentiate), and nll and lse `[B, S]` (not to).
 
@@ -45,8 +48,8 @@ def dense(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 6, 7))
 def chunked(
     logits_of: LogitsOf,
-    head: Any,
-    rest: Any,
+    head: Leaves,
+    rest: Leaves,
     x: jax.Array,
     targets: jax.Array,
     weights: jax.Array,
@@ -59,22 +62,32 @@ def chunked(
     products with the head in all, as many as `dense`. Batches stay sharded as they are, the rows being whole.
     `chunk` must divide S.
     """
-    split = lambda a: _split(a, chunk)  # noqa: E731
 
-    def body(total: jax.Array, piece: tuple) -> tuple[jax.Array, tuple]:
-        loss, nll, lse = dense(logits_of, head, rest, *piece, z_loss)
+    def body(total: jax.Array, piece: Pieces) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        x_c, targets_c, weights_c = piece
+        loss, nll, lse = dense(logits_of, head, rest, x_c, targets_c, weights_c, z_loss)
         return total + loss, (nll, lse)
 
-    total, (nll, lse) = jax.lax.scan(body, jnp.zeros((), jnp.float32), (split(x), split(targets), split(weights)))
+    pieces = (_split(x, chunk), _split(targets, chunk), _split(weights, chunk))
+    total, (nll, lse) = jax.lax.scan(body, jnp.zeros((), jnp.float32), pieces)
     return total, _join(nll), _join(lse)
 
 
-def _forward(logits_of, head, rest, x, targets, weights, z_loss, chunk):
-    def body(carry: tuple, piece: tuple) -> tuple:
+def _forward(
+    logits_of: LogitsOf,
+    head: Leaves,
+    rest: Leaves,
+    x: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
+    z_loss: float,
+    chunk: int,
+) -> tuple[Losses, tuple[Leaves, jax.Array]]:
+    def body(carry: tuple[jax.Array, Leaves], piece: Pieces) -> tuple[tuple[jax.Array, Leaves], Losses]:
         total, d_head = carry
         x_c, t_c, w_c = piece
 
-        def loss_of(head: Any, x_c: jax.Array) -> tuple:
+        def loss_of(head: Leaves, x_c: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
             loss, nll, lse = dense(logits_of, head, rest, x_c, t_c, w_c, z_loss)
             return loss, (nll, lse)
 
@@ -87,7 +100,9 @@ def _forward(logits_of, head, rest, x, targets, weights, z_loss, chunk):
     return (total, _join(nll), _join(lse)), (d_head, _join(dx))
 
 
-def _backward(logits_of, z_loss, chunk, saved, cotangents):
+def _backward(
+    logits_of: LogitsOf, z_loss: float, chunk: int, saved: tuple[Leaves, jax.Array], cotangents: Losses
+) -> tuple[Leaves, None, jax.Array, None, None]:
     d_head, dx = saved
     g = cotangents[0]
     return jax.tree.map(lambda d: d * g.astype(d.dtype), d_head), None, dx * g.astype(dx.dtype), None, None

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 from jaxpt.sharding.platform import platform
 
 TILE = 128  # rows that one tile multiplies at once
+Operands = tuple[jax.Array, jax.Array, jax.Array]  # rows, matrices, sizes of the groups
 
 
 def _ragged_dot(x: jax.Array, w: jax.Array, sizes: jax.Array, precision: jax.lax.Precision | None) -> jax.Array:
@@ -45,7 +45,9 @@ def _lengths(rows: int, groups: int) -> tuple[int, int]:
     return min(4 * TILE, rows), max(8, min(TILE // 2, rows // groups))
 
 
-def _fold_tiles(tile: Callable[..., jax.Array], first: jax.Array, size: jax.Array, lengths: tuple[int, int], x: Any):
+def _fold_tiles(
+    tile: Callable[..., jax.Array], first: jax.Array, size: jax.Array, lengths: tuple[int, int], x: jax.Array
+) -> jax.Array:
     """Folds `tile(length, first row, x)` over the tiles of one group; only the last may reach past its end."""
     long, short = lengths
     many = size // long
@@ -60,7 +62,9 @@ def _fold_groups(group: Callable[..., jax.Array], sizes: jax.Array, x: jax.Array
     return jax.lax.fori_loop(0, jnp.sum(sizes > 0), lambda i, x: group(used[i], x), x)
 
 
-def _looped(x: jax.Array, w: jax.Array, sizes: jax.Array, precision: Any, transposed: bool = False) -> jax.Array:
+def _looped(
+    x: jax.Array, w: jax.Array, sizes: jax.Array, precision: jax.lax.Precision | None, transposed: bool = False
+) -> jax.Array:
     """The loop of `_tiled`; `transposed` multiplies by each matrix's transpose."""
     rows, lengths = x.shape[0], _lengths(x.shape[0], len(w))
     padded = jnp.pad(x, ((0, lengths[1]), (0, 0)))
@@ -89,11 +93,15 @@ def _tiled(x: jax.Array, w: jax.Array, sizes: jax.Array, precision: jax.lax.Prec
     return _looped(x, w, sizes, precision)
 
 
-def _tiled_forward(x: jax.Array, w: jax.Array, sizes: jax.Array, precision: jax.lax.Precision | None):
+def _tiled_forward(
+    x: jax.Array, w: jax.Array, sizes: jax.Array, precision: jax.lax.Precision | None
+) -> tuple[jax.Array, Operands]:
     return _tiled(x, w, sizes, precision), (x, w, sizes)
 
 
-def _tiled_backward(precision: jax.lax.Precision | None, saved: tuple, dy: jax.Array):
+def _tiled_backward(
+    precision: jax.lax.Precision | None, saved: Operands, dy: jax.Array
+) -> tuple[jax.Array, jax.Array, None]:
     x, w, sizes = saved
     lengths = _lengths(x.shape[0], len(w))
     padded, dy_padded = (jnp.pad(a, ((0, lengths[1]), (0, 0))) for a in (x, dy))

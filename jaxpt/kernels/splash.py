@@ -1,6 +1,7 @@
 """Attention by JAX's Pallas "splash" kernel, per shard of the ambient mesh."""
 
 import functools
+from typing import Any
 
 import jax
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
@@ -56,7 +57,8 @@ def splash_attention(
         k, v = (jax.numpy.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
         kv = heads
     seg = PartitionSpec(heads[0], None)
-    args, specs = (q, k, v), (heads, kv, kv)
+    args: tuple[jax.Array, ...] = (q, k, v)
+    specs: tuple[PartitionSpec, ...] = (heads, kv, kv)
     if segment_ids is not None:
         args, specs = (*args, segment_ids), (*specs, seg)
     run = local if segment_ids is not None else functools.partial(local, segment_ids=None)
@@ -73,13 +75,19 @@ def _local(
     softcap: float | None,
 ) -> jax.Array:
     s, h = q.shape[1:3]
-    one = masks.CausalMask((s, s))
+    one: masks.Mask = masks.CausalMask((s, s))
     if window is not None:
         one = one & masks.LocalMask((s, s), (window - 1, 0), 0)
     block = next(b for b in (BLOCK, 256, 128) if s % b == 0)
-    sizes = kernel.BlockSizes(**dict.fromkeys(TILES, block))
-    options = {"block_sizes": sizes, "head_shards": 1, "q_seq_shards": 1, "attn_logits_soft_cap": softcap}
-    run = kernel.make_splash_mha(masks.MultiHeadMask([one] * h), interpret=platform() == "cpu", **options)
+    tiles: dict[str, Any] = dict.fromkeys(TILES, block)
+    run = kernel.make_splash_mha(
+        masks.MultiHeadMask([one] * h),
+        block_sizes=kernel.BlockSizes(**tiles),
+        head_shards=1,
+        q_seq_shards=1,
+        attn_logits_soft_cap=softcap,
+        interpret=platform() == "cpu",
+    )
     k, v = (jax.numpy.repeat(x, h // x.shape[2], axis=2) for x in (k, v))
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
     if segment_ids is None:

@@ -39,17 +39,24 @@ def _stages(axes: Axes, records: Records) -> None:
     axes.set_title(axes.get_title(), pad=16)
     for step, name in names:
         axes.axvline(step, color="0.6", lw=0.8, ls=":")
-        place = {"xytext": (1, 3), "textcoords": "offset points", "xycoords": ("data", "axes fraction")}
-        axes.annotate(name, (step, 1.0), fontsize=7, color="0.25", **place)
+        axes.annotate(
+            name,
+            (step, 1.0),
+            xytext=(1, 3),
+            textcoords="offset points",
+            xycoords=("data", "axes fraction"),
+            fontsize=7,
+            color="0.25",
+        )
 
 
 def loss(records: Records) -> Figure | None:
     """Training loss per source: each record faint, the running mean over it."""
-    found = series(records, "train/loss/")
-    if not found:
+    curves = series(records, "train/loss/")
+    if not curves:
         return None
     figure, axes = _figure("training loss per source", "nats per token")
-    for name, (steps, values) in found.items():
+    for name, (steps, values) in curves.items():
         (line,) = axes.plot([], [], lw=1.6, label=name)
         for part in runs(steps, records, f"data/wanted/{name}"):  # no line through stages without this source
             mean = smooth(values[part], max(len(values) // 20, 1))
@@ -62,11 +69,11 @@ def loss(records: Records) -> Figure | None:
 
 def bits_per_byte(records: Records) -> Figure | None:
     """Held-out bits per byte."""
-    found = series(records, "eval/bpb/")
-    if not found:
+    curves = series(records, "eval/bpb/")
+    if not curves:
         return None
     figure, axes = _figure("held-out documents", "bits per byte")
-    for name, (steps, values) in found.items():
+    for name, (steps, values) in curves.items():
         axes.plot(steps, values, marker="o", ms=4, label=name)
         axes.annotate(f"{values[-1]:.2f}", (steps[-1], values[-1]), xytext=(6, -3), textcoords="offset points")
     axes.set_ylim(bottom=0)
@@ -78,11 +85,11 @@ def bits_per_byte(records: Records) -> Figure | None:
 
 def learning_rate(records: Records) -> Figure | None:
     """The learning rate of each step."""
-    found = series(records, "optim/learning_rate")
-    if not found:
+    curves = series(records, "optim/learning_rate")
+    if not curves:
         return None
     figure, axes = _figure("learning rate", "")
-    axes.plot(*found[""], lw=1.6)
+    axes.plot(*curves[""], lw=1.6)
     axes.set_ylim(bottom=0)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     _stages(axes, records)
@@ -91,18 +98,18 @@ def learning_rate(records: Records) -> Figure | None:
 
 def mixture(records: Records) -> Figure | None:
     """What batches are made of: realised shares stacked, stage by stage, and where the wanted ones end (dashed)."""
-    wanted, found = series(records, "data/wanted/"), series(records, "data/share/")
-    if not found:
+    wanted, curves = series(records, "data/wanted/"), series(records, "data/share/")
+    if not curves:
         return None
     figure, axes = _figure("mixture: shares of rows; dashed: as wanted", "share of rows, stacked")
-    names = sorted(found, key=lambda n: -found[n][1].sum())
+    names = sorted(curves, key=lambda n: -curves[n][1].sum())
     colors = plt.get_cmap("tab20")(np.arange(len(names)) % 20)
     first = 0
     for stage in _legs(records):
-        at = {n: np.isin(steps, stage) for n, (steps, _) in found.items()}
+        at = {n: np.isin(steps, stage) for n, (steps, _) in curves.items()}
         edge, line = np.zeros(len(stage)), np.zeros(len(stage))
         for n, color in zip(names, colors):
-            top = edge + found[n][1][at[n]]
+            top = edge + curves[n][1][at[n]]
             axes.fill_between([first, *stage], [edge[0], *edge], [top[0], *top], color=color, lw=0, step="pre")
             edge = top
             if n in wanted and wanted[n][1][at[n]].any():
@@ -147,11 +154,11 @@ def throughput(records: Records) -> Figure | None:
 
 def gradient_norm(records: Records) -> Figure | None:
     """Norm of the gradient before clipping."""
-    found = series(records, "train/grad_norm")
-    if "" not in found:
+    curves = series(records, "train/grad_norm")
+    if "" not in curves:
         return None
     figure, axes = _figure("gradient norm before clipping", "")
-    axes.plot(*found[""], lw=1.0)
+    axes.plot(*curves[""], lw=1.0)
     axes.set_yscale("log")
     _stages(axes, records)
     return figure
@@ -159,23 +166,23 @@ def gradient_norm(records: Records) -> Figure | None:
 
 def experts(records: Records) -> Figure | None:
     """Mixtures of experts: the most and the least loaded expert above, entropy of the router and dead experts below."""
-    found = series(records, "moe/")
-    if "max_load" not in found:
+    curves = series(records, "moe/")
+    if "max_load" not in curves:
         return None
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(7.2, 5.2), layout="constrained", sharex=True)
     for name, label in (("max_load", "most loaded expert of any layer"), ("min_load", "least loaded")):
-        top.plot(*found[name], lw=1.4, label=label)
+        top.plot(*curves[name], lw=1.4, label=label)
     top.axhline(1.0, color="0.5", lw=0.9, ls="--", label="even share")
-    worst = found["max_violation"][1]
+    worst = curves["max_violation"][1]
     title = f"experts' load; maximum violation at first {worst[0]:.2f}, at last {worst[-1]:.2f}"
     top.set(title=title, ylabel="even shares")
     top.set_ylim(bottom=0)
-    (entropy,) = bottom.plot(*found["entropy"], lw=1.4, label="entropy of the router's choice")
+    (entropy,) = bottom.plot(*curves["entropy"], lw=1.4, label="entropy of the router's choice")
     bottom.set(xlabel="step", ylabel="nats")
     bottom.set_ylim(bottom=0)
     right = bottom.twinx()
-    (dead,) = right.plot(*found["dead_experts"], lw=1.2, ls="-", color="C3", label="dead experts, all layers")
-    right.set_ylim(0, max(1.0, 1.05 * float(found["dead_experts"][1].max())))
+    (dead,) = right.plot(*curves["dead_experts"], lw=1.2, ls="-", color="C3", label="dead experts, all layers")
+    right.set_ylim(0, max(1.0, 1.05 * float(curves["dead_experts"][1].max())))
     right.set_ylabel("experts")
     bottom.legend(handles=[entropy, dead], frameon=False)
     top.legend(frameon=False)

@@ -108,12 +108,12 @@ def _notes(folder: Path, notes: Mapping[str, str] | None) -> Mapping[str, str]:
 
 
 def _first_and_last(title: str, records: Sequence[Mapping[str, Any]], prefix: str) -> str:
-    found = series(records, prefix)
-    if not found:
+    curves = series(records, prefix)
+    if not curves:
         return ""
     rows = [
         [name, f"{values[0]:.4f} (step {steps[0]:,})", f"{values[-1]:.4f} (step {steps[-1]:,})"]
-        for name, (steps, values) in found.items()
+        for name, (steps, values) in curves.items()
     ]
     return f"<h2>{title}</h2>{_table(['', 'first', 'last'], rows)}"
 

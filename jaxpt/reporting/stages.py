@@ -36,9 +36,11 @@ def trained(records: Records) -> Table:
     """Returns head and rows: a line per stage that began; rates and losses are those of its first and last record."""
     head = ["stage", "steps", "tokens", "learning rate", "loss"]
     rows, step, tokens = [], 0, 0
-    for name, found in by_stage(records).items():
-        last = found[-1]
-        rates, losses = ([f"{r[key]:.4g}" for r in (found[0], last)] for key in ("optim/learning_rate", "train/loss"))
+    for name, of_stage in by_stage(records).items():
+        last = of_stage[-1]
+        rates, losses = (
+            [f"{r[key]:.4g}" for r in (of_stage[0], last)] for key in ("optim/learning_rate", "train/loss")
+        )
         steps = f"{last['step'] - step:,}, to {last['step']:,}"
         rows.append([name, steps, f"{last['tokens'] - tokens:,}", " → ".join(rates), " → ".join(losses)])
         step, tokens = last["step"], last["tokens"]
@@ -51,7 +53,7 @@ def mixtures(records: Records) -> Table:
     What was wanted stands beside a share that is off by more than `NEAR`. The last column counts rows ahead of what was
     wanted over the whole run.
     """
-    last = {name: found[-1] for name, found in by_stage(records).items()}
+    last = {name: of_stage[-1] for name, of_stage in by_stage(records).items()}
     names = list(dict.fromkeys(k.removeprefix("data/share/") for r in last.values() for k in r if "data/share/" in k))
     rows = []
     for name in names:

@@ -2,13 +2,14 @@
 
 from jaxpt.sharding.activations import constrain
 from jaxpt.sharding.hosts import join, on_first_process
-from jaxpt.sharding.mesh import MESH_AXES, make_mesh
+from jaxpt.sharding.mesh import MESH_AXES, check_axes, make_mesh
 from jaxpt.sharding.rules import RULES, batch_sharding, param_shardings, partition_specs
 
 __all__ = [
     "MESH_AXES",
     "RULES",
     "batch_sharding",
+    "check_axes",
     "constrain",
     "join",
     "make_mesh",

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxpt.errors import JaxptError
 
-LONGEST = 2000  # bytes of an error that is passed on
+LONGEST = 2000  # bytes of an error that is sent to the other processes
 
 
 def join(coordinator: str | None, processes: int | None = None, process_id: int | None = None) -> None:

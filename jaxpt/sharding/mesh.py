@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 from jax.experimental import mesh_utils
@@ -12,9 +11,34 @@ from jaxpt.errors import JaxptError, nearest
 
 # From the slowest network to the fastest: neighbours on `tensor` exchange the most.
 MESH_AXES = ("data", "stage", "fsdp", "expert", "context", "tensor")
+UNBUILT = {"stage": "pipeline parallelism", "context": "context parallelism"}  # axes that nothing is split over yet
 
 
-def make_mesh(shape: Mapping[str, int] | None = None, devices: Sequence[Any] | None = None) -> Mesh:
+def check_axes(lengths: Mapping[str, int], where: str) -> None:
+    """Checks the names and lengths of mesh axes; -1 stands for what is left of the devices.
+
+    Args:
+        lengths: by axis.
+        where: how the axis is named in messages: "sharding.mesh." or "--mesh=context=2: ".
+
+    Raises:
+        JaxptError: an unknown axis; a length below 1; a length above 1 of an axis that nothing is built for.
+    """
+    for name, length in lengths.items():
+        if name not in MESH_AXES:
+            raise JaxptError(
+                f"{where}{name} is not a mesh axis{nearest(name, MESH_AXES)}; they are {', '.join(MESH_AXES)}"
+            )
+        if length != -1 and length < 1:
+            raise JaxptError(f"{where}{name} is {length}, it must be at least 1 (or -1: what is left)")
+        if name in UNBUILT and length != 1:
+            raise JaxptError(
+                f"{where}{name} is {length}: {UNBUILT[name]} is not built yet; leave it at 1 and split over "
+                f"{', '.join(a for a in MESH_AXES if a not in UNBUILT)}"
+            )
+
+
+def make_mesh(shape: Mapping[str, int] | None = None, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns a mesh over all of `MESH_AXES`.
 
     Args:
@@ -23,17 +47,11 @@ def make_mesh(shape: Mapping[str, int] | None = None, devices: Sequence[Any] | N
         devices: default all devices of all hosts.
 
     Raises:
-        JaxptError: an unknown axis, a length below 1, or a product that is not the number of devices.
+        JaxptError: as `check_axes`; a product that is not the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
     shape = dict(shape or {"fsdp": -1})
-    for name, length in shape.items():
-        if name not in MESH_AXES:
-            raise JaxptError(
-                f"sharding.mesh.{name} is not a mesh axis{nearest(name, MESH_AXES)}; they are {', '.join(MESH_AXES)}"
-            )
-        if length != -1 and length < 1:
-            raise JaxptError(f"sharding.mesh.{name} is {length}, it must be at least 1 (or -1: what is left)")
+    check_axes(shape, "sharding.mesh.")
     free = [n for n, length in shape.items() if length == -1]
     fixed = math.prod(length for length in shape.values() if length != -1)
     if len(free) > 1:

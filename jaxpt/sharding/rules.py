@@ -1,12 +1,29 @@
 """Rules from a parameter's axis names to mesh axes, and the shardings that follow from them."""
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Protocol
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from jaxpt.errors import JaxptError
+
+
+class NamedAxes(Protocol):
+    """What an axis table says of one parameter: the length and the name of each dimension."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths."""
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names."""
+
+
+AxisTable = Mapping[str, "NamedAxes | AxisTable"]
+PartitionSpecs = dict[str, "PartitionSpec | PartitionSpecs"]
+NamedShardings = dict[str, "NamedSharding | NamedShardings"]
 
 # axis name of a parameter -> mesh axis; an axis that is not listed is never split
 RULES: dict[str, str] = {
@@ -26,8 +43,11 @@ BATCH = ("data", "fsdp", "expert")
 
 
 def partition_specs(
-    specs: Mapping[str, Any], mesh: Mesh, rules: Mapping[str, str] | None = None, allow_replicated: Collection[str] = ()
-) -> dict[str, Any]:
+    specs: AxisTable,
+    mesh: Mesh | AbstractMesh,
+    rules: Mapping[str, str] | None = None,
+    allow_replicated: Collection[str] = (),
+) -> PartitionSpecs:
     """Returns the `PartitionSpec` of every parameter, same structure as `specs`.
 
     Gains and biases (one dimension besides `layers`) are small and stay whole.
@@ -48,8 +68,8 @@ def partition_specs(
             raise JaxptError(f"sharding.rules.{axis} is {target!r}, no axis of the mesh {tuple(mesh.shape)}")
     seen: set[str] = set()
 
-    def walk(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-        out: dict[str, Any] = {}
+    def walk(tree: AxisTable, prefix: str) -> PartitionSpecs:
+        out: PartitionSpecs = {}
         for name, value in tree.items():
             path = f"{prefix}{name}"
             if isinstance(value, Mapping):
@@ -66,7 +86,9 @@ def partition_specs(
     return result
 
 
-def _one(path: str, spec: Any, mesh: Mesh, rules: Mapping[str, str], may_replicate: bool) -> PartitionSpec:
+def _one(
+    path: str, spec: NamedAxes, mesh: Mesh | AbstractMesh, rules: Mapping[str, str], may_replicate: bool
+) -> PartitionSpec:
     small = len(spec.shape) - ("layers" in spec.axes) < 2
     parts: list[str | None] = []
     for length, axis in zip(spec.shape, spec.axes):
@@ -91,8 +113,8 @@ def _one(path: str, spec: Any, mesh: Mesh, rules: Mapping[str, str], may_replica
 
 
 def param_shardings(
-    specs: Mapping[str, Any], mesh: Mesh, rules: Mapping[str, str] | None = None, allow_replicated: Collection[str] = ()
-) -> dict[str, Any]:
+    specs: AxisTable, mesh: Mesh, rules: Mapping[str, str] | None = None, allow_replicated: Collection[str] = ()
+) -> NamedShardings:
     """Returns the `NamedSharding` of every parameter; arguments and errors as `partition_specs`."""
     parts = partition_specs(specs, mesh, rules, allow_replicated)
     return jax.tree.map(lambda p: NamedSharding(mesh, p), parts, is_leaf=lambda x: isinstance(x, PartitionSpec))

@@ -2,10 +2,9 @@
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar
 
 from jinja2 import Template, TemplateError, TemplateSyntaxError, nodes
 from jinja2.ext import Extension
@@ -17,12 +16,13 @@ from jaxpt.errors import JaxptError, nearest
 NAMED = ("plain", "chatml")
 BEGIN, END = "\ufdd0", "\ufdd1"  # noncharacters: Unicode promises that no text has them
 Span = tuple[int, int]
+Message = Mapping[str, object]  # role, content, and what else a template knows
 
 
 class _Generation(Extension):
     """`{% generation %} … {% endgeneration %}` around what the assistant wrote, as templates on the hub have it."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}  # noqa: RUF012
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
@@ -44,7 +44,7 @@ def named_template(name: str) -> str:
     return Path(name).read_text(encoding="utf-8")
 
 
-def render(template: str, messages: list[dict[str, Any]], values: dict[str, Any]) -> str:
+def render(template: str, messages: Sequence[Message], values: Mapping[str, object]) -> str:
     """Returns `template` rendered over `messages`, with the helpers that templates on the Hugging Face hub expect.
 
     Raises:
@@ -53,7 +53,9 @@ def render(template: str, messages: list[dict[str, Any]], values: dict[str, Any]
     return _render(template, messages, values).replace(BEGIN, "").replace(END, "")
 
 
-def render_with_spans(template: str, messages: list[dict[str, Any]], values: dict[str, Any]) -> tuple[str, list[Span]]:
+def render_with_spans(
+    template: str, messages: Sequence[Message], values: Mapping[str, object]
+) -> tuple[str, list[Span]]:
     """Returns the rendered conversation and the (start, stop) characters of what the assistant wrote.
 
     A template that marks them with `{% generation %}` is taken at its word. One that does not is rendered turn by
@@ -83,7 +85,7 @@ def _read_marks(marked: str) -> tuple[str, list[Span]]:
     return "".join(parts), spans
 
 
-def _spans_by_turn(template: str, messages: list[dict[str, Any]], values: dict[str, Any], whole: str) -> list[Span]:
+def _spans_by_turn(template: str, messages: Sequence[Message], values: Mapping[str, object], whole: str) -> list[Span]:
     spans = []
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
@@ -93,14 +95,14 @@ def _spans_by_turn(template: str, messages: list[dict[str, Any]], values: dict[s
         if not (after.startswith(before) and whole.startswith(after)):
             raise JaxptError(
                 f"the chat template writes turn {i + 1} differently when it stands elsewhere, so what "
-                f"the assistant wrote cannot be told; mark it with {{% generation %}} or name another template "
+                f"the assistant wrote cannot be determined; mark it with {{% generation %}} or name another template "
                 f"({', '.join(NAMED)})"
             )
         spans.append((len(before), len(after)))
     return spans
 
 
-def _render(template: str, messages: Sequence[dict[str, Any]], values: dict[str, Any]) -> str:
+def _render(template: str, messages: Sequence[Message], values: Mapping[str, object]) -> str:
     try:
         return _compiled(template).render(messages=list(messages), **values)
     except TemplateSyntaxError as e:
@@ -122,7 +124,11 @@ def _compiled(template: str) -> Template:
 
 
 def _to_json(
-    x: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+    x: object,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
 ) -> str:
     """JSON as it is; Jinja's own filter escapes what HTML would misread."""
     return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

@@ -35,7 +35,7 @@ class HuggingFaceTokenizer(Tokenizer):
     def _find(self, name: str) -> int | None:
         key = f"{name}_token"
         if key in self.settings or "tokenizer_class" in self.settings:
-            text = self._told(name)
+            text = self._special_text(name)
             return None if text is None else self._inner.token_to_id(text)
         unk = getattr(self._inner.model, "unk_token", None) if name == "unk" else None
         names = (unk,) if unk else _USUAL[name]

@@ -5,7 +5,7 @@ import hashlib
 import json
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ class Tokenizer(ABC):
             if file.resolve() != (directory / file.name).resolve():
                 shutil.copyfile(file, directory / file.name)
 
-    def apply_chat_template(self, messages: Sequence[dict[str, Any]], **values: Any) -> str:
+    def apply_chat_template(self, messages: Sequence[Mapping[str, object]], **values: object) -> str:
         """Returns a conversation as its template writes it (rendered in a sandbox; a template is foreign code).
 
         Args:
@@ -122,7 +122,7 @@ class Tokenizer(ABC):
         ids = {name: getattr(self, f"{name}_id") for name in ("bos", "eos", "pad", "unk")}
         return {f"{name}_token": "" if i is None else self.piece(i) for name, i in ids.items()}
 
-    def _told(self, name: str) -> str | None:
+    def _special_text(self, name: str) -> str | None:
         """The text of a special token as the settings name it."""
         value = self.settings.get(f"{name}_token")
         return value.get("content") if isinstance(value, dict) else value

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxpt.errors import JaxptError
-from jaxpt.files.digests import NAME, with_digests
+from jaxpt.files.digests import NAME, Digests, with_digests
 from jaxpt.tokenizers.huggingface import HuggingFaceTokenizer, read_byte_level_bpe, read_json
 from jaxpt.tokenizers.interface import Tokenizer
 from jaxpt.tokenizers.sentencepiece import SentencePieceTokenizer
@@ -31,13 +31,12 @@ def load(path: str | Path) -> Tokenizer:
     folder = path if path.is_dir() else path.parent
     _check_digests(path if path.name == "tokenizer" else folder)
     known = sorted(folder.glob("*.model"), key=lambda p: p.name != "tokenizer.model")
-    if path.is_file():
-        chosen = path
-    else:
-        candidates = [folder / "tokenizer.json", *known, folder / "vocab.json"]
-        chosen = next((p for p in candidates if p.is_file()), None)
-        if chosen is None:
+    chosen = path
+    if not path.is_file():
+        candidates = [p for p in (folder / "tokenizer.json", *known, folder / "vocab.json") if p.is_file()]
+        if not candidates:
             raise JaxptError(f"{path} holds no tokenizer: no tokenizer.json, *.model, or vocab.json with merges.txt")
+        chosen = candidates[0]
     beside = [folder / n for n in _BESIDE if (folder / n).is_file()]
     settings = _settings(folder)
     if chosen.name == "vocab.json":
@@ -58,7 +57,12 @@ def _check_digests(folder: Path) -> None:
     """Compares the tokenizer of a bundle or a run with the digests beside it."""
     around = folder.absolute().parent
     if folder.absolute().name == "tokenizer" and ((around / NAME).exists() or (around / "model.json").exists()):
-        with_digests(around, lambda digests: digests and digests.check("tokenizer"))
+        with_digests(around, _check_tokenizer)
+
+
+def _check_tokenizer(digests: Digests | None) -> None:
+    if digests is not None:
+        digests.check("tokenizer")
 
 
 def _whole(tokenizer: Tokenizer, file: Path) -> Tokenizer:

@@ -32,9 +32,9 @@ class SentencePieceTokenizer(Tokenizer):
         self.bos_id, self.eos_id, self.pad_id, self.unk_id = (self._find(n) for n in ("bos", "eos", "pad", "unk"))
 
     def _find(self, name: str) -> int | None:
-        text = self._told(name)
-        if text and self.piece(told := self._model.piece_to_id(text)) == text:
-            return told
+        text = self._special_text(name)
+        if text and self.piece(named := self._model.piece_to_id(text)) == text:
+            return named
         own = getattr(self._model, f"{name}_id")()
         return own if own >= 0 else None
 

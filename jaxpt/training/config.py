@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal
 from jaxpt.config.choice import choice_option, option
 from jaxpt.config.duration import parse, parse_interval
 from jaxpt.data.build import Packing
-from jaxpt.data.plan import flat_weights
 from jaxpt.data.pose import Pose
+from jaxpt.data.weights import flat_weights
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.evaluation import evaluation
 from jaxpt.evaluation.evaluation import Evaluation
@@ -56,7 +56,7 @@ class ReweightConfig:
 class StageConfig:
     """One leg of a run.
 
-    `mixture` gives each source a number, `"size"`, or groups `{weight, sources}`: see `jaxpt.data.plan.flat_weights`.
+    `mixture` gives each source a number, `"size"`, or groups `{weight, sources}`: see `jaxpt.data.weights`.
     Weights count row slots, or with `mixture_unit` "tokens" real tokens without padding.
     `load` says what continues from the stage before (or from `init_from`): "params" starts the optimizer afresh,
     and what the objective trains besides the model.

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 
 from jaxpt.cli.terminal import table
-from jaxpt.data.plan import flat_weights
+from jaxpt.data.weights import flat_weights
 from jaxpt.objectives.objective import Objective
 from jaxpt.training.run_plan import RunPlan, SourceFacts, StagePlan, stated
 

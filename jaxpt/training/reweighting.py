@@ -10,8 +10,8 @@ from pathlib import Path
 import jax
 
 from jaxpt.config.duration import parse_interval
-from jaxpt.data.plan import flat_weights
 from jaxpt.data.reweight import reweight
+from jaxpt.data.weights import flat_weights
 from jaxpt.errors import JaxptError
 from jaxpt.evaluation.bits_per_byte import BitsPerByte, token_losses
 from jaxpt.evaluation.evaluation import Params

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from jaxpt.checkpoints.run_item import RunItem
 from jaxpt.config.duration import parse
-from jaxpt.data.plan import flat_weights, row_weights
+from jaxpt.data.weights import flat_weights, row_weights
 from jaxpt.errors import JaxptError
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.section import stated, with_rope

@@ -6,8 +6,8 @@ from jaxpt.data import PackedSource
 from jaxpt.data.build import Packing
 from jaxpt.data.cache import packed_on_first_use
 from jaxpt.data.origins import is_text
-from jaxpt.data.plan import flat_weights
 from jaxpt.data.remote import default_cache
+from jaxpt.data.weights import flat_weights
 from jaxpt.errors import JaxptError
 from jaxpt.tokenizers import Tokenizer
 from jaxpt.training.config import RunConfig, SourceConfig

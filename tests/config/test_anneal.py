@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jaxpt.config.file import load
-from jaxpt.data.plan import flat_weights
+from jaxpt.data.weights import flat_weights
 from jaxpt.errors import JaxptError
 from jaxpt.models.presets import preset
 from jaxpt.training.config import RunConfig

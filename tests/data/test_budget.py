@@ -55,11 +55,11 @@ def test_rows_needed_are_those_that_are_delivered(sources, parts):
     enough = Loader(sources, stages, repeat={"a": 20, "b": 20})
     got = total(enough, stages)
     once = Loader(sources, stages)
-    told = lines(once)
-    for line, n in zip(told, got):
+    message = lines(once)
+    for line, n in zip(message, got):
         assert abs(line.needed - n) <= len(stages)
         assert line.there == ROWS[line.name]
-    assert (total(Loader(sources, stages), stages) is None) == any(line.short for line in told)
+    assert (total(Loader(sources, stages), stages) is None) == any(line.short for line in message)
 
 
 @pytest.mark.parametrize("steps", [38, 39, 40, 41, 42])
@@ -70,7 +70,7 @@ def test_whether_the_very_last_row_suffices_is_exact(sources, steps):
     assert short == (steps > 40)
 
 
-def test_a_source_too_small_is_told_with_both_numbers_and_the_way_out(sources):
+def test_a_source_too_small_is_said_with_both_numbers_and_the_way_out(sources):
     stages = plan([(20, 5, (1, 0, 1)), (20, 5, (0, 0, 1))])
     with pytest.raises(JaxptError) as error:
         budget.check(lines(Loader(sources, stages)))
@@ -127,8 +127,8 @@ def test_ends_fall_where_the_oracle_says_and_survive_restarts(sources, parts, st
     ideal = np.cumsum(np.array([w for *_, w in want]) * sizes[:, None], axis=0)
     slack = 2 + len(stages) + 2 * max(sizes) * len(gone)
     assert np.abs(tags.cumsum(axis=0) - ideal).max() <= slack
-    told = lines(Loader(sources, stages, when_exhausted=may_end))
-    assert all(abs(line.needed - n) <= slack for line, n in zip(told, tags.sum(axis=0)))
+    message = lines(Loader(sources, stages, when_exhausted=may_end))
+    assert all(abs(line.needed - n) <= slack for line, n in zip(message, tags.sum(axis=0)))
     saved, stop = None, 0
     for stop in sorted(min(s, len(whole)) for s in stops):
         log = ScheduleLog.from_json(json.loads(json.dumps(saved["schedule_log"]))) if saved else None

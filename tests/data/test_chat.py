@@ -171,7 +171,7 @@ FORGETFUL = "{% for m in messages %}{{ m.content if loop.last else m.content[:3]
 
 
 @pytest.mark.parametrize(
-    ("messages", "template", "told"),
+    ("messages", "template", "message"),
     [
         ([{"content": "x"}], "chatml", "conversation 1: messages must be a list of objects with a role"),
         ([{"role": "user", "content": 3}], "chatml", "the content of a message is int, not text"),
@@ -182,11 +182,11 @@ FORGETFUL = "{% for m in messages %}{{ m.content if loop.last else m.content[:3]
         (TALK, "forgetful", "writes turn 3 differently when it stands elsewhere"),
     ],
 )
-def test_a_mistake_in_a_conversation_is_named(tmp_path, messages, template, told):
+def test_a_mistake_in_a_conversation_is_named(tmp_path, messages, template, message):
     if template == "forgetful":
         template = str(tmp_path / "forgetful.jinja")
         (tmp_path / "forgetful.jinja").write_text(FORGETFUL)
-    with pytest.raises(JaxptError, match=told):
+    with pytest.raises(JaxptError, match=message):
         build(
             write(tmp_path / "d", [messages]),
             tmp_path / "p",

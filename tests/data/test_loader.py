@@ -262,7 +262,7 @@ def test_weights_changed_while_running_hold_from_there_and_replay(sources):
     assert max(map(abs, deviation.values())) < 2
 
 
-def test_shares_wanted_and_realised_are_told(sources):
+def test_shares_wanted_and_realised_are_said(sources):
     loader = Loader(sources, plan([(30, 10, (1, 2, 1))]))
     wanted, real = loader.shares(30)
     assert wanted == pytest.approx({"a": 0.25, "b": 0.5, "c": 0.25})

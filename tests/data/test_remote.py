@@ -85,7 +85,7 @@ def test_a_run_that_began_on_disk_goes_on_from_a_store(pair):
     assert not taken & {d for step in range(10) for d in delivered(second.batch(step))}
 
 
-def test_what_is_wrong_with_a_remote_source_is_told_by_its_address(pair, tmp_path):
+def test_what_is_wrong_with_a_remote_source_is_said_by_its_address(pair, tmp_path):
     here, _ = pair
     with pytest.raises(JaxptError, match=r"memory://bucket/nothing is no packed source \(it does not exist"):
         PackedSource.open("memory://bucket/nothing")

@@ -59,7 +59,7 @@ def test_the_floor_keeps_every_source_in_use_and_zero_stays_zero():
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, None])
-def test_a_loss_that_is_none_is_told_by_source(value):
+def test_a_loss_that_is_none_is_said_by_source(value):
     losses = {k: v for k, v in {**REFERENCE, "book": value}.items() if v is not None}
     with pytest.raises(JaxptError, match="reweight: source book has no loss"):
         reweight(START, losses, REFERENCE)

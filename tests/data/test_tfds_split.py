@@ -90,7 +90,7 @@ def test_reading_needs_no_tensorflow(folder):
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "message"),
     [
         ("tfds:made_talks?data_dir={folder}", "names no split"),
         ("tfds:made_talks?split=train&datadir={folder}", r"datadir is no option \(did you mean 'data_dir'\?\)"),
@@ -99,8 +99,8 @@ def test_reading_needs_no_tensorflow(folder):
         ("tfds:/nowhere/made_talks/1.0.0?split=train", "no prepared dataset /nowhere"),
     ],
 )
-def test_a_mistake_in_the_path_is_named_and_downloads_nothing(folder, path, told):
-    with pytest.raises(JaxptError, match=told):
+def test_a_mistake_in_the_path_is_named_and_downloads_nothing(folder, path, message):
+    with pytest.raises(JaxptError, match=message):
         open_origin(path.format(folder=folder))
 
 

@@ -52,7 +52,7 @@ def _outcome(what, read, whole, same):
     try:
         value = read()
     except JaxptError as error:
-        return "noticed" if "\n" not in str(error) else f"{what}: told in several lines"
+        return "noticed" if "\n" not in str(error) else f"{what}: message in several lines"
     except Exception as error:
         return f"{what}: {type(error).__name__}: {error}"
     return "harmless" if same(value, whole) else f"{what}: silent"

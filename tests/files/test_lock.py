@@ -252,9 +252,9 @@ def test_what_cannot_be_locked_is_one_line(tmp_path):
     (tmp_path / "link").mkdir()
     inside(tmp_path / "link").symlink_to(tmp_path / "file")
     for folder in (tmp_path, tmp_path / "file", tmp_path / "link", tmp_path / "file" / "run"):
-        with pytest.raises(JaxptError, match=r"cannot be written: .*give another --workdir") as told:
+        with pytest.raises(JaxptError, match=r"cannot be written: .*give another --workdir") as message:
             taken(folder).acquire()
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(message.value)
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -276,7 +276,7 @@ def test_who_waits_says_for_whom_and_gets_it(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_process_is_told_from_a_later_one_with_its_number():
+def test_a_process_is_said_from_a_later_one_with_its_number():
     assert Holder.this_process().is_alive
     assert not Holder(**{**vars(Holder.this_process()), "born": "1"}).is_alive
     assert holder._born(2**22 + 1) == ""

@@ -26,9 +26,9 @@ BAD = [
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_name_that_leads_elsewhere_is_refused_with_its_key(name):
-    with pytest.raises(JaxptError, match=r"^config\.steps\[0\]\.name: the name .*; give another name") as told:
+    with pytest.raises(JaxptError, match=r"^config\.steps\[0\]\.name: the name .*; give another name") as message:
         path_component(name, "config.steps[0].name", ("steps",))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(message.value)
 
 
 @pytest.mark.parametrize("name", ["clean", "web.en", "a-b_c", "..a"[2:], "Ünïcode", "two words", "a..b"])

@@ -37,23 +37,23 @@ def last(header):
     return max((v for v in header.values() if "data_offsets" in v), key=lambda v: v["data_offsets"])
 
 
-@pytest.mark.parametrize("told", HEADERS)
-def test_a_damaged_header_is_told_in_one_line(tmp_path, told):
+@pytest.mark.parametrize("message", HEADERS)
+def test_a_damaged_header_is_said_in_one_line(tmp_path, message):
     hf = hf_directory(tmp_path)
     data = (hf / "model.safetensors").read_bytes()
     size = int.from_bytes(data[:8], "little")
-    header = json.dumps(HEADERS[told](json.loads(data[8 : 8 + size]))).encode()
+    header = json.dumps(HEADERS[message](json.loads(data[8 : 8 + size]))).encode()
     (hf / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + data[8 + size :])
     with pytest.raises(JaxptError) as error:
         import_bundle(hf, tmp_path / "b")
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert [p.name for p in tmp_path.iterdir()] == ["hf"]
 
 
-def test_a_damaged_index_and_a_tensor_in_two_shards_are_told(tmp_path):
+def test_a_damaged_index_and_a_tensor_in_two_shards_are_said(tmp_path):
     hf = hf_directory(tmp_path)
     index = hf / "model.safetensors.index.json"
-    for text, told in (
+    for text, message in (
         ("[]", "holds a list, no dictionary of keys"),
         ("{}", "has no weight_map from tensors to files beside it"),
         ('{"weight_map": {"a": "../other/model.safetensors"}}', "has no weight_map from tensors to files beside it"),
@@ -61,7 +61,7 @@ def test_a_damaged_index_and_a_tensor_in_two_shards_are_told(tmp_path):
     ):
         index.write_text(text)
         save_file({"model.norm.weight": np.zeros(24, np.float32)}, hf / "two.safetensors")
-        with pytest.raises(JaxptError, match=re.escape(told)):
+        with pytest.raises(JaxptError, match=re.escape(message)):
             load_hf(hf)
 
 
@@ -70,8 +70,8 @@ def test_bad_files_are_refused_and_leave_nothing(tmp_path):
     weights = hf / "model.safetensors"
     good = weights.read_bytes()
 
-    def refused(told):
-        with pytest.raises(JaxptError, match=told):
+    def refused(message):
+        with pytest.raises(JaxptError, match=message):
             import_bundle(hf, tmp_path / "b")
         assert not [p for p in tmp_path.iterdir() if p.name not in ("hf", "exists")]
 
@@ -166,7 +166,7 @@ def no_rights():
         os.seteuid(0)
 
 
-def test_a_disk_that_takes_no_more_is_told_and_nothing_is_left(tmp_path):
+def test_a_disk_that_takes_no_more_is_said_and_nothing_is_left(tmp_path):
     hf = hf_directory(tmp_path)
     import_bundle(hf, tmp_path / "b")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -181,8 +181,8 @@ def test_a_disk_that_takes_no_more_is_told_and_nothing_is_left(tmp_path):
         assert "writing failed" in str(error.value)
         assert "\n" not in str(error.value)
         assert {p.name for p in tmp_path.iterdir()} == {"hf", "b"}
-    told = storage_error(tmp_path / "to", OSError(errno.ENOSPC, "No space left on device"))
-    assert "the disk is full" in str(told)
+    message = storage_error(tmp_path / "to", OSError(errno.ENOSPC, "No space left on device"))
+    assert "the disk is full" in str(message)
 
 
 def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):

@@ -106,25 +106,25 @@ def test_a_changed_key_is_followed_or_refused(kind, tmp_path, monkeypatch):
     model.save_pretrained(tmp_path)
     base = json.loads((tmp_path / "config.json").read_text())
     made, followed, silent = {}, 0, []
-    for key, told, values in variants(base, model.config.to_dict()):
+    for key, message, values in variants(base, model.config.to_dict()):
         (tmp_path / "config.json").write_text(json.dumps(values))
         try:
             ours = load_hf(tmp_path)
         except JaxptError as error:
             if "\n" in str(error) or not any(name in str(error) for name in (key, "model.", "lm_head", "rope ")):
-                silent.append(f"{told}: {error}")  # it names neither the key nor a tensor
+                silent.append(f"{message}: {error}")  # it names neither the key nor a tensor
             continue
         try:
             want = foreign_logits(tmp_path, model.state_dict())
         except Exception:  # transformers refuses it in its own way, or crashes: there is nothing to compare with
-            assert key, told
+            assert key, message
             continue
         if (config := repr(ours.config)) not in made:
             with jax.disable_jit():  # operation by operation: the shapes are the same every time
                 made[config] = np.asarray(forward(ours.config, ours.params, jnp.array(TOKENS)))
         followed += 1
         if not np.abs(made[config] - want).max() <= 2e-4 * np.abs(want).max():
-            silent.append(told)
+            silent.append(message)
     assert not silent
     assert followed > 12
     assert len(made) > 5

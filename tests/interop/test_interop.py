@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from jaxpt import api, cli
 from jaxpt.bundles import open_bundle, save_bundle
 from jaxpt.errors import JaxptError
-from jaxpt.generation.generate import Sampling, generate
+from jaxpt.generation import Sampling, generate
 from jaxpt.interop import export_bundle, import_bundle, load_hf
 from jaxpt.interop.checkpoint import HuggingFaceCheckpoint
 from jaxpt.models import Model, MoeConfig, flatten, forward, param_specs, uniform_layers
@@ -55,8 +55,8 @@ def test_generate_and_export_the_real_tiny_model_by_command(shared, tmp_path, ca
     golden = json.loads((shared / "data/stories260K/golden_greedy.json").read_text())["cases"]
     prompts = [f"--prompt={case['prompt']}" for case in golden]
     assert cli.main(["generate", f"--model={hf}", *prompts, "--temperature=0", "--max_new_tokens=200"]) == 0
-    told = capsys.readouterr().out.split("---\n")
-    assert all(text.startswith(case["text"].strip()) for text, case in zip(told, golden, strict=False))
+    message = capsys.readouterr().out.split("---\n")
+    assert all(text.startswith(case["text"].strip()) for text, case in zip(message, golden, strict=False))
 
 
 def test_lineage_names_the_files_and_their_digests(shared, tmp_path):

@@ -92,8 +92,8 @@ def test_a_config_written_anew_says_the_same(pair):
     """Without the imported config.json: what a reshaped model is exported with."""
     from transformers import AutoConfig
 
-    from jaxpt.interop.families import FAMILIES
     from jaxpt.interop.family import write_config
+    from jaxpt.interop.find_family import FAMILIES
 
     written = write_config(FAMILIES[pair.kind], pair.ours.config)
     theirs = AutoConfig.for_model(pair.kind, **{k: v for k, v in written.items() if k != "model_type"}).to_dict()

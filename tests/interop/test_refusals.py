@@ -15,7 +15,7 @@ from tests.models.tiny import config
 
 
 @pytest.mark.parametrize(
-    ("name", "family", "changes", "told"),
+    ("name", "family", "changes", "message"),
     [
         ("moe", "olmoe", {"clip_qkv": 8.0}, "asks for clip_qkv=8.0"),
         ("moe", "olmoe", {"head_dim": 12}, "head_dim=12 must be hidden_size / num_attention_heads"),
@@ -30,19 +30,19 @@ from tests.models.tiny import config
         ("moe_mixed", "qwen2_moe", {"decoder_sparse_step": 2}, "lacks model.layers.2.mlp.down_proj.weight"),
     ],
 )
-def test_what_a_mixture_asks_for_and_has_not_is_refused_by_name(tmp_path, name, family, changes, told):
+def test_what_a_mixture_asks_for_and_has_not_is_refused_by_name(tmp_path, name, family, changes, message):
     facts = {"qk_norm": "full", "heads": 3, "kv_heads": 3} if family == "olmoe" else FACTS.get(name, {})
     hf = hf_directory(tmp_path, name, family, **facts)
     edit(hf, **changes)
     with pytest.raises(JaxptError) as error:
         import_bundle(hf, tmp_path / "b")
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert [p.name for p in tmp_path.iterdir()] == ["hf"]
 
 
 @pytest.mark.parametrize(
-    ("changes", "family", "told"),
+    ("changes", "family", "message"),
     [
         ({"moe": MoeConfig(6, 2, 16, capacity_factor=1.25)}, "qwen3_moe", "moe.capacity_factor=1.25"),
         ({"moe": MoeConfig(6, 2, 16, selection_bias=True)}, "qwen3_moe", "moe.selection_bias=True"),
@@ -53,15 +53,15 @@ def test_what_a_mixture_asks_for_and_has_not_is_refused_by_name(tmp_path, name, 
         ({"moe": None, "layers": uniform_layers(3)}, "olmoe", "the model has no model.moe"),
     ],
 )
-def test_a_mixture_that_a_family_cannot_say_is_refused_naming_the_fact(tmp_path, changes, family, told):
+def test_a_mixture_that_a_family_cannot_say_is_refused_naming_the_fact(tmp_path, changes, family, message):
     with pytest.raises(JaxptError) as error:
         hf_directory(tmp_path, "moe", family, **changes)
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert not (tmp_path / "hf").exists()
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"model_type": "qwen4"}, "model_type 'qwen4' is not read (did you mean 'qwen"),
         ({"model_type": "mixtrol"}, "model_type 'mixtrol' is not read (did you mean 'mixtral'?)"),
@@ -102,19 +102,19 @@ def test_a_mixture_that_a_family_cannot_say_is_refused_naming_the_fact(tmp_path,
         ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "a rope per layer type is not read"),
     ],
 )
-def test_what_a_config_asks_for_and_jaxpt_has_not_is_refused_by_name(tmp_path, changes, told):
+def test_what_a_config_asks_for_and_jaxpt_has_not_is_refused_by_name(tmp_path, changes, message):
     hf = hf_directory(tmp_path)
     edit(hf, **changes)
     with pytest.raises(JaxptError) as error:
         import_bundle(hf, tmp_path / "b")
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert [p.name for p in tmp_path.iterdir()] == ["hf"]
 
 
 def test_layer_types_that_contradict_the_config_are_refused(tmp_path):
     hf = hf_directory(tmp_path, "qwen2")
-    for kinds, told in (
+    for kinds, message in (
         (["full_attention"] * 2, "it must name a kind for each of num_hidden_layers=3"),
         (["chunked_attention"] * 3, "asks for 'chunked_attention' in layer_types"),
         (["sliding_attention"] * 3, "asks for 'sliding_attention' in layer_types (sliding_window None)"),
@@ -122,7 +122,7 @@ def test_layer_types_that_contradict_the_config_are_refused(tmp_path):
         edit(hf, layer_types=kinds)
         with pytest.raises(JaxptError) as error:
             HuggingFaceCheckpoint(hf)
-        assert told in str(error.value)
+        assert message in str(error.value)
 
 
 def test_a_key_left_out_means_what_the_family_means_by_it(tmp_path):

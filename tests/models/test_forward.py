@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxpt.generation.cache import empty_cache, extend
 from jaxpt.models import Compute, LayerSpec, RopeConfig, flatten, forward, hidden, unembed, unflatten
-from jaxpt.models.decode import empty_cache, extend
 from jaxpt.models.pattern import spans
 from jaxpt.models.rope import inverse_frequencies
 from tests.models.tiny import VARIANTS, config, random_params

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxpt.errors import JaxptError
+from jaxpt.generation.cache import empty_cache, extend
 from jaxpt.models import Compute, LayerSpec, ModelConfig, MoeConfig, flatten, forward, hidden_and_routing, param_specs
-from jaxpt.models.decode import empty_cache, extend
 from jaxpt.models.experts import Network, mix
 from jaxpt.models.routing import route
 from jaxpt.models.size import active_param_count, param_count

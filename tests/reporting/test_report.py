@@ -37,9 +37,9 @@ def run(path: Path, steps: int) -> Path:
 def test_the_report_shows_figures_and_pictures(tmp_path):
     page = write_report(run(tmp_path / "r", 10))
     text = page.read_text()
-    for told in ("61", "5.0000 (step 0)", "2.2500 (step 10)", "training loss", "2.0000", "106", "&lt;b&gt;"):
-        assert told in text, told
-    for told in (
+    for message in ("61", "5.0000 (step 0)", "2.2500 (step 10)", "training loss", "2.0000", "106", "&lt;b&gt;"):
+        assert message in text, message
+    for message in (
         "10 of 20 (50%)",
         "100 of 640",
         "more than 0.75 rows",
@@ -47,11 +47,11 @@ def test_the_report_shows_figures_and_pictures(tmp_path):
         "5 … 20",
         "peak 2e-05",
     ):
-        assert told in text, told
+        assert message in text, message
     assert "fsdp=2" in text
     assert "2, resumed at step 3" in text
-    for told in ("2.9 → 2.6", "6, to 10", "% of rows", "70.00 (60.00 wanted)", "-0.75"):
-        assert told in text, told
+    for message in ("2.9 → 2.6", "6, to 10", "% of rows", "70.00 (60.00 wanted)", "-0.75"):
+        assert message in text, message
     for name in ("loss", "bits_per_byte", "learning_rate", "mixture", "throughput", "gradient_norm"):
         assert (page.parent / f"{name}.png").stat().st_size > 5000
         assert f'alt="{name}"' in text
@@ -76,8 +76,8 @@ def test_the_balance_of_experts_is_shown(tmp_path):
     (path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     page = write_report(path)
     text = page.read_text()
-    for told in ("Mixtures of experts", "max_violation", "0.2000 (step 10)", "3.0000 (step 1)", "4 experts of 12"):
-        assert told in text, told
+    for message in ("Mixtures of experts", "max_violation", "0.2000 (step 10)", "3.0000 (step 1)", "4 experts of 12"):
+        assert message in text, message
     assert (page.parent / "experts.png").stat().st_size > 5000
     assert 'alt="experts"' not in write_report(run(tmp_path / "dense", 10)).read_text()
 

@@ -1,4 +1,4 @@
-"""Hosts that cannot join are told why in one line."""
+"""Hosts that cannot join are message why in one line."""
 
 import jax
 import pytest
@@ -13,7 +13,7 @@ def test_one_host_joins_nothing():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ((None, 2, 0), "need --coordinator=HOST:PORT"),
         (("auto", 2, 0), "leave out --processes and --process_id"),
@@ -22,8 +22,8 @@ def test_one_host_joins_nothing():
         (("host:1234", 2, 2), "got 2 and 2"),
     ],
 )
-def test_arguments_that_do_not_go_together_are_refused(arguments, told):
-    with pytest.raises(JaxptError, match=told):
+def test_arguments_that_do_not_go_together_are_refused(arguments, message):
+    with pytest.raises(JaxptError, match=message):
         join(*arguments)
 
 

@@ -145,11 +145,18 @@ def test_rules_that_collide_or_name_nothing_are_refused():
         ({"fsdp": 3}, "needs 3 devices, there are 8"),
         ({"fsdp": -1, "data": -1}, "only one axis may be -1"),
         ({"tensor": 0}, "tensor is 0, it must be at least 1"),
+        ({"context": 2, "fsdp": -1}, r"sharding.mesh.context is 2: context parallelism is not built yet"),
+        ({"stage": 8}, r"sharding.mesh.stage is 8: pipeline parallelism is not built yet"),
+        ({"stage": -1}, r"sharding.mesh.stage is -1: pipeline parallelism is not built yet"),
     ],
 )
 def test_a_mesh_that_cannot_be_is_refused(shape, message):
     with pytest.raises(JaxptError, match=message):
         make_mesh(shape)
+
+
+def test_a_length_of_one_stays_legal_for_an_axis_that_nothing_is_built_for():
+    assert make_mesh({"stage": 1, "context": 1, "fsdp": -1}).shape["fsdp"] == 8  # as older configs have it
 
 
 def test_the_rest_of_the_devices_go_to_the_axis_marked_so():

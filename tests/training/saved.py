@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxpt.checkpoints.checkpoints import Checkpoints, Retention
 from jaxpt.config.schema import build
 from jaxpt.data.mixture import plan_log
-from jaxpt.data.plan import StageData
+from jaxpt.data.weights import StageData
 from jaxpt.models.model import Model
 from jaxpt.training import run_directory
 from jaxpt.training.config import RunConfig

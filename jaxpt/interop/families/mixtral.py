@@ -1,9 +1,7 @@
 """Mixtral: Mistral with a mixture of experts in every layer."""
 
-from typing import Any
-
 from jaxpt.interop.experts import mixture_layers, read_experts, written_experts
-from jaxpt.interop.family import Family
+from jaxpt.interop.family import Facts, Family
 from jaxpt.interop.keys import Keys, read_window
 from jaxpt.interop.mapping import ATTENTION, EMBED, EXPERT_MLP, OUTER, PRE_NORMS, Tensor
 from jaxpt.models.config import ModelConfig, uniform_layers
@@ -16,7 +14,7 @@ MIXTURE = (
 )
 
 
-def _read(keys: Keys, facts: dict[str, Any]) -> dict[str, Any]:
+def _read(keys: Keys, facts: Facts) -> dict[str, object]:
     window = read_window(keys)
     layers = facts["layers"]
     if window is not None:
@@ -27,7 +25,7 @@ def _read(keys: Keys, facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write(config: ModelConfig) -> dict[str, Any]:
+def _write(config: ModelConfig) -> dict[str, object]:
     moe = written_experts(config)
     return {
         "intermediate_size": moe.mlp,

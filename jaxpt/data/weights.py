@@ -1,9 +1,8 @@
-"""A run's stages as the data sees them, and mixtures written as groups."""
+"""Mixture weights: numbers, groups and sizes, as one number per source; a run's stages as the data sees them."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from jaxpt.data.pose import Pose
 from jaxpt.errors import JaxptError
@@ -28,7 +27,7 @@ SIZE = "size"  # a weight that is the source's own size
 
 
 def flat_weights(
-    mixture: Mapping[str, Any], sizes: Mapping[str, float] | None = None, where: str = "mixture"
+    mixture: Mapping[str, object], sizes: Mapping[str, float] | None = None, where: str = "mixture"
 ) -> dict[str, float]:
     """Returns a mixture with groups and sizes resolved to a number per source.
 
@@ -42,22 +41,22 @@ def flat_weights(
         where: the mixture's key in error messages.
 
     Raises:
-        JaxptError: a source named twice, a weight that is none, a group without `weight` or `sources`, numbers that
+        JaxptError: a source named twice, an invalid weight, a group without `weight` or `sources`, numbers that
             leave nothing to share.
     """
     out: dict[str, float] = {}
     by_size = [n for n, value in mixture.items() if value == SIZE]
     for name, value in mixture.items():
         if name in by_size:
-            found = {name: 0.0}
+            part = {name: 0.0}
         elif isinstance(value, Mapping):
-            found = _group(value, sizes, f"{where}.{name}")
+            part = _group(value, sizes, f"{where}.{name}")
         else:
-            found = {name: _number(value, f"{where}.{name}")}
-        for n in found:
+            part = {name: _number(value, f"{where}.{name}")}
+        for n in part:
             if n in out:
                 raise JaxptError(f"{where}: source {n!r} is given twice")
-        out |= found
+        out |= part
     if by_size:
         left = 1 - sum(out.values())
         if left <= 0:
@@ -67,7 +66,7 @@ def flat_weights(
     return out
 
 
-def _group(value: Mapping[str, Any], sizes: Mapping[str, float] | None, where: str) -> dict[str, float]:
+def _group(value: Mapping[str, object], sizes: Mapping[str, float] | None, where: str) -> dict[str, float]:
     if set(value) != {"weight", "sources"} or not isinstance(value["sources"], Mapping):
         raise JaxptError(
             f"{where} is a group: give it `weight`, its share of the whole, and `sources`, its own mixture"
@@ -80,7 +79,7 @@ def _group(value: Mapping[str, Any], sizes: Mapping[str, float] | None, where: s
     return {n: share * w / total for n, w in parts.items()}
 
 
-def _number(value: Any, where: str) -> float:
+def _number(value: object, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
         raise JaxptError(f"{where} is {value!r}: a weight must be at least 0, {SIZE!r}, or a group")
     return value

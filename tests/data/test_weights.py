@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxpt.data.plan import flat_weights, row_weights
+from jaxpt.data.weights import flat_weights, row_weights
 from jaxpt.errors import JaxptError
 
 GROUPED = {"math": {"weight": 0.4, "sources": {"synthetic": 0.7, "web": 0.3}}, "code": 0.6}
@@ -32,7 +32,7 @@ def test_weights_in_tokens_are_divided_by_the_fill():
 
 
 @pytest.mark.parametrize(
-    ("mixture", "told"),
+    ("mixture", "message"),
     [
         ({"g": {"weight": 1, "sources": {"code": 1}}, "code": 1}, "m: source 'code' is given twice"),
         ({"g": {"code": 1}}, r"m\.g is a group: give it `weight`"),
@@ -43,6 +43,6 @@ def test_weights_in_tokens_are_divided_by_the_fill():
         ({"a": "size", "b": 1.0}, "m: the numbers sum to 1, nothing is left of 1 to share by size"),
     ],
 )
-def test_a_mixture_that_is_none_is_told_where(mixture, told):
-    with pytest.raises(JaxptError, match=told):
+def test_a_mixture_that_is_none_is_said_where(mixture, message):
+    with pytest.raises(JaxptError, match=message):
         flat_weights(mixture, None, "m")

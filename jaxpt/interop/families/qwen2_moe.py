@@ -1,12 +1,10 @@
 """Qwen 1.5 MoE and Qwen 2 MoE: Qwen 2 with routed experts, and shared ones that a sigmoid of the token scales."""
 
-from typing import Any
-
 from jaxpt.interop.experts import read_experts, read_sparse, write_sparse, written_experts
-from jaxpt.interop.family import Family
+from jaxpt.interop.families.qwen2 import ABSENT, read_windows, write_windows
+from jaxpt.interop.family import Facts, Family
 from jaxpt.interop.keys import Keys
 from jaxpt.interop.mapping import EMBED, EXPERTS, LLAMA_LIKE, Tensor
-from jaxpt.interop.qwen2 import ABSENT, read_windows, write_windows
 from jaxpt.models.config import ModelConfig
 
 WIDTH = ("shared_mlp",)
@@ -18,7 +16,7 @@ SHARED = (
 )
 
 
-def _read(keys: Keys, facts: dict[str, Any]) -> dict[str, Any]:
+def _read(keys: Keys, facts: Facts) -> dict[str, object]:
     # where layer_types is absent, every other layer below max_window_layers slides, unlike in Qwen 2
     windows = read_windows(keys, facts, lambda layer, first: layer % 2 == 0 and layer < first)
     shared = {"shared_mlp": keys.whole("shared_expert_intermediate_size"), "shared_score": True}
@@ -30,7 +28,7 @@ def _read(keys: Keys, facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write(config: ModelConfig) -> dict[str, Any]:
+def _write(config: ModelConfig) -> dict[str, object]:
     moe = written_experts(config)
     return {
         "num_experts": moe.experts,

@@ -1,20 +1,18 @@
 """Qwen 3: norms of queries and keys per head instead of biases."""
 
-from typing import Any
-
-from jaxpt.interop.family import Family
+from jaxpt.interop.families.qwen2 import ABSENT, read_windows, write_windows
+from jaxpt.interop.family import Facts, Family
 from jaxpt.interop.keys import Keys
 from jaxpt.interop.mapping import HEAD_NORMS, LLAMA_LIKE
-from jaxpt.interop.qwen2 import ABSENT, read_windows, write_windows
 from jaxpt.models.config import ModelConfig
 
 
-def _read(keys: Keys, facts: dict[str, Any]) -> dict[str, Any]:
+def _read(keys: Keys, facts: Facts) -> dict[str, object]:
     bias = keys.flag("attention_bias")
     return {"qkv_bias": bias, "o_bias": bias, **read_windows(keys, facts)}
 
 
-def _write(config: ModelConfig) -> dict[str, Any]:
+def _write(config: ModelConfig) -> dict[str, object]:
     return {"attention_bias": config.qkv_bias, **write_windows(config)}
 
 

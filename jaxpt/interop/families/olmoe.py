@@ -1,10 +1,8 @@
 """OLMoE: norms of queries and keys across all heads, a mixture of experts in every layer."""
 
-from typing import Any
-
 from jaxpt.errors import JaxptError
 from jaxpt.interop.experts import mixture_layers, read_experts, written_experts
-from jaxpt.interop.family import Family
+from jaxpt.interop.family import Facts, Family
 from jaxpt.interop.keys import Keys
 from jaxpt.interop.mapping import ATTENTION, BIASES, EXPERTS, OUTER, PRE_NORMS, K, Q, Tensor
 from jaxpt.models.config import ModelConfig
@@ -15,7 +13,7 @@ NORMS = (
 )
 
 
-def _read(keys: Keys, facts: dict[str, Any]) -> dict[str, Any]:
+def _read(keys: Keys, facts: Facts) -> dict[str, object]:
     keys.must_be("clip_qkv", None)
     bias = keys.flag("attention_bias")
     if facts["heads"] * facts["head_dim"] != facts["embed"]:
@@ -28,7 +26,7 @@ def _read(keys: Keys, facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write(config: ModelConfig) -> dict[str, Any]:
+def _write(config: ModelConfig) -> dict[str, object]:
     moe = written_experts(config)
     return {
         "intermediate_size": moe.mlp,

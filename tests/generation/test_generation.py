@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from jaxpt.errors import JaxptError
-from jaxpt.generation.generate import Sampling, filter_logits, generate
-from jaxpt.models import forward
+from jaxpt.generation import Sampling, continue_texts, filter_logits, generate
+from jaxpt.generation.cache import empty_cache, extend
+from jaxpt.generation.generate import padded
+from jaxpt.models import Model, forward
 from tests.models.tiny import VARIANTS, random_params
 
 C = VARIANTS["llama"]
@@ -72,3 +74,39 @@ def test_prompts_that_cannot_be_are_named():
         generate(C, PARAMS, [[1], []], 3)
     with pytest.raises(JaxptError, match="prompt 0 has token id 61"):
         generate(C, PARAMS, [[61]], 3)
+
+
+def test_the_cache_of_uneven_prompts_holds_what_a_prompt_alone_leaves_there():
+    tokens, lengths = padded(PROMPTS)
+    at = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    logits, _ = extend(C, PARAMS, empty_cache(C, 3, 8), jnp.asarray(tokens), at)
+    for row, prompt in enumerate(PROMPTS):
+        alone, _ = extend(C, PARAMS, empty_cache(C, 1, 8), jnp.array([prompt]), jnp.arange(len(prompt))[None])
+        np.testing.assert_allclose(logits[row, lengths[row] - 1], alone[0, -1], rtol=2e-5, atol=2e-5)
+    assert not np.allclose(logits[1, -1], logits[1, 0], atol=1e-3)  # what stands after a short prompt is another thing
+
+
+class Letters:
+    """A letter a token, `a` is 1; no BOS."""
+
+    bos_id, eos_id = None, 0
+
+    def encode(self, text, bos=False):
+        assert not bos
+        return [ord(c) - 96 for c in text]
+
+    def decode(self, ids):
+        return "".join(chr(96 + i) for i in ids)
+
+
+def test_texts_are_continued_and_end_before_eos():
+    model = Model(C, PARAMS, Letters())
+    one, two = continue_texts(model, ["abc", "b"], 5, sampling=Sampling(0))
+    new = generate(C, PARAMS, [[1, 2, 3], [2]], 5, sampling=Sampling(0), stop_ids=[0])
+    assert one == "abc" + Letters().decode([i for i in new[0] if i])
+    assert two == "b" + Letters().decode([i for i in new[1] if i])
+
+
+def test_a_model_without_a_tokenizer_continues_no_text():
+    with pytest.raises(JaxptError, match="the model has no tokenizer"):
+        continue_texts(Model(C, PARAMS), ["abc"], 5)

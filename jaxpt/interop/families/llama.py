@@ -1,20 +1,18 @@
 """Llama 2, 3, 3.1, 3.2."""
 
-from typing import Any
-
-from jaxpt.interop.family import Family
+from jaxpt.interop.family import Facts, Family
 from jaxpt.interop.keys import Keys
 from jaxpt.interop.mapping import LLAMA_LIKE
 from jaxpt.models.config import ModelConfig
 
 
-def _read(keys: Keys, facts: dict[str, Any]) -> dict[str, Any]:
+def _read(keys: Keys, facts: Facts) -> dict[str, object]:
     keys.must_be("mlp_bias", False)
     bias = keys.flag("attention_bias")
     return {"qkv_bias": bias, "o_bias": bias}
 
 
-def _write(config: ModelConfig) -> dict[str, Any]:
+def _write(config: ModelConfig) -> dict[str, object]:
     return {"attention_bias": config.qkv_bias, "mlp_bias": False}
 
 

@@ -1,4 +1,4 @@
-"""Decoding with a key-value cache: the same blocks, attending over what earlier calls stored."""
+"""The key-value cache: the model's own blocks, attending over what earlier calls stored."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.decoder import Cache, hidden, logits
-from jaxpt.models.specs import Params
+from jaxpt.models.params import Params
 
 
 def empty_cache(config: ModelConfig, batch: int, length: int, compute: Compute = Compute()) -> Cache:  # noqa: B008

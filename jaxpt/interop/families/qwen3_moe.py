@@ -1,16 +1,14 @@
 """Qwen 3 MoE: Qwen 3 with routed experts, no shared ones."""
 
-from typing import Any
-
 from jaxpt.interop.experts import read_experts, read_sparse, write_sparse, written_experts
-from jaxpt.interop.family import Family
+from jaxpt.interop.families.qwen2 import ABSENT
+from jaxpt.interop.family import Facts, Family
 from jaxpt.interop.keys import Keys, read_window
 from jaxpt.interop.mapping import EXPERTS, HEAD_NORMS, LLAMA_LIKE
-from jaxpt.interop.qwen2 import ABSENT
 from jaxpt.models.config import ModelConfig, uniform_layers
 
 
-def _read(keys: Keys, facts: dict[str, Any]) -> dict[str, Any]:
+def _read(keys: Keys, facts: Facts) -> dict[str, object]:
     bias, normalised = keys.flag("attention_bias"), keys.flag("norm_topk_prob")
     window, on = read_window(keys), keys.flag("use_sliding_window")
     keys.get("max_window_layers")  # stands in released configs; the family's forward does not read it
@@ -25,7 +23,7 @@ def _read(keys: Keys, facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write(config: ModelConfig) -> dict[str, Any]:
+def _write(config: ModelConfig) -> dict[str, object]:
     moe = written_experts(config)
     window = config.layers[0].window
     return {

@@ -1,12 +1,11 @@
 """Qwen 1.5, 2, 2.5: biases on q, k and v; a sliding window from some layer on, where it is switched on."""
 
 from collections.abc import Callable
-from typing import Any
 
-from jaxpt.interop.family import Family
+from jaxpt.interop.family import Facts, Family
 from jaxpt.interop.keys import Keys, layer_specs, read_window
 from jaxpt.interop.mapping import LLAMA_LIKE
-from jaxpt.models.config import ModelConfig
+from jaxpt.models.config import LayerSpec, ModelConfig
 
 ABSENT = {
     "num_key_value_heads": 32,
@@ -17,8 +16,8 @@ ABSENT = {
 
 
 def read_windows(
-    keys: Keys, facts: dict[str, Any], slides: Callable[[int, int], bool] = lambda layer, first: layer >= first
-) -> dict[str, Any]:
+    keys: Keys, facts: Facts, slides: Callable[[int, int], bool] = lambda layer, first: layer >= first
+) -> dict[str, tuple[LayerSpec, ...]]:
     """Returns `layers` as Qwen 2 and 3 describe them: `layer_types`, or windows from `max_window_layers` on.
 
     `slides(layer, max_window_layers)` is the family's rule for configs without `layer_types`.
@@ -30,9 +29,9 @@ def read_windows(
     return {"layers": layer_specs(keys, kinds, window)}
 
 
-def write_windows(config: ModelConfig) -> dict[str, Any]:
+def write_windows(config: ModelConfig) -> dict[str, object]:
     """Inverse of `read_windows`."""
-    windows = {layer.window for layer in config.layers} - {None}
+    windows = {layer.window for layer in config.layers if layer.window is not None}
     kinds = ["full_attention" if layer.window is None else "sliding_attention" for layer in config.layers]
     first = kinds.index("sliding_attention") if windows else len(kinds)
     return {

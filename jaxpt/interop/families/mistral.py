@@ -1,21 +1,19 @@
 """Mistral: Llama with a sliding window over all layers where the config names one."""
 
-from typing import Any
-
-from jaxpt.interop.family import Family
+from jaxpt.interop.family import Facts, Family
 from jaxpt.interop.keys import Keys, read_window
 from jaxpt.interop.mapping import OUTER, PRE_NORMS, PROJECTIONS
 from jaxpt.models.config import ModelConfig, uniform_layers
 
 
-def _read(keys: Keys, facts: dict[str, Any]) -> dict[str, Any]:
+def _read(keys: Keys, facts: Facts) -> dict[str, object]:
     window = read_window(keys)
     if window is None:
         return {}
     return {"layers": uniform_layers(len(facts["layers"]), attention="window", window=window)}
 
 
-def _write(config: ModelConfig) -> dict[str, Any]:
+def _write(config: ModelConfig) -> dict[str, object]:
     return {"sliding_window": config.layers[0].window}
 
 

@@ -1,8 +1,6 @@
 """Gemma 2: norms before and after each branch, gains stored as deviations from one, softcaps, alternating windows."""
 
-from typing import Any
-
-from jaxpt.interop.family import Family
+from jaxpt.interop.family import Facts, Family
 from jaxpt.interop.keys import Keys, layer_specs, read_window
 from jaxpt.interop.mapping import BIASES, EMBED, OUTER, PROJECTIONS, Tensor
 from jaxpt.models.config import ModelConfig
@@ -27,7 +25,7 @@ ABSENT = {
 FIXED = {"norm_position": "pre_post", "norm_gain_offset": 1, "norm_cast_order": "gain_before_cast"}
 
 
-def _read(keys: Keys, facts: dict[str, Any]) -> dict[str, Any]:
+def _read(keys: Keys, facts: Facts) -> dict[str, object]:
     bias = keys.flag("attention_bias")
     keys.must_be("hidden_act", "gelu_pytorch_tanh", keys.get("hidden_activation"))
     keys.must_be("use_bidirectional_attention", False)
@@ -56,8 +54,8 @@ def _cap(keys: Keys, key: str) -> float | None:
     return cap
 
 
-def _write(config: ModelConfig) -> dict[str, Any]:
-    windows = {layer.window for layer in config.layers} - {None}
+def _write(config: ModelConfig) -> dict[str, object]:
+    windows = {layer.window for layer in config.layers if layer.window is not None}
     return {
         "attention_bias": config.qkv_bias,
         "hidden_act": "gelu_pytorch_tanh",
