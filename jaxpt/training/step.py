@@ -73,6 +73,7 @@ def make_step(
         spec.model, param_specs(spec.model), spec.freeze, f"{where}.freeze", may_freeze_all=bool(extra.specs)
     )
     shardings = state_shardings(layout, optimizer)._replace(extra=extra.shardings(layout))
+    how = (spec.compute, spec.microbatches, rows, spec.sources)
     of_trained = (layout.params, shardings.extra.get("values", {}))
 
     def step(state: State, batch: Batch, given: StepArguments) -> tuple[State, Metrics]:
@@ -84,10 +85,7 @@ def make_step(
             state.params,
             batch,
             weight_sum,
-            spec.compute,
-            spec.microbatches,
-            rows,
-            spec.sources,
+            *how,
             extra=values,
             frozen={name: FrozenModel(configs[name], params) for name, params in given.frozen.items()},
             scheduled=given.scheduled,
