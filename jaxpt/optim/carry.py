@@ -1,0 +1,87 @@
+"""An optimizer's state through a reshape: moments move as gradients do, what cannot follow begins afresh by name."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jax.sharding import NamedSharding
+
+from jaxpt.models.specs import ParamSpec, flatten
+from jaxpt.optim.chain import BuiltOptimizer
+from jaxpt.optim.pieces import Arrays, NamedState, tree_like
+from jaxpt.optim.state_axes import StateSpec
+from jaxpt.reshape.apply import apply
+from jaxpt.reshape.plan import Plan
+
+Shardings = Mapping[str, "NamedSharding | Shardings"]
+
+
+def carry_state(
+    plan: Plan,
+    old: BuiltOptimizer,
+    new: BuiltOptimizer,
+    state: NamedState,
+    params: Arrays,
+    shardings: Shardings | None = None,
+) -> tuple[NamedState, tuple[str, ...]]:
+    """Returns the state of the reshaped model's optimizer, and what of it began afresh.
+
+    A state is carried where it has its parameter's axes and the optimizer says which power of the gradient it is a
+    moment of (`Optimizer.moments`). What belongs to no parameter (`count`) stays, if it has the same shape.
+
+    Args:
+        plan: the transform.
+        old: the optimizer of the model before.
+        new: that of the model after; of the same choice.
+        state: of the model before.
+        params: of the model after, for what begins afresh.
+        shardings: how the parameters of the model after lie; None: on the host or where the state lies.
+
+    Returns:
+        The state, and the names of what began afresh: `v_row`, or `mu/blocks/moe/router` where only some of it did.
+    """
+    fresh: NamedState = new.init(params)
+    out: NamedState = {}
+    reset: list[str] = []
+    for name, spec in new.state_specs.items():
+        if isinstance(spec, StateSpec):
+            same = old.state_specs.get(name) == spec
+            out[name] = state[name] if same else fresh[name]
+            reset += [] if same else [name]
+            continue
+        carried = _carry_tree(plan, old, new, name, state.get(name, {}), shardings)
+        begun = [path for path in flatten(spec) if path not in carried]
+        out[name] = tree_like(new.specs, {**flatten(fresh[name]), **carried})
+        reset += [name] if not carried else [f"{name}/{path}" for path in begun]
+    return out, tuple(reset)
+
+
+def _carry_tree(
+    plan: Plan, old: BuiltOptimizer, new: BuiltOptimizer, name: str, tree: Arrays, shardings: Shardings | None
+) -> Arrays:
+    """The leaves of a state that can be carried, by path."""
+    power = new.config.moments.get(name)
+    if power is None or type(old.config) is not type(new.config):
+        return {}
+    before, after = _like_parameters(old, name), _like_parameters(new, name)
+    kept = {
+        path
+        for path, rule in plan.rules.items()
+        if path in after and all(term.source is None or term.source in before for term in rule)
+    }
+    if not kept:
+        return {}
+    leaves = flatten(tree)
+    nothing = np.zeros((), np.float32)  # stands for the leaves that are not there or have another shape
+    whole = {
+        path: leaves[path] if path in before else np.broadcast_to(nothing, spec.shape)
+        for path, spec in flatten(old.specs).items()
+    }
+    carried = flatten(apply(plan, tree_like(old.specs, whole), shardings, moment=power))
+    return {path: leaf for path, leaf in carried.items() if path in kept}
+
+
+def _like_parameters(optimizer: BuiltOptimizer, name: str) -> set[str]:
+    """The paths at which a state has its parameter's shape and axes."""
+    specs: Mapping[str, ParamSpec] = flatten(optimizer.specs)
+    states = flatten(optimizer.state_specs.get(name, {}))
+    return {p for p, s in states.items() if (s.shape, s.axes) == (specs[p].shape, specs[p].axes)}
