@@ -174,7 +174,8 @@ def test_a_source_that_json_names_twice_is_refused(tmp_path):
 def sections(hint):
     """The dataclasses that a section, and what it holds, are made of."""
     if dataclasses.is_dataclass(hint):
-        return {hint}.union(*(sections(h) for h in typing.get_type_hints(hint).values()))
+        hints = typing.get_type_hints(hint)
+        return {hint}.union(*(sections(hints[f.name]) for f in dataclasses.fields(hint)))
     return set().union(*(sections(h) for h in typing.get_args(hint)))
 
 
