@@ -161,8 +161,8 @@ def against_checkout(baseline: Path, steps: int, warm_up: int = 3) -> None:
     print(table(["step", "25 %", "median s", "75 %", "MiB", "MiB accessed", "last loss"], rows))
     np.testing.assert_allclose(here.losses, there.losses, rtol=1e-3, err_msg="the steps do not compute the same thing")
     for what, target in (("MiB", 1.01), ("bytes", 1.01), ("flops", None)):
-        told = f" (target {target})" if target else ""
-        print(f"{what} of this code / baseline: {here.facts[what] / there.facts[what]:.4f}{told}")
+        aim = f" (target {target})" if target else ""
+        print(f"{what} of this code / baseline: {here.facts[what] / there.facts[what]:.4f}{aim}")
     pairs = [a / b for a, b in zip(here.seconds[warm_up:], there.seconds[warm_up:])]
     low, middle, high = statistics.quantiles(pairs, n=4)
     medians = [statistics.median(w.seconds[warm_up:]) for w in workers]

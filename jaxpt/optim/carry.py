@@ -10,13 +10,13 @@ from jaxpt.optim.chain import BuiltOptimizer
 from jaxpt.optim.pieces import Arrays, NamedState, tree_like
 from jaxpt.optim.state_axes import StateSpec
 from jaxpt.reshape.apply import apply
-from jaxpt.reshape.plan import Plan
+from jaxpt.reshape.rewrite import Rewrite
 
 Shardings = Mapping[str, "NamedSharding | Shardings"]
 
 
 def carry_state(
-    plan: Plan,
+    rewrite: Rewrite,
     old: BuiltOptimizer,
     new: BuiltOptimizer,
     state: NamedState,
@@ -29,7 +29,7 @@ def carry_state(
     moment of (`Optimizer.moments`). What belongs to no parameter (`count`) stays, if it has the same shape.
 
     Args:
-        plan: the transform.
+        rewrite: the transform.
         old: the optimizer of the model before.
         new: that of the model after; of the same choice.
         state: of the model before.
@@ -48,7 +48,7 @@ def carry_state(
             out[name] = state[name] if same else fresh[name]
             reset += [] if same else [name]
             continue
-        carried = _carry_tree(plan, old, new, name, state.get(name, {}), shardings)
+        carried = _carry_tree(rewrite, old, new, name, state.get(name, {}), shardings)
         begun = [path for path in flatten(spec) if path not in carried]
         out[name] = tree_like(new.specs, {**flatten(fresh[name]), **carried})
         reset += [name] if not carried else [f"{name}/{path}" for path in begun]
@@ -56,7 +56,7 @@ def carry_state(
 
 
 def _carry_tree(
-    plan: Plan, old: BuiltOptimizer, new: BuiltOptimizer, name: str, tree: Arrays, shardings: Shardings | None
+    rewrite: Rewrite, old: BuiltOptimizer, new: BuiltOptimizer, name: str, tree: Arrays, shardings: Shardings | None
 ) -> Arrays:
     """The leaves of a state that can be carried, by path."""
     power = new.config.moments.get(name)
@@ -65,7 +65,7 @@ def _carry_tree(
     before, after = _like_parameters(old, name), _like_parameters(new, name)
     kept = {
         path
-        for path, rule in plan.rules.items()
+        for path, rule in rewrite.rules.items()
         if path in after and all(term.source is None or term.source in before for term in rule)
     }
     if not kept:
@@ -76,7 +76,7 @@ def _carry_tree(
         path: leaves[path] if path in before else np.broadcast_to(nothing, spec.shape)
         for path, spec in flatten(old.specs).items()
     }
-    carried = flatten(apply(plan, tree_like(old.specs, whole), shardings, moment=power))
+    carried = flatten(apply(rewrite, tree_like(old.specs, whole), shardings, moment=power))
     return {path: leaf for path, leaf in carried.items() if path in kept}
 
 

@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 from jax.experimental import topologies
@@ -40,7 +39,7 @@ class CompiledStep:
     custom_kernels: int
 
 
-def topology_devices(name: str) -> Sequence[Any]:
+def topology_devices(name: str) -> Sequence[jax.Device]:
     """Returns the devices of a TPU topology such as "v5e:4x4", without a TPU.
 
     Raises:
@@ -59,7 +58,7 @@ def topology_devices(name: str) -> Sequence[Any]:
         raise JaxptError(f"--topology={name} is not one this libtpu knows (form: v5e:4x4, v5p:2x2x4): {reason}") from e
 
 
-def compile_step(plan: RunPlan, devices: Sequence[Any], stage: int = 0) -> CompiledStep:
+def compile_step(plan: RunPlan, devices: Sequence[jax.Device], stage: int = 0) -> CompiledStep:
     """Compiles the train step of one stage for `devices`.
 
     Args:
@@ -86,8 +85,8 @@ def compile_step(plan: RunPlan, devices: Sequence[Any], stage: int = 0) -> Compi
         except jax.errors.JaxRuntimeError as e:
             if "RESOURCE_EXHAUSTED" not in str(e):
                 raise
-            told = re.search(r"memory on HBM.*?\([\d.]+\w\) exceeds.*?\([\d.]+\w\)", str(e), re.DOTALL)
-            figures = " ".join((told.group(0) if told else str(e)[:160]).split())
+            exceeds = re.search(r"memory on HBM.*?\([\d.]+\w\) exceeds.*?\([\d.]+\w\)", str(e), re.DOTALL)
+            figures = " ".join((exceeds.group(0) if exceeds else str(e)[:160]).split())
             way_out = "use more devices, compute.remat or microbatches"
             raise JaxptError(
                 f"stage {chosen.config.name} does not fit the memory of a device ({figures}); {way_out}"

@@ -1,6 +1,8 @@
 """Names and axes of optimizer states: for rules by entry, by factor, by block, by label; ambiguity is an error."""
 
+import shutil
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
@@ -9,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
+from jaxpt.training.plan import check_disk
 
 from jaxpt.errors import JaxptError
 from jaxpt.models.specs import ParamSpec, flatten
@@ -17,7 +20,7 @@ from jaxpt.optim.optimizer import Optimizer
 from jaxpt.optim.optimizers.adamw import AdamW
 from jaxpt.optim.state_axes import infer_axes
 from jaxpt.sharding import make_mesh, param_shardings
-from tests.optim.made import SPECS, Blocks, Factored, Flat, Mixed, draw, run
+from tests.optim.made import MODEL, SPECS, Blocks, Factored, Flat, Mixed, draw, run
 
 PARAMS = draw(0, size=0.1)
 
@@ -219,3 +222,12 @@ def test_the_second_dimension_of_a_square_factor_stays_whole():
     assert optimizer.state_specs["square"]["head"].axes == ("embed", "embed")
     where = optimizer.state_shardings(param_shardings(SPECS, make_mesh(MESH, jax.devices()[:8])))
     assert where["square"]["head"].spec == PartitionSpec("fsdp")
+
+
+def test_the_disk_must_hold_the_state_that_the_optimizer_has(tmp_path, monkeypatch):
+    count = MODEL.param_count()
+    free = 4 * count * 3 * 2  # two checkpoints of parameters and two moments, without the count of steps
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    with pytest.raises(JaxptError, match="2 checkpoints take"):
+        check_disk(tmp_path, MODEL, make_optimizer(AdamW(), SPECS), 1)
+    check_disk(tmp_path, MODEL, make_optimizer(Factored(), SPECS), 1)
