@@ -71,7 +71,7 @@ def make_step(
             extra things or groups of the objective that do not fit together.
     """
     objective, configs = spec.objective, frozen or {}
-    rows = _rows_per_device(spec, layout, where)
+    sizes = (spec.compute, spec.microbatches, _rows_per_device(spec, layout, where), spec.sources)
     extra = make_extra(objective, spec.model, f"{where}.objective")
     masks = trainable(
         spec.model, param_specs(spec.model), spec.freeze, f"{where}.freeze", may_freeze_all=bool(extra.specs)
@@ -89,10 +89,7 @@ def make_step(
             state.params,
             batch,
             weight_sum,
-            spec.compute,
-            spec.microbatches,
-            rows,
-            spec.sources,
+            *sizes,
             extra=values,
             frozen={name: FrozenModel(configs[name], params) for name, params in given.frozen.items()},
             scheduled=given.scheduled,
