@@ -73,16 +73,15 @@ def make_step(
     objective, configs = spec.objective, frozen or {}
     sizes = (spec.compute, spec.microbatches, _rows_per_device(spec, layout, where), spec.sources)
     extra = make_extra(objective, spec.model, f"{where}.objective")
-    masks = trainable(
-        spec.model, param_specs(spec.model), spec.freeze, f"{where}.freeze", may_freeze_all=bool(extra.specs)
-    )
+    of_model = (spec.model, param_specs(spec.model))
+    masks = trainable(*of_model, spec.freeze, f"{where}.freeze", may_freeze_all=bool(extra.specs))
     shardings = state_shardings(layout, optimizer, abstract_params(spec.model))
     shardings = shardings._replace(extra=extra.shardings(layout))
     of_trained = (layout.params, shardings.extra.get("values", {}))
 
     def step(state: State, batch: Batch, given: StepArguments) -> tuple[State, Metrics]:
-        weight_sum = jnp.sum(batch["loss_weights"])
-        weight_sum = jnp.where(weight_sum > 0, weight_sum, 1.0)
+        total = jnp.sum(batch["loss_weights"])
+        weight_sum = jnp.where(total > 0, total, 1.0)
         values = state.extra.get("values", {})
         inputs = Inputs(
             spec.model,
@@ -113,12 +112,8 @@ def make_step(
         return State(params, opt_state, new_extra), metrics
 
     arguments = StepArguments(*[layout.replicated] * 5, {n: layout.of(param_specs(c)) for n, c in configs.items()})
-    return jax.jit(
-        step,
-        donate_argnums=0,
-        in_shardings=(shardings, batch_sharding(layout.mesh), arguments),
-        out_shardings=(shardings, layout.replicated),
-    )
+    inward, outward = (shardings, batch_sharding(layout.mesh), arguments), (shardings, layout.replicated)
+    return jax.jit(step, donate_argnums=0, in_shardings=inward, out_shardings=outward)
 
 
 def _rows_per_device(spec: StepSpec, layout: Layout, where: str) -> int:
