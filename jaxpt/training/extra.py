@@ -64,7 +64,7 @@ class Extra:
     def update(
         self, grads: Params, extra: Params, rates: Mapping[str, jax.Array]
     ) -> tuple[Params, Mapping[str, jax.Array]]:
-        """Moves every group by its optimizer at its rate; returns the new `extra` and the groups' gradient norms."""
+        """Moves every group by its optimizer at its rate; returns the new `extra` and each group's gradient norm."""
         values, states, norms = {}, {}, {}
         for name, group in self.groups.items():
             g = self.of_group(grads, name)
@@ -75,6 +75,7 @@ class Extra:
             args = g, norms[name], before, own, rates[name]
             new, states[name] = apply_optimizer(self.optimizers[name], group.optimizer.clip_norm, *args)
             values |= flatten(new)
+        norms = {f"grad_norm/{name}": norm for name, norm in norms.items()}
         return {"values": unflatten({p: values[p] for p in self.specs}), "opt_state": states}, norms
 
 

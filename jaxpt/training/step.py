@@ -102,14 +102,9 @@ def make_step(
         params, opt_state = apply_optimizer(optimizer, spec.clip_norm, *args)
         params = keep_frozen(objective.after_update(spec.model, params, sums), state.params, masks)
         new_extra, norms = extra.update(extra_grads, state.extra, given.rates) if extra.specs else ({}, {})
-        metrics = {
-            **{f"train/{name}": value for name, value in named.items()},
-            "train/grad_norm": norm,
-            "train/param_norm": global_norm(params),
-            **{f"train/grad_norm/{group}": value for group, value in norms.items()},
-            **objective.report(sums),
-        }
-        return State(params, opt_state, new_extra), metrics
+        norms = {"grad_norm": norm, "param_norm": global_norm(params), **norms}
+        parts = {f"train/{name}": value for name, value in {**named, **norms}.items()}
+        return State(params, opt_state, new_extra), {**parts, **objective.report(sums)}
 
     arguments = StepArguments(*[layout.replicated] * 5, {n: layout.of(param_specs(c)) for n, c in configs.items()})
     inward, outward = (shardings, batch_sharding(layout.mesh), arguments), (shardings, layout.replicated)
