@@ -61,7 +61,7 @@ class Extra:
     def update(
         self, grads: Params, extra: Params, rates: Mapping[str, jax.Array]
     ) -> tuple[Params, Mapping[str, jax.Array]]:
-        """Moves every group by its optimizer at its rate; returns the new `extra` and the groups' gradient norms."""
+        """Moves every group by its optimizer at its rate; returns the new `extra` and each group's gradient norm."""
         values, states, norms = {}, {}, {}
         for name, group in self.groups.items():
             g = self.of_group(grads, name)
@@ -72,6 +72,7 @@ class Extra:
             optimizer = self.optimizers[name]
             updates, states[name] = optimizer.update(g, before, own)
             values |= flatten(descend(own, updates, rates[name], optimizer.lr_mult))
+        norms = {f"grad_norm/{name}": norm for name, norm in norms.items()}
         return {"values": unflatten({p: values[p] for p in self.specs}), "opt_state": states}, norms
 
 

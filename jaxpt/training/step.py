@@ -67,25 +67,23 @@ def make_step(
             extra things or groups of the objective that do not fit together.
     """
     objective, configs = spec.objective, frozen or {}
-    rows = _rows_per_device(spec, layout, where)
+    sizes = (spec.compute, spec.microbatches, _rows_per_device(spec, layout, where), spec.sources)
     extra = make_extra(objective, spec.model, f"{where}.objective")
-    masks = trainable(
-        spec.model, param_specs(spec.model), spec.freeze, f"{where}.freeze", may_freeze_all=bool(extra.specs)
-    )
+    of_model = (spec.model, param_specs(spec.model))
+    masks = trainable(*of_model, spec.freeze, f"{where}.freeze", may_freeze_all=bool(extra.specs))
     shardings = state_shardings(layout, optimizer)._replace(extra=extra.shardings(layout))
-    how = (spec.compute, spec.microbatches, rows, spec.sources)
     of_trained = (layout.params, shardings.extra.get("values", {}))
 
     def step(state: State, batch: Batch, given: StepArguments) -> tuple[State, Metrics]:
-        weight_sum = jnp.sum(batch["loss_weights"])
-        weight_sum = jnp.where(weight_sum > 0, weight_sum, 1.0)
+        total = jnp.sum(batch["loss_weights"])
+        weight_sum = jnp.where(total > 0, total, 1.0)
         values = state.extra.get("values", {})
         inputs = Inputs(
             spec.model,
             state.params,
             batch,
             weight_sum,
-            *how,
+            *sizes,
             extra=values,
             frozen={name: FrozenModel(configs[name], params) for name, params in given.frozen.items()},
             scheduled=given.scheduled,
@@ -100,22 +98,13 @@ def make_step(
         params = objective.after_update(spec.model, params, sums)
         params = keep_frozen(params, state.params, masks)
         new_extra, norms = extra.update(extra_grads, state.extra, given.rates) if extra.specs else ({}, {})
-        metrics = {
-            **{f"train/{name}": value for name, value in named.items()},
-            "train/grad_norm": norm,
-            "train/param_norm": global_norm(params),
-            **{f"train/grad_norm/{group}": value for group, value in norms.items()},
-            **objective.report(sums),
-        }
-        return State(params, opt_state, new_extra), metrics
+        norms = {"grad_norm": norm, "param_norm": global_norm(params), **norms}
+        parts = {f"train/{name}": value for name, value in {**named, **norms}.items()}
+        return State(params, opt_state, new_extra), {**parts, **objective.report(sums)}
 
     arguments = StepArguments(*[layout.replicated] * 5, {n: layout.of(param_specs(c)) for n, c in configs.items()})
-    return jax.jit(
-        step,
-        donate_argnums=0,
-        in_shardings=(shardings, batch_sharding(layout.mesh), arguments),
-        out_shardings=(shardings, layout.replicated),
-    )
+    inward, outward = (shardings, batch_sharding(layout.mesh), arguments), (shardings, layout.replicated)
+    return jax.jit(step, donate_argnums=0, in_shardings=inward, out_shardings=outward)
 
 
 def _rows_per_device(spec: StepSpec, layout: Layout, where: str) -> int:

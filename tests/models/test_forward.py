@@ -6,7 +6,19 @@ import numpy as np
 import pytest
 
 from jaxpt.generation.cache import empty_cache, extend
-from jaxpt.models import Compute, LayerSpec, RopeConfig, flatten, forward, hidden, unembed, unflatten
+from jaxpt.models import (
+    Compute,
+    LayerSpec,
+    RopeConfig,
+    flatten,
+    forward,
+    hidden,
+    init_params,
+    unembed,
+    unflatten,
+    uniform_layers,
+)
+from jaxpt.models.decoder import Decoder
 from jaxpt.models.pattern import spans
 from jaxpt.models.rope import inverse_frequencies
 from tests.models.tiny import VARIANTS, config, random_params
@@ -181,3 +193,10 @@ def test_stretched_frequencies_agree_with_their_published_limits():
         np.testing.assert_allclose(got[-1], plain[-1] / 8, rtol=1e-6)  # slow pairs are stretched in full
         assert np.all(np.diff(got) < 0), kind
         assert factor == (pytest.approx(0.1 * np.log(8) + 1) if kind == "yarn" else 1.0)
+
+
+def test_the_module_that_declares_the_parameters_computes_the_same():
+    c = config(layers=uniform_layers(2), tie_embeddings=False)
+    positions = jnp.tile(jnp.arange(12), (2, 1))
+    logits = Decoder(c, 3)(TOKENS, None, positions, Compute())
+    np.testing.assert_allclose(logits, forward(c, init_params(c, 3), TOKENS), rtol=1e-5, atol=1e-6)
