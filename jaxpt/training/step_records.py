@@ -37,10 +37,10 @@ class StepRecords(Event):
     def _record(self, view: RunView) -> dict[str, Any]:
         run, stage, step = self._run, view.stage, view.step
         record: dict[str, Any] = {"stage": stage.config.name, "tokens": view.tokens, **view.metrics}
-        nll, weight = jax.device_get((run.values["source_nll"], run.values["source_weight"]))
-        for i, name in enumerate(run.plan.source_names):
-            if weight[i] > 0:
-                record[f"train/loss/{name}"] = float(nll[i] / weight[i])
+        by_source = jax.device_get([run.values.get(name, ()) for name in ("source_nll", "source_weight")])
+        for name, nll, weight in zip(run.plan.source_names, *by_source):
+            if weight > 0:
+                record[f"train/loss/{name}"] = float(nll / weight)
         record |= run.feed.metrics(step)
         record["optim/learning_rate"] = stage.rate(step - 1)
         flops = stage.model.flops_per_token(stage.config.sequence_length)
