@@ -111,7 +111,7 @@ def draw(checkout: Path) -> str:
     lines = [_line(name, below, rows, spots) for name in sorted(graph) for below in sorted(edges[name])]
     roofs = set(graph) - set().union(*graph.values())
     boxes = [_box(name, spots[name], name in roofs) for name in sorted(graph)]
-    note = "A room stands above all that it imports; lines that others imply are left out."
+    note = "A room stands above all that it imports. Implied lines are left out."
     return "\n".join([
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">',
         "<title>The rooms of jaxpt and their imports</title>",
