@@ -87,7 +87,6 @@ def test_its_options_can_be_set_on_the_command_line(folder, capsys):
     assert "config.evaluations.mine.leav is not a key (did you mean 'leaf'?)" in capsys.readouterr().err
 
 
-@pytest.mark.xfail(reason="waits for the override walker that adds entries of a dict")
 def test_an_entry_can_be_added_on_the_command_line(folder):
     flags = ["name=house_of_mine:Norm", "every=3 steps"]
     assert train(folder, {}, *(f"--config.evaluations.mine.{flag}" for flag in flags)) == 0
@@ -167,7 +166,6 @@ def test_the_section_of_earlier_versions_is_an_entry():
     assert {old.split(".")[0] for old in MOVED} == {"evaluation"}
 
 
-@pytest.mark.xfail(reason="waits for the override walker that reads keys of earlier versions")
 def test_flags_of_earlier_versions_reach_the_entry(tmp_path):
     (tmp_path / "config.py").write_text(f"def get_config():\n    return {run_made.CONFIG!r}\n")
     flags = ["every=2 steps", "bits_per_byte.code=held_out.jsonl", "max_documents=3", "before=False"]

@@ -107,7 +107,6 @@ def test_an_optimizer_outside_the_repository_trains_and_goes_on_from_a_config(wr
     assert read_run(written / "whole", 12)["digests"] == digests
 
 
-@pytest.mark.xfail(reason="a flag's name is not yet resolved before its options", strict=False)
 def test_it_is_chosen_on_the_command_line(written):
     flags = [f"--config.optimizer.name={NAME}", "--config.optimizer.momentum=0.5"]
     assert train.main(["--config=run.py", "--workdir=flags", *flags]) == 0
