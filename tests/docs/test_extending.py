@@ -28,7 +28,7 @@ def get_config(folder):
         model=dict(vocab_size=280, embed=16, heads=2, kv_heads=1, head_dim=8, mlp=32, layers=2, tie_embeddings=True),
         tokenizer=folder + "/tokenizer.model",
         sources=dict(sums=dict(path=folder + "/packed", repeat=100)),
-        stages=[dict(duration="4 steps", batch_size=4, sequence_length=32, mixture=dict(sums=1), {stage})],
+        stages=[dict(duration="4 steps", batch_size=8, sequence_length=32, mixture=dict(sums=1), {stage})],
         metrics=dict(every=1, tensorboard=False),
         {more}
     )
