@@ -5,13 +5,18 @@ from collections.abc import Sequence
 
 from data_tools import commands
 from data_tools.pipelines.step import DataStep
-from jaxpt.cli.dispatch import dispatch
+from jaxpt.cli.dispatch import Command, dispatch
 from jaxpt.config.choice import find
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `jaxpt-data NAME ARGS`, NAME a command or `package.module:Class`; returns the exit code."""
-    return dispatch("jaxpt-data", commands, argv, lambda name: find(DataStep, name, "the command").main)
+    return dispatch("jaxpt-data", commands, argv, _step)
+
+
+def _step(name: str) -> Command:
+    step = find(DataStep, name, "the command")
+    return Command(step.main, step.summary())
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from jaxpt.errors import JaxptError, nearest
 
@@ -106,21 +106,29 @@ def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
     return take
 
 
+class Command(NamedTuple):
+    """A sub-command: what runs it with its arguments, and its one-line help."""
+
+    main: Callable[[Sequence[str]], int]
+    help: str
+
+
 def dispatch(
     program: str,
     commands: ModuleType,
     argv: Sequence[str] | None = None,
-    outside: Callable[[str], Callable[[Sequence[str]], int]] | None = None,
+    choose: Callable[[str], Command] | None = None,
 ) -> int:
     """Runs a sub-command: the module of `commands` with that name, its `main(argv)`.
 
     A module may end in an underscore where its name is a Python keyword (`import_`), and has underscores for hyphens.
+    One without `main` holds a choice, which `choose` returns.
 
     Args:
         program: `jaxpt` or `jaxpt-data`.
         commands: the package of the sub-commands.
         argv: the command line without the program; that of this process by default.
-        outside: the `main` of a command of the user's own by its name, `package.module:Class`.
+        choose: the command that a choice is, by its name: that of a file, or `package.module:Class` of the user's own.
 
     Returns:
         The exit code: 0 done, 1 a mistake, reported in one line, 2 wrong usage, 130 interrupted.
@@ -132,22 +140,28 @@ def dispatch(
     if os.getcwd() not in sys.path:  # for `module:Class` of one's own; last, so that it hides no installed module
         sys.path.append(os.getcwd())
 
-    def module(name: str) -> ModuleType:
-        return importlib.import_module(f"{commands.__name__}.{modules[name]}")
+    def command(name: str) -> Command:
+        if name in modules:
+            module = importlib.import_module(f"{commands.__name__}.{modules[name]}")
+            if choose is None or hasattr(module, "main"):
+                return Command(module.main, module.HELP)
+        assert choose is not None
+        return choose(modules.get(name, name))
 
     if not args or args[0] in ("-h", "--help"):
         print(f"usage: {program} COMMAND …     ({program} COMMAND --help tells more)\n")
         width = max(len(n) for n in modules) + 2
-        print("\n".join(f"  {name:<{width}}{module(name).HELP}" for name in sorted(modules)))
+        print("\n".join(f"  {name:<{width}}{command(name).help}" for name in sorted(modules)))
         return 0 if args else 2
     name, rest = args[0], args[1:]
-    own = ":" in name and outside is not None
-    if name not in modules and not own:
+    if name.replace("_", "-") in modules:  # as a pipeline, where a name is that of its file, writes it
+        name = name.replace("_", "-")
+    elif not (":" in name and choose is not None):
         hint = nearest(name, modules) or f"; commands: {', '.join(sorted(modules))}"
         print(f"{program}: there is no command {name!r}{hint}", file=sys.stderr)
         return 2
     try:
-        return outside(name)(rest) if own else module(name).main(rest)
+        return command(name).main(rest)
     except (JaxptError, OSError) as error:
         if debug:
             raise

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from data_tools import commands
 from data_tools.__main__ import main
 from data_tools.commands import run
 from jaxpt.errors import JaxptError
@@ -92,6 +93,26 @@ def test_as_a_command(place, capsys):
     said = capsys.readouterr().out
     assert "drop documents that are written in capitals" in said
     assert "share of letters that may be capitals" in said
+
+
+def test_a_file_in_the_room_is_a_command_and_a_step_by_its_name_with_nothing_else_touched(place, capsys, monkeypatch):
+    (place / "own/quiet_too.py").write_text((place / "own/quiet.py").read_text())
+    monkeypatch.setattr(commands, "__path__", [*commands.__path__, str(place / "own")])
+    try:
+        assert main(["--help"]) == 0
+        assert "  quiet-too      drop documents that are written in capitals\n" in capsys.readouterr().out
+        for spelling in ("quiet_too", "quiet-too"):  # as a pipeline's config and its table write it, and as flags are
+            assert main([spelling, f"--input={place}/raw", f"--output={place}/{spelling}", "--most=0.6"]) == 0
+            assert kept(place / spelling) == CALM
+        assert run.main(arguments(place, "quiet_too", '{"most": 0.6}')) == 0
+        assert kept(place / "work/first") == CALM
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            run.main(["--help-config=steps.options"])
+        assert "  command=quiet_too: Drop documents that are written in capitals\n" in capsys.readouterr().out
+    finally:
+        sys.modules.pop("data_tools.commands.quiet_too", None)
+        sys.modules.pop("data_tools.commands.quiet", None)
 
 
 @pytest.mark.parametrize(
