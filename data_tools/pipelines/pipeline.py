@@ -24,7 +24,7 @@ class PipelineStep:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Steps from raw text on; all fields but these two go to every step that has an option of that name."""
+    """Steps from raw text on; all keys but `input` and `steps` go to every step with an option of that name."""
 
     input: str = option(doc="globs of raw text, comma-separated")
     steps: tuple[PipelineStep, ...] = option(doc="in order")

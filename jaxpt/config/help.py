@@ -13,6 +13,7 @@ from jaxpt.errors import JaxptError, nearest
 
 WIDTH = 100  # columns
 TYPE = 22  # columns of a type at most; a longer list of values goes to the line's end
+DEFAULT = 16  # columns of a default at most; a longer one likewise
 
 
 @dataclass
@@ -42,8 +43,20 @@ def describe(cls: type, section: str = "") -> str:
         if not blocks:
             hint = nearest(wanted, known) or f"; there are {', '.join(path for path in known if path)}"
             raise JaxptError(f"--help-config={section}: there is no section {section}{hint}")
-    head = "Set a key with --config.KEY=VALUE. A name may also be package.module:Class, a dataclass of your own."
-    return "\n\n".join([*textwrap.wrap(head, WIDTH), *(_text(block) for block in blocks)])
+    return "\n\n".join([_head(blocks), *(_text(block) for block in blocks)])
+
+
+def _head(blocks: Sequence[Block]) -> str:
+    """How to read the lines that follow."""
+    said = "Set a key with --config.KEY=VALUE. A line: the key, its type, its default, what it means."
+    if any("[N]" in block.path for block in blocks):
+        said += " [N] counts from 0."
+    if any(".NAME" in block.path for block in blocks):
+        said += " NAME is any name of yours."
+    names = {heading.partition("=")[0] for block in blocks for heading, _ in block.parts if "=" in heading}
+    if names:
+        said += f" `{'`, `'.join(sorted(names))}` may also be package.module:Class, a dataclass of your own."
+    return textwrap.fill(said, WIDTH)
 
 
 def _bare(path: str) -> str:
@@ -60,7 +73,7 @@ def _blocks(cls: type, path: str, doc: str, seen: dict[type, str]) -> Iterator[B
     own = list(keys_of(cls).values())
     if not is_kind(cls):
         block.parts = [("", [key for key in own if not _inside(key)[0]])]
-        inner = own
+        inner = [("", key) for key in own]
     else:
         base: type[Choice] = cls
         if own:
@@ -71,15 +84,15 @@ def _blocks(cls: type, path: str, doc: str, seen: dict[type, str]) -> Iterator[B
             block.parts.append(
                 (f"name={name}{mark}: {_first_sentence(choice)}", [k for k in options if not _inside(k)[0]])
             )
-            inner += options
+            inner += [(f"with name={name}: ", key) for key in options]
     yield block
-    for key in inner:
+    for owner, key in inner:
         if key.options_of:
             yield _options(key, path)
         hint, suffix = _inside(key)
         if hint is not None:
             here = f"{path}.{key.name}{suffix}".lstrip(".")
-            yield from _blocks(hint, here, key.doc or _first_sentence(hint), seen)
+            yield from _blocks(hint, here, owner + (key.doc or _first_sentence(hint)), seen)
 
 
 def _options(key: Key, path: str) -> Block:
@@ -132,19 +145,20 @@ def _cells(key: Key) -> Sequence[str]:
 
 def _type(key: Key) -> str:
     said = words(key.hint)
-    return said if len(said) <= TYPE else "one of" if get_origin(key.hint) is Literal else said[:TYPE]
+    return "one of" if len(said) > TYPE and get_origin(key.hint) is Literal else said
 
 
 def _doc(key: Key) -> str:
-    if _type(key) != "one of":
-        return key.doc
-    return f"{key.doc}: {words(key.hint)}" if key.doc else words(key.hint)
+    said = ": ".join(filter(None, [key.doc, words(key.hint) if _type(key) == "one of" else ""]))
+    return f"{said}; default {_value(key.default)}".lstrip("; ") if _default(key) == "…" else said
 
 
 def _default(key: Key) -> str:
-    value = key.default
-    if value is MISSING:
-        return "required"
+    said = "required" if key.default is MISSING else _value(key.default)
+    return said if len(said) <= DEFAULT else "…"
+
+
+def _value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):

@@ -39,17 +39,17 @@ class SourceConfig:
 
 @dataclass(frozen=True)
 class ReweightConfig:
-    """Weights that follow the losses, `every` so often (None: never); see `jaxpt.data.reweight`.
+    """Weights that follow the losses of held-out documents; see `jaxpt.data.reweight`.
 
     The losses are those of `evaluations.bits_per_byte.documents`, which must name every source in use. `reference` is a
     JSON file of nats per token by source, or a model (bundle, run, Hugging Face directory) to be measured on them.
     """
 
-    every: str | None = None
-    reference: str | None = None
-    rate: float = 1.0
-    floor: float = 1e-4
-    clip: bool = False
+    every: str | None = option(None, 'so often, as "400 steps" or "2M tokens"; None: never')
+    reference: str | None = option(None, "losses to reach: a JSON file of nats per token by source, or a model")
+    rate: float = option(1.0, "how fast weights follow the distance of a loss from its reference")
+    floor: float = option(1e-4, "least weight that a source keeps")
+    clip: bool = option(False, "a loss below its reference counts as equal to it")
 
 
 @dataclass(frozen=True)
