@@ -19,7 +19,10 @@ import numpy as np
 
 from jaxpt.cli.terminal import progress, table
 from jaxpt.data import Loader, PackedSource, PackedWriter, StageData
+from jaxpt.data.packed import DIGEST
 from jaxpt.data.records import Row
+from jaxpt.files.digests import canonical_digest
+from jaxpt.files.partial import sha256
 
 SOURCES, LENGTH = 17, 4096
 LARGE, SHARD = 10_000_000, 65_536  # rows
@@ -67,6 +70,7 @@ def large(folder: Path) -> list[Path]:
     }
     for name, column in columns.items():
         np.save(folder / f"{name}.npy", column)
+    digests = {f"{name}.npy": sha256(folder / f"{name}.npy") for name in columns}
     shard, out = first / "rows-00000.array_record", []
     for i in range(SOURCES):
         path = folder / f"l{i:02d}"
@@ -75,10 +79,13 @@ def large(folder: Path) -> list[Path]:
         files += [(f"{n}.npy", folder / f"{n}.npy", len(c)) for n, c in columns.items()]
         for name, target, _ in files:
             (path / name).hardlink_to(target)
-        listed = [{"name": n, "bytes": t.stat().st_size, "sha256": "", "records": r} for n, t, r in files]
+        listed = [
+            {"name": n, "bytes": t.stat().st_size, "sha256": digests.get(n, ""), "records": r} for n, t, r in files
+        ]
         counts = {"rows": shards * SHARD, "documents": shards * SHARD, "tokens": 8 * shards * SHARD}
-        facts = {**made.facts, **counts, "options": {"made": i}, "files": listed}
-        (path / "source.json").write_text(json.dumps(facts))
+        said = {name: value for name, value in made.facts.items() if name != DIGEST}
+        facts = {**said, **counts, "options": {"made": i}, "files": listed}
+        (path / "source.json").write_text(json.dumps({**facts, DIGEST: canonical_digest(facts)}))
         out.append(path)
     return out
 
@@ -126,9 +133,9 @@ def main() -> None:
     (args.folder / "large").mkdir()
     start = start_up(args.folder / "large")
     warm = memory[len(memory) // 4 :] or memory
-    growth = (warm[-1] - warm[0]) / max((len(warm) - 1) * 200, 1) * 10_000
+    growth = (warm[-1] - warm[0]) / max((len(warm) - 1) * 200, 1) * 10_000 if warm else float("nan")
     rows = [
-        ["tokens per second, median", f"{statistics.median(rates) / 1e6:.1f} M"],
+        ["tokens per second, median", f"{statistics.median(rates) / 1e6:.1f} M" if rates else "too few batches"],
         ["tokens per CPU second", f"{args.batches * args.batch_size * LENGTH / cpu / 1e6:.1f} M"],
         ["start-up, 17 sources of 10 M rows", f"{start[0]:.2f} s ({start[1]:.2f} CPU seconds)"],
         ["anonymous memory per 10,000 batches", f"{growth / 2**20:+.2f} MiB"],

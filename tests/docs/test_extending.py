@@ -1,9 +1,12 @@
 """The worked examples of docs/extending.md: each is one file outside jaxpt that works from a config or with flags."""
 
 import ast
+import dataclasses
+import importlib
 import json
 import math
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +15,19 @@ import pytest
 from jaxpt import cli
 from jaxpt.api import load
 from jaxpt.bundles import save_bundle
+from jaxpt.config.choice import find, names
+from jaxpt.config.help import describe
 from jaxpt.data.build import build
-from jaxpt.interop import export_bundle
+from jaxpt.evaluation.evaluation import Evaluation
+from jaxpt.interop import export_bundle, families, find_family
 from jaxpt.models import Model, flatten
 from jaxpt.models.specs import param_specs
+from jaxpt.objectives.objective import Objective
+from jaxpt.optim.optimizer import Optimizer
+from jaxpt.reshape.config import ReshapeConfig
+from jaxpt.reshape.transform import Transform
 from jaxpt.tokenizers import train_sentencepiece
+from jaxpt.training.config import RunConfig
 from jaxpt.training.metrics import read
 from tests.models.tiny import VARIANTS, random_params
 
@@ -130,6 +141,43 @@ def test_a_model_family(tmp_path, capsys):
     assert again.config == config
     for path in flatten(param_specs(config)):
         np.testing.assert_array_equal(flatten(again.params)[path], flatten(params)[path], err_msg=path)
+
+
+@pytest.mark.parametrize(
+    ("base", "example", "config", "section"),
+    [
+        (Optimizer, "lion", RunConfig, "optimizer"),
+        (Objective, "smoothed", RunConfig, "stages.objective"),
+        (Evaluation, "accuracy", RunConfig, "evaluations"),
+        (Transform, "thin", ReshapeConfig, "transforms"),
+    ],
+)
+def test_in_its_room_a_file_is_known_by_its_name_with_nothing_else_touched(
+    base, example, config, section, tmp_path, monkeypatch
+):
+    room = importlib.import_module(base.room)
+    assert example not in names(base)
+    (tmp_path / f"{example}.py").write_text((EXAMPLES / f"{example}.py").read_text())
+    monkeypatch.setattr(room, "__path__", [*room.__path__, str(tmp_path)])
+    try:
+        cls = find(base, example, "name")
+        assert cls().name == example  # and so a config that is stored names it
+        lines = [" ".join(line.split()) for line in describe(config, section).splitlines()]
+        assert any(line.startswith(f"name={example}: ") for line in lines)
+        for field in set(dataclasses.fields(cls)) - set(dataclasses.fields(base)):
+            assert any(line.startswith(f"{field.name} ") for line in lines), field.name
+    finally:
+        sys.modules.pop(f"{base.room}.{example}", None)
+
+
+def test_a_family_in_its_room_is_known_by_its_model_type(tmp_path, monkeypatch):
+    (tmp_path / "internlm3.py").write_text((EXAMPLES / "internlm3.py").read_text())
+    assert "internlm3" not in find_family.FAMILIES
+    monkeypatch.setattr(families, "__path__", [*families.__path__, str(tmp_path)])
+    try:
+        assert find_family._all()["internlm3"].architecture == "InternLM3ForCausalLM"
+    finally:
+        sys.modules.pop("jaxpt.interop.families.internlm3", None)
 
 
 def test_every_example_is_explained_and_every_file_that_the_page_names_is_there():
