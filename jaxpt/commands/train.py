@@ -107,6 +107,7 @@ def _train(config: RunConfig, workdir: Path, events: Sequence[Event], from_step:
     feeds = Feeds(start.ledger if start else [], log)
     if saved or not finished_steps(workdir):
         feeds.check(continued(plan, saved) if saved else plan, saved)
+    measuring = evaluations(config, tokenizer)
     lock = Lock(inside(workdir), workdir)
 
     def open_workdir() -> None:
@@ -118,7 +119,6 @@ def _train(config: RunConfig, workdir: Path, events: Sequence[Event], from_step:
     with lock:
         on_first_process(open_workdir)
         _introduce(plan, start)
-        measuring = evaluations(config, tokenizer)
         reweighting = Reweighting(config, tokenizer, workdir, functools.partial(api.load, dtype="float32"))
         return loop.train(
             plan,

@@ -162,7 +162,7 @@ def _files(base: type[Choice]) -> dict[str, str]:
 
 def _in_file(base: type[C], module: str) -> type[C] | None:
     """The choice that a file of the room defines: the last public one, as others may be what it builds on."""
-    defined = vars(importlib.import_module(module)).values()
+    defined = vars(importing(lambda: importlib.import_module(module), f"{base.kind} {module}", module)).values()
     own = [c for c in defined if isinstance(c, type) and issubclass(c, base) and c.__module__ == module]
     public = [c for c in own if c is not base and not c.__name__.startswith("_")]
     return public[-1] if public else None
@@ -170,12 +170,15 @@ def _in_file(base: type[C], module: str) -> type[C] | None:
 
 def _outside(base: type[C], name: str, where: str) -> type[C]:
     path, _, attribute = name.partition(":")
+    if not all((*path.split("."), attribute)) or "/" in path or Path(path).is_file():
+        raise JaxptError(f"{where} is {name!r}, it must look like package.module:Class, with dots and without .py")
     _refuse_model_folder(path, f"{where} is {name!r}")
     module = importing(lambda: importlib.import_module(path), f"{where} is {name!r}", path)
     cls = getattr(module, attribute, None)
     if not isinstance(cls, type):
         raise JaxptError(f"{where} is {name!r}: {path} has no class {attribute}{nearest(attribute, vars(module))}")
-    if not issubclass(cls, base) or cls is base or not dataclasses.is_dataclass(cls):
+    bare = "__dataclass_fields__" not in vars(cls) and "__annotations__" in vars(cls)  # its options would be ignored
+    if not issubclass(cls, base) or cls is base or bare:
         raise JaxptError(
             f"{where} is {name!r}: make it a frozen dataclass that inherits {base.__module__}:{base.__name__}"
         )
@@ -213,5 +216,5 @@ def importing(load: Callable[[], ModuleType], what: str, path: str) -> ModuleTyp
                 f"there: PYTHONPATH=FOLDER before the command"
             ) from error
         raise JaxptError(f"{what}: importing {path} failed: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script without `if __name__ == "__main__"` may end the process
         raise JaxptError(f"{what}: importing {path} failed: {type(error).__name__}: {error}") from error

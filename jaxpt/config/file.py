@@ -3,8 +3,9 @@
 import importlib.util
 import inspect
 import json
+import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -58,19 +59,28 @@ def _read(file: str) -> ConfigDict:
     make = getattr(module, "get_config", None)
     if make is None:
         raise JaxptError(f"{path} has no function get_config()")
-    takes = bool(inspect.signature(make).parameters)
-    if argument and not takes:
+    parameters = inspect.signature(make).parameters.values()
+    if argument and not parameters:
         raise JaxptError(f"--config={file}: get_config() of {path} takes no argument")
+    if not argument and any(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters):
+        raise JaxptError(f"--config={file}: get_config() of {path} takes an argument: --config={path}:ARGUMENT")
     variants = getattr(module, "VARIANTS", None)  # what the argument names, in configs that state it so
     if argument and isinstance(variants, dict) and argument not in variants:
         raise JaxptError(
             f"--config={file}: {path} has no variant {argument!r}{nearest(argument, variants)}; "
             f"there are {', '.join(variants)}"
         )
-    values = make(argument) if argument else make()
-    if not isinstance(values, ConfigDict):
-        values = ConfigDict(values)
-    return values
+    try:
+        values = make(argument) if argument else make()
+    except JaxptError:
+        raise
+    except Exception as error:
+        line = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())} ({line.filename}, line {line.lineno})"
+        raise JaxptError(f"--config={file}: get_config() failed: {reason}") from error
+    if not isinstance(values, Mapping | ConfigDict):
+        raise JaxptError(f"--config={file}: get_config() gave {values!r}, it must give a dict")
+    return values if isinstance(values, ConfigDict) else ConfigDict(values)
 
 
 def _json(path: str) -> dict[str, Any]:

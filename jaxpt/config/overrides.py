@@ -155,7 +155,7 @@ class _Walk:
         picked = _picked(at)
         key = keys_of(picked).get(part)
         if key is None:
-            raise unknown_key(picked, part, at.where)
+            raise unknown_key(picked, part, at.where, ["name", *keys_of(picked)] if is_kind(at.hint) else None)
         if part not in node and path[1:] and key.default not in (MISSING, None):
             put(_stated(key))
         hint = chosen(key, node, at.where) if key.options_of else key.hint

@@ -36,7 +36,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
     keys = keys_of(picked)
     for key in values:
         if key not in keys:
-            raise unknown_key(picked, key, where)
+            raise unknown_key(picked, key, where, ["name", *keys] if is_kind(cls) else None)
     missing = [key.name for key in keys.values() if key.required and key.name not in values]
     if missing:
         raise JaxptError(f"{where} lacks {', '.join(missing)}; set {where}.{missing[0]}")
@@ -48,6 +48,10 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
         return picked(**checked)
     except JaxptError as error:
         raise _placed(error, picked, where) from error
+    except Exception as error:
+        if not is_kind(cls):
+            raise
+        raise JaxptError(f"{where} ({name_of(picked)}): {type(error).__name__}: {error}") from error
 
 
 def chosen(key: Key, values: Mapping[str, Any], where: str) -> type[Choice]:
@@ -137,13 +141,14 @@ def unknown_key(cls: type, key: str, where: str, known: Iterable[str] | None = N
         cls: the section's dataclass, or what a kind's name picked; it may say more in a staticmethod `no_key(key)`.
         key: the key that it has not.
         where: the section.
-        known: the keys it has, of a section that is a dict; None: the fields of `cls`.
+        known: the keys it has, of a dict or with `name`; None: the fields of `cls`.
     """
     names = list(keys_of(cls) if known is None else known)
     hint = (cls.no_key(key) if hasattr(cls, "no_key") else "") or nearest(key, names)
     if isinstance(cls, type) and issubclass(cls, Choice):
         other = [n for n in has_option(cls.base, key) if n != name_of(cls)]
-        hint += f"; {' and '.join(other)} {'have' if other[1:] else 'has'} it" if other else ""
+        listed = " and ".join([*([", ".join(other[:-1])] if other[1:] else []), *other[-1:]])
+        hint += f"; {listed} {'have' if other[1:] else 'has'} it" if other else ""
     if not hint:
         hint = f"; the keys are {', '.join(names)}" if names else "; it has no keys"
     return JaxptError(f"{where}.{key} is not a key{hint}")

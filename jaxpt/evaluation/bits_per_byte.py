@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,8 @@ from jaxpt.tokenizers import Tokenizer
 class BitsPerByte(Evaluation):
     """Bits per byte of named sets of held-out documents, in rows as long as those of the stage."""
 
+    moved: ClassVar[Mapping[str, str]] = {"bits_per_byte": "documents"}
+
     documents: dict[str, str] = option({}, "JSONL files of held-out documents by name")
     max_documents: int | None = option(None, "of each set; None: all")
     batch_size: int = option(8, "rows measured at once")
@@ -47,8 +50,11 @@ class BitsPerByte(Evaluation):
         """As `Evaluation.check_inputs`: documents that can be read, and a tokenizer."""
         if tokenizer is None:
             raise JaxptError(f"{where} needs a tokenizer; set config.tokenizer")
-        for file in self.documents.values():
-            read_texts(file, self.max_documents)
+        for name, file in self.documents.items():
+            try:
+                read_texts(file, self.max_documents)
+            except OSError as error:
+                raise JaxptError(f"{where}.documents.{name} is {file!r}: {error.strerror or error}") from error
 
     def prepare(self, setting: Setting) -> Measure:
         """As `Evaluation.prepare`: bits per byte by the name of the set."""

@@ -83,14 +83,4 @@ def entries_to_measure(where: str, entries: Mapping[str, Evaluation]) -> dict[st
     return {name: entry for name, entry in entries.items() if not entry.is_empty}
 
 
-_KEPT = ("every", "before", "after", "max_documents", "batch_size")
-MOVED = {
-    **{f"evaluation.{key}": f"evaluations.bits_per_byte.{key}" for key in _KEPT},
-    "evaluation.bits_per_byte": "evaluations.bits_per_byte.documents",
-}  # keys of a run's config in earlier versions, which knew bits per byte alone, and where they are now
-
-
-def of_today(section: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the entries of `evaluations` for the section `evaluation` of earlier versions, as `MOVED` says."""
-    names = {old.split(".")[-1]: new.split(".")[-1] for old, new in MOVED.items()}
-    return {"bits_per_byte": {names.get(key, key): section[key] for key in section}} if section else {}
+MOVED = {"evaluation": "evaluations.bits_per_byte"}  # of a run's config in earlier versions, which knew this one alone

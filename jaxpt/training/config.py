@@ -19,6 +19,7 @@ from jaxpt.models.section import ModelSection, RopeSection
 from jaxpt.objectives.objective import Objective
 from jaxpt.optim.optimizer import Optimizer
 from jaxpt.optim.schedule import Schedule
+from jaxpt.sharding.mesh import check_axes
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,9 @@ class ShardingConfig:
     rules: Any = option(None, "changes to the table from axis names to mesh axes")
     allow_replicated: tuple[str, ...] = option((), "axes whose parameters may lie whole on every device")
 
+    def __post_init__(self) -> None:
+        check_axes(self.mesh, "mesh.")
+
 
 @dataclass(frozen=True)
 class CheckpointConfig:
@@ -167,16 +171,6 @@ class RunConfig:
         object.__setattr__(self, "evaluations", entries)
         for name in ("every", "keep_every"):
             parse_interval(getattr(self.checkpoint, name), f"config.checkpoint.{name}")
-
-    @classmethod
-    def of_today(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Returns a config of earlier versions with today's keys."""
-        if "evaluation" not in values:
-            return values
-        if values.get("evaluations"):
-            raise JaxptError("config.evaluation is what config.evaluations was before; give evaluations alone")
-        rest = {key: values[key] for key in values if key not in ("evaluation", "evaluations")}
-        return {**rest, "evaluations": evaluation.of_today(values["evaluation"] or {})}
 
 
 def _check_stage(where: str, stage: StageConfig, sources: dict[str, SourceConfig]) -> None:

@@ -3,6 +3,7 @@
 import importlib
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
@@ -100,12 +101,25 @@ FILES = {
             legs: int = 2
 
         @dataclass(frozen=True)
+        class Glass(Toy):
+            """It cannot be made."""
+
+            def __post_init__(self):
+                raise OSError("it broke")
+
+        class Bare(Toy):
+            """Its options would be ignored."""
+
+            legs: int = 2
+
+        @dataclass(frozen=True)
         class Other:
             """Of no kind."""
 
         number = 3
         ''',
     "broken.py": "raise RuntimeError('no batteries')\n",
+    "leaving.py": "raise SystemExit(3)\n",
     "lacking.py": "import no_such_module_anywhere\n",
 }
 
@@ -228,13 +242,32 @@ def test_a_dict_takes_a_new_choice_that_is_named_or_called_like_one(toy):
         ({}, ["--config.first.name=yours:Robot"], "there is no module yours in the current folder or on Python's path"),
         ({}, ["--config.first.name=broken:Robot"], "importing broken failed: RuntimeError: no batteries"),
         ({}, ["--config.first.name=lacking:Robot"], "importing lacking failed: No module named 'no_such_module"),
-        ({}, ["--config.first.name=:Robot"], "config.first.name is ':Robot'"),
+        ({}, ["--config.first.name=leaving:Robot"], "importing leaving failed: SystemExit: 3"),
+        ({}, ["--config.first.name=:Robot"], "config.first.name is ':Robot', it must look like package.module:Class"),
+        ({}, ["--config.first.name=mine:"], "config.first.name is 'mine:', it must look like package.module:Class"),
+        ({}, ["--config.first.name=a/mine:Robot"], "it must look like package.module:Class, with dots and without .py"),
+        ({}, ["--config.first.name=mine:Glass"], "config.first (mine:Glass): OSError: it broke"),
+        ({}, ["--config.first.name=mine:Bare"], "make it a frozen dataclass that inherits toys.toy:Toy"),
+        ({"first": {"nam": "kite"}}, [], "config.first.nam is not a key (did you mean 'name'?)"),
+        ({}, ["--config.first.nam=kite"], "config.first.nam is not a key (did you mean 'name'?)"),
+        ({}, ["--config.first.xyz=1"], "config.first.xyz is not a key; the keys are name, price"),
         ({}, ["--config.first.name"], "config.first.name is True, it must be a name"),
         ({}, ["--config.first.name.x=1"], "config.first.name"),
     ],
 )
 def test_a_mistake_names_the_option_its_neighbour_or_the_choice_that_has_it(toy, file, flags, line):
     assert line in refused(toy, file, *flags)
+
+
+def test_a_broken_file_in_the_room_is_one_line_that_names_it(toy, monkeypatch):
+    room = Path(importlib.import_module("toys.room").__file__).parent
+    (room / "torn.py").write_text("def f(:\n")
+    try:
+        for flag in ("--config.first.name=torn", "--config.first.name=xyz", "--config.first.xyz=1"):
+            assert "toy toys.room.torn: importing toys.room.torn failed: SyntaxError" in refused(toy, {}, flag)
+        assert load(toy, {}, "--config.first.name=box").first.name == "box", "others are not read"
+    finally:
+        (room / "torn.py").unlink()
 
 
 def test_code_in_the_folder_of_a_model_is_not_executed(toy, tmp_path, monkeypatch):

@@ -137,6 +137,24 @@ def test_a_mistyped_override_is_one_line_with_the_way_out(file, override, messag
         ("mixture=dict(code=1", "mixture=dict(cod=1", "there is no source 'cod' (did you mean 'code'?)"),
         ("mixture=dict(code=1", "mixture=dict(code=-1", "a weight must be at least 0"),
         ("def get_config", "def config", "has no function get_config()"),
+        ("    return c", "    return 5", "get_config() gave 5, it must give a dict"),
+        ("    return c", "    return d", "get_config() failed: NameError: name 'd' is not defined"),
+        ('size="2"', "size", "takes an argument: --config="),
+        (
+            "c = ConfigDict()",
+            "c = ConfigDict(dict(evaluation=3))",
+            "config.evaluations.bits_per_byte is 3, it must be a",
+        ),
+        (
+            "c = ConfigDict()",
+            "c = ConfigDict(dict(evaluation=dict(evry='1 steps')))",
+            "config.evaluations.bits_per_byte.evry is not a key (did you mean 'every'?)",
+        ),
+        (
+            "c = ConfigDict()",
+            "c = ConfigDict(dict(sharding=dict(mesh=dict(context=2))))",
+            "config.sharding.mesh.context is 2: context parallelism is not built yet",
+        ),
         ('name="anneal"', 'name="stage0"', "two stages have the same name"),
     ],
 )

@@ -14,6 +14,7 @@ from jaxpt.config.schema import build, plain
 from jaxpt.errors import JaxptError
 from jaxpt.evaluation.evaluation import MOVED, Evaluation
 from jaxpt.training.config import RunConfig
+from jaxpt.training.evaluating import evaluations
 from jaxpt.training.metrics import read
 from tests.training import run_made
 
@@ -163,7 +164,10 @@ def test_the_section_of_earlier_versions_is_an_entry():
     assert config(evaluation=old) == config(evaluations={"bits_per_byte": today})
     nothing = {"every": None, "before": True, "after": True, "bits_per_byte": {}, "max_documents": None}
     assert config(evaluation=nothing | {"batch_size": 8}) == config(evaluation={}) == config()
-    assert {old.split(".")[0] for old in MOVED} == {"evaluation"}
+    assert MOVED.keys() == {"evaluation"}
+    assert config(evaluation=None) == config()
+    with pytest.raises(JaxptError, match=r"config\.evaluation is called config\.evaluations\.bits_per_byte today"):
+        config(evaluation=old, evaluations={"bits_per_byte": today})
 
 
 def test_flags_of_earlier_versions_reach_the_entry(tmp_path):
@@ -173,6 +177,24 @@ def test_flags_of_earlier_versions_reach_the_entry(tmp_path):
     entry = plain(read_config.evaluations["bits_per_byte"])
     want = {"every": "2 steps", "documents": {"code": "held_out.jsonl"}, "max_documents": 3, "before": False}
     assert {key: entry[key] for key in want} == want
+
+
+@pytest.mark.parametrize("flag", ["={'every': '2 steps', 'bits_per_byte': {'code': 'held_out.jsonl'}}", "=None"])
+def test_a_flag_of_earlier_versions_puts_in_the_whole_section(tmp_path, flag):
+    file = run_made.CONFIG | {"evaluation": {"before": False, "bits_per_byte": {"web": "w.jsonl"}}}
+    (tmp_path / "config.py").write_text(f"def get_config():\n    return {file!r}\n")
+    read_config = load(RunConfig, str(tmp_path / "config.py"), [f"--config.evaluation{flag}"])
+    if flag == "=None":
+        assert not read_config.evaluations
+        return
+    entry = read_config.evaluations["bits_per_byte"]
+    assert (entry.every, entry.documents) == ("2 steps", {"code": "held_out.jsonl"})
+
+
+def test_documents_that_are_not_there_are_named_with_their_key():
+    entries = {"bits_per_byte": {"documents": {"web": "nowhere.jsonl"}}}
+    with pytest.raises(JaxptError, match=r"bits_per_byte\.documents\.web is 'nowhere\.jsonl': No such file"):
+        evaluations(config(evaluations=entries), object())
 
 
 @pytest.mark.parametrize(

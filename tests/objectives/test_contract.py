@@ -13,11 +13,12 @@ from jaxpt.errors import JaxptError
 from jaxpt.models import Compute, Model, flatten, init_params, param_specs
 from jaxpt.models.size import param_count
 from jaxpt.objectives.objective import ExtraSpec, Group, Objective, Progress, Terms
-from jaxpt.optim.optimizers import make_optimizer
+from jaxpt.optim.chain import make_optimizer
+from jaxpt.optim.optimizers.adamw import AdamW
 from jaxpt.sharding import batch_sharding
 from jaxpt.training.arguments import step_arguments
 from jaxpt.training.batches import place
-from jaxpt.training.config import OptimizerConfig, ShardingConfig
+from jaxpt.training.config import ShardingConfig
 from jaxpt.training.extra import begin, make_extra
 from jaxpt.training.frozen import load_frozen, open_frozen
 from jaxpt.training.state import make_layout, new_state
@@ -45,9 +46,9 @@ class Program:
         self.layout = make_layout(
             tiny.MODEL, ShardingConfig(mesh=mesh), jax.devices()[: int(np.prod([*mesh.values()]))]
         )
-        optimizer = make_optimizer(OptimizerConfig(), param_specs(tiny.MODEL))
+        optimizer = make_optimizer(AdamW(), param_specs(tiny.MODEL))
         models = open_frozen(objective)
-        spec = StepSpec(tiny.MODEL, objective, Compute(), tiny.B, tiny.S, microbatches, freeze, 1.0, 3)
+        spec = StepSpec(tiny.MODEL, objective, Compute(), tiny.B, tiny.S, microbatches, freeze, 3)
         self.step = make_step(spec, optimizer, self.layout, frozen={n: m.model for n, m in models.items()})
         self.frozen = load_frozen(models, self.layout)
         params = jax.tree.map(jax.device_put, jax.tree.map(np.copy, tiny.PARAMS), self.layout.params)
@@ -179,7 +180,7 @@ class Wide(Objective):
     """Things with axes that the mesh splits, or cannot; and what breaks the contract."""
 
     group: str = "own"
-    optimizer: object = OptimizerConfig()
+    optimizer: object = AdamW()
     loss: str = "scalar"
 
     def extra_specs(self, model):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxpt.config.choice import option
 from jaxpt.models import forward, hidden, unembed
 from jaxpt.objectives.objective import ExtraSpec, Group, Inputs, Objective, Progress, Terms
-from jaxpt.training.config import OptimizerConfig as AdamW
+from jaxpt.optim.optimizers.adamw import AdamW
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def made(tmp_path_factory):
         )
         objective = {"name": "outside_objective:Toy", "teacher": str(folder / "b"), "temperature": 3.0}
         settings, lines = {**SETTINGS, "stages": stages(objective)}, []
-        assert run_made.start(folder / "run", tell=lines.append, **settings) == 0
+        assert run_made.start(folder / "run", log=lines.append, **settings) == 0
         yield folder / "run", settings, lines
 
 
@@ -92,7 +92,7 @@ def losses(workdir):
 
 def test_a_resume_is_bit_for_bit_the_run_that_was_not_stopped(made, tmp_path):
     workdir = copied(made, tmp_path, 4)
-    assert run_made.start(workdir, tell=lambda line: None, **made[1]) == 0
+    assert run_made.start(workdir, log=lambda line: None, **made[1]) == 0
     now, then = read_run(workdir, 7)["digests"], read_run(made[0], 7)["digests"]
     assert now == then
     assert {"extra/values/gates/embed", "extra/opt_state/multipliers/mu/multipliers"} <= now.keys()
@@ -106,7 +106,7 @@ def test_a_damaged_item_of_extra_things_is_set_aside(made, tmp_path):
         content[len(content) // 2] ^= 0xFF
         file.write_bytes(content)
     lines = []
-    assert run_made.start(workdir, tell=lines.append, **made[1]) == 0
+    assert run_made.start(workdir, log=lines.append, **made[1]) == 0
     assert "checkpoint 7 is damaged" in lines[0]
     assert read_run(workdir, 7)["digests"] == read_run(made[0], 7)["digests"]
     assert losses(workdir) == losses(made[0])
@@ -117,7 +117,7 @@ def test_an_item_of_extra_things_that_is_gone_is_damage(made, tmp_path):
     shutil.rmtree(workdir / "checkpoints" / "7" / "extra")
     lines = []
     with pytest.raises(JaxptError, match="stop here"):
-        run_made.start(workdir, tell=lambda line: lines.append(line) or stop(line), **made[1])
+        run_made.start(workdir, log=lambda line: lines.append(line) or stop(line), **made[1])
     assert "checkpoint 7 is damaged" in lines[0]
 
 
