@@ -4,6 +4,8 @@ Each law is a function of a checkout that returns what breaks it; beside each la
 """
 
 import ast
+import re
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +38,11 @@ ROOMS = [  # from the ground up: a room imports only rooms before it
     "reporting",
 ]
 ROOTS = ["api", "commands", "__main__", "__init__"]  # join the rooms; no room imports them
+TREES = {
+    "Params",
+    "Specs",
+    "Shardings",
+}  # one meaning each, declared more narrowly where a room knows more of the leaves
 UNDER_DATA_TOOLS = ROOMS[: ROOMS.index("data") + 1]  # what raw text needs: nothing that trains
 
 
@@ -123,6 +130,32 @@ def silent(root: Path) -> list[str]:
     return out
 
 
+def _public_names(path: Path) -> list[tuple[str, str]]:
+    """(name, definition) of each public class and type alias at the top of a module; a class is defined by its file."""
+    out = []
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            out.append((node.name, f"class in {path}"))
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            out.append((node.targets[0].id, ast.unparse(node.value)))
+    return [(name, definition) for name, definition in out if re.fullmatch(r"[A-Z]\w*[a-z]\w*", name)]
+
+
+def ambiguous(root: Path) -> list[str]:
+    """Names that two public classes of jaxpt and data_tools share, or a class and a type alias, or two type aliases
+    that differ: one meaning for each word."""
+    definitions, files = defaultdict(set), defaultdict(list)
+    for path in python_files(root):
+        for name, definition in _public_names(path):
+            definitions[name].add(definition)
+            files[name].append(str(path.relative_to(root)))
+    return [
+        f"{name}: {', '.join(files[name])}"
+        for name in sorted(files)
+        if len(definitions[name]) > 1 and name not in TREES
+    ]
+
+
 LAWS: list[Callable[[Path], list[str]]] = [
     upward,
     homeless,
@@ -130,6 +163,7 @@ LAWS: list[Callable[[Path], list[str]]] = [
     data_tools_above_the_data,
     overgrown,
     silent,
+    ambiguous,
 ]
 
 
@@ -143,6 +177,7 @@ def planted(folder: Path, files: dict[str, str]) -> Path:
     for name in [*ROOMS, "commands"]:
         (folder / "jaxpt" / name).mkdir(parents=True)
     (folder / "jaxpt" / "api.py").write_text('"""Loads."""\n')
+    (folder / "jaxpt" / "errors.py").write_text('"""Planted."""\n\nclass Plan:\n    """Of a house."""\n')
     for name, text in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -172,6 +207,8 @@ BREACHES = {
     "a long function": (overgrown, "jaxpt/data/x.py", "def f():\n" + "    pass\n" * 61),
     "a long file": (overgrown, "data_tools/x.py", "x = 1\n" * 501),
     "a class without a docstring": (silent, "jaxpt/data/x.py", "class Thing: ..."),
+    "two classes of one name": (ambiguous, "data_tools/x.py", 'class Plan:\n    """Of a run."""'),
+    "a class and an alias of one name": (ambiguous, "jaxpt/data/x.py", "Plan = tuple[int, str]"),
 }
 
 

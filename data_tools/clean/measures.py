@@ -20,7 +20,7 @@ Options = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Measure:
+class Quantity:
     """A quantity, the range of its histogram, and what its options are called (with their defaults)."""
 
     function: Callable[[View, Options], Values]
@@ -239,54 +239,56 @@ def _content_type(view: View, options: Options) -> Values:
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 _URL = r"(?:https?://|www\.)[^\s<>\"'）)\]]+"
 
-MEASURES: dict[str, Measure] = {
-    "words": Measure(_words, "words that are not made of marks alone", 1, 1e6, True),
-    "characters": Measure(_characters, "characters", 1, 1e7, True),
-    "mean_word_length": Measure(_mean_word_length, "characters per word", 0, 20),
-    "longest_word": Measure(_longest_word, "characters of the longest word", 1, 1e5, True),
-    "hash_signs": Measure(_occurrences("#"), "hash signs per word", 0, 0.5),
-    "ellipses": Measure(_occurrences("...", "…"), "ellipses per word", 0, 0.5),
-    "bullet_lines": Measure(_bullet_lines, "lines that begin with a bullet", options=(("bullets", ("•", "-")),)),
-    "ellipsis_lines": Measure(_ellipsis_lines, "lines that end with an ellipsis"),
-    "alphabetic_words": Measure(_alphabetic_words, "words with a letter"),
-    "stop_words": Measure(
+MEASURES: dict[str, Quantity] = {
+    "words": Quantity(_words, "words that are not made of marks alone", 1, 1e6, True),
+    "characters": Quantity(_characters, "characters", 1, 1e7, True),
+    "mean_word_length": Quantity(_mean_word_length, "characters per word", 0, 20),
+    "longest_word": Quantity(_longest_word, "characters of the longest word", 1, 1e5, True),
+    "hash_signs": Quantity(_occurrences("#"), "hash signs per word", 0, 0.5),
+    "ellipses": Quantity(_occurrences("...", "…"), "ellipses per word", 0, 0.5),
+    "bullet_lines": Quantity(_bullet_lines, "lines that begin with a bullet", options=(("bullets", ("•", "-")),)),
+    "ellipsis_lines": Quantity(_ellipsis_lines, "lines that end with an ellipsis"),
+    "alphabetic_words": Quantity(_alphabetic_words, "words with a letter"),
+    "stop_words": Quantity(
         _stop_words, "distinct stop words", 0, 20, options=(("words", STOP_WORDS), ("inside", False))
     ),
-    "stop_word_uses": Measure(_stop_word_uses, "uses of stop words", 1, 1e5, True, (("words", STOP_WORDS),)),
-    "duplicate_paragraphs": Measure(_duplicate_share("paragraphs", 0), "paragraphs that occurred before"),
-    "duplicate_paragraph_characters": Measure(_duplicate_share("paragraphs", 1), "characters in such paragraphs"),
-    "duplicate_lines": Measure(_duplicate_share("runs_of_lines", 0), "lines that occurred before"),
-    "duplicate_line_characters": Measure(_duplicate_share("runs_of_lines", 1), "characters in such lines"),
-    "punctuated_lines": Measure(
+    "stop_word_uses": Quantity(_stop_word_uses, "uses of stop words", 1, 1e5, True, (("words", STOP_WORDS),)),
+    "duplicate_paragraphs": Quantity(_duplicate_share("paragraphs", 0), "paragraphs that occurred before"),
+    "duplicate_paragraph_characters": Quantity(_duplicate_share("paragraphs", 1), "characters in such paragraphs"),
+    "duplicate_lines": Quantity(_duplicate_share("runs_of_lines", 0), "lines that occurred before"),
+    "duplicate_line_characters": Quantity(_duplicate_share("runs_of_lines", 1), "characters in such lines"),
+    "punctuated_lines": Quantity(
         _punctuated_lines, "lines that end with an end mark", options=(("ends", ()), ("zero_passes", False))
     ),
-    "short_lines": Measure(_short_lines, "lines of at most `length` characters", options=(("length", 30),)),
-    "repeated_line_characters": Measure(_repeated_line_characters, "characters in filled lines seen before", 0, 0.5),
-    "line_breaks_per_word": Measure(_line_breaks_per_word, "line breaks per word", 0, 1),
-    "sentences": Measure(_sentences, "sentences", 1, 1e4, True),
-    "few_word_lines": Measure(_few_word_lines, "lines of few words without an end mark", options=(("words", 3),)),
-    "words_per_line": Measure(_words_per_line, "words per filled line", 0.5, 1e3, True),
-    "symbol_characters": Measure(_class_share(characters.OTHER), "characters that are no letter, digit or white space"),
-    "digit_characters": Measure(_class_share(characters.DIGIT), "digits among the characters"),
-    "white_space": Measure(_class_share(characters.SPACE), "white space among the characters"),
-    "bracket_characters": Measure(_class_share(characters.BRACKET), "parentheses among the characters", 0, 0.3),
-    "uppercase_letters": Measure(_uppercase_letters, "upper case among the letters"),
-    "unspaced_letters": Measure(_unspaced_share, "letters of scripts without spaces among the letters"),
-    "address_characters": Measure(_pattern_characters(_URL, "/"), "characters in web addresses"),
-    "markup_characters": Measure(_pattern_characters(r"</?[A-Za-z][^<>\n]{0,200}>", "<"), "characters in markup tags"),
-    "log_lines": Measure(_log_lines, "lines that look like those of a log file"),
-    "safety_words": Measure(_listed_words, "uses of listed words per word", 0, 0.1, options=(("words", ()),)),
-    "language": Measure(
+    "short_lines": Quantity(_short_lines, "lines of at most `length` characters", options=(("length", 30),)),
+    "repeated_line_characters": Quantity(_repeated_line_characters, "characters in filled lines seen before", 0, 0.5),
+    "line_breaks_per_word": Quantity(_line_breaks_per_word, "line breaks per word", 0, 1),
+    "sentences": Quantity(_sentences, "sentences", 1, 1e4, True),
+    "few_word_lines": Quantity(_few_word_lines, "lines of few words without an end mark", options=(("words", 3),)),
+    "words_per_line": Quantity(_words_per_line, "words per filled line", 0.5, 1e3, True),
+    "symbol_characters": Quantity(
+        _class_share(characters.OTHER), "characters that are no letter, digit or white space"
+    ),
+    "digit_characters": Quantity(_class_share(characters.DIGIT), "digits among the characters"),
+    "white_space": Quantity(_class_share(characters.SPACE), "white space among the characters"),
+    "bracket_characters": Quantity(_class_share(characters.BRACKET), "parentheses among the characters", 0, 0.3),
+    "uppercase_letters": Quantity(_uppercase_letters, "upper case among the letters"),
+    "unspaced_letters": Quantity(_unspaced_share, "letters of scripts without spaces among the letters"),
+    "address_characters": Quantity(_pattern_characters(_URL, "/"), "characters in web addresses"),
+    "markup_characters": Quantity(_pattern_characters(r"</?[A-Za-z][^<>\n]{0,200}>", "<"), "characters in markup tags"),
+    "log_lines": Quantity(_log_lines, "lines that look like those of a log file"),
+    "safety_words": Quantity(_listed_words, "uses of listed words per word", 0, 0.1, options=(("words", ()),)),
+    "language": Quantity(
         _language, "probability of a wanted language", options=(("keep", ()), ("model", SHIPPED), ("length", 400))
     ),
-    "listed_address": Measure(
+    "listed_address": Quantity(
         _listed_address, "address is on a list", options=(("domains", ""), ("urls", ""), ("also", ()))
     ),
-    "address_words": Measure(
+    "address_words": Quantity(
         _address_words, "bad words in the address", 0, 10, options=(("hard", ()), ("soft", ()), ("inside", ()))
     ),
-    "content_type": Measure(
+    "content_type": Quantity(
         _content_type, "wanted content type", options=(("field", "content_type"), ("keep", ("text/",)))
     ),
-    **{name: Measure(_ngram(name), f"characters in {name.replace('_', ' ')}s") for name in NAMES},
+    **{name: Quantity(_ngram(name), f"characters in {name.replace('_', ' ')}s") for name in NAMES},
 }

@@ -75,7 +75,7 @@ class _Table:
         return self.items[np.searchsorted(self.values, value) : np.searchsorted(self.values, value, "right")]
 
 
-class Index:
+class ItemIndex:
     """Evaluation items ready to be looked for; memory about 32 bytes per token of the evaluation sets and 48 MB."""
 
     def __init__(self, items: Sequence[Item], rules: Rules | None = None, path: str = "auto"):

@@ -24,7 +24,7 @@ EVIDENCE = ("jaccard", "covered", "new_run")
 
 
 @dataclass(frozen=True)
-class Options:
+class DedupOptions:
     """How a run goes about it."""
 
     strictness: str = "balanced"
@@ -105,7 +105,7 @@ def _tokens(
 
 
 def run(
-    shards: Sequence[Shard], store_path: str | Path, layout: SignatureLayout, engine: Engine, options: Options
+    shards: Sequence[Shard], store_path: str | Path, layout: SignatureLayout, engine: Engine, options: DedupOptions
 ) -> Result:
     """Decides which units of `shards` are dropped.
 
@@ -145,7 +145,7 @@ def run(
     return Result(store, numbers, clusters, counts)
 
 
-def _exact(store: Store, engine: Engine, options: Options, run_number: int, before: pa.Table) -> pa.Table:
+def _exact(store: Store, engine: Engine, options: DedupOptions, run_number: int, before: pa.Table) -> pa.Table:
     """New units equal to a preferred one: `(unit, first)`."""
     paths = store.paths("units")
     if not options.exact or not paths:
@@ -155,7 +155,7 @@ def _exact(store: Store, engine: Engine, options: Options, run_number: int, befo
     return found.filter(store.run_of(found["unit"].to_numpy()) == run_number)
 
 
-def _candidates(store: Store, engine: Engine, options: Options, gone: pa.Table, run_number: int) -> pa.Table:
+def _candidates(store: Store, engine: Engine, options: DedupOptions, gone: pa.Table, run_number: int) -> pa.Table:
     """Clusters `(unit, label)` of two or more units of which at least one is new, without the units of `gone`."""
     paths = store.paths("bands")
     edges: list[pa.Table] = []
@@ -176,7 +176,7 @@ def _candidates(store: Store, engine: Engine, options: Options, gone: pa.Table, 
 def _near(
     store: Store,
     engine: Engine,
-    options: Options,
+    options: DedupOptions,
     exact: pa.Table,
     before: pa.Table,
     shards: dict[int, Shard],
@@ -222,7 +222,7 @@ def _verdicts(count: int, columns: dict[str, np.ndarray] | None = None) -> pa.Ta
     return pa.table(arrays)
 
 
-def _judge_all(store: Store, found: pa.Table, offsets: dict, options: Options, run_number: int) -> pa.Table:
+def _judge_all(store: Store, found: pa.Table, offsets: dict, options: DedupOptions, run_number: int) -> pa.Table:
     """Runs `verify.judge` over all clusters, reading tokens and signatures through memory maps."""
     units, labels = found["unit"].to_numpy(), found["label"].to_numpy()
     order = _orders(store, units)

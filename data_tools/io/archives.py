@@ -16,7 +16,7 @@ ERRORS = (zlib.error, zstandard.ZstdError)
 
 
 @dataclass(frozen=True)
-class Piece:
+class ArchivePart:
     """Some content of an archive in its order, or damage in place of it."""
 
     offset: int  # byte of the file: where the data lies, or where its member begins
@@ -77,7 +77,7 @@ class ZstdFrame:
                 return
 
 
-def pieces(file: BinaryIO, path: str, start: bytes) -> Iterator[Piece]:
+def pieces(file: BinaryIO, path: str, start: bytes) -> Iterator[ArchivePart]:
     """Yields the content of an archive, decompressed as its name says, in bounded memory.
 
     Args:
@@ -92,7 +92,7 @@ def pieces(file: BinaryIO, path: str, start: bytes) -> Iterator[Piece]:
     else:
         offset = 0
         while block := file.read(BLOCK):
-            yield Piece(offset, block, begins=offset == 0)
+            yield ArchivePart(offset, block, begins=offset == 0)
             offset += len(block)
 
 
@@ -104,7 +104,7 @@ class _Archive:
         self._kept, self._kept_at = bytearray(), 0  # bytes from the current member's beginning on, or the last of them
         self._whole = 0  # members
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self) -> Iterator[ArchivePart]:
         """Yields the content of all members."""
         at: int | None = 0
         while at is not None and self._keep_from(at):
@@ -121,7 +121,9 @@ class _Archive:
                 lost = isinstance(error, EOFError) or not inside or not self._whole
                 why = str(error) or "it ends in the middle of a member"
                 why += f"; reading goes on at byte {found:,}" if found else ""
-                yield Piece(at, damage=f"damaged at byte {at:,}: {why}", inside=inside, final=lost and found is None)
+                yield ArchivePart(
+                    at, damage=f"damaged at byte {at:,}: {why}", inside=inside, final=lost and found is None
+                )
                 at = found
 
     def _keep_from(self, at: int) -> bool:
@@ -139,18 +141,18 @@ class _Archive:
             self._kept_at += cut
         return block
 
-    def _member(self, offset: int) -> Iterator[Piece]:
+    def _member(self, offset: int) -> Iterator[ArchivePart]:
         """Yields a member's pieces; returns what was read beyond it."""
         member, head, begins, data = self._new(), b"", True, bytes(self._kept)
         while True:
             for out in member.feed(data):
                 head += out
                 if len(head) >= len(self._start):
-                    yield Piece(offset, head, begins)
+                    yield ArchivePart(offset, head, begins)
                     head, begins = b"", False
             if member.ended:
                 if head:
-                    yield Piece(offset, head, begins)
+                    yield ArchivePart(offset, head, begins)
                 return member.rest
             if not (data := self._read()):
                 raise EOFError

@@ -40,13 +40,13 @@ class Problem:
 
 
 @dataclass
-class Progress:
+class BytesRead:
     """How many bytes of the file were read."""
 
     bytes: int = 0
 
 
-Found = tuple[int, dict] | Problem
+RecordOrProblem = tuple[int, dict] | Problem
 Repaired = tuple[pa.RecordBatch | Problem, int]  # and how many texts were repaired
 
 
@@ -73,7 +73,7 @@ def output_name(path: str) -> str:
 
 
 @contextmanager
-def _open(path: str, progress: Progress) -> Iterator[BinaryIO]:
+def _open(path: str, progress: BytesRead) -> Iterator[BinaryIO]:
     with fsspec.open(path, "rb") as raw:
         counted = _Counted(raw, progress)
         if kind_of(path) == "warc":  # whose reader decompresses member by member
@@ -89,7 +89,7 @@ def _open(path: str, progress: Progress) -> Iterator[BinaryIO]:
 class _Counted(io.RawIOBase):
     """Passes reads on and notes how many bytes came."""
 
-    def __init__(self, raw: BinaryIO, progress: Progress):
+    def __init__(self, raw: BinaryIO, progress: BytesRead):
         self._raw, self._progress = raw, progress
 
     def readable(self) -> bool:
@@ -106,7 +106,7 @@ class _Counted(io.RawIOBase):
         return len(block)
 
 
-def read(path: str, field: str, progress: Progress) -> Iterator[Found]:
+def read(path: str, field: str, progress: BytesRead) -> Iterator[RecordOrProblem]:
     """Yields what a file holds, one record at a time.
 
     Args:
@@ -135,7 +135,7 @@ def read(path: str, field: str, progress: Progress) -> Iterator[Found]:
         raise JaxptError(f"{path}: damaged archive ({why}); replace the file or leave it out of --input") from error
 
 
-def read_batches(path: str, field: str, progress: Progress) -> Iterator[Repaired]:
+def read_batches(path: str, field: str, progress: BytesRead) -> Iterator[Repaired]:
     """Yields batches with how many of their texts were repaired, and problems (with 0), in the file's order.
 
     Raises:
@@ -165,7 +165,7 @@ def read_batches(path: str, field: str, progress: Progress) -> Iterator[Repaired
         yield from_rows(rows, places, field)
 
 
-def _lines(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
+def _lines(file: BinaryIO, field: str, path: str) -> Iterator[RecordOrProblem]:
     place, number, first = 0, 0, None
     while line := file.readline(LONGEST):
         if not line.endswith(b"\n") and len(line) == LONGEST:
@@ -183,7 +183,7 @@ def _lines(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
         place += 1
 
 
-def _parse(line: bytes, place: int, field: str) -> Found:
+def _parse(line: bytes, place: int, field: str) -> RecordOrProblem:
     start = line[:200].decode("utf-8", "replace")
     try:
         row = json.loads(line.decode("utf-8-sig" if place == 0 else "utf-8"))
@@ -200,7 +200,7 @@ def _parse(line: bytes, place: int, field: str) -> Found:
     return place, row
 
 
-def _text(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
+def _text(file: BinaryIO, field: str, path: str) -> Iterator[RecordOrProblem]:
     data = file.read(LONGEST + 1)
     if len(data) > LONGEST:
         yield Problem(0, f"file longer than {LONGEST} bytes", data[:200].decode("utf-8", "replace"))
@@ -214,7 +214,7 @@ def _text(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
         yield 0, {field: text, "path": path.rsplit("/", 1)[-1]}
 
 
-def _page(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
+def _page(file: BinaryIO, field: str, path: str) -> Iterator[RecordOrProblem]:
     from data_tools.io.html import decode, main_text  # resiliparse is only needed here
 
     data = file.read(LONGEST + 1)
@@ -226,7 +226,7 @@ def _page(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
         yield Problem(0, why, data[:200].decode("utf-8", "replace"))
 
 
-def _pages(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
+def _pages(file: BinaryIO, field: str, path: str) -> Iterator[RecordOrProblem]:
     from data_tools.io.html import pages
 
     for place, page in enumerate(pages(file, path, LONGEST)):
@@ -236,7 +236,7 @@ def _pages(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
             yield place, {**page, field: page.pop("text")}
 
 
-def _parquet_batches(path: str, field: str, progress: Progress) -> Iterator[Repaired]:
+def _parquet_batches(path: str, field: str, progress: BytesRead) -> Iterator[Repaired]:
     place = 0
     with fsspec.open(path, "rb") as raw, pq.ParquetFile(raw) as file:
         size, rows = int(getattr(raw, "size", 0) or 0), max(file.metadata.num_rows, 1)

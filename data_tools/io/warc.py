@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from data_tools.io.archives import Piece
+from data_tools.io.archives import ArchivePart
 
 START = b"WARC/"
 HEAD = 1 << 20  # bytes of a record's header, at most
@@ -12,7 +12,7 @@ NEXT = re.compile(rb"(?<!\w)WARC/\d+\.\d+\r?\n(?=[\w-]+:)")  # where a record be
 TAIL = 64  # bytes in which a record's beginning may stand that is not there as a whole
 END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 BLANK = re.compile(rb"[\r\n]*")
-END = Piece(-1)
+END = ArchivePart(-1)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def fields(lines: bytes) -> dict[str, str]:
     return out
 
 
-def records(pieces: Iterator[Piece], longest: int, compressed: bool) -> Iterator[Record | Lost]:
+def records(pieces: Iterator[ArchivePart], longest: int, compressed: bool) -> Iterator[Record | Lost]:
     """Yields the records of an archive in its order, and what of it is lost.
 
     Args:
@@ -134,10 +134,10 @@ def _broken(window: "_Window", place: int, start: int, reason: str, cut: bool = 
 class _Window:
     """The content that comes next, up to where it stops: at a member with a new record, at damage, or at the end."""
 
-    def __init__(self, pieces: Iterator[Piece], compressed: bool):
+    def __init__(self, pieces: Iterator[ArchivePart], compressed: bool):
         self.data = bytearray()
         self._pieces, self.compressed = pieces, compressed
-        self._stop: Piece | None = None
+        self._stop: ArchivePart | None = None
         self._origin = self._member = 0  # byte of the file where the first and the last member of the data begin
         self._passed = 0  # bytes of the content gone by
         self._reported = False  # the damage at the stop
@@ -161,7 +161,7 @@ class _Window:
                 self._add(piece)
         return self._stop is None
 
-    def _add(self, piece: Piece) -> None:
+    def _add(self, piece: ArchivePart) -> None:
         if not self.data:
             self._origin = piece.offset
         self._member = piece.offset
@@ -176,7 +176,7 @@ class _Window:
         self._add(stop)
         return True
 
-    def damage(self, inside: bool = False) -> Piece | None:
+    def damage(self, inside: bool = False) -> ArchivePart | None:
         """Returns the damage at which the content stops, once; with `inside`, only that of the data's own member."""
         stop = self._stop
         if stop is None or not stop.damage or self._reported:

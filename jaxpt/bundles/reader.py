@@ -16,7 +16,7 @@ from jaxpt.errors import JaxptError
 from jaxpt.files import digests as small_files
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.model import Model
-from jaxpt.models.params import Array, Index, Params, Shardings
+from jaxpt.models.params import Array, ArrayIndex, Params, Shardings
 from jaxpt.models.specs import flatten, param_specs, unflatten
 from jaxpt.tokenizers.interface import Tokenizer
 
@@ -56,7 +56,7 @@ class Bundle:
             )
         return tokenizer
 
-    def read(self, leaf: str, layer: int | None = None, index: Index = ...) -> np.ndarray:
+    def read(self, leaf: str, layer: int | None = None, index: ArrayIndex = ...) -> np.ndarray:
         """Returns a leaf, one layer of it, or the part of either that `index` (slices) cuts out, in its stored dtype.
 
         A chunk carries a checksum; whole layers are also compared with the digest taken when they were written.
@@ -71,7 +71,7 @@ class Bundle:
             self._compare(leaf, [slice_digest(value)], layer)
         return value
 
-    def _part(self, leaf: str, layer: int | None, index: Index) -> np.ndarray:
+    def _part(self, leaf: str, layer: int | None, index: ArrayIndex) -> np.ndarray:
         if leaf not in self.specs:
             raise JaxptError(f"{self.path}: {leaf} is no parameter of this model")
         try:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from jaxpt.config.choice import option
 from jaxpt.errors import JaxptError
-from jaxpt.evaluation.evaluation import Evaluation, Measure, Params, Setting
+from jaxpt.evaluation.evaluation import Evaluation, EvaluationSetting, Measure, Params
 from jaxpt.evaluation.held_out import HeldOut, held_out, read_texts
 from jaxpt.files.names import path_component
 from jaxpt.kernels.cross_entropy import from_logits
@@ -50,7 +50,7 @@ class BitsPerByte(Evaluation):
         for file in self.documents.values():
             read_texts(file, self.max_documents)
 
-    def prepare(self, setting: Setting) -> Measure:
+    def prepare(self, setting: EvaluationSetting) -> Measure:
         """As `Evaluation.prepare`: bits per byte by the name of the set."""
         assert setting.tokenizer is not None, "checked before the run began"
         sets = self.held_out(setting.tokenizer, setting.sequence_length)

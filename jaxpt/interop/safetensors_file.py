@@ -19,7 +19,7 @@ DTYPES: dict[str, np.dtype] = {
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-class Entry(TypedDict):
+class TensorEntry(TypedDict):
     """What a file's header says of one tensor: where its bytes lie among the data, `[start, stop)`."""
 
     dtype: str
@@ -49,7 +49,7 @@ class SafetensorsFile:
         if not isinstance(header, dict):
             raise JaxptError(f"{path} is no safetensors file: its header is no dictionary of tensors")
         header.pop("__metadata__", None)
-        self.header: dict[str, Entry] = header
+        self.header: dict[str, TensorEntry] = header
         self._base = 8 + length
         want = _end(path, header) + self._base
         if size != want:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Array = np.ndarray | jax.Array
+Array = jax.Array | np.ndarray
 
 
 class PerLayer(Protocol):

@@ -13,7 +13,7 @@ from jaxpt.errors import JaxptError, nearest
 from jaxpt.models import ModelConfig, MoeConfig, ParamSpec, flatten, param_specs
 from jaxpt.models.moe_config import RouterWeights
 from jaxpt.reshape.ops import Array, Mix, Op, Scale, Split, Take, numpy_of
-from jaxpt.reshape.rewrite import LineageEntry, Rewrite, Rule, Term, index_digest
+from jaxpt.reshape.rewrite import LineageEntry, ParamRule, Rewrite, Term, index_digest
 
 ScaleRule = Literal["none", "sqrt", "down", "route", "cube_root"]
 
@@ -159,7 +159,7 @@ def upcycle(config: ModelConfig, options: Upcycling, layers: Sequence[int] | Non
     at = {"dense": np.array(target.layers_of("dense")), "moe": np.array(target.layers_of("moe"))}
     order = _orders(config, options, at["moe"], seed)
     dense = _feed_forward(config, "mlp")
-    rules: dict[str, Rule] = {}
+    rules: dict[str, ParamRule] = {}
     for path, spec in flatten(param_specs(target)).items():
         if not spec.stacked:
             rules[path] = (Term(path),)
@@ -200,7 +200,7 @@ def _moe_rule(
     layers: np.ndarray,
     order: tuple[np.ndarray, np.ndarray],
     seed: int,
-) -> Rule:
+) -> ParamRule:
     if spec.state:
         return (Term(None, (), None, seed),)
     if spec.ffn is None:  # the router: equal columns for the experts of a copy
@@ -249,7 +249,7 @@ def average_experts(config: ModelConfig) -> Rewrite:
     target = config.replace(layers=dense, mlp=config.moe.mlp, moe=None)
     mean = Mix(0, 1, np.full((1, config.moe.experts), 1 / config.moe.experts, np.float32), ())
     experts = _feed_forward(config, "expert_mlp")
-    rules: dict[str, Rule] = {}
+    rules: dict[str, ParamRule] = {}
     for path, spec in flatten(param_specs(target)).items():
         at = np.arange(spec.shape[0]) if spec.stacked else None
         if spec.ffn:

@@ -15,7 +15,7 @@ from jaxpt.errors import JaxptError, nearest
 
 NAMED = ("plain", "chatml")
 BEGIN, END = "\ufdd0", "\ufdd1"  # noncharacters: Unicode promises that no text has them
-Span = tuple[int, int]
+CharacterSpan = tuple[int, int]
 Message = Mapping[str, object]  # role, content, and what else a template knows
 
 
@@ -55,7 +55,7 @@ def render(template: str, messages: Sequence[Message], values: Mapping[str, obje
 
 def render_with_spans(
     template: str, messages: Sequence[Message], values: Mapping[str, object]
-) -> tuple[str, list[Span]]:
+) -> tuple[str, list[CharacterSpan]]:
     """Returns the rendered conversation and the (start, stop) characters of what the assistant wrote.
 
     A template that marks them with `{% generation %}` is taken at its word. One that does not is rendered turn by
@@ -73,9 +73,9 @@ def render_with_spans(
     return marked, _spans_by_turn(template, messages, values, marked)
 
 
-def _read_marks(marked: str) -> tuple[str, list[Span]]:
+def _read_marks(marked: str) -> tuple[str, list[CharacterSpan]]:
     parts: list[str] = []
-    spans: list[Span] = []
+    spans: list[CharacterSpan] = []
     at = 0
     for i, part in enumerate(marked.replace(END, BEGIN).split(BEGIN)):
         if i % 2:
@@ -85,7 +85,9 @@ def _read_marks(marked: str) -> tuple[str, list[Span]]:
     return "".join(parts), spans
 
 
-def _spans_by_turn(template: str, messages: Sequence[Message], values: Mapping[str, object], whole: str) -> list[Span]:
+def _spans_by_turn(
+    template: str, messages: Sequence[Message], values: Mapping[str, object], whole: str
+) -> list[CharacterSpan]:
     spans = []
     for i, message in enumerate(messages):
         if message["role"] != "assistant":

@@ -13,13 +13,13 @@ from jaxpt.data.seen import seen_documents
 from jaxpt.models.batch import Batch
 from jaxpt.training.run_plan import RunPlan
 
-Rows = Callable[[int], slice | None]  # batch size -> this host's rows, None: all of them
+HostRows = Callable[[int], slice | None]  # batch size -> this host's rows, None: all of them
 
 
 class Feed(Protocol):
     """A pure function from the step to its global batch, with its bookkeeping."""
 
-    def iterate(self, start_step: int, rows: Rows = lambda size: None) -> Iterator[tuple[int, Batch]]:
+    def iterate(self, start_step: int, rows: HostRows = lambda size: None) -> Iterator[tuple[int, Batch]]:
         """Yields `(step, batch)` from `start_step` to the run's end: those rows of a batch that `rows` says."""
 
     def metrics(self, step: int) -> dict[str, float]:
@@ -43,7 +43,7 @@ class PackedFeed:
         """Reads from `loader`; `facts` are what else a checkpoint keeps of how the data was chosen."""
         self.loader, self._facts = loader, facts
 
-    def iterate(self, start_step: int, rows: Rows = lambda size: None) -> Iterator[tuple[int, Batch]]:
+    def iterate(self, start_step: int, rows: HostRows = lambda size: None) -> Iterator[tuple[int, Batch]]:
         """As `Feed.iterate`."""
         return self.loader.iterate(start_step, rows)
 
