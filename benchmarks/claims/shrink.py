@@ -196,7 +196,7 @@ def arguments() -> argparse.Namespace:
     except ValueError:
         p.error("--target is written embed=80,mlp=224 (whole numbers), --rates 1e-3,3e-3")
     if wrong := [k for k in a.lengths if k not in LENGTHS]:
-        p.error(f"--target: {wrong[0]!r} is no length; there are {', '.join(LENGTHS)}")
+        p.error(f"--target: {wrong[0]!r} is not a length; known are {', '.join(LENGTHS)}")
     return a
 
 

@@ -102,10 +102,10 @@ def count(
     identity = hashlib.sha256(json.dumps([[p.name for p in paths], least]).encode()).hexdigest()[:16]
     out = folder / f"frequent-{identity}.npy"
     if not out.is_file():
-        found = [np.zeros(0, np.uint64), *frequent(paths, least, splits)]
+        hashes = [np.zeros(0, np.uint64), *frequent(paths, least, splits)]
         temporary = out.with_name(out.name + ".tmp")
         with open(temporary, "wb") as file:
-            np.save(file, np.concatenate(found))
+            np.save(file, np.concatenate(hashes))
         os.replace(temporary, out)
     return out
 

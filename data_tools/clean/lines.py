@@ -31,7 +31,7 @@ def c4_lines(text: str, options: Options) -> tuple[str, list[LineCut], dict[str,
     """
     kept: list[str] = []
     cuts: list[LineCut] = []
-    found = {"lorem_ipsum": 0.0, "curly_brackets": 0.0}
+    values = {"lorem_ipsum": 0.0, "curly_brackets": 0.0}
     ends, longest, least = tuple(options["ends"]), options["longest_word"], options["least_words"]
     phrases = options["phrases"]
     for number, line in enumerate(text.splitlines()):
@@ -51,16 +51,16 @@ def c4_lines(text: str, options: Options) -> tuple[str, list[LineCut], dict[str,
             cuts.append(_cut("few_words", number, line))
             continue
         lower = line.lower()
-        found["lorem_ipsum"] += "lorem ipsum" in lower
+        values["lorem_ipsum"] += "lorem ipsum" in lower
         if options["javascript"] and "javascript" in lower:
             cuts.append(_cut("javascript", number, line))
             continue
-        found["curly_brackets"] += "{" in line
+        values["curly_brackets"] += "{" in line
         if any(phrase in lower for phrase in phrases):
             cuts.append(_cut("policy", number, line))
             continue
         kept.append(line)
-    return "\n".join(kept).strip(), cuts, found
+    return "\n".join(kept).strip(), cuts, values
 
 
 _COUNTER = re.compile(

@@ -41,24 +41,24 @@ def _mean_word_length(view: View, options: Options) -> Values:
 
 def _occurrences(*needles: str) -> Callable[[View, Options], Values]:
     def measure(view: View, options: Options) -> Values:
-        found = np.array([sum(t.count(n) for n in needles) for t in view.texts])
-        return ratio(found, view.word_counts)
+        counts = np.array([sum(t.count(n) for n in needles) for t in view.texts])
+        return ratio(counts, view.word_counts)
 
     return measure
 
 
 def _bullet_lines(view: View, options: Options) -> Values:
     bullets = tuple(options["bullets"])
-    found = [sum(l.lstrip().startswith(bullets) for l in lines) for lines in view.split_lines]
-    return ratio(np.array(found), view.line_counts)
+    counts = [sum(l.lstrip().startswith(bullets) for l in lines) for lines in view.split_lines]
+    return ratio(np.array(counts), view.line_counts)
 
 
 def _ellipsis_lines(view: View, options: Options) -> Values:
-    found = [
+    counts = [
         sum(l.rstrip().endswith(("...", "…")) for l in lines) if "..." in t or "…" in t else 0
         for t, lines in zip(view.texts, view.split_lines)
     ]
-    return ratio(np.array(found), view.line_counts)
+    return ratio(np.array(counts), view.line_counts)
 
 
 def _alphabetic_words(view: View, options: Options) -> Values:
@@ -87,10 +87,10 @@ def _stop_word_uses(view: View, options: Options) -> Values:
 
 def _duplicate_share(parts: str, what: int) -> Callable[[View, Options], Values]:
     def measure(view: View, options: Options) -> Values:
-        found = view.duplicates(parts)
+        repeated = view.duplicates(parts)
         if what == 0:
-            return ratio(found[0], np.array([len(p) for p in getattr(view, parts)]))
-        return ratio(found[1], view.characters)
+            return ratio(repeated[0], np.array([len(p) for p in getattr(view, parts)]))
+        return ratio(repeated[1], view.characters)
 
     return measure
 
@@ -106,15 +106,15 @@ def _ngram(name: str) -> Callable[[View, Options], Values]:
 
 def _punctuated_lines(view: View, options: Options) -> Values:
     ends = frozenset(options["ends"]) if options["ends"] else characters.TERMINALS
-    found = np.array([sum(l[-1] in ends for l in lines) for lines in view.full_lines])
-    share = ratio(found, view.full_line_counts)
+    counts = np.array([sum(l[-1] in ends for l in lines) for lines in view.full_lines])
+    share = ratio(counts, view.full_line_counts)
     return np.where(share > 0, share, 1.0) if options["zero_passes"] else share
 
 
 def _short_lines(view: View, options: Options) -> Values:
     length = options["length"]
-    found = np.array([sum(len(l) <= length for l in lines) for lines in view.full_lines])
-    return ratio(found, view.full_line_counts)
+    counts = np.array([sum(len(l) <= length for l in lines) for lines in view.full_lines])
+    return ratio(counts, view.full_line_counts)
 
 
 def _line_breaks_per_word(view: View, options: Options) -> Values:
@@ -162,8 +162,8 @@ def _pattern_characters(pattern: str, needs: str) -> Callable[[View, Options], V
     compiled = re.compile(pattern)
 
     def measure(view: View, options: Options) -> Values:
-        found = [sum(m.end() - m.start() for m in compiled.finditer(t)) if needs in t else 0 for t in view.texts]
-        return ratio(np.array(found), view.characters)
+        lengths = [sum(m.end() - m.start() for m in compiled.finditer(t)) if needs in t else 0 for t in view.texts]
+        return ratio(np.array(lengths), view.characters)
 
     return measure
 
@@ -191,29 +191,32 @@ _LOG_LINE = re.compile(
 
 
 def _log_lines(view: View, options: Options) -> Values:
-    found = np.array([sum(_LOG_LINE.match(l.lstrip()[:200]) is not None for l in lines) for lines in view.full_lines])
-    return ratio(found, view.full_line_counts)
+    counts = np.array([sum(_LOG_LINE.match(l.lstrip()[:200]) is not None for l in lines) for lines in view.full_lines])
+    return ratio(counts, view.full_line_counts)
 
 
 def _listed_words(view: View, options: Options) -> Values:
     """Uses of the words and phrases in `words`, in small, capital or initial capital letters, per word."""
-    found = np.zeros(len(view), np.int64)
+    counts = np.zeros(len(view), np.int64)
     single = [w for w in options["words"] if w.isalpha() and not characters.unspaced(w[0])]
     spellings = {form for w in single for form in (w, w.capitalize(), w.upper())}
     numbers = [view.words.number(w) for w in spellings]
-    found += view.count_words(np.isin(view.words.ids, [n for n in numbers if n is not None]))
+    counts += view.count_words(np.isin(view.words.ids, [n for n in numbers if n is not None]))
     phrases = sorted(set(options["words"]) - set(single))
     if phrases:
-        found += np.array([sum(map(t.lower().count, phrases)) for t in view.texts])
-    return ratio(found, view.word_counts)
+        counts += np.array([sum(map(t.lower().count, phrases)) for t in view.texts])
+    return ratio(counts, view.word_counts)
 
 
 def _language(view: View, options: Options) -> Values:
     """Probability of the text's language where that is one of `keep`, else 0; the language becomes a column."""
-    found = identifier(options["model"])([sample(t, options["length"]) for t in view.texts])
-    view.columns |= {"language": [label for label, _ in found], "language_score": [round(p, 4) for _, p in found]}
+    languages = identifier(options["model"])([sample(t, options["length"]) for t in view.texts])
+    view.columns |= {
+        "language": [label for label, _ in languages],
+        "language_score": [round(p, 4) for _, p in languages],
+    }
     keep = set(options["keep"])
-    return np.array([p if not keep or label in keep else 0.0 for label, p in found])
+    return np.array([p if not keep or label in keep else 0.0 for label, p in languages])
 
 
 def _listed_address(view: View, options: Options) -> Values:
@@ -267,7 +270,7 @@ MEASURES: dict[str, Quantity] = {
     "few_word_lines": Quantity(_few_word_lines, "lines of few words without an end mark", options=(("words", 3),)),
     "words_per_line": Quantity(_words_per_line, "words per filled line", 0.5, 1e3, True),
     "symbol_characters": Quantity(
-        _class_share(characters.OTHER), "characters that are no letter, digit or white space"
+        _class_share(characters.OTHER), "characters other than letters, digits and white space"
     ),
     "digit_characters": Quantity(_class_share(characters.DIGIT), "digits among the characters"),
     "white_space": Quantity(_class_share(characters.SPACE), "white space among the characters"),

@@ -24,18 +24,18 @@ _PHONE = re.compile(
 )
 
 
-def _public(found: str) -> bool:
+def _public(text: str) -> bool:
     try:
-        return ipaddress.ip_address(found).is_global
+        return ipaddress.ip_address(text).is_global
     except ValueError:
         return False
 
 
-def _phone(found: str) -> bool:
-    return 10 <= sum(map(str.isdigit, found)) <= 15
+def _phone(text: str) -> bool:
+    return 10 <= sum(map(str.isdigit, text)) <= 15
 
 
-def _any(found: str) -> bool:
+def _any(text: str) -> bool:
     return True
 
 

@@ -92,10 +92,10 @@ def _edit(
     urls, out = fields("url"), []
     for i, text in enumerate(texts):
         row: RecordFields = {"url": urls[i]}
-        new, gone, found = edit.function(text, options, row)
+        new, gone, by_rule = edit.function(text, options, row)
         out.append(text if new == text else new)
         cuts[i].extend((name, cut) for cut in gone)
-        for rule, value in found.items():
+        for rule, value in by_rule.items():
             measured[rule][i] = value
     return out, measured
 
@@ -104,12 +104,12 @@ def _first_broken(preset: Preset, values: Mapping[str, np.ndarray], n: int) -> t
     first: list[str | None] = [None] * n
     value, also = np.full(n, np.nan), [[] for _ in range(n)]
     for rule in preset.rules():
-        found = values[rule.name]
+        measured = values[rule.name]
         low = -np.inf if rule.least is None else rule.least
         high = np.inf if rule.most is None else rule.most
-        for i in np.flatnonzero((found < low) | (found > high)).tolist():
+        for i in np.flatnonzero((measured < low) | (measured > high)).tolist():
             if first[i] is None:
-                first[i], value[i] = rule.name, found[i]
+                first[i], value[i] = rule.name, measured[i]
             else:
                 also[i].append(rule.name)
     return first, value, also

@@ -218,7 +218,7 @@ def _check_model(model: str) -> None:
         ownership.check_file(model + name, mark)
     if Path(model).exists() and not Path(model + ".json").exists():
         raise JaxptError(
-            f"--model={model} exists and has no {model}.json: it is no model of this command; "
+            f"--model={model} exists and has no {model}.json: it is not a model of this command; "
             f"give another --model, or move it away"
         )
 

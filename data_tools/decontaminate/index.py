@@ -67,8 +67,8 @@ class _Table:
         maybe = np.flatnonzero(self.filter[values >> np.uint64(64 - FILTER_BITS)])
         if not len(maybe) or not len(self.values):
             return maybe[:0]
-        found = np.minimum(np.searchsorted(self.values, values[maybe]), len(self.values) - 1)
-        return maybe[self.values[found] == values[maybe]]
+        slots = np.minimum(np.searchsorted(self.values, values[maybe]), len(self.values) - 1)
+        return maybe[self.values[slots] == values[maybe]]
 
     def owners(self, value: np.uint64) -> np.ndarray:
         """Returns the items that have this n-gram."""

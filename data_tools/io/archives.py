@@ -117,14 +117,14 @@ class _Archive:
                 at = self._kept_at + len(self._kept) - len(rest)
                 self._whole += 1
             except (*ERRORS, EOFError) as error:
-                found = self._next_member(at + 1)
+                following = self._next_member(at + 1)
                 lost = isinstance(error, EOFError) or not inside or not self._whole
                 why = str(error) or "it ends in the middle of a member"
-                why += f"; reading goes on at byte {found:,}" if found else ""
+                why += f"; reading goes on at byte {following:,}" if following else ""
                 yield ArchivePart(
-                    at, damage=f"damaged at byte {at:,}: {why}", inside=inside, final=lost and found is None
+                    at, damage=f"damaged at byte {at:,}: {why}", inside=inside, final=lost and following is None
                 )
-                at = found
+                at = following
 
     def _keep_from(self, at: int) -> bool:
         """Forgets what lies before byte `at`; returns whether there is anything from there on."""
@@ -161,13 +161,13 @@ class _Archive:
         """Returns at which byte from `at` on a member lies that begins with `start`, None where there is none."""
         at = max(at, self._kept_at)
         while True:
-            found = self._kept.find(self._magic, at - self._kept_at)
-            if found < 0:
+            offset = self._kept.find(self._magic, at - self._kept_at)
+            if offset < 0:
                 at = max(at, self._kept_at + len(self._kept) - len(self._magic) + 1)
                 if not self._read():
                     return None
                 continue
-            at = self._kept_at + found
+            at = self._kept_at + offset
             while self._kept_at + len(self._kept) - at < PROBE and self._read():
                 pass
             if self._begins_well(bytes(self._kept[at - self._kept_at :][:PROBE])):

@@ -123,8 +123,8 @@ def strings(batch: pa.RecordBatch, name: str) -> list[str | None]:
         return [None if v is None else str(v) for v in batch.column(name).to_pylist()]
     if batch.schema.get_field_index(REST) < 0:
         return [None] * len(batch)
-    found = (json.loads(rest).get(name) for rest in batch.column(REST).to_pylist())
-    return [value if isinstance(value, str) else None for value in found]
+    values = (json.loads(rest).get(name) for rest in batch.column(REST).to_pylist())
+    return [value if isinstance(value, str) else None for value in values]
 
 
 def whole_text(text: str) -> str:

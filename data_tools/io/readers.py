@@ -150,16 +150,16 @@ def read_batches(path: str, field: str, progress: BytesRead) -> Iterator[Repaire
     rows: list[dict] = []
     places: list[int] = []
     size = 0
-    for found in read(path, field, progress):
-        if isinstance(found, Problem):
-            yield found, 0
+    for item in read(path, field, progress):
+        if isinstance(item, Problem):
+            yield item, 0
             continue
-        length = len(found[1][field])
+        length = len(item[1][field])
         if rows and (size + length > BYTES or len(rows) == ROWS):
             yield from_rows(rows, places, field)
             rows, places, size = [], [], 0
-        places.append(found[0])
-        rows.append(found[1])
+        places.append(item[0])
+        rows.append(item[1])
         size += length
     if rows:
         yield from_rows(rows, places, field)
@@ -173,13 +173,13 @@ def _lines(file: BinaryIO, field: str, path: str) -> Iterator[RecordOrProblem]:
                 pass
             yield Problem(place, f"line longer than {LONGEST} bytes", line[:200].decode("utf-8", "replace"))
         elif line.strip():
-            found = _parse(line, place, field)
-            broken, number = isinstance(found, Problem) and found.reason == BROKEN, number + 1
+            item = _parse(line, place, field)
+            broken, number = isinstance(item, Problem) and item.reason == BROKEN, number + 1
             if number == 1 and broken:
                 first = line
             elif number == 2 and broken and first and text_files.spans_lines(first):
                 raise JaxptError(f"{path} {text_files.ONE_VALUE}")
-            yield found
+            yield item
         place += 1
 
 

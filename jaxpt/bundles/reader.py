@@ -73,7 +73,7 @@ class Bundle:
 
     def _part(self, leaf: str, layer: int | None, index: ArrayIndex) -> np.ndarray:
         if leaf not in self.specs:
-            raise JaxptError(f"{self.path}: {leaf} is no parameter of this model")
+            raise JaxptError(f"{self.path}: {leaf} is not a parameter of this model")
         try:
             if leaf not in self._open:
                 self._open[leaf] = self._array(leaf)
@@ -150,12 +150,12 @@ def open_bundle(path: str | Path) -> Bundle:
         raise JaxptError(f"bundle {path} does not exist")
     for name in ("lineage.json", "model.json"):
         if not (path / name).is_file():
-            raise JaxptError(f"{path} is no bundle: it has no {name}")
+            raise JaxptError(f"{path} is not a bundle: it has no {name}")
     facts = small_files.read_json(path, "model.json", dict, WAY_OUT)
     if facts.get("format", 1) not in (1, small_files.MODEL_FORMAT):
         raise JaxptError(f"{path / 'model.json'}: format {facts['format']} is not read by this jaxpt; write it again")
     if "digests" not in facts:
-        raise JaxptError(f"{path} is no bundle: its model.json lists no parameters (a run directory?)")
+        raise JaxptError(f"{path} is not a bundle: its model.json lists no parameters (a run directory?)")
     try:
         return Bundle(path, facts, small_files.read_json(path, "lineage.json", list, WAY_OUT))
     except (KeyError, TypeError, AttributeError) as error:

@@ -119,7 +119,7 @@ class Checkpoints:
 
     def newest_finite(self) -> int | None:
         """The newest finished checkpoint that is known to be finite, once the one being written is finished."""
-        with contextlib.suppress(OSError, ValueError):  # a save that failed is no checkpoint
+        with contextlib.suppress(OSError, ValueError):  # a save that failed is not a checkpoint
             self._manager.wait_until_finished()
         for step in reversed(finished_steps(self.folder.parent)):
             if step in self._finite or _is_sealed(self.folder / str(step)):

@@ -96,7 +96,7 @@ class RangedReader:
         self._fs, self._path = file_system(address)
         self._size = int(self._fs.size(self._path) or 0)
         if self._size < BLOCK or self._size % BLOCK:
-            raise ValueError(f"{self._size:,} bytes are no whole number of blocks of {BLOCK:,}")
+            raise ValueError(f"{self._size:,} bytes are not a whole number of blocks of {BLOCK:,}")
         (postscript,) = [records[0] for records in self._chunks([self._size - BLOCK], [self._size])]
         footer = int(_varints(np.frombuffer(postscript, np.uint8))[1])
         (entries,) = self._chunks([footer], [self._size - BLOCK])

@@ -10,7 +10,7 @@ Array = jax.Array | np.ndarray
 
 
 @dataclass(frozen=True)
-class ArrayKind:
+class Kind:
     """Dimensions (B rows, S positions) and dtype of one entry of a batch."""
 
     dims: str
@@ -21,9 +21,9 @@ class ArrayKind:
         return tuple({"B": rows, "S": length}[d] for d in self.dims)
 
 
-Ids = Annotated[Array, ArrayKind("BS", np.int32)]
-Weights = Annotated[Array, ArrayKind("BS", np.float32)]
-RowIds = Annotated[Array, ArrayKind("B", np.int32)]
+Ids = Annotated[Array, Kind("BS", np.int32)]
+Weights = Annotated[Array, Kind("BS", np.float32)]
+RowIds = Annotated[Array, Kind("B", np.int32)]
 
 
 class Rows(TypedDict):
@@ -48,6 +48,6 @@ class Delivered(Batch):
     row_id: np.ndarray
 
 
-def kinds(of: type = Batch) -> dict[str, ArrayKind]:
+def kinds(of: type = Batch) -> dict[str, Kind]:
     """Returns the entries of `Batch` or `Rows` by key, in their order."""
     return {key: hint.__metadata__[0] for key, hint in get_type_hints(of, include_extras=True).items()}

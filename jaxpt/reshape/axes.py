@@ -255,7 +255,7 @@ def permute(config: ModelConfig, axis: str, order: npt.ArrayLike) -> Rewrite:
     """Returns the rewrite that reorders an axis; the function stays the same. `order` is a permutation, as in `select`.
 
     Raises:
-        JaxptError: `order` is no permutation of the axis.
+        JaxptError: `order` is not a permutation of the axis.
     """
     order = checked_index(config, axis, order)
     if np.any(np.sort(order, -1) != np.arange(axis_size(config, axis))):

@@ -177,7 +177,7 @@ def _more_layers(config: ModelConfig, op: str, layers: int) -> int:
 def stack(config: ModelConfig, layers: int) -> Rewrite:
     """Returns the rewrite that repeats the whole stack up to `layers` (G_stack, Du et al. 2024, arXiv 2405.15319).
 
-    What is no whole stack is taken from the top, as bert2BERT does (Chen et al. 2022).
+    What is not a whole stack is taken from the top, as bert2BERT does (Chen et al. 2022).
 
     Raises:
         JaxptError: fewer layers than there are.

@@ -48,7 +48,7 @@ class Upcycling:
             if getattr(self, name) < low:
                 raise JaxptError(f"{name} is {getattr(self, name)}, it must be at least {low}")
         if self.experts % self.granularity:
-            raise JaxptError(f"experts {self.experts} is no multiple of granularity {self.granularity}")
+            raise JaxptError(f"experts {self.experts} is not a multiple of granularity {self.granularity}")
         if self.experts_per_token > self.experts:
             raise JaxptError(f"experts_per_token is {self.experts_per_token}, there are only {self.experts} experts")
         for name, known in (("scale", get_args(ScaleRule)), ("weights", get_args(RouterWeights))):
@@ -73,7 +73,10 @@ class Upcycling:
         if self.keep < 1:
             return False, f"{1 - self.keep:.1%} of each expert's neurons are drawn anew"
         if k % g:
-            return False, f"experts_per_token {k} is no multiple of granularity {g}: some shards of a copy are left out"
+            return (
+                False,
+                f"experts_per_token {k} is not a multiple of granularity {g}: some shards of a copy are left out",
+            )
         if self.scale == "cube_root" and self.factor != 1:
             return False, "the cube-root rule scales the gate, in which the network is not linear"
         if self.scale == "none" and self.factor != 1:
@@ -142,7 +145,7 @@ def upcycle(config: ModelConfig, options: Upcycling, layers: Sequence[int] | Non
         raise JaxptError("upcycle: no layer is chosen")
     for i in chosen:
         if not 0 <= i < len(config.layers) or config.layers[i].ffn != "dense":
-            raise JaxptError(f"upcycle: layer {i} is no dense layer of this model")
+            raise JaxptError(f"upcycle: layer {i} is not a dense layer of this model")
     routed = config.mlp - options.shared_mlp
     if routed <= 0 or routed % options.granularity:
         raise JaxptError(
@@ -241,7 +244,7 @@ def average_experts(config: ModelConfig) -> Rewrite:
     Undoes upcycling by unpermuted copies.
 
     Raises:
-        JaxptError: shared experts, or a layer that is no mixture.
+        JaxptError: shared experts, or a layer that is not a mixture.
     """
     if config.moe is None or config.moe.shared_mlp or {s.ffn for s in config.layers} != {"moe"}:
         raise JaxptError("average_experts: every layer must be a mixture of experts without shared ones")

@@ -40,7 +40,7 @@ def named_template(name: str) -> str:
     if name in NAMED:
         return resources.files("jaxpt.tokenizers").joinpath(f"{name}.jinja").read_text(encoding="utf-8")
     if not Path(name).is_file():
-        raise JaxptError(f"chat template {name} is no file{nearest(name, NAMED)}; there are {', '.join(NAMED)}")
+        raise JaxptError(f"chat template {name} is not a file{nearest(name, NAMED)}; known are {', '.join(NAMED)}")
     return Path(name).read_text(encoding="utf-8")
 
 
@@ -66,7 +66,7 @@ def render_with_spans(
         JaxptError: as `render`; a template without marks that writes a turn differently once more turns follow.
     """
     if BEGIN in (whole := json.dumps([messages, values], ensure_ascii=False, default=str)) or END in whole:
-        raise JaxptError("a message holds U+FDD0 or U+FDD1, which are no characters; clean the text first")
+        raise JaxptError("a message holds U+FDD0 or U+FDD1, which are not characters; clean the text first")
     marked = _render(template, messages, values)
     if BEGIN in marked:
         return _read_marks(marked)

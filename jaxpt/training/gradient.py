@@ -14,8 +14,8 @@ from jaxpt.objectives.objective import Inputs, Objective, Sums, Terms
 from jaxpt.sharding import constrain
 
 Trained = tuple[Params, Params]  # parameters and extra values
-Reported = tuple[Mapping[str, jax.Array], Sums]  # Terms.named and Terms.sums
-Sum = tuple[Trained, Reported]  # what adds up over microbatches
+Facts = tuple[Mapping[str, jax.Array], Sums]  # Terms.named and Terms.sums
+Sum = tuple[Trained, Facts]  # what adds up over microbatches
 
 
 def gradient(
@@ -41,7 +41,7 @@ def gradient(
     def at(trained: Trained, **changes: Any) -> Inputs:
         return replace(inputs, params=stop(trained[0]), extra=trained[1], **changes)
 
-    def loss_of(trained: Trained, batch: Batch, totals: Sums | None) -> tuple[jax.Array, Reported]:
+    def loss_of(trained: Trained, batch: Batch, totals: Sums | None) -> tuple[jax.Array, Facts]:
         loss, (named, sums) = _checked(objective, "terms", objective.terms(at(trained, batch=batch, totals=totals)))
         return loss, (named if "loss" in named else {"loss": loss, **named}, sums)
 
@@ -50,7 +50,7 @@ def gradient(
     one = lambda piece: jax.grad(loss_of, has_aux=True)(trained, piece, totals)  # noqa: E731
     grads, (named, sums) = one(batch) if count == 1 else _summed(one, batch, count, shardings)
 
-    def step_loss(trained: Trained) -> tuple[jax.Array, Reported]:
+    def step_loss(trained: Trained) -> tuple[jax.Array, Facts]:
         terms = objective.step_terms(at(trained, batch=None, totals=totals))
         return _checked(objective, "step_terms", terms)
 
@@ -100,7 +100,7 @@ def _placed(piece: Batch) -> Batch:
     return {k: constrain(v, "batch", *[None] * (v.ndim - 1)) for k, v in piece.items()}
 
 
-def _checked(objective: Objective, method: str, terms: Terms) -> tuple[jax.Array, Reported]:
+def _checked(objective: Objective, method: str, terms: Terms) -> tuple[jax.Array, Facts]:
     """Returns `(loss, (named, sums))`, once they are what the contract says."""
     if not isinstance(terms, Terms):
         raise JaxptError(f"objective {objective.name}: {method} gives a {type(terms).__name__}, it must be Terms")

@@ -21,8 +21,8 @@ from jaxpt.training.extra import make_extra
 from jaxpt.training.gradient import gradient
 from jaxpt.training.state import Layout, State, state_shardings
 
-StepMetrics = dict[str, jax.Array]
-Step = Callable[[State, Batch, StepArguments], tuple[State, StepMetrics]]
+Metrics = dict[str, jax.Array]
+Step = Callable[[State, Batch, StepArguments], tuple[State, Metrics]]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def make_step(
     shardings = state_shardings(layout, optimizer)._replace(extra=extra.shardings(layout))
     of_trained = (layout.params, shardings.extra.get("values", {}))
 
-    def step(state: State, batch: Batch, given: StepArguments) -> tuple[State, StepMetrics]:
+    def step(state: State, batch: Batch, given: StepArguments) -> tuple[State, Metrics]:
         total = jnp.sum(batch["loss_weights"])
         weight_sum = jnp.where(total > 0, total, 1.0)
         values = state.extra.get("values", {})

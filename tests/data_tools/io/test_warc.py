@@ -95,7 +95,7 @@ ODD = {
     "content type in capitals": (http(P, 'content-type: TEXT/HTML;Charset="UTF-8"'), None),
     "status line without reason": (http(P, status="HTTP/1.1 200"), None),
     "HTTP/2": (http(P, status="HTTP/2 200"), None),
-    "status that is no number": (http(P, status="HTTP/1.1 OK"), None),
+    "status that is not a number": (http(P, status="HTTP/1.1 OK"), None),
     "header of 1 MB": (http(P, HTML, "X-Long: " + "x" * (1 << 20)), None),
     "header of 100,000 lines": (http(P, HTML, *["X-Many: 1"] * 100_000), None),
     "header lines without a colon": (http(P, HTML, "nonsense", ": nothing", ""[:0] or "more nonsense"), None),
@@ -265,7 +265,7 @@ def test_bytes_between_records_are_reported_and_passed_over(tmp_path, how):
     records.insert(4, b"what is this?\r\n\r\nWARC, but none\r\n" * 20)
     good, problems = found_in(archive(tmp_path, records, how))
     assert good == list(range(10))
-    assert [p.reason.split(" (")[0] for p in problems] == [f"{len(records[4]):,} bytes that are no record"]
+    assert [p.reason.split(" (")[0] for p in problems] == [f"{len(records[4]):,} bytes that are not a record"]
     assert problems[0].place == 4
 
 
