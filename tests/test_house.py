@@ -13,6 +13,8 @@ import pytest
 
 from benchmarks.house.imports import PACKAGES, imports, python_files, room_named, room_of
 from benchmarks.house.picture import draw
+from jaxpt.models.specs import flatten, param_specs
+from tests.models.tiny import VARIANTS
 
 ROOT = Path(__file__).resolve().parents[1]
 GROUND = "errors"  # imported by all
@@ -43,6 +45,8 @@ TREES = {
     "Specs",
     "Shardings",
 }  # one meaning each, declared more narrowly where a room knows more of the leaves
+COMMON_WORDS = {"q", "k", "v", "o", "gate", "up", "down"}  # names of parameters, and of other things
+KNOWS_A_PARAMETER = ("next_token.py",)  # the output matrix, whose gradient it takes by itself
 UNDER_DATA_TOOLS = ROOMS[: ROOMS.index("data") + 1]  # what raw text needs: nothing that trains
 
 
@@ -156,6 +160,22 @@ def ambiguous(root: Path) -> list[str]:
     ]
 
 
+def parameters_by_name(root: Path) -> list[str]:
+    """Names of parameters written out in jaxpt beyond the rooms that declare, compute with or import them. Common words
+    count within a path only."""
+    leaves = {name for config in VARIANTS.values() for path in flatten(param_specs(config)) for name in path.split("/")}
+    leaves -= {"blocks", "dense", "moe", "embed"}  # groups of the tree; `embed` is an axis too
+    out = []
+    for path in python_files(root, ["jaxpt"]):
+        if room_of(path, root) in ("jaxpt/models", "jaxpt/interop") or path.name in KNOWS_A_PARAMETER:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " not in node.value:
+                names = {name for name in node.value.split("/") if "/" in node.value or name not in COMMON_WORDS}
+                out += [f"{path.relative_to(root)}:{node.lineno} {name}" for name in sorted(names & leaves)]
+    return out
+
+
 LAWS: list[Callable[[Path], list[str]]] = [
     upward,
     homeless,
@@ -164,6 +184,7 @@ LAWS: list[Callable[[Path], list[str]]] = [
     overgrown,
     silent,
     ambiguous,
+    parameters_by_name,
 ]
 
 
@@ -208,6 +229,8 @@ BREACHES = {
     "a long file": (overgrown, "data_tools/x.py", "x = 1\n" * 501),
     "a class without a docstring": (silent, "jaxpt/data/x.py", "class Thing: ..."),
     "two classes of one name": (ambiguous, "data_tools/x.py", 'class Plan:\n    """Of a run."""'),
+    "a parameter by its name": (parameters_by_name, "jaxpt/reshape/x.py", 'a = params["final_norm"]'),
+    "a parameter by its path": (parameters_by_name, "jaxpt/optim/x.py", 'a = flat["blocks/dense/q"]'),
     "a class and an alias of one name": (ambiguous, "jaxpt/data/x.py", "Plan = tuple[int, str]"),
 }
 
