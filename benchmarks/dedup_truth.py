@@ -134,7 +134,7 @@ BINS = ((0.8, 0.85), (0.85, 0.9), (0.9, 0.95), (0.95, 1.01), (0.8, 1.01))
 
 
 def measure(texts: Sequence[str], roots: Sequence[int], pairs: dict, sets: Sequence[set], strictness: str) -> dict:
-    """Runs one level over the texts and holds it against the truth; `roots` tells which text each one was made from."""
+    """Runs one level over the texts and holds it against the truth; `roots` says which text each one was made from."""
     with tempfile.TemporaryDirectory() as folder:
         options = DedupOptions(strictness=strictness)
         result = run([Texts(texts)], Path(folder), SignatureLayout(), open_engine("numpy"), options)

@@ -1,6 +1,6 @@
 """The laws of the house that a machine can check: rooms import downwards, files stay small, names stay public.
 
-Each law is a function of a checkout that returns what breaks it; beside each law stands a test that it can fail.
+Each law is a function of a checkout that returns what breaks it; beside each law is a test that it can fail.
 """
 
 import ast
@@ -82,7 +82,7 @@ def upward(root: Path) -> list[str]:
 
 
 def homeless(root: Path) -> list[str]:
-    """Files of jaxpt that stand in no room of the order."""
+    """Files of jaxpt that are in no room of the order."""
     known = {GROUND, *ROOMS, *ROOTS}
     rooms = {room_of(path, root).partition("/")[2] for path in python_files(root, ["jaxpt"])}
     return sorted(rooms - known)

@@ -155,7 +155,7 @@ class Classifier:
 
     @staticmethod
     def load(path: str | Path, recipe: Recipe | None = None) -> "Classifier":
-        """Reads a model; `recipe` tells how to feed one that was trained elsewhere and has no `PATH.json`.
+        """Reads a model; `recipe` says how to feed one that was trained elsewhere and has no `PATH.json`.
 
         Raises:
             JaxptError: a missing file, or no recipe.

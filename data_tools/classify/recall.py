@@ -161,7 +161,7 @@ def recall(
 
     Args:
         seed: texts that are what is wanted.
-        pool: gives the documents anew at each call, in any order, ids distinct.
+        pool: gives all documents at each call, in any order, ids distinct.
         recipe: how the classifier is trained; its positive label names the topic.
         budget: tokens, rounds and the rule for domains.
         count: tokens of a text; characters / 4 by default.

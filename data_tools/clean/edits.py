@@ -1,6 +1,6 @@
 """The edits that a preset may name: each takes a text and gives back what stays of it and what was cut.
 
-Rules that stand after an edit see the edited text; what an edit measures on its way can be a rule of its own.
+Rules after an edit see the edited text; what an edit measures on its way can be a rule of its own.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,6 +1,6 @@
 """What the rules measure: one function per quantity, from a view of a batch to a value per text.
 
-`MEASURES` names them all, with the range that their histograms show. Thresholds stand in the presets, never here.
+`MEASURES` names them all, with the range that their histograms show. Thresholds are in the presets, never here.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Split text into words, once for all rules: every word becomes a number whose properties stand in tables.
+"""Split text into words, once for all rules: every word becomes a number whose properties are in tables.
 
 Scripts with spaces are split the way English tokenizers of the field split (punctuation off both ends, contractions
 and hyphenated words apart, abbreviations and addresses whole), so that published thresholds mean here what they meant
@@ -18,7 +18,7 @@ from data_tools.clean import characters
 from jaxpt.errors import JaxptError, nearest
 
 LONGEST_PIECE = 4096  # characters between two spaces; a longer run is one word
-REMEMBERED = 1 << 20  # words and pieces a vocabulary may hold before it starts afresh
+REMEMBERED = 1 << 20  # words and pieces a vocabulary may hold before it is emptied
 SEGMENT = 1 << 16  # characters given to the segmenter at a time
 
 _MARKS = r",:;!?¿؟¡()\[\]{}<>_#*&。？！，、；：～·।،۔؛٪…'\"”“`‘´’‚„»«「」『』（）〔〕【】《》〈〉⟦⟧"

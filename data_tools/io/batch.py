@@ -183,7 +183,7 @@ def json_lines(batch: pa.RecordBatch, field: str = "text") -> bytes:
     for i, text in enumerate(texts(batch)):
         head = {field: text, **{n: v for n in names if (v := columns[n][i]) is not None}}
         more = rest[i]
-        if any(f'"{name}":' in more for name in head):  # set anew by a step, or of another type in the file
+        if any(f'"{name}":' in more for name in head):  # set by a step, or of another type in the file
             left = {k: v for k, v in json.loads(more).items() if k not in head}
             more = to_json(left)
         start = to_json(head)

@@ -75,7 +75,7 @@ def _claim(folder: str | Path, command: str) -> None:
 
 
 def _made_before(folder: str | Path, names: list[str]) -> bool:
-    """Whether a version that left no note wrote this: its manifests, or what a command writes last, tell."""
+    """Whether a version that left no note wrote this: its manifests, or what a command writes last, show it."""
     if "store.json" in storage.list_names(storage.join(folder, "signatures")):  # dedup, killed while it signed
         return True
     place = storage.join(folder, "manifests")

@@ -1,6 +1,7 @@
 """Every kind of input file as records: JSON lines, Parquet, WARC, HTML and plain text, on any file system.
 
-A reader yields `(place, record)` for what is a record and a `Problem` for what is none; it never stops at a bad one.
+A reader yields `(place, record)` for each record and a `Problem` for whatever is not one; it never stops at
+a bad one.
 """
 
 import gzip
@@ -112,7 +113,7 @@ def read(path: str, field: str, progress: BytesRead) -> Iterator[RecordOrProblem
     Args:
         path: local or remote.
         field: of JSON lines and Parquet, where the text is.
-        progress: is told how much was read.
+        progress: counts how much was read.
 
     Raises:
         JaxptError: the file is damaged as a whole, e.g. a truncated archive.

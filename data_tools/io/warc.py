@@ -9,7 +9,7 @@ from data_tools.io.archives import ArchivePart
 START = b"WARC/"
 HEAD = 1 << 20  # bytes of a record's header, at most
 NEXT = re.compile(rb"(?<!\w)WARC/\d+\.\d+\r?\n(?=[\w-]+:)")  # where a record begins
-TAIL = 64  # bytes in which a record's beginning may stand that is not there as a whole
+TAIL = 64  # bytes that may hold the beginning of a record, not yet whole
 END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 BLANK = re.compile(rb"[\r\n]*")
 END = ArchivePart(-1)
@@ -71,7 +71,7 @@ def records(pieces: Iterator[ArchivePart], longest: int, compressed: bool) -> It
         else:
             break
         if isinstance(item, Lost) and item.final:
-            raise EOFError(f"{item.reason}; {read:,} records stand before it")
+            raise EOFError(f"{item.reason}; {read:,} records come before it")
         read, lost = read + isinstance(item, Record), lost + isinstance(item, Lost)
         yield item
     if lost and not read:

@@ -12,7 +12,7 @@ CURVE = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)  # quantiles reporte
 
 @dataclass(frozen=True)
 class Tails:
-    """Which quantiles stay: below `low` stands repeated boilerplate, above `high` noise."""
+    """Which quantiles stay: below `low` is repeated boilerplate, above `high` noise."""
 
     low: float = 0.05
     high: float = 0.9

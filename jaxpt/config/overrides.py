@@ -25,7 +25,7 @@ _PART = re.compile(r"""\.([^.\[\]]+)|\[(-?\d+)\]|\[["']([^"']+)["']\]""")
 
 @dataclass(frozen=True)
 class Override:
-    """A flag: as it was typed, the path of its key, and what it gives (True or False where it stands alone)."""
+    """A flag: as it was typed, the path of its key, and what it gives (True or False where it has none)."""
 
     text: str
     path: Path
@@ -232,7 +232,7 @@ def _names_options(cls: Any, path: Path) -> bool:
 
 
 def _stated(key: Key) -> Any:
-    """What stands at a key that a config leaves out, as far as it is not the default of what stands within it."""
+    """The value of a key that a config leaves out, as far as it is not the default of the keys within it."""
     value = key.default
     if is_section(type(value)):
         named = {"name": value.name} if isinstance(value, Choice) else {}

@@ -45,7 +45,7 @@ class HuggingFaceCheckpoint:
         for name, file in self.files.items():
             if twice := self._where.keys() & file.header.keys():
                 other = self._where[min(twice)].path.name
-                raise JaxptError(f"{self.path}: {min(twice)} stands in {other} and in {name}; remove one")
+                raise JaxptError(f"{self.path}: {min(twice)} is in {other} and in {name}; remove one")
             self._where |= dict.fromkeys(file.header, file)
         self.places = self._match()
         self.dtypes = self._dtypes()

@@ -1,4 +1,4 @@
-"""Names of optimizer states: from the fields of optax's named tuples, wherever in a chain they stand.
+"""Names of optimizer states: from the fields of optax's named tuples, wherever in a chain they are.
 
 optax nests states as its transformations are nested: tuples of named tuples of trees. Here every array of a state is
 called by the field that holds it (`mu`, `count`), so that a checkpoint does not depend on the order of a chain. What

@@ -59,8 +59,8 @@ def split_kv(config: ModelConfig, kv_heads: int) -> Rewrite:
 def pad_head_dim(config: ModelConfig, head_dim: int, *, fresh: bool = True, seed: int = 0) -> Rewrite:
     """Returns the rewrite that makes heads larger: RoPE pairs keep their frequency, `o` reads zero of new dimensions.
 
-    Old pairs stand where `matched_pairs` would cut them out again; where no formula gives both old and new frequencies
-    they stand in `rope.inv_freq`. New dimensions of q are zero (with a norm of queries and keys those of k as well),
+    Old pairs are where `matched_pairs` would cut them out again; where no formula gives both old and new frequencies
+    they are in `rope.inv_freq`. New dimensions of q are zero (with a norm of queries and keys those of k as well),
     what the larger head changes in the softmax scale and in the norm's statistic is put into q and k or their gains.
 
     Args:

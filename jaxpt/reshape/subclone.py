@@ -191,7 +191,7 @@ def uniform_index(size: int, keep: int) -> np.ndarray:
 
 
 def random_init(config: ModelConfig, target: Target | Mapping[str, object], seed: int = 0) -> Rewrite:
-    """Returns the rewrite that draws the target's parameters anew, as `init_params(target, seed)` would.
+    """Returns the rewrite that draws the target's parameters at random, as `init_params(target, seed)` would.
 
     Raises:
         JaxptError: what `lengths` refuses: a baseline is given the same task.
@@ -216,6 +216,6 @@ def random_init(config: ModelConfig, target: Target | Mapping[str, object], seed
             "tokens": 0,
             "flops": 0.0,
             "exact": False,
-            "why": "drawn anew, nothing of the model is used",
+            "why": "drawn at random, nothing of the model is used",
         },
     )

@@ -71,5 +71,5 @@ class Transform(Choice, kind="transform", room="jaxpt.reshape.transforms"):
 
 
 def _unsaid(key: str, value: Any) -> bool:
-    """Whether an option stands where it stood when nothing was said of it."""
+    """Whether an option has the value that earlier versions gave it by default."""
     return key in ALL_OPTIONS_THEN and (tuple(value) if isinstance(value, list) else value) == ALL_OPTIONS_THEN[key]

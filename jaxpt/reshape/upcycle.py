@@ -38,7 +38,7 @@ class Upcycling:
     permute: bool = option(True, "give each copy an order of neurons of its own")
     scale: ScaleRule = option("sqrt", "what undoes the routing weights")
     weights: RouterWeights = option("renormalised", "how routing weights come from the router's logits")
-    keep: float = option(0.6, "fraction of each expert's neurons that stays; the others are drawn anew")
+    keep: float = option(0.6, "fraction of each expert's neurons that stays; the others are drawn at random")
     shared_index: bool = option(True, "redraw the same neurons in gate, up and down")
     router_std: float = option(0.002, "deviation of the router's weights")
     selection_bias: bool = option(False, "whether experts are selected with a bias that the load moves")
@@ -71,7 +71,7 @@ class Upcycling:
         """Returns whether the function is kept at step 0, and the condition that holds or fails."""
         g, k = self.granularity, self.experts_per_token
         if self.keep < 1:
-            return False, f"{1 - self.keep:.1%} of each expert's neurons are drawn anew"
+            return False, f"{1 - self.keep:.1%} of each expert's neurons are drawn at random"
         if k % g:
             return (
                 False,
@@ -88,7 +88,7 @@ class Upcycling:
 
 @dataclass(frozen=True, eq=False)
 class Redraw(Op):
-    """Draws chosen neurons anew from the normal distribution of the entries they replace, expert by expert.
+    """Draws chosen neurons from the normal distribution of the entries they replace, expert by expert.
 
     `mask [L, E, F + 1]` uint32: 1 where dimension `dim` of an expert is redrawn; entry [:, 0, F] is the layer's seed.
     """

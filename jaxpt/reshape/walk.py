@@ -1,8 +1,8 @@
 """A forward pass over data, one layer at a time, with sums of what its activations show.
 
-Only one layer's parameters are needed at once, so a model too large for memory is passed through from its bundle; the
-streams of all batches are kept instead (`[B, S, D]` each). Under a mesh, batches and slices may be sharded: sums are
-taken inside `jit` over the global batch, in float32.
+Only one layer's parameters are needed at once, so a model too large for memory is read layer by layer from its bundle;
+the streams of all batches are kept instead (`[B, S, D]` each). Under a mesh, batches and slices may be sharded: sums
+are taken inside `jit` over the global batch, in float32.
 """
 
 import functools

@@ -96,7 +96,7 @@ def _spans_by_turn(
         after = _render(template, messages[: i + 1], values)
         if not (after.startswith(before) and whole.startswith(after)):
             raise JaxptError(
-                f"the chat template writes turn {i + 1} differently when it stands elsewhere, so what "
+                f"the chat template writes turn {i + 1} differently in another place, so what "
                 f"the assistant wrote cannot be determined; mark it with {{% generation %}} or name another template "
                 f"({', '.join(NAMED)})"
             )

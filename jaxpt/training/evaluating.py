@@ -9,7 +9,7 @@ from jaxpt.training.events import Changes, Due, Event, RunView
 
 
 class Evaluating(Event):
-    """Measures one entry, unless the record of an earlier attempt stands."""
+    """Measures one entry, unless the record of an earlier attempt is there."""
 
     after_checkpoint = True
 

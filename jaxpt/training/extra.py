@@ -120,7 +120,7 @@ def begin(held: Params, extra: Extra, layout: Layout, seed: int, *, fresh: bool)
     if _shapes(held) == _shapes(wanted) and not fresh:
         same = jax.tree.map(lambda a, s: a.sharding == s, held, shardings)
         return held if all(jax.tree.leaves(same)) else jax.jit(lambda x: x, out_shardings=shardings)(held), []
-    lines = [f"the objective's own things start anew: {names(wanted)} (before: {names(held)})"] if held else []
+    lines = [f"the objective's own parameters start new: {names(wanted)} (before: {names(held)})"] if held else []
     if not wanted:
         return {}, lines
     return jax.jit(extra.init, out_shardings=shardings)(jnp.uint32(seed)), lines

@@ -30,7 +30,7 @@ class Feed(Protocol):
         """The weights in force for the batch at `step`."""
 
     def change(self, step: int, weights: Mapping[str, float]) -> None:
-        """Lets other weights hold from the batch at `step` to the stage's end; `iterate` anew from there."""
+        """Lets other weights hold from the batch at `step` to the stage's end; `iterate` again from there."""
 
     def to_save(self, step: int) -> dict[str, Any]:
         """The schedule log and the ledger after `step` finished steps, JSON-ready."""
@@ -78,7 +78,7 @@ def make_feed(
     """Builds the feed of a run.
 
     Args:
-        plan: the run; stages that begin after the saved step, and changes to the one it stands in, hold from there.
+        plan: the run; stages that begin after the saved step, and changes to the one it is in, hold from there.
         saved: the `run` item of the restored checkpoint, None for a new run.
         used: ledger of the run that a new run starts from: neither its rows nor (unless `leave_out_seen` is off) the
             documents that they hold are taken again.

@@ -1,4 +1,4 @@
-"""Rows delivered before and after a restart, counted one by one: none comes twice, and the ledger tells what came."""
+"""Rows delivered before and after a restart, counted one by one: none comes twice, and the ledger says what came."""
 
 import collections
 import dataclasses

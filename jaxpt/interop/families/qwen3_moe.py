@@ -11,7 +11,7 @@ from jaxpt.models.config import ModelConfig, uniform_layers
 def _read(keys: Keys, facts: SharedFacts) -> dict[str, object]:
     bias, normalised = keys.flag("attention_bias"), keys.flag("norm_topk_prob")
     window, on = read_window(keys), keys.flag("use_sliding_window")
-    keys.get("max_window_layers")  # stands in released configs; the family's forward does not read it
+    keys.get("max_window_layers")  # is in released configs; the family's forward does not read it
     layers = facts["layers"]
     if on and window is not None:
         layers = uniform_layers(len(layers), attention="window", window=window)

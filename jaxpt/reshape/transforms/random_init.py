@@ -13,7 +13,7 @@ from jaxpt.reshape.transform import Transform
 
 @dataclass(frozen=True)
 class RandomInit(Transform):
-    """Draws the target's parameters anew; nothing of the model but its shape is used."""
+    """Draws the target's parameters at random; nothing of the model but its shape is used."""
 
     def check(self, config: ModelConfig, setting: ReshapeSetting) -> None:
         """Refuses what a cut to the same target would be refused for."""

@@ -298,7 +298,7 @@ def test_a_file_that_ends_early_is_never_silently_complete(tmp_path, how):
         with pytest.raises(JaxptError, match=r"damaged archive \(.*replace the file or leave it out") as raised:  # noqa: PT012
             for found in read(str(path), "text", BytesRead()):
                 seen.append(found)
-        assert f"{len(seen):,} records stand before it" in str(raised.value)
+        assert f"{len(seen):,} records come before it" in str(raised.value)
         assert "\n" not in str(raised.value)
 
 
