@@ -21,7 +21,7 @@ import numpy as np
 
 from data_tools.dedup import minhash, pipeline, verify
 from data_tools.dedup.engine import open_engine
-from data_tools.dedup.pipeline import Options
+from data_tools.dedup.pipeline import DedupOptions
 from data_tools.dedup.store import SignatureLayout
 from data_tools.dedup.units import ROW_BITS
 
@@ -226,7 +226,7 @@ def main() -> None:
     memory = Memory()
     memory.start()
     shards = [Generated(i, min(i + SHARD, args.documents), args.mix) for i in range(0, args.documents, SHARD)]
-    options = Options(strictness=args.strictness, workers=args.workers, splits=args.splits)
+    options = DedupOptions(strictness=args.strictness, workers=args.workers, splits=args.splits)
     with tempfile.TemporaryDirectory() as folder:
         wall, cpu = time.time(), time.process_time()
         result = pipeline.run(shards, folder, SignatureLayout(), open_engine(args.engine), options)

@@ -20,7 +20,7 @@ import numpy as np
 
 from data_tools.dedup import verify
 from data_tools.dedup.engine import open_engine
-from data_tools.dedup.pipeline import Options, run
+from data_tools.dedup.pipeline import DedupOptions, run
 from data_tools.dedup.store import SignatureLayout
 from data_tools.shards.records import open_shards
 from jaxpt.cli.terminal import table
@@ -134,9 +134,9 @@ BINS = ((0.8, 0.85), (0.85, 0.9), (0.9, 0.95), (0.95, 1.01), (0.8, 1.01))
 
 
 def measure(texts: Sequence[str], roots: Sequence[int], pairs: dict, sets: Sequence[set], strictness: str) -> dict:
-    """Runs one level over the texts and holds it against the truth; `roots` tells which text each one was made from."""
+    """Runs one level over the texts and holds it against the truth; `roots` says which text each one was made from."""
     with tempfile.TemporaryDirectory() as folder:
-        options = Options(strictness=strictness)
+        options = DedupOptions(strictness=strictness)
         result = run([Texts(texts)], Path(folder), SignatureLayout(), open_engine("numpy"), options)
     rows = result.clusters.to_pylist()
     anchor = {r["unit"]: r["anchor"] for r in rows}

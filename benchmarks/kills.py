@@ -23,7 +23,7 @@ import numpy as np
 
 from jaxpt.checkpoints.checkpoints import finished_steps, read_run
 from jaxpt.cli.terminal import progress, table
-from jaxpt.evaluation.evaluation import Evaluation, Measure, Params, Setting
+from jaxpt.evaluation.evaluation import Evaluation, EvaluationSetting, Measure, Params
 from jaxpt.training.metrics import read
 
 STEPS, SAVE, EVALUATE = 3000, 20, 100
@@ -61,7 +61,7 @@ class FinalNorm(Evaluation):
 
     stop_at: int = STEPS + 1
 
-    def prepare(self, setting: Setting) -> Measure:
+    def prepare(self, setting: EvaluationSetting) -> Measure:
         """Measures the length of the last norm's scale."""
         last = time.monotonic()
 

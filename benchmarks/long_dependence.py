@@ -1,4 +1,4 @@
-"""Do the scores for long-range dependence tell real long texts from joined pieces?
+"""Do the scores for long-range dependence distinguish real long texts from joined pieces?
 
 python -m benchmarks.long_dependence --text='books/*.jsonl.gz' --repositories='code/*.jsonl.gz'
 

@@ -33,8 +33,8 @@ def kind_of(path: str | Path) -> str:
         return "bundle"
     if (path / "config.json").is_file():
         return "hugging_face"
-    found = "it does not exist" if not path.exists() else "it has no model.json, checkpoints/ or config.json"
-    raise JaxptError(f"{path} is no bundle, run directory or Hugging Face directory: {found}")
+    reason = "it does not exist" if not path.exists() else "it has no model.json, checkpoints/ or config.json"
+    raise JaxptError(f"{path} is not a bundle, run directory or Hugging Face directory: {reason}")
 
 
 def load(path: str | Path, *, dtype: str | None = None, shardings: Shardings | None = None) -> Model:

@@ -1,4 +1,4 @@
-"""Mistakes in flags are told in one line that names the way out."""
+"""A mistake in a flag is an error of one line that names the way out."""
 
 import pytest
 
@@ -28,10 +28,10 @@ def parser():
 def test_a_mistake_is_one_line_with_the_nearest_name(parser, capsys, args, line):
     with pytest.raises(SystemExit) as stopped:
         parser.parse_args(args)
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert stopped.value.code == 2
-    assert told.startswith(f"jaxpt-data sieve: {line}")
-    assert told.count("\n") == 1
+    assert printed.startswith(f"jaxpt-data sieve: {line}")
+    assert printed.count("\n") == 1
 
 
 def test_right_flags_are_read_and_help_keeps_the_example_as_it_is_written(parser):
@@ -51,6 +51,6 @@ def test_overrides_of_the_config_pass_and_a_mistyped_flag_beside_them_does_not(p
 def test_every_command_names_the_flag_that_was_meant(name, capsys):
     with pytest.raises(SystemExit):
         main([name, "--hlep"])
-    told = capsys.readouterr().err.strip()
-    assert told.startswith(f"jaxpt {name}: there is no flag --hlep (did you mean '--help'?)")
-    assert "\n" not in told
+    printed = capsys.readouterr().err.strip()
+    assert printed.startswith(f"jaxpt {name}: there is no flag --hlep (did you mean '--help'?)")
+    assert "\n" not in printed

@@ -135,7 +135,15 @@ def test_a_new_run_starts_from_it_and_takes_none_of_its_rows(written):
 @pytest.mark.parametrize("written", ["b398682.tar.gz"], indirect=True)
 def test_a_run_with_experts_evaluations_and_moving_weights_goes_on_to_where_it_ended_then(written):
     one_device = {**os.environ, "JAX_NUM_CPU_DEVICES": "1", "XLA_FLAGS": "", "PYTHONPATH": str(FIXTURES.parents[1])}
-    command = [sys.executable, "-P", "-m", "jaxpt", "train", "--config=rich.py", "--workdir=rich"]  # rich/ is no module
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "jaxpt",
+        "train",
+        "--config=rich.py",
+        "--workdir=rich",
+    ]  # rich/ is not a module
     done = subprocess.run(command, env=one_device, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     said = done.stdout

@@ -1,9 +1,11 @@
 """The laws of the house that a machine can check: rooms import downwards, files stay small, names stay public.
 
-Each law is a function of a checkout that returns what breaks it; beside each law stands a test that it can fail.
+Each law is a function of a checkout that returns what breaks it; beside each law is a test that it can fail.
 """
 
 import ast
+import re
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,8 @@ import pytest
 
 from benchmarks.house.imports import PACKAGES, imports, python_files, room_named, room_of
 from benchmarks.house.picture import draw
+from jaxpt.models.specs import flatten, param_specs
+from tests.models.tiny import VARIANTS
 
 ROOT = Path(__file__).resolve().parents[1]
 GROUND = "errors"  # imported by all
@@ -36,6 +40,13 @@ ROOMS = [  # from the ground up: a room imports only rooms before it
     "reporting",
 ]
 ROOTS = ["api", "commands", "__main__", "__init__"]  # join the rooms; no room imports them
+TREES = {
+    "Params",
+    "Specs",
+    "Shardings",
+}  # one meaning each, declared more narrowly where a room knows more of the leaves
+COMMON_WORDS = {"q", "k", "v", "o", "gate", "up", "down"}  # names of parameters, and of other things
+KNOWS_A_PARAMETER = ("next_token.py",)  # the output matrix, whose gradient it takes by itself
 UNDER_DATA_TOOLS = ROOMS[: ROOMS.index("data") + 1]  # what raw text needs: nothing that trains
 
 
@@ -71,7 +82,7 @@ def upward(root: Path) -> list[str]:
 
 
 def homeless(root: Path) -> list[str]:
-    """Files of jaxpt that stand in no room of the order."""
+    """Files of jaxpt that are in no room of the order."""
     known = {GROUND, *ROOMS, *ROOTS}
     rooms = {room_of(path, root).partition("/")[2] for path in python_files(root, ["jaxpt"])}
     return sorted(rooms - known)
@@ -123,6 +134,48 @@ def silent(root: Path) -> list[str]:
     return out
 
 
+def _public_names(path: Path) -> list[tuple[str, str]]:
+    """(name, definition) of each public class and type alias at the top of a module; a class is defined by its file."""
+    out = []
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            out.append((node.name, f"class in {path}"))
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            out.append((node.targets[0].id, ast.unparse(node.value)))
+    return [(name, definition) for name, definition in out if re.fullmatch(r"[A-Z]\w*[a-z]\w*", name)]
+
+
+def ambiguous(root: Path) -> list[str]:
+    """Names that two public classes of jaxpt and data_tools share, or a class and a type alias, or two type aliases
+    that differ: one meaning for each word."""
+    definitions, files = defaultdict(set), defaultdict(list)
+    for path in python_files(root):
+        for name, definition in _public_names(path):
+            definitions[name].add(definition)
+            files[name].append(str(path.relative_to(root)))
+    return [
+        f"{name}: {', '.join(files[name])}"
+        for name in sorted(files)
+        if len(definitions[name]) > 1 and name not in TREES
+    ]
+
+
+def parameters_by_name(root: Path) -> list[str]:
+    """Names of parameters written out in jaxpt beyond the rooms that declare, compute with or import them. Common words
+    count within a path only."""
+    leaves = {name for config in VARIANTS.values() for path in flatten(param_specs(config)) for name in path.split("/")}
+    leaves -= {"blocks", "dense", "moe", "embed"}  # groups of the tree; `embed` is an axis too
+    out = []
+    for path in python_files(root, ["jaxpt"]):
+        if room_of(path, root) in ("jaxpt/models", "jaxpt/interop") or path.name in KNOWS_A_PARAMETER:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " not in node.value:
+                names = {name for name in node.value.split("/") if "/" in node.value or name not in COMMON_WORDS}
+                out += [f"{path.relative_to(root)}:{node.lineno} {name}" for name in sorted(names & leaves)]
+    return out
+
+
 LAWS: list[Callable[[Path], list[str]]] = [
     upward,
     homeless,
@@ -130,6 +183,8 @@ LAWS: list[Callable[[Path], list[str]]] = [
     data_tools_above_the_data,
     overgrown,
     silent,
+    ambiguous,
+    parameters_by_name,
 ]
 
 
@@ -143,6 +198,7 @@ def planted(folder: Path, files: dict[str, str]) -> Path:
     for name in [*ROOMS, "commands"]:
         (folder / "jaxpt" / name).mkdir(parents=True)
     (folder / "jaxpt" / "api.py").write_text('"""Loads."""\n')
+    (folder / "jaxpt" / "errors.py").write_text('"""Planted."""\n\nclass Plan:\n    """Of a house."""\n')
     for name, text in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -172,6 +228,10 @@ BREACHES = {
     "a long function": (overgrown, "jaxpt/data/x.py", "def f():\n" + "    pass\n" * 61),
     "a long file": (overgrown, "data_tools/x.py", "x = 1\n" * 501),
     "a class without a docstring": (silent, "jaxpt/data/x.py", "class Thing: ..."),
+    "two classes of one name": (ambiguous, "data_tools/x.py", 'class Plan:\n    """Of a run."""'),
+    "a parameter by its name": (parameters_by_name, "jaxpt/reshape/x.py", 'a = params["final_norm"]'),
+    "a parameter by its path": (parameters_by_name, "jaxpt/optim/x.py", 'a = flat["blocks/dense/q"]'),
+    "a class and an alias of one name": (ambiguous, "jaxpt/data/x.py", "Plan = tuple[int, str]"),
 }
 
 

@@ -16,7 +16,7 @@ def apply(faults: dict[str, Any]) -> None:
     Args:
         faults: `fsize` (bytes no file may exceed), `nofile` (open files), `uid` (rights are dropped), `pread` (every
             positional read of the process fails with that errno, in C++ too), `open` (`[errno, part]`: Python's
-            opening of a file for reading fails where `part` stands in its path).
+            opening of a file for reading fails where `part` is in its path).
     """
     if "fsize" in faults:
         resource.setrlimit(resource.RLIMIT_FSIZE, (faults["fsize"],) * 2)

@@ -40,7 +40,7 @@ OVER = {  # input, output
 
 
 def attack(room: Room) -> list[Trial]:
-    """All of the cases once; they are no matter of chance."""
+    """All of the cases once; chance plays no part."""
     todo: list[tuple[str, str, Callable[[Path], tuple[Path, list[str]]]]] = []
     v = room.victims
     for name in (*STEPS, "steps", "report"):

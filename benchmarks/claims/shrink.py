@@ -28,7 +28,7 @@ from jaxpt.cli.terminal import table
 from jaxpt.data import Loader, StageData
 from jaxpt.models.size import flops_per_token, param_count
 from jaxpt.reshape.sequence import rewrites_of
-from jaxpt.reshape.setting import Setting
+from jaxpt.reshape.setting import ReshapeSetting
 from jaxpt.reshape.stream import ModelSlices, chain, gather
 from jaxpt.reshape.target import LENGTHS, Target
 from jaxpt.reshape.transforms.random_init import RandomInit
@@ -60,7 +60,7 @@ def main() -> int:
         f"teacher: {param_count(source.config):,} parameters, held-out loss {gap['start']:.3f} > {gap['end']:.3f} nats"
     )
     calibration = [loader.batch(i) for i in range(min(a.calibration, first))]
-    setting = Setting(Target(**a.lengths), calibration, {"text": packed.fingerprint}, log=lambda line: None)
+    setting = ReshapeSetting(Target(**a.lengths), calibration, {"text": packed.fingerprint}, log=lambda line: None)
     file = a.folder / "results.json"
     runs: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     kind = f"tokens={a.student_tokens // per_step * per_step} target={a.target}"
@@ -80,7 +80,7 @@ def main() -> int:
 
 def student(
     source: ModelSlices,
-    setting: Setting,
+    setting: ReshapeSetting,
     loader: Loader,
     first: int,
     which: tuple[str, str, int],
@@ -196,7 +196,7 @@ def arguments() -> argparse.Namespace:
     except ValueError:
         p.error("--target is written embed=80,mlp=224 (whole numbers), --rates 1e-3,3e-3")
     if wrong := [k for k in a.lengths if k not in LENGTHS]:
-        p.error(f"--target: {wrong[0]!r} is no length; there are {', '.join(LENGTHS)}")
+        p.error(f"--target: {wrong[0]!r} is not a length; known are {', '.join(LENGTHS)}")
     return a
 
 

@@ -13,7 +13,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True)
 class Annotation:
-    """One place where a type stands or should stand: an argument, a return, a field of a class.
+    """One place where a type is or should be: an argument, a return, a field of a class.
 
     `text` is the annotation, empty where there is none; `holds_any` says that it is or holds `Any`, `hides_any` that an
     alias in it does (`Params = Mapping[str, Any]`).

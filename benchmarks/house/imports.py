@@ -26,7 +26,7 @@ def imports(path: Path) -> set[str]:
 
 
 def room_of(path: Path, checkout: Path) -> str:
-    """Returns where a file stands: "jaxpt/data", "data_tools/clean"; a module at the root of a package "jaxpt/api"."""
+    """Returns where a file is: "jaxpt/data", "data_tools/clean"; a module at the root of a package "jaxpt/api"."""
     if path == checkout / ENTRY:
         return "jaxpt/__main__"
     return "/".join(path.relative_to(checkout).with_suffix("").parts[:2])

@@ -1,4 +1,4 @@
-"""A mixture of experts out of a dense model: copies, granular or shared experts, partly drawn anew.
+"""A mixture of experts out of a dense model: copies, granular or shared experts, partly drawn at random.
 
 jaxpt reshape --config=configs/reshape/upcycle.py --from=BUNDLE --to=BUNDLE --config.transforms[0].mixture.keep=0.5
 jaxpt reshape --config=configs/reshape/upcycle.py:fine --from=BUNDLE --to=BUNDLE --config.transforms[0].dense_first=1

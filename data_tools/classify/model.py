@@ -110,10 +110,10 @@ class Classifier:
             return out
         column = {PREFIX + label: i for i, label in enumerate(self.labels)}
         names, values = self._model.predict([prepare(t, self.recipe) for t in texts], k=len(self.labels))
-        for row, (found, chance) in enumerate(zip(names, values)):
-            if len(found):
+        for row, (predicted, chance) in enumerate(zip(names, values)):
+            if len(predicted):
                 out[row] = 0.0
-                out[row, [column[name] for name in found]] = np.minimum(chance, 1.0)
+                out[row, [column[name] for name in predicted]] = np.minimum(chance, 1.0)
         return out
 
     def best(self, texts: Sequence[str]) -> list[tuple[str, float]]:
@@ -126,8 +126,8 @@ class Classifier:
         plain = [_BREAKS.sub(" ", t.encode("utf-8", "replace").decode("utf-8")).strip() for t in texts]
         names, values = self._model.predict(plain, k=1)
         return [
-            (found[0].removeprefix(PREFIX), min(float(chance[0]), 1.0)) if len(found) else ("", 0.0)
-            for found, chance in zip(names, values)
+            (labels[0].removeprefix(PREFIX), min(float(chance[0]), 1.0)) if len(labels) else ("", 0.0)
+            for labels, chance in zip(names, values)
         ]
 
     def scores(self, texts: Sequence[str]) -> np.ndarray:
@@ -155,7 +155,7 @@ class Classifier:
 
     @staticmethod
     def load(path: str | Path, recipe: Recipe | None = None) -> "Classifier":
-        """Reads a model; `recipe` tells how to feed one that was trained elsewhere and has no `PATH.json`.
+        """Reads a model; `recipe` says how to feed one that was trained elsewhere and has no `PATH.json`.
 
         Raises:
             JaxptError: a missing file, or no recipe.

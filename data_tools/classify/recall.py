@@ -17,7 +17,7 @@ BATCH = 512
 
 
 @dataclass(frozen=True)
-class Document:
+class PoolText:
     """One text of the pool."""
 
     id: str
@@ -67,8 +67,8 @@ def _chance(id: str, seed: int) -> float:
     return xxhash.xxh3_64_intdigest(id.encode(), seed=seed) / 2.0**64
 
 
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    batch: list[Document] = []
+def _batches(documents: Iterable[PoolText]) -> Iterator[list[PoolText]]:
+    batch: list[PoolText] = []
     for document in documents:
         batch.append(document)
         if len(batch) == BATCH:
@@ -100,7 +100,7 @@ class Mined:
     judgement: Judgement  # of it
 
 
-def _score(classifier: Classifier, documents: Iterable[Document], count: Callable[[str], int]) -> _Pool:
+def _score(classifier: Classifier, documents: Iterable[PoolText], count: Callable[[str], int]) -> _Pool:
     ids, domains, tokens, scores, names = [], [], [], [], {}
     for batch in _batches(documents):
         ids += [d.id for d in batch]
@@ -123,7 +123,7 @@ def _on_topic(pool: _Pool, taken: np.ndarray, budget: MiningBudget) -> list[tupl
 
 def _examples(
     seed: Sequence[str],
-    documents: Iterable[Document],
+    documents: Iterable[PoolText],
     recipe: Recipe,
     learned: set[str],
     barred: set[str],
@@ -152,7 +152,7 @@ def _examples(
 
 def recall(
     seed: Sequence[str],
-    pool: Callable[[], Iterable[Document]],
+    pool: Callable[[], Iterable[PoolText]],
     recipe: Recipe,
     budget: MiningBudget,
     count: Callable[[str], int] = lambda text: max(len(text) // 4, 1),
@@ -161,7 +161,7 @@ def recall(
 
     Args:
         seed: texts that are what is wanted.
-        pool: gives the documents anew at each call, in any order, ids distinct.
+        pool: gives all documents at each call, in any order, ids distinct.
         recipe: how the classifier is trained; its positive label names the topic.
         budget: tokens, rounds and the rule for domains.
         count: tokens of a text; characters / 4 by default.
@@ -180,7 +180,7 @@ def recall(
     reports = []
     with progress(2 * size * budget.rounds, "mine", "text", scale=True) as bar:
 
-        def documents() -> Iterator[Document]:
+        def documents() -> Iterator[PoolText]:
             for document in pool():
                 yield document
                 bar.update()

@@ -58,8 +58,8 @@ def word_score(url: str | None, hard: Iterable[str], soft: Iterable[str], inside
     if not url:
         return 0.0
     lower = url.lower()
-    found = set(_SPLIT.split(lower))
-    score = 2 * len(found.intersection(hard)) + len(found.intersection(soft))
+    parts = set(_SPLIT.split(lower))
+    score = 2 * len(parts.intersection(hard)) + len(parts.intersection(soft))
     if inside:
         bare = _SPLIT.sub("", lower)
         score += 2 * sum(word in bare for word in inside)

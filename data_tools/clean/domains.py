@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from data_tools.clean.lines import EXCERPT, Cut, Options
+from data_tools.clean.lines import EXCERPT, LineCut, Options
 
 _DIGITS = str.maketrans({chr(c): "0" for c in range(ord("1"), ord("9") + 1)})
 LONGEST = 1000  # characters of a line that can be boilerplate
@@ -102,10 +102,10 @@ def count(
     identity = hashlib.sha256(json.dumps([[p.name for p in paths], least]).encode()).hexdigest()[:16]
     out = folder / f"frequent-{identity}.npy"
     if not out.is_file():
-        found = [np.zeros(0, np.uint64), *frequent(paths, least, splits)]
+        hashes = [np.zeros(0, np.uint64), *frequent(paths, least, splits)]
         temporary = out.with_name(out.name + ".tmp")
         with open(temporary, "wb") as file:
-            np.save(file, np.concatenate(found))
+            np.save(file, np.concatenate(hashes))
         os.replace(temporary, out)
     return out
 
@@ -116,7 +116,7 @@ def load(path: str) -> np.ndarray:
     return np.load(path, mmap_mode="r")
 
 
-def domain_lines(text: str, options: Options, domain: str) -> tuple[str, list[Cut], dict[str, float]]:
+def domain_lines(text: str, options: Options, domain: str) -> tuple[str, list[LineCut], dict[str, float]]:
     """Cuts the lines that are frequent in the text's domain."""
     known = load(options["file"])
     if not domain or not len(known):

@@ -1,6 +1,6 @@
 """The edits that a preset may name: each takes a text and gives back what stays of it and what was cut.
 
-Rules that stand after an edit see the edited text; what an edit measures on its way can be a rule of its own.
+Rules after an edit see the edited text; what an edit measures on its way can be a rule of its own.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,29 +9,31 @@ from typing import Any
 
 from data_tools.clean import domains, lines, personal
 from data_tools.clean.addresses import domain
-from data_tools.clean.lines import EXCERPT, Cut
+from data_tools.clean.lines import EXCERPT, LineCut
 from data_tools.clean.repair import repair
 from data_tools.io.batch import Rule
 
-Row = Mapping[str, Any]  # fields of the record that edits may look at
-Edited = tuple[str, list[Cut], dict[str, float]]
+RecordFields = Mapping[str, Any]  # fields of the record that edits may look at
+Edited = tuple[str, list[LineCut], dict[str, float]]
 
 
 @dataclass(frozen=True)
 class Edit:
     """An edit, its options with their defaults, and what it measures."""
 
-    function: Callable[[str, Mapping[str, Any], Row], Edited]
+    function: Callable[[str, Mapping[str, Any], RecordFields], Edited]
     about: str
     options: Mapping[str, Any] = field(default_factory=dict)
     measures: tuple[Rule, ...] = ()
 
 
-def _lines(function: Callable[[str, Mapping[str, Any]], Edited]) -> Callable[[str, Mapping[str, Any], Row], Edited]:
+def _lines(
+    function: Callable[[str, Mapping[str, Any]], Edited],
+) -> Callable[[str, Mapping[str, Any], RecordFields], Edited]:
     return lambda text, options, row: function(text, options)
 
 
-def _repair(text: str, options: Mapping[str, Any], row: Row) -> Edited:
+def _repair(text: str, options: Mapping[str, Any], row: RecordFields) -> Edited:
     fixed = repair(text)
     return (text, [], {}) if fixed is text else (fixed, [("text", 0, _difference(text, fixed))], {})
 
@@ -44,12 +46,12 @@ def _difference(old: str, new: str) -> str:
     return old[:EXCERPT]
 
 
-def _personal(text: str, options: Mapping[str, Any], row: Row) -> Edited:
+def _personal(text: str, options: Mapping[str, Any], row: RecordFields) -> Edited:
     masked, counts = personal.mask(text, options, options["replace"])
     return masked, [(kind, number, "") for kind, times in counts.items() for number in range(times)], {}
 
 
-def _domain_lines(text: str, options: Mapping[str, Any], row: Row) -> Edited:
+def _domain_lines(text: str, options: Mapping[str, Any], row: RecordFields) -> Edited:
     return domains.domain_lines(text, options, domain(row["url"]))
 
 

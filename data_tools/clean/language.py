@@ -43,16 +43,16 @@ class Shipped:
         for row, text in enumerate(order.tolist()):
             table[row, : len(data[text])] = np.frombuffer(data[text], np.uint8)
         state = np.zeros(len(data), np.int64)
-        found, owner = [], []
+        hits, owner = [], []
         alive = np.searchsorted(-length[order], -np.arange(table.shape[1]), side="left")  # texts longer than k bytes
         for k, n in enumerate(alive.tolist()):
             state[:n] = self._next[self._row[state[:n]] + table[:n, k]]
             feature = self._feature[state[:n]]
             hit = np.flatnonzero(feature >= 0)
-            found.append(feature[hit])
+            hits.append(feature[hit])
             owner.append(order[hit])
         none = np.zeros(0, np.int64)
-        return np.concatenate([none, *found]), np.concatenate([none, *owner])
+        return np.concatenate([none, *hits]), np.concatenate([none, *owner])
 
     def __call__(self, texts: Sequence[str]) -> list[tuple[str, float]]:
         """Returns the likeliest label of each text and its probability."""

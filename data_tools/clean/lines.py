@@ -12,17 +12,17 @@ from typing import Any
 from data_tools.clean import characters
 
 EXCERPT = 200  # characters of a cut line that are kept as evidence
-Cut = tuple[str, int, str]  # rule, number of the line from 0, its beginning
+LineCut = tuple[str, int, str]  # rule, number of the line from 0, its beginning
 Options = Mapping[str, Any]
 
 _CITATION = re.compile(r"\[\d*]|\[edit]|\[citation needed]")
 
 
-def _cut(rule: str, number: int, line: str) -> Cut:
+def _cut(rule: str, number: int, line: str) -> LineCut:
     return rule, number, line[:EXCERPT]
 
 
-def c4_lines(text: str, options: Options) -> tuple[str, list[Cut], dict[str, float]]:
+def c4_lines(text: str, options: Options) -> tuple[str, list[LineCut], dict[str, float]]:
     """Keeps lines that read like sentences (C4), without citations; also counts lorem ipsum and curly brackets.
 
     Returns:
@@ -30,8 +30,8 @@ def c4_lines(text: str, options: Options) -> tuple[str, list[Cut], dict[str, flo
         among those that no earlier rule cut.
     """
     kept: list[str] = []
-    cuts: list[Cut] = []
-    found = {"lorem_ipsum": 0.0, "curly_brackets": 0.0}
+    cuts: list[LineCut] = []
+    values = {"lorem_ipsum": 0.0, "curly_brackets": 0.0}
     ends, longest, least = tuple(options["ends"]), options["longest_word"], options["least_words"]
     phrases = options["phrases"]
     for number, line in enumerate(text.splitlines()):
@@ -51,16 +51,16 @@ def c4_lines(text: str, options: Options) -> tuple[str, list[Cut], dict[str, flo
             cuts.append(_cut("few_words", number, line))
             continue
         lower = line.lower()
-        found["lorem_ipsum"] += "lorem ipsum" in lower
+        values["lorem_ipsum"] += "lorem ipsum" in lower
         if options["javascript"] and "javascript" in lower:
             cuts.append(_cut("javascript", number, line))
             continue
-        found["curly_brackets"] += "{" in line
+        values["curly_brackets"] += "{" in line
         if any(phrase in lower for phrase in phrases):
             cuts.append(_cut("policy", number, line))
             continue
         kept.append(line)
-    return "\n".join(kept).strip(), cuts, found
+    return "\n".join(kept).strip(), cuts, values
 
 
 _COUNTER = re.compile(
@@ -86,14 +86,14 @@ def _upper_share(line: str) -> float:
     return sum(map(str.isupper, line)) / letters if letters else 0.0
 
 
-def dclm_lines(text: str, options: Options) -> tuple[str, list[Cut], dict[str, float]]:
+def dclm_lines(text: str, options: Options) -> tuple[str, list[LineCut], dict[str, float]]:
     """Cuts shouted lines, numbers, counters ("3 likes") and one-word lines; trims "Read more..." (RefinedWeb, DCLM).
 
     Returns:
         The text, the cuts, and `edited_words`: the share of words that went.
     """
     kept: list[str] = []
-    cuts: list[Cut] = []
+    cuts: list[LineCut] = []
     before = after = 0
     for number, line in enumerate(text.splitlines()):
         words = line.split()
@@ -138,7 +138,7 @@ def _short(line: str, most: int) -> bool:
     return len(line) <= 12 * most and _length(line) <= most and line[-1] not in characters.TERMINALS
 
 
-def boilerplate_lines(text: str, options: Options) -> tuple[str, list[Cut], dict[str, float]]:
+def boilerplate_lines(text: str, options: Options) -> tuple[str, list[LineCut], dict[str, float]]:
     """Cuts navigation bars, stock phrases, and runs of short lines at the top and the bottom of a page.
 
     Options: `bar_parts`: a line of so many parts between separators is a bar when the parts are short; `phrases`: a
@@ -185,13 +185,13 @@ def _mark_run(lines: Sequence[str], order: Sequence[int], rules: dict[int, str],
         rules.update(dict.fromkeys(run, "menu"))
 
 
-def symbol_lines(text: str, options: Options) -> tuple[str, list[Cut], dict[str, float]]:
+def symbol_lines(text: str, options: Options) -> tuple[str, list[LineCut], dict[str, float]]:
     """Cuts lines that consist of the given symbols and spaces; an empty line stands for a run of them."""
     symbols = frozenset(options["symbols"]) | {" "}
     if not any(s in text for s in options["symbols"]):
         return text, [], {}
     kept: list[str] = []
-    cuts: list[Cut] = []
+    cuts: list[LineCut] = []
     inside = False
     for number, line in enumerate(text.splitlines()):
         if line.strip() and symbols.issuperset(line):

@@ -1,6 +1,6 @@
 """What the rules measure: one function per quantity, from a view of a batch to a value per text.
 
-`MEASURES` names them all, with the range that their histograms show. Thresholds stand in the presets, never here.
+`MEASURES` names them all, with the range that their histograms show. Thresholds are in the presets, never here.
 """
 
 import re
@@ -20,7 +20,7 @@ Options = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Measure:
+class Quantity:
     """A quantity, the range of its histogram, and what its options are called (with their defaults)."""
 
     function: Callable[[View, Options], Values]
@@ -41,24 +41,24 @@ def _mean_word_length(view: View, options: Options) -> Values:
 
 def _occurrences(*needles: str) -> Callable[[View, Options], Values]:
     def measure(view: View, options: Options) -> Values:
-        found = np.array([sum(t.count(n) for n in needles) for t in view.texts])
-        return ratio(found, view.word_counts)
+        counts = np.array([sum(t.count(n) for n in needles) for t in view.texts])
+        return ratio(counts, view.word_counts)
 
     return measure
 
 
 def _bullet_lines(view: View, options: Options) -> Values:
     bullets = tuple(options["bullets"])
-    found = [sum(l.lstrip().startswith(bullets) for l in lines) for lines in view.split_lines]
-    return ratio(np.array(found), view.line_counts)
+    counts = [sum(l.lstrip().startswith(bullets) for l in lines) for lines in view.split_lines]
+    return ratio(np.array(counts), view.line_counts)
 
 
 def _ellipsis_lines(view: View, options: Options) -> Values:
-    found = [
+    counts = [
         sum(l.rstrip().endswith(("...", "…")) for l in lines) if "..." in t or "…" in t else 0
         for t, lines in zip(view.texts, view.split_lines)
     ]
-    return ratio(np.array(found), view.line_counts)
+    return ratio(np.array(counts), view.line_counts)
 
 
 def _alphabetic_words(view: View, options: Options) -> Values:
@@ -87,10 +87,10 @@ def _stop_word_uses(view: View, options: Options) -> Values:
 
 def _duplicate_share(parts: str, what: int) -> Callable[[View, Options], Values]:
     def measure(view: View, options: Options) -> Values:
-        found = view.duplicates(parts)
+        repeated = view.duplicates(parts)
         if what == 0:
-            return ratio(found[0], np.array([len(p) for p in getattr(view, parts)]))
-        return ratio(found[1], view.characters)
+            return ratio(repeated[0], np.array([len(p) for p in getattr(view, parts)]))
+        return ratio(repeated[1], view.characters)
 
     return measure
 
@@ -106,15 +106,15 @@ def _ngram(name: str) -> Callable[[View, Options], Values]:
 
 def _punctuated_lines(view: View, options: Options) -> Values:
     ends = frozenset(options["ends"]) if options["ends"] else characters.TERMINALS
-    found = np.array([sum(l[-1] in ends for l in lines) for lines in view.full_lines])
-    share = ratio(found, view.full_line_counts)
+    counts = np.array([sum(l[-1] in ends for l in lines) for lines in view.full_lines])
+    share = ratio(counts, view.full_line_counts)
     return np.where(share > 0, share, 1.0) if options["zero_passes"] else share
 
 
 def _short_lines(view: View, options: Options) -> Values:
     length = options["length"]
-    found = np.array([sum(len(l) <= length for l in lines) for lines in view.full_lines])
-    return ratio(found, view.full_line_counts)
+    counts = np.array([sum(len(l) <= length for l in lines) for lines in view.full_lines])
+    return ratio(counts, view.full_line_counts)
 
 
 def _line_breaks_per_word(view: View, options: Options) -> Values:
@@ -162,8 +162,8 @@ def _pattern_characters(pattern: str, needs: str) -> Callable[[View, Options], V
     compiled = re.compile(pattern)
 
     def measure(view: View, options: Options) -> Values:
-        found = [sum(m.end() - m.start() for m in compiled.finditer(t)) if needs in t else 0 for t in view.texts]
-        return ratio(np.array(found), view.characters)
+        lengths = [sum(m.end() - m.start() for m in compiled.finditer(t)) if needs in t else 0 for t in view.texts]
+        return ratio(np.array(lengths), view.characters)
 
     return measure
 
@@ -191,29 +191,32 @@ _LOG_LINE = re.compile(
 
 
 def _log_lines(view: View, options: Options) -> Values:
-    found = np.array([sum(_LOG_LINE.match(l.lstrip()[:200]) is not None for l in lines) for lines in view.full_lines])
-    return ratio(found, view.full_line_counts)
+    counts = np.array([sum(_LOG_LINE.match(l.lstrip()[:200]) is not None for l in lines) for lines in view.full_lines])
+    return ratio(counts, view.full_line_counts)
 
 
 def _listed_words(view: View, options: Options) -> Values:
     """Uses of the words and phrases in `words`, in small, capital or initial capital letters, per word."""
-    found = np.zeros(len(view), np.int64)
+    counts = np.zeros(len(view), np.int64)
     single = [w for w in options["words"] if w.isalpha() and not characters.unspaced(w[0])]
     spellings = {form for w in single for form in (w, w.capitalize(), w.upper())}
     numbers = [view.words.number(w) for w in spellings]
-    found += view.count_words(np.isin(view.words.ids, [n for n in numbers if n is not None]))
+    counts += view.count_words(np.isin(view.words.ids, [n for n in numbers if n is not None]))
     phrases = sorted(set(options["words"]) - set(single))
     if phrases:
-        found += np.array([sum(map(t.lower().count, phrases)) for t in view.texts])
-    return ratio(found, view.word_counts)
+        counts += np.array([sum(map(t.lower().count, phrases)) for t in view.texts])
+    return ratio(counts, view.word_counts)
 
 
 def _language(view: View, options: Options) -> Values:
     """Probability of the text's language where that is one of `keep`, else 0; the language becomes a column."""
-    found = identifier(options["model"])([sample(t, options["length"]) for t in view.texts])
-    view.columns |= {"language": [label for label, _ in found], "language_score": [round(p, 4) for _, p in found]}
+    languages = identifier(options["model"])([sample(t, options["length"]) for t in view.texts])
+    view.columns |= {
+        "language": [label for label, _ in languages],
+        "language_score": [round(p, 4) for _, p in languages],
+    }
     keep = set(options["keep"])
-    return np.array([p if not keep or label in keep else 0.0 for label, p in found])
+    return np.array([p if not keep or label in keep else 0.0 for label, p in languages])
 
 
 def _listed_address(view: View, options: Options) -> Values:
@@ -239,54 +242,56 @@ def _content_type(view: View, options: Options) -> Values:
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 _URL = r"(?:https?://|www\.)[^\s<>\"'）)\]]+"
 
-MEASURES: dict[str, Measure] = {
-    "words": Measure(_words, "words that are not made of marks alone", 1, 1e6, True),
-    "characters": Measure(_characters, "characters", 1, 1e7, True),
-    "mean_word_length": Measure(_mean_word_length, "characters per word", 0, 20),
-    "longest_word": Measure(_longest_word, "characters of the longest word", 1, 1e5, True),
-    "hash_signs": Measure(_occurrences("#"), "hash signs per word", 0, 0.5),
-    "ellipses": Measure(_occurrences("...", "…"), "ellipses per word", 0, 0.5),
-    "bullet_lines": Measure(_bullet_lines, "lines that begin with a bullet", options=(("bullets", ("•", "-")),)),
-    "ellipsis_lines": Measure(_ellipsis_lines, "lines that end with an ellipsis"),
-    "alphabetic_words": Measure(_alphabetic_words, "words with a letter"),
-    "stop_words": Measure(
+MEASURES: dict[str, Quantity] = {
+    "words": Quantity(_words, "words that are not made of marks alone", 1, 1e6, True),
+    "characters": Quantity(_characters, "characters", 1, 1e7, True),
+    "mean_word_length": Quantity(_mean_word_length, "characters per word", 0, 20),
+    "longest_word": Quantity(_longest_word, "characters of the longest word", 1, 1e5, True),
+    "hash_signs": Quantity(_occurrences("#"), "hash signs per word", 0, 0.5),
+    "ellipses": Quantity(_occurrences("...", "…"), "ellipses per word", 0, 0.5),
+    "bullet_lines": Quantity(_bullet_lines, "lines that begin with a bullet", options=(("bullets", ("•", "-")),)),
+    "ellipsis_lines": Quantity(_ellipsis_lines, "lines that end with an ellipsis"),
+    "alphabetic_words": Quantity(_alphabetic_words, "words with a letter"),
+    "stop_words": Quantity(
         _stop_words, "distinct stop words", 0, 20, options=(("words", STOP_WORDS), ("inside", False))
     ),
-    "stop_word_uses": Measure(_stop_word_uses, "uses of stop words", 1, 1e5, True, (("words", STOP_WORDS),)),
-    "duplicate_paragraphs": Measure(_duplicate_share("paragraphs", 0), "paragraphs that occurred before"),
-    "duplicate_paragraph_characters": Measure(_duplicate_share("paragraphs", 1), "characters in such paragraphs"),
-    "duplicate_lines": Measure(_duplicate_share("runs_of_lines", 0), "lines that occurred before"),
-    "duplicate_line_characters": Measure(_duplicate_share("runs_of_lines", 1), "characters in such lines"),
-    "punctuated_lines": Measure(
+    "stop_word_uses": Quantity(_stop_word_uses, "uses of stop words", 1, 1e5, True, (("words", STOP_WORDS),)),
+    "duplicate_paragraphs": Quantity(_duplicate_share("paragraphs", 0), "paragraphs that occurred before"),
+    "duplicate_paragraph_characters": Quantity(_duplicate_share("paragraphs", 1), "characters in such paragraphs"),
+    "duplicate_lines": Quantity(_duplicate_share("runs_of_lines", 0), "lines that occurred before"),
+    "duplicate_line_characters": Quantity(_duplicate_share("runs_of_lines", 1), "characters in such lines"),
+    "punctuated_lines": Quantity(
         _punctuated_lines, "lines that end with an end mark", options=(("ends", ()), ("zero_passes", False))
     ),
-    "short_lines": Measure(_short_lines, "lines of at most `length` characters", options=(("length", 30),)),
-    "repeated_line_characters": Measure(_repeated_line_characters, "characters in filled lines seen before", 0, 0.5),
-    "line_breaks_per_word": Measure(_line_breaks_per_word, "line breaks per word", 0, 1),
-    "sentences": Measure(_sentences, "sentences", 1, 1e4, True),
-    "few_word_lines": Measure(_few_word_lines, "lines of few words without an end mark", options=(("words", 3),)),
-    "words_per_line": Measure(_words_per_line, "words per filled line", 0.5, 1e3, True),
-    "symbol_characters": Measure(_class_share(characters.OTHER), "characters that are no letter, digit or white space"),
-    "digit_characters": Measure(_class_share(characters.DIGIT), "digits among the characters"),
-    "white_space": Measure(_class_share(characters.SPACE), "white space among the characters"),
-    "bracket_characters": Measure(_class_share(characters.BRACKET), "parentheses among the characters", 0, 0.3),
-    "uppercase_letters": Measure(_uppercase_letters, "upper case among the letters"),
-    "unspaced_letters": Measure(_unspaced_share, "letters of scripts without spaces among the letters"),
-    "address_characters": Measure(_pattern_characters(_URL, "/"), "characters in web addresses"),
-    "markup_characters": Measure(_pattern_characters(r"</?[A-Za-z][^<>\n]{0,200}>", "<"), "characters in markup tags"),
-    "log_lines": Measure(_log_lines, "lines that look like those of a log file"),
-    "safety_words": Measure(_listed_words, "uses of listed words per word", 0, 0.1, options=(("words", ()),)),
-    "language": Measure(
+    "short_lines": Quantity(_short_lines, "lines of at most `length` characters", options=(("length", 30),)),
+    "repeated_line_characters": Quantity(_repeated_line_characters, "characters in filled lines seen before", 0, 0.5),
+    "line_breaks_per_word": Quantity(_line_breaks_per_word, "line breaks per word", 0, 1),
+    "sentences": Quantity(_sentences, "sentences", 1, 1e4, True),
+    "few_word_lines": Quantity(_few_word_lines, "lines of few words without an end mark", options=(("words", 3),)),
+    "words_per_line": Quantity(_words_per_line, "words per filled line", 0.5, 1e3, True),
+    "symbol_characters": Quantity(
+        _class_share(characters.OTHER), "characters other than letters, digits and white space"
+    ),
+    "digit_characters": Quantity(_class_share(characters.DIGIT), "digits among the characters"),
+    "white_space": Quantity(_class_share(characters.SPACE), "white space among the characters"),
+    "bracket_characters": Quantity(_class_share(characters.BRACKET), "parentheses among the characters", 0, 0.3),
+    "uppercase_letters": Quantity(_uppercase_letters, "upper case among the letters"),
+    "unspaced_letters": Quantity(_unspaced_share, "letters of scripts without spaces among the letters"),
+    "address_characters": Quantity(_pattern_characters(_URL, "/"), "characters in web addresses"),
+    "markup_characters": Quantity(_pattern_characters(r"</?[A-Za-z][^<>\n]{0,200}>", "<"), "characters in markup tags"),
+    "log_lines": Quantity(_log_lines, "lines that look like those of a log file"),
+    "safety_words": Quantity(_listed_words, "uses of listed words per word", 0, 0.1, options=(("words", ()),)),
+    "language": Quantity(
         _language, "probability of a wanted language", options=(("keep", ()), ("model", SHIPPED), ("length", 400))
     ),
-    "listed_address": Measure(
+    "listed_address": Quantity(
         _listed_address, "address is on a list", options=(("domains", ""), ("urls", ""), ("also", ()))
     ),
-    "address_words": Measure(
+    "address_words": Quantity(
         _address_words, "bad words in the address", 0, 10, options=(("hard", ()), ("soft", ()), ("inside", ()))
     ),
-    "content_type": Measure(
+    "content_type": Quantity(
         _content_type, "wanted content type", options=(("field", "content_type"), ("keep", ("text/",)))
     ),
-    **{name: Measure(_ngram(name), f"characters in {name.replace('_', ' ')}s") for name in NAMES},
+    **{name: Quantity(_ngram(name), f"characters in {name.replace('_', ' ')}s") for name in NAMES},
 }

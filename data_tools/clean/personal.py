@@ -24,23 +24,23 @@ _PHONE = re.compile(
 )
 
 
-def _public(found: str) -> bool:
+def _public(text: str) -> bool:
     try:
-        return ipaddress.ip_address(found).is_global
+        return ipaddress.ip_address(text).is_global
     except ValueError:
         return False
 
 
-def _phone(found: str) -> bool:
-    return 10 <= sum(map(str.isdigit, found)) <= 15
+def _phone(text: str) -> bool:
+    return 10 <= sum(map(str.isdigit, text)) <= 15
 
 
-def _any(found: str) -> bool:
+def _any(text: str) -> bool:
     return True
 
 
 @dataclass(frozen=True)
-class Kind:
+class PersonalKind:
     """A kind of personal data."""
 
     pattern: re.Pattern  # what it looks like; never longer than a line
@@ -51,14 +51,16 @@ class Kind:
 
 
 KINDS = {
-    "email": Kind(_EMAIL, re.compile("@"), _any, "<EMAIL>", ("email@example.com", "firstname.lastname@example.org")),
-    "ip": Kind(  # RFC 5737
+    "email": PersonalKind(
+        _EMAIL, re.compile("@"), _any, "<EMAIL>", ("email@example.com", "firstname.lastname@example.org")
+    ),
+    "ip": PersonalKind(  # RFC 5737
         _IPV4, re.compile(r"\.\d{1,3}\.\d"), _public, "<IP_ADDRESS>", ("192.0.2.17", "198.51.100.24", "203.0.113.5")
     ),
-    "ipv6": Kind(  # RFC 3849
+    "ipv6": PersonalKind(  # RFC 3849
         _IPV6, re.compile(r":[0-9A-Fa-f]{0,4}:"), _public, "<IP_ADDRESS>", ("2001:db8::17", "2001:db8::5:24")
     ),
-    "phone": Kind(
+    "phone": PersonalKind(
         _PHONE,
         re.compile(r"\d[\d ().-]{5}"),
         _phone,
@@ -88,7 +90,7 @@ def mask(text: str, kinds: Mapping[str, bool], replace: str) -> tuple[str, dict[
             continue
         fakes = cycle(kind.fakes)
 
-        def swap(match: re.Match, name: str = name, kind: Kind = kind, fakes: Iterator[str] = fakes) -> str:
+        def swap(match: re.Match, name: str = name, kind: PersonalKind = kind, fakes: Iterator[str] = fakes) -> str:
             if not kind.valid(match[0]):
                 return match[0]
             counts[name] = counts.get(name, 0) + 1

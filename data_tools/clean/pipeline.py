@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data_tools.clean.edits import EDITS, Row
-from data_tools.clean.lines import Cut
+from data_tools.clean.edits import EDITS, RecordFields
+from data_tools.clean.lines import LineCut
 from data_tools.clean.measures import MEASURES
 from data_tools.clean.presets import Preset
 from data_tools.clean.repetition import NAMES
@@ -36,7 +36,7 @@ class Decision:
     also: list[list[str]]  # the other rules it broke
     values: Mapping[str, np.ndarray]  # what every rule measured, [n] float64 each
     texts: list[str]  # as edited
-    cuts: list[list[tuple[str, Cut]]]  # (edit, cut) of each text
+    cuts: list[list[tuple[str, LineCut]]]  # (edit, cut) of each text
     columns: Mapping[str, list]  # found out on the way: `language`, `language_score`
 
     @property
@@ -53,7 +53,7 @@ def judge(batch: pa.RecordBatch, preset: Preset) -> Decision:
     fields = cached_fields(batch)
     values: dict[str, np.ndarray] = {}
     columns: dict[str, list] = {}
-    cuts: list[list[tuple[str, Cut]]] = [[] for _ in texts]
+    cuts: list[list[tuple[str, LineCut]]] = [[] for _ in texts]
 
     memory: dict[str, list[int]] | None = {} if any(name in EDITS for name in preset.steps) else None
 
@@ -85,17 +85,17 @@ def _edit(
     options: Mapping[str, Any],
     texts: Sequence[str],
     fields: Callable[[str], list[str | None]],
-    cuts: list[list[tuple[str, Cut]]],
+    cuts: list[list[tuple[str, LineCut]]],
 ) -> tuple[list[str], dict[str, np.ndarray]]:
     edit = EDITS[name]
     measured = {rule.name: np.zeros(len(texts)) for rule in edit.measures}
     urls, out = fields("url"), []
     for i, text in enumerate(texts):
-        row: Row = {"url": urls[i]}
-        new, gone, found = edit.function(text, options, row)
+        row: RecordFields = {"url": urls[i]}
+        new, gone, by_rule = edit.function(text, options, row)
         out.append(text if new == text else new)
         cuts[i].extend((name, cut) for cut in gone)
-        for rule, value in found.items():
+        for rule, value in by_rule.items():
             measured[rule][i] = value
     return out, measured
 
@@ -104,12 +104,12 @@ def _first_broken(preset: Preset, values: Mapping[str, np.ndarray], n: int) -> t
     first: list[str | None] = [None] * n
     value, also = np.full(n, np.nan), [[] for _ in range(n)]
     for rule in preset.rules():
-        found = values[rule.name]
+        measured = values[rule.name]
         low = -np.inf if rule.least is None else rule.least
         high = np.inf if rule.most is None else rule.most
-        for i in np.flatnonzero((found < low) | (found > high)).tolist():
+        for i in np.flatnonzero((measured < low) | (measured > high)).tolist():
             if first[i] is None:
-                first[i], value[i] = rule.name, found[i]
+                first[i], value[i] = rule.name, measured[i]
             else:
                 also[i].append(rule.name)
     return first, value, also
@@ -144,18 +144,18 @@ class Cleaner:
         return Outcome.of(batch, removed, edited, decision.columns, decision.values)
 
 
-def _by_rule(cuts: Sequence[tuple[str, Cut]]) -> dict[str, list[Cut]]:
-    out: dict[str, list[Cut]] = {}
+def _by_rule(cuts: Sequence[tuple[str, LineCut]]) -> dict[str, list[LineCut]]:
+    out: dict[str, list[LineCut]] = {}
     for edit, cut in cuts:
         out.setdefault(f"{edit}.{cut[0]}", []).append(cut)
     return out
 
 
-def _shown(cuts: Sequence[tuple[str, Cut]]) -> dict[str, Any]:
+def _shown(cuts: Sequence[tuple[str, LineCut]]) -> dict[str, Any]:
     return {"cut": {rule: len(mine) for rule, mine in _by_rule(cuts).items()}}
 
 
-def _parts(row: int, cuts: Sequence[tuple[str, Cut]]) -> list[Removed]:
+def _parts(row: int, cuts: Sequence[tuple[str, LineCut]]) -> list[Removed]:
     """Returns one entry per rule that cut something from a record that stays: how often, where, the beginnings."""
     out = []
     for rule, mine in _by_rule(cuts).items():

@@ -59,18 +59,18 @@ def _read(name: str) -> dict[str, Any]:
     path = FOLDER / f"{name}.json" if name in names() else Path(name)
     if not path.is_file():
         raise JaxptError(
-            f"--preset={name} is no preset{nearest(name, names())} and no file; presets: {', '.join(names())}"
+            f"--preset={name} is neither a preset{nearest(name, names())} nor a file; presets: {', '.join(names())}"
         )
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError) as error:
         raise JaxptError(f"{path}: not JSON ({error}); see docs/clean.md for what a preset looks like") from error
-    if not isinstance(found, dict):
+    if not isinstance(values, dict):
         raise JaxptError(f"{path}: a preset is a JSON object with {', '.join(KEYS)}")
-    for key in found:
+    for key in values:
         if key not in KEYS:
             raise JaxptError(f"{path}: unknown key {key!r}{nearest(key, KEYS)}; keys are {', '.join(KEYS)}")
-    return found
+    return values
 
 
 def _merged(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Split text into words, once for all rules: every word becomes a number whose properties stand in tables.
+"""Split text into words, once for all rules: every word becomes a number whose properties are in tables.
 
 Scripts with spaces are split the way English tokenizers of the field split (punctuation off both ends, contractions
 and hyphenated words apart, abbreviations and addresses whole), so that published thresholds mean here what they meant
@@ -18,7 +18,7 @@ from data_tools.clean import characters
 from jaxpt.errors import JaxptError, nearest
 
 LONGEST_PIECE = 4096  # characters between two spaces; a longer run is one word
-REMEMBERED = 1 << 20  # words and pieces a vocabulary may hold before it starts afresh
+REMEMBERED = 1 << 20  # words and pieces a vocabulary may hold before it is emptied
 SEGMENT = 1 << 16  # characters given to the segmenter at a time
 
 _MARKS = r",:;!?¿؟¡()\[\]{}<>_#*&。？！，、；：～·।،۔؛٪…'\"”“`‘´’‚„»«「」『』（）〔〕【】《》〈〉⟦⟧"
@@ -72,8 +72,8 @@ def _ends(piece: str, low: int, high: int) -> int:
         return high - 1
     if last in "sS" and high - low > 2 and piece[high - 2] in "'’":
         return high - 2
-    found = _TAIL.search(piece, max(low, high - 6), high)
-    return found.start() if found and found.start() > low else high
+    match = _TAIL.search(piece, max(low, high - 6), high)
+    return match.start() if match and match.start() > low else high
 
 
 def _core(piece: str) -> Iterable[str]:
@@ -85,14 +85,14 @@ def _core(piece: str) -> Iterable[str]:
     if "." in piece and _HOST.match(piece):
         return (piece,)
     if "'" in piece or "’" in piece:
-        found = _CLITIC.search(piece)
-        if found and found.start() and (found[1][0] in "'’" or _NOT.match(piece)):
-            return (*_core(piece[: found.start()]), found[1])
+        match = _CLITIC.search(piece)
+        if match and match.start() and (match[1][0] in "'’" or _NOT.match(piece)):
+            return (*_core(piece[: match.start()]), match[1])
     out, at = [], 0
-    for found in _INSIDE.finditer(piece):
-        if found.start():
-            out += [part for part in (piece[at : found.start()], found[0]) if part]
-            at = found.end()
+    for match in _INSIDE.finditer(piece):
+        if match.start():
+            out += [part for part in (piece[at : match.start()], match[0]) if part]
+            at = match.end()
     out.append(piece[at:])
     return [part for part in out if part]
 
@@ -113,17 +113,17 @@ def split_piece(piece: str) -> list[str]:
         rest = piece[low:high] if high - low < 16 else ""
         if rest in _ABBREVIATIONS:
             break
-        found = _HEAD.match(piece, low, high)
-        if found:
-            heads.append(found[0])
-            low = found.end()
+        match = _HEAD.match(piece, low, high)
+        if match:
+            heads.append(match[0])
+            low = match.end()
             if low >= high or piece[low:high] in _ABBREVIATIONS:
                 break
         begin = _ends(piece, low, high)
         if begin < high:
             tails.append(piece[begin:high])
             high = begin
-        elif not found:
+        elif not match:
             break
     if low < high:
         core = piece[low:high]
@@ -219,12 +219,12 @@ class Vocabulary:
         self._tables = (np.zeros(0, np.int32), np.zeros(0, np.uint8))
 
     def _number(self, word: str) -> int:
-        found = self._ids.get(word)
-        if found is None:
-            found = self._ids[word] = len(self._ids)
+        number = self._ids.get(word)
+        if number is None:
+            number = self._ids[word] = len(self._ids)
             self._lengths.append(len(word))
             self._flags.append(characters.flags(word))
-        return found
+        return number
 
     def _learn(self, piece: str) -> tuple[int, ...]:
         """Returns the numbers of the words in a piece."""

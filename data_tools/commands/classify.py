@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from data_tools.classify.judge import Judgement, Threshold, held_out, judge, picture, quantile_threshold
 from data_tools.classify.model import Classifier
-from data_tools.classify.recall import Document, MiningBudget, recall
+from data_tools.classify.recall import MiningBudget, PoolText, recall
 from data_tools.classify.recipes import RECIPES, Recipe, recipe
 from data_tools.io import ownership, storage
 from data_tools.io.batch import Outcome, Place, Removed, Rule, texts
@@ -188,10 +188,10 @@ class Classify(DataStep):
         seed = [row["text"] for _, row in rows_of(open_shards(self.seed, self.text_field), "seed")]
         shards = open_shards(self.input, self.text_field)
 
-        def pool() -> Iterator[Document]:
+        def pool() -> Iterator[PoolText]:
             for shard in shards:
                 for i, row in enumerate(shard.rows()):
-                    yield Document(f"{shard.name}#{i}", row["text"], str(row.get("url") or ""))
+                    yield PoolText(f"{shard.name}#{i}", row["text"], str(row.get("url") or ""))
 
         budget = MiningBudget(self.top_tokens, self.rounds, self.domain_rate)
         settings = self._settings()
@@ -218,7 +218,7 @@ def _check_model(model: str) -> None:
         ownership.check_file(model + name, mark)
     if Path(model).exists() and not Path(model + ".json").exists():
         raise JaxptError(
-            f"--model={model} exists and has no {model}.json: it is no model of this command; "
+            f"--model={model} exists and has no {model}.json: it is not a model of this command; "
             f"give another --model, or move it away"
         )
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from data_tools.decontaminate.index import Index, Item, Rules, excerpt
+from data_tools.decontaminate.index import Item, ItemIndex, Rules, excerpt
 from data_tools.io import ownership, storage
 from data_tools.io.batch import Outcome, Place, Removed, texts
 from data_tools.io.outputs import check_outputs
@@ -26,7 +26,7 @@ EXAMPLE = """example:
 class DropContaminated:
     """The batch step: documents that an item of `index` occurs in go."""
 
-    index: Index
+    index: ItemIndex
 
     def __call__(self, batch: pa.RecordBatch, place: Place) -> Outcome:
         """Returns what stays of a batch."""
@@ -84,14 +84,14 @@ class Decontaminate(DataStep):
         if not items:
             raise JaxptError(f"--eval={self.eval} holds no records with field {fields[0]!r}")
         shards = open_shards(self.input, self.text_field)
-        index = Index(items, Rules(self.long, self.short, self.ratio, self.shortest, self.template))
+        index = ItemIndex(items, Rules(self.long, self.short, self.ratio, self.shortest, self.template))
         settings = {"rules": asdict(index.rules), "eval": [s.fingerprint for s in exams], "fields": fields}
         with ownership.writing(self.output, "decontaminate"):
             step, what = DropContaminated(index), "decontaminate"
             manifests = run_shards(shards, self.output, settings, step, what, workers=self.workers)
             self._report(manifests, index)
 
-    def _report(self, manifests: Sequence[Mapping[str, Any]], index: Index) -> None:
+    def _report(self, manifests: Sequence[Mapping[str, Any]], index: ItemIndex) -> None:
         """Prints and writes what was found of each evaluation set."""
         documents: Counter[str] = Counter()
         ids_of: dict[str, set[str]] = {}

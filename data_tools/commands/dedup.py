@@ -138,7 +138,7 @@ class Dedup(DataStep):
             raise JaxptError(f"--input={self.input}: {clash.path} has the name of the table of clusters; rename it")
         layout = self._layout()
         workers = self.workers or os.cpu_count() or 1
-        options = pipeline.Options(self.strictness, True, not self.exact_only, self.splits, workers)
+        options = pipeline.DedupOptions(self.strictness, True, not self.exact_only, self.splits, workers)
         engine = open_engine(self.engine, self.ray_address)
         if not 0 < self.alarm <= 1:
             raise JaxptError(f"--alarm={self.alarm} must be a share in (0, 1]")
@@ -160,7 +160,7 @@ class Dedup(DataStep):
         return SignatureLayout(self.unit, self.least_tokens, not self.exact_only, scheme, cut, rule)
 
     def _write(
-        self, shards: Sequence[FileShard], layout: SignatureLayout, engine: Engine, options: pipeline.Options
+        self, shards: Sequence[FileShard], layout: SignatureLayout, engine: Engine, options: pipeline.DedupOptions
     ) -> None:
         store_path = self.store or str(Path(self.output) / "signatures")
         result = pipeline.run(shards, store_path, layout, engine, options)

@@ -13,7 +13,7 @@ from data_tools.io.batch import Outcome, Place, Removed, Rule, strings
 from data_tools.io.outputs import check_outputs
 from data_tools.perplexity.ngram import NgramModel
 from data_tools.perplexity.scorers import KenlmScorer, Scorer
-from data_tools.perplexity.tails import CURVE, Cut, Tails, cuts
+from data_tools.perplexity.tails import CURVE, TailCut, Tails, cuts
 from data_tools.pipelines.step import DataStep
 from data_tools.shards.records import FileShard, open_shards, run_shards
 from data_tools.shards.rows import report_quarantine, rows_of
@@ -48,7 +48,7 @@ class CutTails:
     """The batch step: documents outside their group's quantiles go; the others get their perplexity as a field."""
 
     scores: Mapping[str, np.ndarray]  # by shard
-    cuts: Mapping[tuple[str, str], Cut]  # by language and source
+    cuts: Mapping[tuple[str, str], TailCut]  # by language and source
     language_field: str
     source_field: str
 

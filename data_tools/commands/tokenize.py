@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from data_tools.io import ownership, storage
 from data_tools.io.outputs import check_outputs
-from data_tools.io.readers import Problem, Progress, read
+from data_tools.io.readers import BytesRead, Problem, read
 from data_tools.io.writers import LinesWriter
 from data_tools.pipelines.step import DataStep
 from data_tools.shards.records import FileShard, open_shards
@@ -93,7 +93,7 @@ def _tokenize(shards: list[FileShard], out: Path, tokenizer: Tokenizer, facts: d
 
 
 def _one_shard(shard: FileShard, out: Path, tokenizer: Tokenizer, facts: dict[str, Any], bar: tqdm) -> dict[str, Any]:
-    position, sources, quarantined, before = Progress(), {}, 0, bar.n
+    position, sources, quarantined, before = BytesRead(), {}, 0, bar.n
     with ExitStack() as stack:
         name = f"{shard.name}.parquet"
         file = stack.enter_context(storage.new_file(out / name))

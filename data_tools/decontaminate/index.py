@@ -67,15 +67,15 @@ class _Table:
         maybe = np.flatnonzero(self.filter[values >> np.uint64(64 - FILTER_BITS)])
         if not len(maybe) or not len(self.values):
             return maybe[:0]
-        found = np.minimum(np.searchsorted(self.values, values[maybe]), len(self.values) - 1)
-        return maybe[self.values[found] == values[maybe]]
+        slots = np.minimum(np.searchsorted(self.values, values[maybe]), len(self.values) - 1)
+        return maybe[self.values[slots] == values[maybe]]
 
     def owners(self, value: np.uint64) -> np.ndarray:
         """Returns the items that have this n-gram."""
         return self.items[np.searchsorted(self.values, value) : np.searchsorted(self.values, value, "right")]
 
 
-class Index:
+class ItemIndex:
     """Evaluation items ready to be looked for; memory about 32 bytes per token of the evaluation sets and 48 MB."""
 
     def __init__(self, items: Sequence[Item], rules: Rules | None = None, path: str = "auto"):

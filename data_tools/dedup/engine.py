@@ -102,9 +102,9 @@ class DaftEngine:
             chained = now.join(now.select(col("left").alias("right")), on="right", how="semi").count_rows()
             if chained == 0 and now.select("right").distinct().count_rows() == now.count_rows():
                 break  # every unit hangs on one root, and no root hangs on another
-        found = _plain(now.select(col("right").alias("unit"), col("left").alias("label")).to_arrow())
-        roots = pa.array(sorted(set(found["label"].to_pylist())), pa.int64())
-        return pa.concat_tables([found, pa.table({"unit": roots, "label": roots})]).sort_by("unit")
+        labelled = _plain(now.select(col("right").alias("unit"), col("left").alias("label")).to_arrow())
+        roots = pa.array(sorted(set(labelled["label"].to_pylist())), pa.int64())
+        return pa.concat_tables([labelled, pa.table({"unit": roots, "label": roots})]).sort_by("unit")
 
     def anti_join(self, units: pa.Table, dropped: pa.Table) -> pa.Table:
         """See `NumpyEngine.anti_join`."""

@@ -24,7 +24,7 @@ EVIDENCE = ("jaccard", "covered", "new_run")
 
 
 @dataclass(frozen=True)
-class Options:
+class DedupOptions:
     """How a run goes about it."""
 
     strictness: str = "balanced"
@@ -105,7 +105,7 @@ def _tokens(
 
 
 def run(
-    shards: Sequence[Shard], store_path: str | Path, layout: SignatureLayout, engine: Engine, options: Options
+    shards: Sequence[Shard], store_path: str | Path, layout: SignatureLayout, engine: Engine, options: DedupOptions
 ) -> Result:
     """Decides which units of `shards` are dropped.
 
@@ -145,17 +145,17 @@ def run(
     return Result(store, numbers, clusters, counts)
 
 
-def _exact(store: Store, engine: Engine, options: Options, run_number: int, before: pa.Table) -> pa.Table:
+def _exact(store: Store, engine: Engine, options: DedupOptions, run_number: int, before: pa.Table) -> pa.Table:
     """New units equal to a preferred one: `(unit, first)`."""
     paths = store.paths("units")
     if not options.exact or not paths:
         return before.slice(0, 0)
     parts = [engine.repeats(paths, split, options.splits) for split in range(options.splits)]
-    found = pa.concat_tables(parts).sort_by("unit")
-    return found.filter(store.run_of(found["unit"].to_numpy()) == run_number)
+    labelled = pa.concat_tables(parts).sort_by("unit")
+    return labelled.filter(store.run_of(labelled["unit"].to_numpy()) == run_number)
 
 
-def _candidates(store: Store, engine: Engine, options: Options, gone: pa.Table, run_number: int) -> pa.Table:
+def _candidates(store: Store, engine: Engine, options: DedupOptions, gone: pa.Table, run_number: int) -> pa.Table:
     """Clusters `(unit, label)` of two or more units of which at least one is new, without the units of `gone`."""
     paths = store.paths("bands")
     edges: list[pa.Table] = []
@@ -164,9 +164,9 @@ def _candidates(store: Store, engine: Engine, options: Options, gone: pa.Table, 
             for split in range(options.splits):
                 edges = [engine.union([*edges, engine.star_edges(paths, f"b{band}", split, options.splits)])]
                 bar.update()
-    found = engine.components(edges[0])
-    units = engine.anti_join(found, gone)["unit"].to_numpy()
-    labels = found["label"].to_numpy()[np.searchsorted(found["unit"].to_numpy(), units)]
+    components = engine.components(edges[0])
+    units = engine.anti_join(components, gone)["unit"].to_numpy()
+    labels = components["label"].to_numpy()[np.searchsorted(components["unit"].to_numpy(), units)]
     names, inverse, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     fresh = np.bincount(inverse, store.run_of(units) == run_number, minlength=len(names)) > 0
     keep = ((sizes > 1) & fresh)[inverse]
@@ -176,7 +176,7 @@ def _candidates(store: Store, engine: Engine, options: Options, gone: pa.Table, 
 def _near(
     store: Store,
     engine: Engine,
-    options: Options,
+    options: DedupOptions,
     exact: pa.Table,
     before: pa.Table,
     shards: dict[int, Shard],
@@ -185,12 +185,12 @@ def _near(
     """Judges every cluster of candidates: a row per candidate."""
     gone = pa.concat_tables([exact.select(["unit"]), before.select(["unit"])])
     ready = options.near and store.layout.near and store.paths("bands")
-    found = (
+    labelled = (
         _candidates(store, engine, options, gone, run_number) if ready else pa.table({"unit": pa.array([], pa.int64())})
     )
-    if not len(found):
+    if not len(labelled):
         return _verdicts(0)
-    units = found["unit"].to_numpy()
+    units = labelled["unit"].to_numpy()
     by_shard = {int(n): np.sort(units[units >> ROW_BITS == n]) for n in np.unique(units >> ROW_BITS)}
     absent = [n for n in by_shard if n not in shards]
     if absent:
@@ -204,7 +204,7 @@ def _near(
     ]
     read = _each(jobs, _tokens, options.workers, "read")
     offsets = dict(zip(by_shard, read))
-    verdicts = _judge_all(store, found, offsets, options, run_number)
+    verdicts = _judge_all(store, labelled, offsets, options, run_number)
     for n in by_shard:
         (folder / f"{n}.npy").unlink()
     return verdicts
@@ -222,9 +222,9 @@ def _verdicts(count: int, columns: dict[str, np.ndarray] | None = None) -> pa.Ta
     return pa.table(arrays)
 
 
-def _judge_all(store: Store, found: pa.Table, offsets: dict, options: Options, run_number: int) -> pa.Table:
+def _judge_all(store: Store, components: pa.Table, offsets: dict, options: DedupOptions, run_number: int) -> pa.Table:
     """Runs `verify.judge` over all clusters, reading tokens and signatures through memory maps."""
-    units, labels = found["unit"].to_numpy(), found["label"].to_numpy()
+    units, labels = components["unit"].to_numpy(), components["label"].to_numpy()
     order = _orders(store, units)
     sort = np.lexsort((units, order, labels))
     units, labels = units[sort], labels[sort]

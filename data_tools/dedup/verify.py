@@ -149,11 +149,11 @@ class _Recent:
         if i in self._profiles:
             self._profiles.move_to_end(i)
             return self._profiles[i]
-        found = self._profiles[i] = self._make(i)
-        self._held += len(found.tokens)
+        profile = self._profiles[i] = self._make(i)
+        self._held += len(profile.tokens)
         while self._held > self._room and len(self._profiles) > 1:
             self._held -= len(self._profiles.popitem(last=False)[1].tokens)
-        return found
+        return profile
 
 
 class _Anchors:

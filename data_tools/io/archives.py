@@ -16,7 +16,7 @@ ERRORS = (zlib.error, zstandard.ZstdError)
 
 
 @dataclass(frozen=True)
-class Piece:
+class ArchivePart:
     """Some content of an archive in its order, or damage in place of it."""
 
     offset: int  # byte of the file: where the data lies, or where its member begins
@@ -77,7 +77,7 @@ class ZstdFrame:
                 return
 
 
-def pieces(file: BinaryIO, path: str, start: bytes) -> Iterator[Piece]:
+def pieces(file: BinaryIO, path: str, start: bytes) -> Iterator[ArchivePart]:
     """Yields the content of an archive, decompressed as its name says, in bounded memory.
 
     Args:
@@ -92,7 +92,7 @@ def pieces(file: BinaryIO, path: str, start: bytes) -> Iterator[Piece]:
     else:
         offset = 0
         while block := file.read(BLOCK):
-            yield Piece(offset, block, begins=offset == 0)
+            yield ArchivePart(offset, block, begins=offset == 0)
             offset += len(block)
 
 
@@ -104,7 +104,7 @@ class _Archive:
         self._kept, self._kept_at = bytearray(), 0  # bytes from the current member's beginning on, or the last of them
         self._whole = 0  # members
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self) -> Iterator[ArchivePart]:
         """Yields the content of all members."""
         at: int | None = 0
         while at is not None and self._keep_from(at):
@@ -117,12 +117,14 @@ class _Archive:
                 at = self._kept_at + len(self._kept) - len(rest)
                 self._whole += 1
             except (*ERRORS, EOFError) as error:
-                found = self._next_member(at + 1)
+                following = self._next_member(at + 1)
                 lost = isinstance(error, EOFError) or not inside or not self._whole
                 why = str(error) or "it ends in the middle of a member"
-                why += f"; reading goes on at byte {found:,}" if found else ""
-                yield Piece(at, damage=f"damaged at byte {at:,}: {why}", inside=inside, final=lost and found is None)
-                at = found
+                why += f"; reading goes on at byte {following:,}" if following else ""
+                yield ArchivePart(
+                    at, damage=f"damaged at byte {at:,}: {why}", inside=inside, final=lost and following is None
+                )
+                at = following
 
     def _keep_from(self, at: int) -> bool:
         """Forgets what lies before byte `at`; returns whether there is anything from there on."""
@@ -139,18 +141,18 @@ class _Archive:
             self._kept_at += cut
         return block
 
-    def _member(self, offset: int) -> Iterator[Piece]:
+    def _member(self, offset: int) -> Iterator[ArchivePart]:
         """Yields a member's pieces; returns what was read beyond it."""
         member, head, begins, data = self._new(), b"", True, bytes(self._kept)
         while True:
             for out in member.feed(data):
                 head += out
                 if len(head) >= len(self._start):
-                    yield Piece(offset, head, begins)
+                    yield ArchivePart(offset, head, begins)
                     head, begins = b"", False
             if member.ended:
                 if head:
-                    yield Piece(offset, head, begins)
+                    yield ArchivePart(offset, head, begins)
                 return member.rest
             if not (data := self._read()):
                 raise EOFError
@@ -159,13 +161,13 @@ class _Archive:
         """Returns at which byte from `at` on a member lies that begins with `start`, None where there is none."""
         at = max(at, self._kept_at)
         while True:
-            found = self._kept.find(self._magic, at - self._kept_at)
-            if found < 0:
+            offset = self._kept.find(self._magic, at - self._kept_at)
+            if offset < 0:
                 at = max(at, self._kept_at + len(self._kept) - len(self._magic) + 1)
                 if not self._read():
                     return None
                 continue
-            at = self._kept_at + found
+            at = self._kept_at + offset
             while self._kept_at + len(self._kept) - at < PROBE and self._read():
                 pass
             if self._begins_well(bytes(self._kept[at - self._kept_at :][:PROBE])):

@@ -123,8 +123,8 @@ def strings(batch: pa.RecordBatch, name: str) -> list[str | None]:
         return [None if v is None else str(v) for v in batch.column(name).to_pylist()]
     if batch.schema.get_field_index(REST) < 0:
         return [None] * len(batch)
-    found = (json.loads(rest).get(name) for rest in batch.column(REST).to_pylist())
-    return [value if isinstance(value, str) else None for value in found]
+    values = (json.loads(rest).get(name) for rest in batch.column(REST).to_pylist())
+    return [value if isinstance(value, str) else None for value in values]
 
 
 def whole_text(text: str) -> str:
@@ -183,7 +183,7 @@ def json_lines(batch: pa.RecordBatch, field: str = "text") -> bytes:
     for i, text in enumerate(texts(batch)):
         head = {field: text, **{n: v for n in names if (v := columns[n][i]) is not None}}
         more = rest[i]
-        if any(f'"{name}":' in more for name in head):  # set anew by a step, or of another type in the file
+        if any(f'"{name}":' in more for name in head):  # set by a step, or of another type in the file
             left = {k: v for k, v in json.loads(more).items() if k not in head}
             more = to_json(left)
         start = to_json(head)

@@ -75,12 +75,12 @@ def _claim(folder: str | Path, command: str) -> None:
 
 
 def _made_before(folder: str | Path, names: list[str]) -> bool:
-    """Whether a version that left no note wrote this: its manifests, or what a command writes last, tell."""
+    """Whether a version that left no note wrote this: its manifests, or what a command writes last, show it."""
     if "store.json" in storage.list_names(storage.join(folder, "signatures")):  # dedup, killed while it signed
         return True
     place = storage.join(folder, "manifests")
-    found = [storage.read_json(storage.join(place, n)) for n in storage.list_names(place, ".json")]
+    contents = [storage.read_json(storage.join(place, n)) for n in storage.list_names(place, ".json")]
     joined = storage.read_json(storage.join(folder, "longdoc.json"))  # of documents joined from many shards
-    return any(isinstance(m, dict) and {"name", "input"} <= m.keys() for m in found) or (
+    return any(isinstance(m, dict) and {"name", "input"} <= m.keys() for m in contents) or (
         isinstance(joined, dict) and {"divergence_bits", "shards"} <= joined.keys()
     )

@@ -1,6 +1,7 @@
 """Every kind of input file as records: JSON lines, Parquet, WARC, HTML and plain text, on any file system.
 
-A reader yields `(place, record)` for what is a record and a `Problem` for what is none; it never stops at a bad one.
+A reader yields `(place, record)` for each record and a `Problem` for whatever is not one; it never stops at
+a bad one.
 """
 
 import gzip
@@ -40,13 +41,13 @@ class Problem:
 
 
 @dataclass
-class Progress:
+class BytesRead:
     """How many bytes of the file were read."""
 
     bytes: int = 0
 
 
-Found = tuple[int, dict] | Problem
+RecordOrProblem = tuple[int, dict] | Problem
 Repaired = tuple[pa.RecordBatch | Problem, int]  # and how many texts were repaired
 
 
@@ -73,7 +74,7 @@ def output_name(path: str) -> str:
 
 
 @contextmanager
-def _open(path: str, progress: Progress) -> Iterator[BinaryIO]:
+def _open(path: str, progress: BytesRead) -> Iterator[BinaryIO]:
     with fsspec.open(path, "rb") as raw:
         counted = _Counted(raw, progress)
         if kind_of(path) == "warc":  # whose reader decompresses member by member
@@ -89,7 +90,7 @@ def _open(path: str, progress: Progress) -> Iterator[BinaryIO]:
 class _Counted(io.RawIOBase):
     """Passes reads on and notes how many bytes came."""
 
-    def __init__(self, raw: BinaryIO, progress: Progress):
+    def __init__(self, raw: BinaryIO, progress: BytesRead):
         self._raw, self._progress = raw, progress
 
     def readable(self) -> bool:
@@ -106,13 +107,13 @@ class _Counted(io.RawIOBase):
         return len(block)
 
 
-def read(path: str, field: str, progress: Progress) -> Iterator[Found]:
+def read(path: str, field: str, progress: BytesRead) -> Iterator[RecordOrProblem]:
     """Yields what a file holds, one record at a time.
 
     Args:
         path: local or remote.
         field: of JSON lines and Parquet, where the text is.
-        progress: is told how much was read.
+        progress: counts how much was read.
 
     Raises:
         JaxptError: the file is damaged as a whole, e.g. a truncated archive.
@@ -135,7 +136,7 @@ def read(path: str, field: str, progress: Progress) -> Iterator[Found]:
         raise JaxptError(f"{path}: damaged archive ({why}); replace the file or leave it out of --input") from error
 
 
-def read_batches(path: str, field: str, progress: Progress) -> Iterator[Repaired]:
+def read_batches(path: str, field: str, progress: BytesRead) -> Iterator[Repaired]:
     """Yields batches with how many of their texts were repaired, and problems (with 0), in the file's order.
 
     Raises:
@@ -150,22 +151,22 @@ def read_batches(path: str, field: str, progress: Progress) -> Iterator[Repaired
     rows: list[dict] = []
     places: list[int] = []
     size = 0
-    for found in read(path, field, progress):
-        if isinstance(found, Problem):
-            yield found, 0
+    for item in read(path, field, progress):
+        if isinstance(item, Problem):
+            yield item, 0
             continue
-        length = len(found[1][field])
+        length = len(item[1][field])
         if rows and (size + length > BYTES or len(rows) == ROWS):
             yield from_rows(rows, places, field)
             rows, places, size = [], [], 0
-        places.append(found[0])
-        rows.append(found[1])
+        places.append(item[0])
+        rows.append(item[1])
         size += length
     if rows:
         yield from_rows(rows, places, field)
 
 
-def _lines(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
+def _lines(file: BinaryIO, field: str, path: str) -> Iterator[RecordOrProblem]:
     place, number, first = 0, 0, None
     while line := file.readline(LONGEST):
         if not line.endswith(b"\n") and len(line) == LONGEST:
@@ -173,17 +174,17 @@ def _lines(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
                 pass
             yield Problem(place, f"line longer than {LONGEST} bytes", line[:200].decode("utf-8", "replace"))
         elif line.strip():
-            found = _parse(line, place, field)
-            broken, number = isinstance(found, Problem) and found.reason == BROKEN, number + 1
+            item = _parse(line, place, field)
+            broken, number = isinstance(item, Problem) and item.reason == BROKEN, number + 1
             if number == 1 and broken:
                 first = line
             elif number == 2 and broken and first and text_files.spans_lines(first):
                 raise JaxptError(f"{path} {text_files.ONE_VALUE}")
-            yield found
+            yield item
         place += 1
 
 
-def _parse(line: bytes, place: int, field: str) -> Found:
+def _parse(line: bytes, place: int, field: str) -> RecordOrProblem:
     start = line[:200].decode("utf-8", "replace")
     try:
         row = json.loads(line.decode("utf-8-sig" if place == 0 else "utf-8"))
@@ -200,7 +201,7 @@ def _parse(line: bytes, place: int, field: str) -> Found:
     return place, row
 
 
-def _text(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
+def _text(file: BinaryIO, field: str, path: str) -> Iterator[RecordOrProblem]:
     data = file.read(LONGEST + 1)
     if len(data) > LONGEST:
         yield Problem(0, f"file longer than {LONGEST} bytes", data[:200].decode("utf-8", "replace"))
@@ -214,7 +215,7 @@ def _text(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
         yield 0, {field: text, "path": path.rsplit("/", 1)[-1]}
 
 
-def _page(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
+def _page(file: BinaryIO, field: str, path: str) -> Iterator[RecordOrProblem]:
     from data_tools.io.html import decode, main_text  # resiliparse is only needed here
 
     data = file.read(LONGEST + 1)
@@ -226,7 +227,7 @@ def _page(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
         yield Problem(0, why, data[:200].decode("utf-8", "replace"))
 
 
-def _pages(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
+def _pages(file: BinaryIO, field: str, path: str) -> Iterator[RecordOrProblem]:
     from data_tools.io.html import pages
 
     for place, page in enumerate(pages(file, path, LONGEST)):
@@ -236,7 +237,7 @@ def _pages(file: BinaryIO, field: str, path: str) -> Iterator[Found]:
             yield place, {**page, field: page.pop("text")}
 
 
-def _parquet_batches(path: str, field: str, progress: Progress) -> Iterator[Repaired]:
+def _parquet_batches(path: str, field: str, progress: BytesRead) -> Iterator[Repaired]:
     place = 0
     with fsspec.open(path, "rb") as raw, pq.ParquetFile(raw) as file:
         size, rows = int(getattr(raw, "size", 0) or 0), max(file.metadata.num_rows, 1)

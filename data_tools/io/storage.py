@@ -30,7 +30,7 @@ def join(folder: str | Path, *names: str) -> str:
 
 @contextmanager
 def new_file(path: str | Path) -> Iterator[Path]:
-    """Gives a local file to write; it gets its name when the block ends well, and is no file of that name before.
+    """Gives a local file to write; it gets its name when the block ends well, and no file has that name before.
 
     On an object store the finished file is uploaded, which stores show whole or not at all.
     """

@@ -4,15 +4,15 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from data_tools.io.archives import Piece
+from data_tools.io.archives import ArchivePart
 
 START = b"WARC/"
 HEAD = 1 << 20  # bytes of a record's header, at most
 NEXT = re.compile(rb"(?<!\w)WARC/\d+\.\d+\r?\n(?=[\w-]+:)")  # where a record begins
-TAIL = 64  # bytes in which a record's beginning may stand that is not there as a whole
+TAIL = 64  # bytes that may hold the beginning of a record, not yet whole
 END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 BLANK = re.compile(rb"[\r\n]*")
-END = Piece(-1)
+END = ArchivePart(-1)
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Lost:
-    """A part of the archive that is no record, or half of one."""
+    """A part of the archive that is not a record, or half of one."""
 
     offset: int
     reason: str
@@ -48,7 +48,7 @@ def fields(lines: bytes) -> dict[str, str]:
     return out
 
 
-def records(pieces: Iterator[Piece], longest: int, compressed: bool) -> Iterator[Record | Lost]:
+def records(pieces: Iterator[ArchivePart], longest: int, compressed: bool) -> Iterator[Record | Lost]:
     """Yields the records of an archive in its order, and what of it is lost.
 
     Args:
@@ -63,17 +63,17 @@ def records(pieces: Iterator[Piece], longest: int, compressed: bool) -> Iterator
     while True:
         window.skip_blank()
         if window.data:
-            found = _next(window, longest)
+            item = _next(window, longest)
         elif damage := window.damage():
-            found = Lost(damage.offset, damage.damage, damage.final)
+            item = Lost(damage.offset, damage.damage, damage.final)
         elif window.pass_stop():
             continue
         else:
             break
-        if isinstance(found, Lost) and found.final:
-            raise EOFError(f"{found.reason}; {read:,} records stand before it")
-        read, lost = read + isinstance(found, Record), lost + isinstance(found, Lost)
-        yield found
+        if isinstance(item, Lost) and item.final:
+            raise EOFError(f"{item.reason}; {read:,} records come before it")
+        read, lost = read + isinstance(item, Record), lost + isinstance(item, Lost)
+        yield item
     if lost and not read:
         raise EOFError("there is no WARC record in it")
 
@@ -83,7 +83,7 @@ def _next(window: "_Window", longest: int) -> Record | Lost:
     if not window.fill(len(START)) and START.startswith(bytes(window.data)):
         return _broken(window, place, len(window.data), "the record's header has no end", cut=True)
     if not window.data.startswith(START):
-        return Lost(place, f"{window.skip_to_record(1):,} bytes that are no record")
+        return Lost(place, f"{window.skip_to_record(1):,} bytes that are not a record")
     head = window.find_end_of_head()
     if head is None:
         return _broken(window, place, len(START), "the record's header has no end", cut=True)
@@ -94,7 +94,7 @@ def _next(window: "_Window", longest: int) -> Record | Lost:
     length = int(size)
     if length > longest:
         missing = window.skip(head + length)
-        if missing and window.is_over:  # other records may have been passed over
+        if missing and window.is_over:  # other records may have been skipped
             return Lost(place, f"a record of {length:,} bytes begins at byte {place:,}, {missing:,} are missing", True)
         return _broken(window, place, 0, f"a record of {length:,} bytes, {longest:,} are read", cut=missing > 0)
     if not window.fill(head + length):
@@ -122,30 +122,30 @@ def _broken(window: "_Window", place: int, start: int, reason: str, cut: bool = 
         reason: what is wrong with it.
         cut: its end is missing.
     """
-    passed = window.skip_to_record(start) if start else 0
+    skipped = window.skip_to_record(start) if start else 0
     if cut and not window.data:
         if damage := window.damage(inside=True):
             return Lost(place, damage.damage, damage.final)
         if window.is_over and not window.compressed:  # a member that is whole was not cut off
             return Lost(place, f"{reason}, at byte {place:,}, where the file ends", final=True)
-    return Lost(place, reason + f"; reading goes on {passed:,} bytes later" * bool(passed))
+    return Lost(place, reason + f"; reading goes on {skipped:,} bytes later" * bool(skipped))
 
 
 class _Window:
     """The content that comes next, up to where it stops: at a member with a new record, at damage, or at the end."""
 
-    def __init__(self, pieces: Iterator[Piece], compressed: bool):
+    def __init__(self, pieces: Iterator[ArchivePart], compressed: bool):
         self.data = bytearray()
         self._pieces, self.compressed = pieces, compressed
-        self._stop: Piece | None = None
+        self._stop: ArchivePart | None = None
         self._origin = self._member = 0  # byte of the file where the first and the last member of the data begin
-        self._passed = 0  # bytes of the content gone by
+        self._skipped = 0  # bytes of the content gone by
         self._reported = False  # the damage at the stop
 
     @property
     def place(self) -> int:
         """Where the data begins, a byte of the file (of a compressed one: where its member begins)."""
-        return self._origin if self.compressed else self._passed
+        return self._origin if self.compressed else self._skipped
 
     @property
     def is_over(self) -> bool:
@@ -161,7 +161,7 @@ class _Window:
                 self._add(piece)
         return self._stop is None
 
-    def _add(self, piece: Piece) -> None:
+    def _add(self, piece: ArchivePart) -> None:
         if not self.data:
             self._origin = piece.offset
         self._member = piece.offset
@@ -176,7 +176,7 @@ class _Window:
         self._add(stop)
         return True
 
-    def damage(self, inside: bool = False) -> Piece | None:
+    def damage(self, inside: bool = False) -> ArchivePart | None:
         """Returns the damage at which the content stops, once; with `inside`, only that of the data's own member."""
         stop = self._stop
         if stop is None or not stop.damage or self._reported:
@@ -198,7 +198,7 @@ class _Window:
         while True:
             now = min(size, len(self.data))
             del self.data[:now]
-            self._passed, size = self._passed + now, size - now
+            self._skipped, size = self._skipped + now, size - now
             if not size or not self._more():
                 return size
 
@@ -211,24 +211,24 @@ class _Window:
 
     def skip_to_record(self, size: int) -> int:
         """Passes over `size` bytes and on to where a record begins, or to the stop; returns how many bytes that was."""
-        before = self._passed
+        before = self._skipped
         self.skip(size)
-        while not (found := NEXT.search(self.data)):
+        while not (match := NEXT.search(self.data)):
             self.skip(max(len(self.data) - TAIL, 0))
             if not self._more():
                 self.skip(len(self.data))
-                return self._passed - before
-        self.skip(found.start())
-        return self._passed - before
+                return self._skipped - before
+        self.skip(match.start())
+        return self._skipped - before
 
     def find_end_of_head(self) -> int | None:
         """Returns where the header ends, None where it does not."""
         at = 0
-        while not (found := END_OF_HEAD.search(self.data, at)):
+        while not (match := END_OF_HEAD.search(self.data, at)):
             at = max(len(self.data) - 3, 0)
             if at > HEAD or not self._more():
                 return None
-        return found.end()
+        return match.end()
 
     def find_nonblank(self, at: int) -> int:
         """Returns where the line ends from byte `at` on end."""

@@ -12,7 +12,7 @@ from jaxpt.errors import JaxptError
 
 CACHE_WEIGHT = 0.5  # of what was read, against the background; far and near share it where far is allowed
 LEAST_GAIN = 0.02  # nats per token; pieces of many texts of one kind, joined, mostly stay below (docs/dedup.md)
-UNIQUE_LINES, COMPRESSION = 0.6, 0.15  # below stand logs and tables, and generated text
+UNIQUE_LINES, COMPRESSION = 0.6, 0.15  # below are logs and tables, and generated text
 VOCABULARY = 50_000  # of the uniform background that is used when none is given
 
 

@@ -56,7 +56,7 @@ def _python_module(base: str, dotted: str, repository: Repository) -> set[str]:
 
 
 def _python(path: str, text: str, repository: Repository) -> set[str]:
-    found: set[str] = set()
+    imported: set[str] = set()
     for module, names, plain in _PYTHON.findall(text):
         if plain:
             wanted = [(part.split()[0], None) for part in plain.split(",") if part.split()]
@@ -71,42 +71,42 @@ def _python(path: str, text: str, repository: Repository) -> set[str]:
             for root in [base] if level else repository.python_roots:
                 hit = _python_module(root, f"{tail}.{name}".strip("."), repository) if name else set()
                 hit = hit or _python_module(root, tail, repository)
-                found |= hit
+                imported |= hit
                 if hit:
                     break
-    return found
+    return imported
 
 
 def _script(path: str, text: str, repository: Repository) -> set[str]:
-    found: set[str] = set()
+    imported: set[str] = set()
     for target in _SCRIPT.findall(text):
         place = join(dirname(path), target)
-        found |= repository.first(*(place + end for end in _SCRIPT_ENDS))
-    return found
+        imported |= repository.first(*(place + end for end in _SCRIPT_ENDS))
+    return imported
 
 
 def _go(path: str, text: str, repository: Repository) -> set[str]:
-    found: set[str] = set()
+    imported: set[str] = set()
     for block, single in _GO_BLOCK.findall(text):
         for target in _QUOTED.findall(block or single):
             for module, root in repository.go_modules.items():
                 if target == module or target.startswith(module + "/"):
                     folder = normpath(join(root, target[len(module) + 1 :])) if target != module else root
                     folder = "" if folder == "." else folder
-                    found |= {
+                    imported |= {
                         p
                         for p in repository.files
                         if dirname(p) == folder and p.endswith(".go") and not p.endswith("_test.go")
                     }
-    return found
+    return imported
 
 
 def _rust(path: str, text: str, repository: Repository) -> set[str]:
     stem = splitext(basename(path))[0]
     inside = dirname(path) if stem in ("mod", "lib", "main") else join(dirname(path), stem)
-    found: set[str] = set()
+    imported: set[str] = set()
     for name in _RUST_MOD.findall(text):
-        found |= repository.first(join(inside, name + ".rs"), join(inside, name, "mod.rs"))
+        imported |= repository.first(join(inside, name + ".rs"), join(inside, name, "mod.rs"))
     parts = dirname(path).split("/")
     root = "/".join(parts[: len(parts) - parts[::-1].index("src")]) if "src" in parts else dirname(path)
     for dotted in _RUST_USE.findall(text):
@@ -115,26 +115,26 @@ def _rust(path: str, text: str, repository: Repository) -> set[str]:
             place = join(root, *names[:length])
             hit = repository.first(place + ".rs", join(place, "mod.rs"))
             if hit:
-                found |= hit
+                imported |= hit
                 break
-    return found
+    return imported
 
 
 def _c(path: str, text: str, repository: Repository) -> set[str]:
-    found: set[str] = set()
+    imported: set[str] = set()
     for target in _INCLUDE.findall(text):
         hit = repository.first(join(dirname(path), target), target, join("include", target), join("src", target))
         named = [p for p in repository.by_name.get(basename(target), []) if p.endswith("/" + target)]
-        found |= hit or (set(named) if len(named) == 1 else set())
-    return found
+        imported |= hit or (set(named) if len(named) == 1 else set())
+    return imported
 
 
 def _java(path: str, text: str, repository: Repository) -> set[str]:
-    found: set[str] = set()
+    imported: set[str] = set()
     for dotted in _JAVA.findall(text):
         tail = dotted.replace(".", "/") + splitext(path)[1]
-        found |= {p for p in repository.by_name.get(basename(tail), []) if p == tail or p.endswith("/" + tail)}
-    return found
+        imported |= {p for p in repository.by_name.get(basename(tail), []) if p == tail or p.endswith("/" + tail)}
+    return imported
 
 
 RESOLVERS: dict[str, Resolver] = {

@@ -21,15 +21,15 @@ def normal_url(url: str) -> str:
 
 def links_in(text: str, url: str) -> list[str]:
     """Returns the normal urls that a Markdown or HTML text links to, in order, relative ones resolved against `url`."""
-    found = []
+    targets = []
     for markdown, attribute in _LINK.findall(text):
         target = markdown or attribute
         if not target.startswith(("#", "mailto:", "javascript:", "data:")):
             try:
-                found.append(normal_url(urljoin(url if "//" in url else f"//{url}", target)))
+                targets.append(normal_url(urljoin(url if "//" in url else f"//{url}", target)))
             except ValueError:
                 continue  # not a url, whatever the markup says
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(targets))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Join the files of a repository into long documents: what is imported stands before what imports it."""
+"""Join the files of a repository into long documents: what is imported comes before what imports it."""
 
 import heapq
 from collections.abc import Mapping

@@ -16,12 +16,12 @@ from data_tools.dedup import minhash
 from data_tools.dedup import shingles as sh
 from jaxpt.errors import JaxptError
 
-BOUNDARY = np.uint64(0)  # stands before the first token, so that beginnings have a history too
+BOUNDARY = np.uint64(0)  # comes before the first token, so that beginnings have a history too
 _GROWTH = np.uint64(0x9FB21C651E98DF25)
 
 
 def _contexts(tokens: sh.Ragged, order: int) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes every token with what stands before it.
+    """Hashes every token with what comes before it.
 
     Returns:
         grams `[order, T]` (row n - 1: the n tokens that end here) and histories `[order, T]` (the same without the

@@ -12,7 +12,7 @@ CURVE = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)  # quantiles reporte
 
 @dataclass(frozen=True)
 class Tails:
-    """Which quantiles stay: below `low` stands repeated boilerplate, above `high` noise."""
+    """Which quantiles stay: below `low` is repeated boilerplate, above `high` noise."""
 
     low: float = 0.05
     high: float = 0.9
@@ -25,7 +25,7 @@ class Tails:
 
 
 @dataclass(frozen=True)
-class Cut:
+class TailCut:
     """The two values of one group, where they come from, and its quantile curve."""
 
     language: str
@@ -45,7 +45,7 @@ class Cut:
 
 def cuts(
     scores: np.ndarray, languages: Sequence[str], sources: Sequence[str], tails: Tails
-) -> dict[tuple[str, str], Cut]:
+) -> dict[tuple[str, str], TailCut]:
     """Finds the cut of every (language, source).
 
     Args:
@@ -72,5 +72,5 @@ def cuts(
         else:
             low, high = np.quantile(base, [tails.low, tails.high])
         curve = tuple(np.quantile(scores[own], CURVE)) if own.any() else ()
-        out[language, source] = Cut(language, source, int(own.sum()), basis, float(low), float(high), curve)
+        out[language, source] = TailCut(language, source, int(own.sum()), basis, float(low), float(high), curve)
     return out

@@ -1,7 +1,7 @@
 """The flags of a command follow from the fields of a frozen dataclass: type, default, and one line of help.
 
 What a field's metadata may say (`jaxpt.config.choice.option`): `doc`, its line of help; `metavar`; `aliases`, further
-spellings of the flag; `positional`, that it is no flag.
+spellings of the flag; `positional`, that it is not a flag.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """What the steps of a pipeline did to each source: counts, alarms and examples.
 
-Read from the manifests and removals that the steps left; nothing is computed anew.
+Read from the manifests and removals that the steps left; nothing is computed again.
 """
 
 import json

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from data_tools.io import storage
 from data_tools.io.batch import Outcome, Place, Removed, Rule, check, strings, texts
-from data_tools.io.readers import SUFFIXES, Problem, Progress, kind_of, output_name, read, read_batches
+from data_tools.io.readers import SUFFIXES, BytesRead, Problem, kind_of, output_name, read, read_batches
 from data_tools.io.writers import BatchWriter, LinesWriter
 from data_tools.shards.counts import Counts
 from data_tools.shards.workers import end_with_parent
@@ -54,7 +54,7 @@ class FileShard:
         Raises:
             JaxptError: the file is damaged as a whole, e.g. a truncated archive.
         """
-        for entry in read(self.path, self.field, Progress()):
+        for entry in read(self.path, self.field, BytesRead()):
             yield entry if isinstance(entry, Problem) else entry[1]
 
     def rows(self) -> Iterator[dict]:
@@ -65,7 +65,7 @@ class FileShard:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yields the valid records as batches, the same ones that `run_shards` gives to a step."""
-        for batch, _ in read_batches(self.path, self.field, Progress()):
+        for batch, _ in read_batches(self.path, self.field, BytesRead()):
             if not isinstance(batch, Problem):
                 yield batch
 
@@ -200,7 +200,7 @@ def _in_worker(job: tuple) -> dict:
 def _one_shard(
     shard: FileShard, output: str, key: str, what: str, step: BatchStep, rules: Sequence[Rule], tick: Tick
 ) -> dict:
-    counts, position, counted = Counts(shard.name, rules), Progress(), 0
+    counts, position, counted = Counts(shard.name, rules), BytesRead(), 0
     with ExitStack() as stack:
 
         def new(*names: str) -> Path:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_tools.io.readers import Problem, Progress, read
+from data_tools.io.readers import BytesRead, Problem, read
 from data_tools.shards.records import FileShard
 from jaxpt.cli.terminal import progress
 from jaxpt.errors import JaxptError
@@ -30,7 +30,7 @@ def rows_of(
     bad, first = 0, ""
     with progress(sum(s.size for s in shards), what, "B", scale=True) as bar:
         for shard in shards:
-            position, before = Progress(), 0
+            position, before = BytesRead(), 0
             for entry in read(shard.path, shard.field, position):
                 bar.update(position.bytes - before)
                 before = position.bytes

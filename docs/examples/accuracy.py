@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxpt.config.choice import option
 from jaxpt.errors import JaxptError
-from jaxpt.evaluation.evaluation import Evaluation, Measure, Setting
+from jaxpt.evaluation.evaluation import Evaluation, EvaluationSetting, Measure
 from jaxpt.evaluation.held_out import held_out, read_texts
 from jaxpt.models.forward import forward
 
@@ -31,7 +31,7 @@ class Accuracy(Evaluation):
         if not self.documents or self.top < 1:
             raise JaxptError(f"{where} needs documents, and top of at least 1")
 
-    def prepare(self, setting: Setting) -> Measure:
+    def prepare(self, setting: EvaluationSetting) -> Measure:
         """Returns what a run calls with its parameters; logged as `eval/ENTRY/accuracy`."""
         assert setting.tokenizer is not None
         texts = read_texts(self.documents, None)

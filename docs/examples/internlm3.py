@@ -4,13 +4,13 @@ PYTHONPATH=docs/examples jaxpt import --from=HF_DIR --to=BUNDLE --family=internl
 PYTHONPATH=docs/examples jaxpt export --from=BUNDLE --to=HF_DIR --family=internlm3:FAMILY
 """
 
-from jaxpt.interop.family import Facts, Family
+from jaxpt.interop.family import Family, SharedFacts
 from jaxpt.interop.keys import Keys
 from jaxpt.interop.mapping import LLAMA_LIKE
 from jaxpt.models.config import ModelConfig
 
 
-def read(keys: Keys, facts: Facts) -> dict[str, object]:
+def read(keys: Keys, facts: SharedFacts) -> dict[str, object]:
     """Facts of `ModelConfig` beyond those that all families share; a key that nothing reads is refused by name."""
     keys.must_be("bias", False)  # it would give biases to the feed-forward too, which jaxpt does not have
     return {"qkv_bias": keys.flag("qkv_bias")}

@@ -12,7 +12,7 @@ from jaxpt.errors import JaxptError
 from jaxpt.models import ModelConfig
 from jaxpt.reshape.depth import drop_layers
 from jaxpt.reshape.rewrite import Rewrite
-from jaxpt.reshape.setting import Setting
+from jaxpt.reshape.setting import ReshapeSetting
 from jaxpt.reshape.stream import ModelSlices
 from jaxpt.reshape.transform import Transform
 
@@ -23,12 +23,12 @@ class Thin(Transform):
 
     every: int = option(2, "of so many layers one stays")
 
-    def check(self, config: ModelConfig, setting: Setting) -> None:
+    def check(self, config: ModelConfig, setting: ReshapeSetting) -> None:
         """Refuses what cannot be done, before anything is computed."""
         if self.every < 2:
             raise JaxptError(f"config.transforms: thin.every is {self.every}, it must be at least 2")
 
-    def rewrites(self, source: ModelSlices, setting: Setting) -> list[Rewrite]:
+    def rewrites(self, source: ModelSlices, setting: ReshapeSetting) -> list[Rewrite]:
         """A rewrite says what to do; it is applied in memory, on a mesh, or slice by slice, moments included."""
         gone = [layer for layer in range(len(source.config.layers)) if layer % self.every]
         return [drop_layers(source.config, gone).with_entry(op="thin")]

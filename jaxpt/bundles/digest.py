@@ -66,7 +66,7 @@ def slice_digest(value: np.ndarray) -> str:
 
 
 def slice_sums(value: np.ndarray, first: int = 0) -> np.ndarray:
-    """Returns the two sums `[2]` uint32 of entries that stand from position `first` of a layer's slice on.
+    """Returns the two sums `[2]` uint32 of entries from position `first` of a layer's slice on.
 
     Sums of parts add up (modulo 2^32) to those of the slice. They are taken over pieces, so that a large slice needs
     little memory besides itself.

@@ -16,7 +16,7 @@ from jaxpt.errors import JaxptError
 from jaxpt.files import digests as small_files
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.model import Model
-from jaxpt.models.params import Array, Index, Params, Shardings
+from jaxpt.models.params import Array, ArrayIndex, Params, Shardings
 from jaxpt.models.specs import flatten, param_specs, unflatten
 from jaxpt.tokenizers.interface import Tokenizer
 
@@ -56,7 +56,7 @@ class Bundle:
             )
         return tokenizer
 
-    def read(self, leaf: str, layer: int | None = None, index: Index = ...) -> np.ndarray:
+    def read(self, leaf: str, layer: int | None = None, index: ArrayIndex = ...) -> np.ndarray:
         """Returns a leaf, one layer of it, or the part of either that `index` (slices) cuts out, in its stored dtype.
 
         A chunk carries a checksum; whole layers are also compared with the digest taken when they were written.
@@ -71,9 +71,9 @@ class Bundle:
             self._compare(leaf, [slice_digest(value)], layer)
         return value
 
-    def _part(self, leaf: str, layer: int | None, index: Index) -> np.ndarray:
+    def _part(self, leaf: str, layer: int | None, index: ArrayIndex) -> np.ndarray:
         if leaf not in self.specs:
-            raise JaxptError(f"{self.path}: {leaf} is no parameter of this model")
+            raise JaxptError(f"{self.path}: {leaf} is not a parameter of this model")
         try:
             if leaf not in self._open:
                 self._open[leaf] = self._array(leaf)
@@ -150,12 +150,12 @@ def open_bundle(path: str | Path) -> Bundle:
         raise JaxptError(f"bundle {path} does not exist")
     for name in ("lineage.json", "model.json"):
         if not (path / name).is_file():
-            raise JaxptError(f"{path} is no bundle: it has no {name}")
+            raise JaxptError(f"{path} is not a bundle: it has no {name}")
     facts = small_files.read_json(path, "model.json", dict, WAY_OUT)
     if facts.get("format", 1) not in (1, small_files.MODEL_FORMAT):
         raise JaxptError(f"{path / 'model.json'}: format {facts['format']} is not read by this jaxpt; write it again")
     if "digests" not in facts:
-        raise JaxptError(f"{path} is no bundle: its model.json lists no parameters (a run directory?)")
+        raise JaxptError(f"{path} is not a bundle: its model.json lists no parameters (a run directory?)")
     try:
         return Bundle(path, facts, small_files.read_json(path, "lineage.json", list, WAY_OUT))
     except (KeyError, TypeError, AttributeError) as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import tensorstore as ts
 
-from jaxpt.models.params import Index
+from jaxpt.models.params import ArrayIndex
 from jaxpt.models.specs import ParamSpec
 
 CHUNK_BYTES = 128 * 2**20  # a larger slice is split along the dimension that FSDP splits
@@ -57,7 +57,7 @@ def open_array(folder: Path) -> ts.TensorStore:
     return ts.open(_spec(folder), open=True, read=True).result()
 
 
-def read(array: ts.TensorStore, index: Index = ...) -> np.ndarray:
+def read(array: ts.TensorStore, index: ArrayIndex = ...) -> np.ndarray:
     """Reads part of a parameter. Raises ValueError where a chunk is damaged or missing."""
     part = array[index]
     if part.rank and not all(part.shape):

@@ -75,7 +75,7 @@ class BundleWriter:
             JaxptError: an unknown leaf, another shape or dtype than declared, a part that has been written.
         """
         if leaf not in self._specs:
-            raise JaxptError(f"{self.path}: {leaf} is no parameter of this model")
+            raise JaxptError(f"{self.path}: {leaf} is not a parameter of this model")
         spec, value = self._specs[leaf], np.asarray(value)
         if (layer is not None) != spec.stacked or (expert is not None and len(spec.pieces) < 2):
             raise JaxptError(f"{leaf}: a stacked leaf is written layer by layer, another one whole")

@@ -18,7 +18,7 @@ from jaxpt.checkpoints import restoring, run_item
 from jaxpt.checkpoints.reading import compare, describe_extra, not_finite, scan_state
 from jaxpt.checkpoints.restoring import GoBack, Restored
 from jaxpt.checkpoints.run_item import DamagedError, RunItem
-from jaxpt.checkpoints.verdict import UNKNOWN, WHOLE, Verdict, agreed
+from jaxpt.checkpoints.verdict import UNKNOWN, WHOLE, ReadVerdict, agreed
 from jaxpt.errors import JaxptError
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.specs import ParamSpec, flatten, map_specs, param_specs, unflatten
@@ -119,7 +119,7 @@ class Checkpoints:
 
     def newest_finite(self) -> int | None:
         """The newest finished checkpoint that is known to be finite, once the one being written is finished."""
-        with contextlib.suppress(OSError, ValueError):  # a save that failed is no checkpoint
+        with contextlib.suppress(OSError, ValueError):  # a save that failed is not a checkpoint
             self._manager.wait_until_finished()
         for step in reversed(finished_steps(self.folder.parent)):
             if step in self._finite or _is_sealed(self.folder / str(step)):
@@ -165,11 +165,11 @@ class Checkpoints:
     def go_back(self, restored: Restored, log: Callable[[str], None]) -> list[str]:
         """As `restoring.go_back`, on this folder; to be called after every restore and before the first save."""
         names = restoring.go_back(self.folder, restored, log)
-        verdict = Verdict(WHOLE)
+        verdict = ReadVerdict(WHOLE)
         try:
             self._manager.reload()  # only here: no host may list the folder while another one renames or prunes
         except OSError as error:
-            verdict = Verdict(UNKNOWN, f"{error.filename}: {error.strerror}")
+            verdict = ReadVerdict(UNKNOWN, f"{error.filename}: {error.strerror}")
         verdict = agreed(verdict)
         if verdict.kind != WHOLE:
             raise JaxptError(f"{self.folder} cannot be listed ({verdict.reason}); put that right and start again")

@@ -13,12 +13,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxpt.bundles.digest import Scan, scan
 from jaxpt.checkpoints import run_item
 from jaxpt.checkpoints.run_item import DamagedError, RunItem
-from jaxpt.checkpoints.verdict import WHOLE, Verdict, agreed, judge
+from jaxpt.checkpoints.verdict import WHOLE, ReadVerdict, agreed, judge
 from jaxpt.errors import JaxptError
 from jaxpt.models.specs import flatten, unflatten
 
 
-def read_checked(folder: Path, abstract: Mapping[str, Any]) -> tuple[Any, RunItem, Scan, Verdict]:
+def read_checked(folder: Path, abstract: Mapping[str, Any]) -> tuple[Any, RunItem, Scan, ReadVerdict]:
     """Reads one checkpoint and compares it with its digests; returns state, run item, scan and all hosts' verdict."""
     state, run, values, error = None, {}, Scan({}, []), None
     try:

@@ -17,7 +17,7 @@ import jax
 from jaxpt.checkpoints import run_item
 from jaxpt.checkpoints.reading import not_finite, read_checked
 from jaxpt.checkpoints.run_item import DamagedError, RunItem
-from jaxpt.checkpoints.verdict import DAMAGED, UNKNOWN, WHOLE, Verdict, agreed, read_every_byte
+from jaxpt.checkpoints.verdict import DAMAGED, UNKNOWN, WHOLE, ReadVerdict, agreed, read_every_byte
 from jaxpt.errors import JaxptError
 
 Log = Callable[[str], None]
@@ -106,8 +106,8 @@ def check_step(folder: Path, steps: list[int], wanted: int) -> None:
 def _check_alike(folder: Path, steps: list[int]) -> None:
     """Raises where the hosts do not see the same checkpoints."""
     seen = hashlib.sha256(str(steps).encode()).hexdigest()
-    alike = agreed(Verdict(WHOLE, seen)).reason.endswith(seen)  # the text of process 0
-    if agreed(Verdict(WHOLE if alike else UNKNOWN)).kind != WHOLE:
+    alike = agreed(ReadVerdict(WHOLE, seen)).reason.endswith(seen)  # the text of process 0
+    if agreed(ReadVerdict(WHOLE if alike else UNKNOWN)).kind != WHOLE:
         raise JaxptError(f"{folder}: not all hosts see the same checkpoints; give a --workdir that all of them share")
 
 
@@ -120,7 +120,7 @@ def _is_done(back: GoBack, folder: Path, newest: int) -> bool:
     except (OSError, DamagedError):
         run = {}
     same = run.get("went_back") == vars(back)
-    return agreed(Verdict(WHOLE if same else DAMAGED)).kind == WHOLE
+    return agreed(ReadVerdict(WHOLE if same else DAMAGED)).kind == WHOLE
 
 
 def _whole(folder: Path, step: int, abstract: Mapping[str, Any], log: Log, earlier: list[int]) -> tuple[Any, RunItem]:
@@ -132,7 +132,7 @@ def _whole(folder: Path, step: int, abstract: Mapping[str, Any], log: Log, earli
     """
     checkpoint = folder / str(step)
     way = f", or go on from an earlier checkpoint with --from_step={earlier[-1]}" if earlier else ""
-    first = Verdict(WHOLE)
+    first = ReadVerdict(WHOLE)
     for attempt in range(2):
         state, run, values, verdict = read_checked(checkpoint, abstract)
         if verdict.kind == WHOLE:
@@ -174,14 +174,14 @@ def _before(folder: Path, earlier: list[int], abstract: Mapping[str, Any]) -> st
 
 def _set_aside(folder: Path, step: int, mark: str) -> str:
     """Renames a checkpoint so that it is used no more; returns its new name. What was set aside before stays."""
-    verdict = Verdict(WHOLE)
+    verdict = ReadVerdict(WHOLE)
     if jax.process_index() == 0:
         try:
             name = next(n for n in _names(step, mark) if not os.path.lexists(folder / n))
             os.rename(folder / str(step), folder / name)
-            verdict = Verdict(WHOLE, name)
+            verdict = ReadVerdict(WHOLE, name)
         except OSError as error:
-            verdict = Verdict(UNKNOWN, f"{folder / str(step)} cannot be renamed: {error.strerror}")
+            verdict = ReadVerdict(UNKNOWN, f"{folder / str(step)} cannot be renamed: {error.strerror}")
     verdict = agreed(verdict)
     if verdict.kind != WHOLE:
         raise JaxptError(f"{verdict.reason}; put that right and start again")

@@ -26,14 +26,14 @@ _TEXT = 480  # bytes of a reason that travel between hosts
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ReadVerdict:
     """What reading came to, and why in a line."""
 
     kind: int
     reason: str = ""
 
 
-def judge(error: BaseException | None) -> Verdict:
+def judge(error: BaseException | None) -> ReadVerdict:
     """Says what an error proves.
 
     Damage is a digest that does not match, text that is not JSON, a file that is missing, and bytes that TensorStore
@@ -41,7 +41,7 @@ def judge(error: BaseException | None) -> Verdict:
     proves nothing about the file.
     """
     if error is None:
-        return Verdict(WHOLE)
+        return ReadVerdict(WHOLE)
     chain = [error]
     while chain[-1].__cause__ is not None:
         chain.append(chain[-1].__cause__)
@@ -52,14 +52,14 @@ def judge(error: BaseException | None) -> Verdict:
     if any(_of_the_system(e) or _of_the_system(e.__context__) for e in chain):
         decoding = False
     if isinstance(root, JaxptError):
-        return Verdict(DAMAGED if decoding else UNKNOWN, str(root))
+        return ReadVerdict(DAMAGED if decoding else UNKNOWN, str(root))
     reason = text.split(" [tensorstore_spec")[0].split(" [source locations")[0]
     if len(reason) > 360:  # the end says what happened, and to which file
         reason = f"{reason[:40]} … {reason[-300:]}"
-    return Verdict(DAMAGED if decoding else UNKNOWN, f"{type(root).__name__}: {reason}")
+    return ReadVerdict(DAMAGED if decoding else UNKNOWN, f"{type(root).__name__}: {reason}")
 
 
-def agreed(verdict: Verdict) -> Verdict:
+def agreed(verdict: ReadVerdict) -> ReadVerdict:
     """Returns the gravest verdict of all hosts, on each of them; all must call it."""
     if jax.process_count() == 1:
         return verdict
@@ -70,10 +70,10 @@ def agreed(verdict: Verdict) -> Verdict:
     mine[0], mine[1 : 1 + len(text)] = verdict.kind, np.frombuffer(text, np.uint8)
     of_all = np.asarray(multihost_utils.process_allgather(mine)).reshape(jax.process_count(), -1)
     gravest = of_all[int(np.argmax(of_all[:, 0]))]
-    return Verdict(int(gravest[0]), bytes(gravest[1:]).rstrip(b"\0").decode(errors="replace"))
+    return ReadVerdict(int(gravest[0]), bytes(gravest[1:]).rstrip(b"\0").decode(errors="replace"))
 
 
-def read_every_byte(folder: Path) -> Verdict:
+def read_every_byte(folder: Path) -> ReadVerdict:
     """Reads all files below `folder` (each host a part of them): damage is proven only where all can be read."""
 
     def failed(error: OSError) -> None:
@@ -87,10 +87,10 @@ def read_every_byte(folder: Path) -> Verdict:
                     while f.read(_BLOCK):
                         pass
             except OSError as error:
-                return Verdict(UNKNOWN, f"{path}: {error.strerror}")
+                return ReadVerdict(UNKNOWN, f"{path}: {error.strerror}")
     except OSError as error:
-        return Verdict(UNKNOWN, f"{error.filename}: {error.strerror}")
-    return Verdict(WHOLE)
+        return ReadVerdict(UNKNOWN, f"{error.filename}: {error.strerror}")
+    return ReadVerdict(WHOLE)
 
 
 def _of_the_system(error: BaseException | None) -> bool:

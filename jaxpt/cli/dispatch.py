@@ -77,7 +77,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_args(args, namespace)
 
     def parse_overrides(self, args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-        """Parses `args` likewise; what overrides the config (`--config.key=value`) is returned as it stands."""
+        """Parses `args` likewise; what overrides the config (`--config.key=value`) is returned unchanged."""
         self._check_flags(args, OVERRIDE)
         return self.parse_known_args(list(args))
 
@@ -91,7 +91,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Prints one line and exits with 2."""
-        self.exit(2, f"{self.prog}: {message}; {self.prog} --help tells more\n")
+        self.exit(2, f"{self.prog}: {message}; {self.prog} --help shows more\n")
 
 
 def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
@@ -149,7 +149,7 @@ def dispatch(
         return choose(modules.get(name, name))
 
     if not args or args[0] in ("-h", "--help"):
-        print(f"usage: {program} COMMAND …     ({program} COMMAND --help tells more)\n")
+        print(f"usage: {program} COMMAND …     ({program} COMMAND --help shows more)\n")
         width = max(len(n) for n in modules) + 2
         print("\n".join(f"  {name:<{width}}{command(name).help}" for name in sorted(modules)))
         return 0 if args else 2

@@ -28,7 +28,7 @@ example:
   jaxpt quickstart --workdir=runs/quickstart
   jaxpt quickstart --workdir=runs/short --config.stages[0].duration="100 steps"
 
-What is there already is used again; removed parts are made anew. Any key of configs/quickstart.py may be set with
+What is there already is used again; removed parts are made again. Any key of configs/quickstart.py may be set with
 --config.key=value.
 """
 

@@ -24,7 +24,7 @@ from jaxpt.reshape.data_config import CalibrationConfig, HeldOutConfig
 from jaxpt.reshape.kept_scores import keep_scores
 from jaxpt.reshape.rewrite import LineageEntry
 from jaxpt.reshape.sequence import dtypes_after, rewrites_of
-from jaxpt.reshape.setting import Setting
+from jaxpt.reshape.setting import ReshapeSetting
 from jaxpt.reshape.step_zero import measure, report
 from jaxpt.reshape.stream import InMemory, ModelSlices, chain, write
 from jaxpt.reshape.target import lengths_of
@@ -74,7 +74,9 @@ def reshape(config: ReshapeConfig, source: str, target: str, pictures: str | Non
         model = open_model(source, Path(folder))
         batches, data = read_rows("calibration", config.calibration, model, config.calibration.mixture)
         held_out, _ = read_rows("held_out", config.held_out, model)
-        setting = Setting(config.target, batches, data, config.calibration, folder=Path(folder), seed=config.seed)
+        setting = ReshapeSetting(
+            config.target, batches, data, config.calibration, folder=Path(folder), seed=config.seed
+        )
         first = config.transforms[0]
         first.check(model.config, setting)
         if first.reads_scores:

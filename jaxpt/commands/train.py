@@ -147,7 +147,7 @@ def open_plan(
 ) -> tuple[RunPlan, StartingPoint | None, Tokenizer | None]:
     """Opens what the config names and checks it: the plan, where it starts from if it does, and the tokenizer.
 
-    A run in `workdir` that has checkpoints goes on from where it began, whatever stands there now; `saved` is the `run`
+    A run in `workdir` that has checkpoints goes on from where it began, whatever is there now; `saved` is the `run`
     item of the checkpoint that it goes on from.
     """
     past = read_legs(saved, config.stages) if saved else ()

@@ -33,7 +33,7 @@ class Duration:
             raise JaxptError(f"a duration in {self.unit} needs a whole to be a part of; give steps or tokens")
         return math.ceil(whole * self.amount / 100)
 
-    def passed(self, steps_before: int, steps_now: int, tokens_before: int, tokens_now: int) -> bool:
+    def is_due(self, steps_before: int, steps_now: int, tokens_before: int, tokens_now: int) -> bool:
         """Whether a multiple of this length lies in (before, now]: the rule for things done every so often."""
         before, now = (steps_before, steps_now) if self.unit == "steps" else (tokens_before, tokens_now)
         return math.floor(now / self.amount) > math.floor(before / self.amount)

@@ -17,7 +17,7 @@ DEFAULT = 16  # columns of a default at most; a longer one likewise
 
 
 @dataclass
-class Block:
+class SectionHelp:
     """A section: its path, what it is, and its keys under headings (of a kind: what all have, and each choice)."""
 
     path: str
@@ -63,13 +63,13 @@ def _bare(path: str) -> str:
     return path.replace("[N]", "").replace(".NAME", "")
 
 
-def _blocks(cls: type, path: str, doc: str, seen: dict[type, str]) -> Iterator[Block]:
+def _blocks(cls: type, path: str, doc: str, seen: dict[type, str]) -> Iterator[SectionHelp]:
     """The block of a section, then those of the sections within it; one that came before is referred to."""
     if cls in seen:
-        yield Block(path, f"{doc}; keys as in {seen[cls]}")
+        yield SectionHelp(path, f"{doc}; keys as in {seen[cls]}")
         return
     seen[cls] = path
-    block, inner = Block(path, doc), []
+    block, inner = SectionHelp(path, doc), []
     own = list(keys_of(cls).values())
     if not is_kind(cls):
         block.parts = [("", [key for key in own if not _inside(key)[0]])]
@@ -95,10 +95,10 @@ def _blocks(cls: type, path: str, doc: str, seen: dict[type, str]) -> Iterator[B
             yield from _blocks(hint, here, owner + (key.doc or _first_sentence(hint)), seen)
 
 
-def _options(key: Key, path: str) -> Block:
+def _options(key: Key, path: str) -> SectionHelp:
     """The block of a dict that holds options of a choice which another key names."""
     base, by = key.options_of or (Choice, "")
-    block = Block(f"{path}.{key.name}", key.doc or f"options of the {base.kind} that {by} names")
+    block = SectionHelp(f"{path}.{key.name}", key.doc or f"options of the {base.kind} that {by} names")
     for name, choice in sorted(choices(base).items()):
         own = [k for k in keys_of(choice).values() if k.name not in keys_of(base)]
         block.parts.append((f"{by}={name}: {_first_sentence(choice)}", own))
@@ -122,7 +122,7 @@ def _first_sentence(cls: type) -> str:
     return "" if doc.startswith(f"{cls.__name__}(") else re.split(r"\.(?: |$)", said)[0]
 
 
-def _text(block: Block) -> str:
+def _text(block: SectionHelp) -> str:
     lines = textwrap.wrap(f"{block.path or 'config'}: {block.doc}".rstrip(": "), WIDTH, subsequent_indent="  ")
     keys = [key for _, part in block.parts for key in part]
     widths = [max((len(_cells(key)[i]) for key in keys), default=0) for i in range(3)]

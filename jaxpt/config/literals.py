@@ -18,7 +18,7 @@ def read(text: str, values: Sequence[str | bool], hint: Any, current: Any) -> An
 
     Args:
         text: the flag, for messages.
-        values: what stands behind `=`; True or False where nothing does. The last one holds, of a list all do.
+        values: what follows `=`; True or False where nothing does. The last one holds, of a list all do.
         hint: the key's type. Of `Any`, the type of the present value; where there is none, a Python literal or text.
         current: the present value.
 

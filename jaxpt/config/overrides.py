@@ -25,7 +25,7 @@ _PART = re.compile(r"""\.([^.\[\]]+)|\[(-?\d+)\]|\[["']([^"']+)["']\]""")
 
 @dataclass(frozen=True)
 class Override:
-    """A flag: as it was typed, the path of its key, and what it gives (True or False where it stands alone)."""
+    """A flag: as it was typed, the path of its key, and what it gives (True or False where it has none)."""
 
     text: str
     path: Path
@@ -33,7 +33,7 @@ class Override:
 
 
 @dataclass(frozen=True)
-class Place:
+class KeyPlace:
     """Where a walk has come to: what is there (MISSING: nothing), how it is replaced, and what it must be."""
 
     value: Any
@@ -91,7 +91,7 @@ class _Walk:
         named = [path for path in joined if path[-1] == "name" or _names_options(cls, path)]
         first = [f for f in joined.values() if any(path[: len(f.path)] == f.path for path in named)]
         self.flags = sorted(first, key=lambda f: len(f.path)) + [f for f in joined.values() if f not in first]
-        self._top = Place(values, lambda value: None, cls, ())
+        self._top = KeyPlace(values, lambda value: None, cls, ())
         self._log = log
 
     def put(self, flag: Override) -> None:
@@ -110,7 +110,7 @@ class _Walk:
         at.put(translated(at.hint, value, at.where))
         return None
 
-    def _choose(self, at: Place, flag: Override) -> None:
+    def _choose(self, at: KeyPlace, flag: Override) -> None:
         """Picks a choice by name; the file's options of another that was picked before are dropped."""
         base: type[Choice] = at.hint
         node = self._section(at, flag)
@@ -120,7 +120,7 @@ class _Walk:
             self._drop(node, [key for key in node if key != "name" and key not in keys_of(base)], flag, before)
         _put(node, "name", flag.values[-1])
 
-    def _choose_for(self, at: Place, options: Key, flag: Override) -> None:
+    def _choose_for(self, at: KeyPlace, options: Key, flag: Override) -> None:
         """Likewise, where another key of the section holds the options."""
         base, by = options.options_of or (Choice, "")
         node = self._section(at, flag)
@@ -137,7 +137,7 @@ class _Walk:
                 del node[key]
         self._log(f"{flag.text} drops what the config says of {choice}: {', '.join(keys)}")
 
-    def _enter(self, at: Place, path: Path, flag: Override) -> Place:
+    def _enter(self, at: KeyPlace, path: Path, flag: Override) -> KeyPlace:
         """Goes one step down, to the key or the entry that `path` begins with."""
         part, inner = path[0], (*at.path, path[0])
         if isinstance(part, int):
@@ -151,7 +151,7 @@ class _Walk:
             hint = entries_of(at.hint) if is_dict(at.hint) else Any
             if part not in node:
                 self._begin(hint, node, path, at)
-            return Place(node.get(part, MISSING), put, hint, inner)
+            return KeyPlace(node.get(part, MISSING), put, hint, inner)
         picked = _picked(at)
         key = keys_of(picked).get(part)
         if key is None:
@@ -159,9 +159,9 @@ class _Walk:
         if part not in node and path[1:] and key.default not in (MISSING, None):
             put(_stated(key))
         hint = chosen(key, node, at.where) if key.options_of else key.hint
-        return Place(node.get(part, MISSING), put, hint, inner)
+        return KeyPlace(node.get(part, MISSING), put, hint, inner)
 
-    def _section(self, at: Place, flag: Override) -> ConfigDict:
+    def _section(self, at: KeyPlace, flag: Override) -> ConfigDict:
         """The section or dict at a place, begun where there is none."""
         if isinstance(at.value, ConfigDict):
             return at.value
@@ -177,7 +177,7 @@ class _Walk:
         at.put(node)
         return node
 
-    def _entry(self, at: Place, index: int, flag: Override) -> Place:
+    def _entry(self, at: KeyPlace, index: int, flag: Override) -> KeyPlace:
         entries = at.value if isinstance(at.value, list | tuple) else ()
         if not -len(entries) <= index < len(entries):
             raise JaxptError(f"{flag.text}: {at.where} has {len(entries)} entries, there is no {at.where}[{index}]")
@@ -187,9 +187,9 @@ class _Walk:
             changed[index] = value
             at.put(type(entries)(changed))
 
-        return Place(entries[index], put, entries_of(at.hint) or Any, (*at.path, index))
+        return KeyPlace(entries[index], put, entries_of(at.hint) or Any, (*at.path, index))
 
-    def _begin(self, hint: Any, node: ConfigDict, path: Path, at: Place) -> None:
+    def _begin(self, hint: Any, node: ConfigDict, path: Path, at: KeyPlace) -> None:
         """Adds an entry to a dict, where that is what the flags mean and no mistyped name.
 
         A section is added where the flags give all that it must have (of a choice its name, unless the entry is called
@@ -216,7 +216,7 @@ class _Walk:
         raise JaxptError(f"{unknown_key(at.hint, str(name), at.where, list(node))}{needs}")
 
 
-def _picked(at: Place) -> Any:
+def _picked(at: KeyPlace) -> Any:
     """The dataclass of a section: of a kind what its name picks."""
     if not is_kind(at.hint):
         return at.hint
@@ -232,7 +232,7 @@ def _names_options(cls: Any, path: Path) -> bool:
 
 
 def _stated(key: Key) -> Any:
-    """What stands at a key that a config leaves out, as far as it is not the default of what stands within it."""
+    """The value of a key that a config leaves out, as far as it is not the default of the keys within it."""
     value = key.default
     if is_section(type(value)):
         named = {"name": value.name} if isinstance(value, Choice) else {}

@@ -33,7 +33,7 @@ class Line:
 
 
 def budget(log: ScheduleLog, orders: Sequence[SourceOrder], limits: Mapping[str, int], steps: int) -> list[Line]:
-    """Counts what the plan takes of each source from where `log` stands.
+    """Counts what the plan takes of each source from where `log` ends.
 
     Arithmetic, not a walk over all rows: each leg of constant weights takes w × rows, within one row, and a leg ends
     where a source of `limits` does. Only where that leaves it open whether a source suffices are the rows walked.

@@ -16,7 +16,7 @@ from jaxpt.data.tokenized import TokenizedDocuments
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.tokenizers.interface import Tokenizer
 
-Report = Callable[[int, int], object]  # (documents, tokens) done since the last call
+ReportDocuments = Callable[[int, int], object]  # (documents, tokens) done since the last call
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def build(
     packing: Packing | None = None,
     *,
     rows_per_shard: int = 65_536,
-    report: Report = lambda documents, tokens: None,
+    report: ReportDocuments = lambda documents, tokens: None,
 ) -> PackedSource:
     """Packs documents into rows of `sequence_length` tokens.
 
@@ -115,7 +115,7 @@ def build_tokenized(
     *,
     where: tuple[str, str] | None = None,
     rows_per_shard: int = 65_536,
-    report: Report = lambda documents, tokens: None,
+    report: ReportDocuments = lambda documents, tokens: None,
 ) -> PackedSource:
     """Packs documents that were tokenized before: byte for byte what `build` makes of their text.
 
@@ -157,7 +157,7 @@ def _tokenized(
     return tokenize(documents, tokenizer, book, **where)
 
 
-def _counted(documents: Iterator[Document], report: Report) -> Iterator[Document]:
+def _counted(documents: Iterator[Document], report: ReportDocuments) -> Iterator[Document]:
     for document in documents:
         report(1, len(document.tokens))
         yield document

@@ -24,7 +24,7 @@ def packed_on_first_use(
     """Returns the packed source of the documents at `path`, packing them into `cache` unless they are there.
 
     The cache's key is the content of the inputs in their order, the tokenizer's fingerprint, the sequence length and
-    the packing options: text that moved is recognised, text that changed is packed anew. Processes that need the same
+    the packing options: text that moved is recognised, text that changed is packed again. Processes that need the same
     source at once wait for the one that packs, and say so; a killed one leaves nothing that is taken for a source.
 
     Args:

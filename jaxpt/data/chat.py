@@ -10,7 +10,7 @@ from jaxpt.data.documents import document_id
 from jaxpt.data.packing import Document
 from jaxpt.data.tokenize import ALL, Selection, Tokenized
 from jaxpt.errors import JaxptError
-from jaxpt.tokenizers.chat import NAMED, Span, named_template, render_with_spans
+from jaxpt.tokenizers.chat import NAMED, CharacterSpan, named_template, render_with_spans
 from jaxpt.tokenizers.interface import Tokenizer
 
 TOOLS = "tools"  # the field with a conversation's function signatures, where it has any
@@ -60,7 +60,7 @@ def tokenize_chats(
     Raises:
         JaxptError: messages of another form, or that the template refuses; the conversation's number is named.
     """
-    waiting: list[tuple[bytes, str, list[Span]]] = []
+    waiting: list[tuple[bytes, str, list[CharacterSpan]]] = []
 
     def flush() -> Iterator[Document]:
         encoded = tokenizer.encode_with_offsets([text for _, text, _ in waiting])
@@ -89,7 +89,7 @@ def tokenize_chats(
     yield from flush()
 
 
-def within(offsets: np.ndarray, spans: Sequence[Span]) -> np.ndarray:
+def within(offsets: np.ndarray, spans: Sequence[CharacterSpan]) -> np.ndarray:
     """Returns which tokens lie at least in part within one of the `spans` of characters, bool `[n]`.
 
     Args:

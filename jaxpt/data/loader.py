@@ -170,7 +170,7 @@ class Loader:
 
         `rows` cuts a host's share out of a batch of the given size (None: all of it). `threads` None: one where all
         sources lie on this machine (more cost speed there), `REMOTE_THREADS` else. The batches do not depend on it.
-        This follows the log as it is now: after `change`, iterate anew.
+        This follows the log as it is now: after `change`, iterate again.
         """
         if threads is None:
             threads = REMOTE_THREADS if any(is_remote(s.path) for s in self.sources.values()) else 1

@@ -9,7 +9,7 @@ from jaxpt.errors import JaxptError
 
 
 @dataclass(frozen=True)
-class Entry:
+class LogEntry:
     """What the plan says from `step` on; `weights` are integers over 2^32, in the order of the run's sources."""
 
     step: int
@@ -19,7 +19,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Anchor(Entry):
+class Anchor(LogEntry):
     """A point that was reached, from which every later batch can be computed.
 
     `row` counts the rows of all batches before `step`, `consumed` those of each source.
@@ -36,11 +36,11 @@ class ScheduleLog:
     and sources that end may change weights on the way.
     """
 
-    def __init__(self, names: Sequence[str], anchors: Sequence[Anchor] = (), entries: Sequence[Entry] = ()):
+    def __init__(self, names: Sequence[str], anchors: Sequence[Anchor] = (), entries: Sequence[LogEntry] = ()):
         """Starts with `anchors`, the first of them at the first step asked for, and the whole plan in `entries`."""
         self.names = tuple(names)
         self.anchors: list[Anchor] = list(anchors)
-        self.entries: list[Entry] = list(entries)
+        self.entries: list[LogEntry] = list(entries)
 
     def copy(self) -> "ScheduleLog":
         """Returns a log that can grow on its own."""
@@ -78,7 +78,7 @@ class ScheduleLog:
             i -= 1
         return self.anchors[i]
 
-    def planned(self, step: int) -> Entry | None:
+    def planned(self, step: int) -> LogEntry | None:
         """Returns the entry that the plan has in force at `step`."""
         return max((e for e in self.entries if e.step <= step), key=lambda e: e.step, default=None)
 
@@ -105,4 +105,4 @@ class ScheduleLog:
             return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
 
         anchors = [Anchor(**fields(a)) for a in values["anchors"]]
-        return cls(values["names"], anchors, [Entry(**fields(e)) for e in values["entries"]])
+        return cls(values["names"], anchors, [LogEntry(**fields(e)) for e in values["entries"]])

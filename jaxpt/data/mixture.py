@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxpt.data.log import Anchor, Entry, ScheduleLog
+from jaxpt.data.log import Anchor, LogEntry, ScheduleLog
 from jaxpt.data.quota import ONE, Quota, integer_weights
 from jaxpt.data.weights import StageData
 from jaxpt.errors import JaxptError
@@ -68,7 +68,7 @@ class Mixture:
         now = self.anchor(step)
         whole = integer_weights({n: weights.get(n, 0) for n in self.log.names}, "mixture")
         size, length = batch_size or now.batch_size, sequence_length or now.sequence_length
-        self._insert(Entry(step, size, length, tuple(whole[n] for n in self.log.names)), now.row, now.consumed)
+        self._insert(LogEntry(step, size, length, tuple(whole[n] for n in self.log.names)), now.row, now.consumed)
 
     def shares(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
         """Returns the wanted shares of the batch before `step`, and those realised since these weights hold."""
@@ -135,10 +135,10 @@ class Mixture:
             names = ", ".join(self.log.names[i] for i in ended)
             raise JaxptError(f"step {self._step}: {names} ended and no other source is left; set repeat higher")
         weights = tuple(integer_weights(left).values())
-        entry = Entry(self._step, a.batch_size, a.sequence_length, weights)
+        entry = LogEntry(self._step, a.batch_size, a.sequence_length, weights)
         self._insert(entry, a.row + (self._step - a.step) * a.batch_size, before)
 
-    def _insert(self, entry: Entry, row: int, consumed: tuple[int, ...]) -> None:
+    def _insert(self, entry: LogEntry, row: int, consumed: tuple[int, ...]) -> None:
         """Makes `entry` an anchor: it holds from its step on."""
         values = (entry.step, entry.batch_size, entry.sequence_length, entry.weights)
         self.log.insert(Anchor(*values, row, consumed))
@@ -162,7 +162,7 @@ def plan_log(names: Sequence[str], stages: Sequence[StageData]) -> ScheduleLog:
             raise JaxptError(f"stages[{i}] begins at step {stage.first_step}, not where stages[{i - 1}] ends")
         whole = integer_weights({n: stage.weights.get(n, 0) for n in names}, f"stages[{i}].mixture")
         weights = tuple(whole[n] for n in names)
-        entries.append(Entry(stage.first_step, stage.batch_size, stage.sequence_length, weights))
+        entries.append(LogEntry(stage.first_step, stage.batch_size, stage.sequence_length, weights))
     if not entries:
         raise JaxptError("stages is empty; give at least one")
     first = entries[0]

@@ -1,4 +1,4 @@
-"""In which order a run takes the rows of one source: each epoch permuted anew, used rows left out."""
+"""In which order a run takes the rows of one source: each epoch permuted by itself, used rows left out."""
 
 import hashlib
 
@@ -12,7 +12,7 @@ from jaxpt.errors import JaxptError
 
 
 def order_key(source: PackedSource, order_seed: int = 0) -> str:
-    """Returns the key of a source's order; it stands in the ledger."""
+    """Returns the key of a source's order; the ledger keeps it."""
     return hashlib.sha256(f"{source.fingerprint}:{order_seed}".encode()).hexdigest()[:16]
 
 

@@ -230,7 +230,7 @@ class PackedSource:
         fs, inner = file_system(str(path))
         if not fs.isfile(f"{inner}/source.json"):
             hint = "it was not packed to the end" if fs.isdir(inner) else "it does not exist"
-            raise JaxptError(f"{path} is no packed source ({hint}: no source.json); make it with jaxpt-data pack")
+            raise JaxptError(f"{path} is not a packed source ({hint}: no source.json); make it with jaxpt-data pack")
         try:
             values = json.loads(fs.cat_file(f"{inner}/source.json"))
             if values["format"] != FORMAT:

@@ -19,7 +19,7 @@ class Document:
 
 
 @dataclass(frozen=True)
-class Piece:
+class DocumentPart:
     """Part of a document that lies in one row."""
 
     document: Document
@@ -33,7 +33,7 @@ class Piece:
 Packed = tuple[Row, list[int]]  # a row and the number of each segment's document
 
 
-def _row(pieces: list[Piece], length: int, pad: int) -> Packed:
+def _row(pieces: list[DocumentPart], length: int, pad: int) -> Packed:
     tokens, mask = np.full(length, pad, np.int64), np.ones(length, bool)
     starts, at = [], 0
     for piece in pieces:
@@ -46,13 +46,13 @@ def _row(pieces: list[Piece], length: int, pad: int) -> Packed:
 
 def concat_and_split(documents: Iterable[Document], length: int, pad: int) -> Iterator[Packed]:
     """Lays documents end to end and cuts every `length` tokens; only the last row is padded."""
-    pieces: list[Piece] = []
+    pieces: list[DocumentPart] = []
     free = length
     for document in documents:
         start = 0
         while start < len(document.tokens):
             stop = min(start + free, len(document.tokens))
-            pieces.append(Piece(document, start, stop))
+            pieces.append(DocumentPart(document, start, stop))
             free -= stop - start
             start = stop
             if not free:
@@ -71,11 +71,11 @@ def best_fit(documents: Iterable[Document], length: int, pad: int, *, window: in
         pad: token id of the padding.
         window: how many rows' worth of tokens are packed together; bounds memory, and decides the result.
     """
-    pending: list[Piece] = []
+    pending: list[DocumentPart] = []
     size = 0
     for document in documents:
         for start in range(0, len(document.tokens), length):
-            pending.append(Piece(document, start, min(start + length, len(document.tokens))))
+            pending.append(DocumentPart(document, start, min(start + length, len(document.tokens))))
         size += len(document.tokens)
         if size >= window * length:
             yield from _pack_window(pending, length, pad)
@@ -83,9 +83,9 @@ def best_fit(documents: Iterable[Document], length: int, pad: int, *, window: in
     yield from _pack_window(pending, length, pad)
 
 
-def _pack_window(pieces: list[Piece], length: int, pad: int) -> Iterator[Packed]:
+def _pack_window(pieces: list[DocumentPart], length: int, pad: int) -> Iterator[Packed]:
     order = sorted(range(len(pieces)), key=lambda i: (-len(pieces[i]), i))
-    rows: list[list[Piece]] = []
+    rows: list[list[DocumentPart]] = []
     room: list[tuple[int, int]] = []  # (free tokens, row), sorted
     for i in order:
         n = len(pieces[i])

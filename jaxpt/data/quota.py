@@ -54,7 +54,7 @@ class Quota:
         self.rows = sum(self.counts)
         for w, c in zip(self.weights, self.counts):
             if abs(c * ONE - w * self.rows) >= ONE:
-                raise JaxptError(f"quota: {c} of {self.rows} rows is no state of a source of weight {w / ONE:.6g}")
+                raise JaxptError(f"quota: {c} of {self.rows} rows is not a state of a source of weight {w / ONE:.6g}")
         self._waiting: list[tuple[int, int]] = []  # (first row number that may be this source's, source)
         self._ready: list[tuple[int, int]] = []  # (last row number that may be, source)
         for i, w in enumerate(self.weights):

@@ -18,7 +18,7 @@ from fsspec import AbstractFileSystem
 from jaxpt.cli.terminal import progress
 from jaxpt.errors import JaxptError
 
-BLOCK, BLOCK_HEADER, CHUNK_HEADER = 65_536, 24, 40  # bytes; a block header stands at every multiple of BLOCK
+BLOCK, BLOCK_HEADER, CHUNK_HEADER = 65_536, 24, 40  # bytes; a block header is at every multiple of BLOCK
 SIMPLE, PLAIN = ord("r"), 0  # a chunk of records one after another; no compression
 TAGS = (0x08, 0x10, 0x18)  # of a footer's entry: chunk_offset, decoded_data_size, num_records
 PIECE = 2**22  # bytes copied at once
@@ -96,7 +96,7 @@ class RangedReader:
         self._fs, self._path = file_system(address)
         self._size = int(self._fs.size(self._path) or 0)
         if self._size < BLOCK or self._size % BLOCK:
-            raise ValueError(f"{self._size:,} bytes are no whole number of blocks of {BLOCK:,}")
+            raise ValueError(f"{self._size:,} bytes are not a whole number of blocks of {BLOCK:,}")
         (postscript,) = [records[0] for records in self._chunks([self._size - BLOCK], [self._size])]
         footer = int(_varints(np.frombuffer(postscript, np.uint8))[1])
         (entries,) = self._chunks([footer], [self._size - BLOCK])

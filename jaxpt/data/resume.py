@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxpt.data.ledger import Ledger
-from jaxpt.data.log import Entry, ScheduleLog
+from jaxpt.data.log import LogEntry, ScheduleLog
 from jaxpt.data.mixture import Mixture, plan_log
 from jaxpt.data.order import SourceOrder
 from jaxpt.data.packed import PackedSource
@@ -29,8 +29,8 @@ def resumed_log(saved: Saved, stages: Sequence[StageData], names: Sequence[str])
     now, reached = log.planned(step), log.anchors[log.at(step)]
     assert now is not None  # a plan has an entry from its first step on
     weights = now.weights if now.step == step else _in_force(before, now)
-    wanted = Entry(step, now.batch_size, now.sequence_length, weights)
-    if wanted != Entry(step, reached.batch_size, reached.sequence_length, reached.weights):
+    wanted = LogEntry(step, now.batch_size, now.sequence_length, weights)
+    if wanted != LogEntry(step, reached.batch_size, reached.sequence_length, reached.weights):
         Mixture(log).change(step, dict(zip(names, weights)), now.batch_size, now.sequence_length)
     return log
 
@@ -111,7 +111,7 @@ def check_rows(
         )
 
 
-def _in_force(before: ScheduleLog, now: Entry) -> tuple[int, ...]:
+def _in_force(before: ScheduleLog, now: LogEntry) -> tuple[int, ...]:
     """The weights of the stage that goes on: as they were moved on the way, unless the config has others now."""
     step = before.anchors[-1].step
     at = step - 1 if any(e.step == step for e in before.entries) else step  # the stage was planned to end here

@@ -1,4 +1,4 @@
-"""Documents that earlier runs have seen, by id: what a source packed anew, or at another length, leaves out."""
+"""Documents that earlier runs have seen, by id: what a source packed again, or at another length, leaves out."""
 
 import itertools
 from collections.abc import Iterable, Mapping

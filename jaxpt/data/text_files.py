@@ -70,7 +70,9 @@ def _in_directory(
         if gone and fs.exists(f"{path}/tokenized.json"):
             raise JaxptError(f"{pattern} holds tokenized documents, not text; give it to jaxpt-data pack")
         if gone:
-            raise JaxptError(f"{gone[0]} is gone, of which {pattern}/manifests tells; run the step that made it again")
+            raise JaxptError(
+                f"{gone[0]} is gone, of which {pattern}/manifests is the record; run the step that made it again"
+            )
         begun = {f.rsplit("/", 1)[-1].removesuffix(".jsonl") for f in fs.glob(f"{path}/removals/*.jsonl")}
         if lost := sorted(begun - {f.rsplit("/", 1)[-1] for f in made}):
             raise JaxptError(
@@ -100,7 +102,7 @@ def is_local(fs: AbstractFileSystem) -> bool:
 def read_documents(
     file: str, fields: tuple[str, ...] = ("text",), at: Callable[[int], None] = lambda position: None
 ) -> Iterator[dict[str, object]]:
-    """Yields the documents of one file as dicts holding at least `fields`; tells `at` how many bytes are read.
+    """Yields the documents of one file as dicts holding at least `fields`; calls `at` with how many bytes are read.
 
     Raises:
         JaxptError: a line that is no JSON object, a field that is missing, with file and line; a truncated file.

@@ -42,7 +42,7 @@ class TfdsSplit:
         options = dict(parse_qsl(query))
         for key in options:
             if key not in OPTIONS:
-                raise JaxptError(f"{path}: {key} is no option{nearest(key, OPTIONS)}; write {FORM}")
+                raise JaxptError(f"{path}: {key} is not an option{nearest(key, OPTIONS)}; write {FORM}")
         if "split" not in options:
             raise JaxptError(f"{path} names no split; write {FORM}")
         self._builder = _open(path, name, options.get("data_dir"))

@@ -98,7 +98,7 @@ def encoded(
         batch: documents encoded together, at most.
 
     Raises:
-        JaxptError: a text that is no string.
+        JaxptError: a text that is not a string.
     """
 
     def encode(taken: list[tuple[Fields, bytes]]) -> list[np.ndarray]:
@@ -166,7 +166,7 @@ def tokenize(
         selection: which documents are taken.
 
     Raises:
-        JaxptError: a text that is no string.
+        JaxptError: a text that is not a string.
     """
     where: dict[str, Any] = {"text_field": text_field, "bos": bos, "eos": eos, "selection": selection or ALL}
     for document, identity, ids in encoded(documents, tokenizer, **where):

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from jaxpt.config.choice import option
 from jaxpt.errors import JaxptError
-from jaxpt.evaluation.evaluation import Evaluation, Measure, Params, Setting
+from jaxpt.evaluation.evaluation import Evaluation, EvaluationSetting, Measure, Params
 from jaxpt.evaluation.held_out import HeldOut, held_out, read_texts
 from jaxpt.files.names import path_component
 from jaxpt.kernels.cross_entropy import from_logits
@@ -56,7 +56,7 @@ class BitsPerByte(Evaluation):
             except OSError as error:
                 raise JaxptError(f"{where}.documents.{name} is {file!r}: {error.strerror or error}") from error
 
-    def prepare(self, setting: Setting) -> Measure:
+    def prepare(self, setting: EvaluationSetting) -> Measure:
         """As `Evaluation.prepare`: bits per byte by the name of the set."""
         assert setting.tokenizer is not None, "checked before the run began"
         sets = self.held_out(setting.tokenizer, setting.sequence_length)

@@ -19,7 +19,7 @@ Measure = Callable[[int, Params], Mapping[str, float]]  # (finished steps, param
 
 
 @dataclass(frozen=True)
-class Setting:
+class EvaluationSetting:
     """What is measured, and where: the model, the longest row it sees, its tokenizer, how it computes, its mesh.
 
     `workdir` is the run directory, for what an evaluation keeps there; `mesh` None: everything on one device.
@@ -57,7 +57,7 @@ class Evaluation(Choice, kind="evaluation", room="jaxpt.evaluation", default="bi
     def check_inputs(self, where: str, tokenizer: Tokenizer | None) -> None:
         """Raises a JaxptError where something that is needed is missing, called before the run begins."""
 
-    def prepare(self, setting: Setting) -> Measure:
+    def prepare(self, setting: EvaluationSetting) -> Measure:
         """Returns what measures the parameters of `setting.model`; asked once for each model and sequence length.
 
         All hosts call what is returned at the same steps, with parameters sharded over `setting.mesh`.

@@ -19,7 +19,7 @@ class Holder:
     pid: int
     boot: str  # id of the start of that machine's kernel
     namespace: str  # of process ids: containers of one machine have their own
-    born: str  # when the process began, in ticks since boot: tells it from a later one with the same id
+    born: str  # when the process began, in ticks since boot: distinguishes it from a later one with the same id
     token: str  # of this lock alone
     started: float
     beat: float

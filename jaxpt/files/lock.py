@@ -239,7 +239,7 @@ class Lock:
     # --- having it ---
 
     def _confirm(self) -> None:
-        """Finds out whether the file is still this writer's; makes it anew where somebody removed it."""
+        """Finds out whether the file is still this writer's; makes it again where somebody removed it."""
         if self._taken_by:
             return
         try:
@@ -254,7 +254,7 @@ class Lock:
         self._confirmed = time.monotonic()
 
     def _again(self) -> Holder | None:
-        """Makes a file that somebody removed anew; returns who has it now."""
+        """Makes a file again that somebody removed; returns who has it now."""
         fd = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         if _lock(fd) is False:
             os.close(fd)

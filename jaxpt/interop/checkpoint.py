@@ -11,10 +11,12 @@ from jaxpt.interop.find_family import family_of
 from jaxpt.interop.mapping import Tensor
 from jaxpt.interop.safetensors_file import SafetensorsFile
 from jaxpt.models.config import ModelConfig
-from jaxpt.models.params import Index
+from jaxpt.models.params import ArrayIndex
 from jaxpt.models.specs import ParamSpec, flatten, param_specs
 
-Place = tuple[Tensor, str, tuple[int, ...]]  # mapping, leaf path, where in the leaf: (), (layer,) or (layer, expert)
+LeafPlace = tuple[
+    Tensor, str, tuple[int, ...]
+]  # mapping, leaf path, where in the leaf: (), (layer,) or (layer, expert)
 
 
 class HuggingFaceCheckpoint:
@@ -43,13 +45,13 @@ class HuggingFaceCheckpoint:
         for name, file in self.files.items():
             if twice := self._where.keys() & file.header.keys():
                 other = self._where[min(twice)].path.name
-                raise JaxptError(f"{self.path}: {min(twice)} stands in {other} and in {name}; remove one")
+                raise JaxptError(f"{self.path}: {min(twice)} is in {other} and in {name}; remove one")
             self._where |= dict.fromkeys(file.header, file)
         self.places = self._match()
         self.dtypes = self._dtypes()
 
-    def _match(self) -> dict[str, Place]:
-        wanted: dict[str, Place] = {}
+    def _match(self) -> dict[str, LeafPlace]:
+        wanted: dict[str, LeafPlace] = {}
         for tensor in self.family.tensors:
             for name, leaf, at in places_of(tensor, self.config, self.specs):
                 wanted[name] = (tensor, leaf, at)
@@ -83,7 +85,7 @@ class HuggingFaceCheckpoint:
         """Returns a foreign tensor as a memory map."""
         return self._where[name].read(name)
 
-    def slice(self, name: str, index: Index = ...) -> np.ndarray:
+    def slice(self, name: str, index: ArrayIndex = ...) -> np.ndarray:
         """Returns a foreign tensor in our layout, one layer (one expert) of its leaf or an unstacked one whole; with
         `index` only that part of it is read."""
         tensor, leaf, _ = self.places[name]

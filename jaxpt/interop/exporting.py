@@ -18,7 +18,7 @@ from jaxpt.interop.keys import INERT
 from jaxpt.interop.mapping import Tensor
 from jaxpt.interop.safetensors_file import index_of, shards, write_file
 from jaxpt.models.model import Model
-from jaxpt.models.params import Index
+from jaxpt.models.params import ArrayIndex
 from jaxpt.models.specs import flatten, param_specs
 from jaxpt.tokenizers.interface import Tokenizer
 
@@ -93,7 +93,7 @@ class HeldModel:
         self._params, self._tokenizer = flatten(model.params), model.tokenizer
         self.dtypes = {path: str(leaf.dtype) for path, leaf in self._params.items()}
 
-    def read(self, leaf: str, layer: int | None = None, index: Index = ...) -> np.ndarray:
+    def read(self, leaf: str, layer: int | None = None, index: ArrayIndex = ...) -> np.ndarray:
         """As `Bundle.read`."""
         value = self._params[leaf] if layer is None else self._params[leaf][layer]
         return np.asarray(value[index])

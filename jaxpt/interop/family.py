@@ -10,7 +10,7 @@ from jaxpt.interop.mapping import Tensor
 from jaxpt.models.config import LayerSpec, ModelConfig, RopeConfig, uniform_layers
 
 
-class Facts(TypedDict):
+class SharedFacts(TypedDict):
     """Facts of `ModelConfig` that all families read alike: what a family's `read` is given."""
 
     vocab_size: int
@@ -42,7 +42,7 @@ class Family:
     architecture: str
     tensors: tuple[Tensor, ...]
     fixed: Mapping[str, object]
-    read: Callable[[Keys, Facts], Mapping[str, object]]
+    read: Callable[[Keys, SharedFacts], Mapping[str, object]]
     write: Callable[[ModelConfig], dict[str, object]]
     absent: Mapping[str, object] = field(default_factory=dict)
     activation_key: str = "hidden_act"
@@ -62,7 +62,7 @@ def read_config(family: Family, values: Mapping[str, object], where: str) -> Mod
             raise keys.refuse(name, "it must be at least 1")
     keys.must_be("is_causal", True)
     positions = keys.whole("max_position_embeddings")
-    facts: Facts = {
+    facts: SharedFacts = {
         "vocab_size": keys.whole("vocab_size"),
         "embed": embed,
         "mlp": keys.whole("intermediate_size"),

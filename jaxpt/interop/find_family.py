@@ -51,7 +51,7 @@ def family_of(values: Mapping[str, object], where: str, name: str | None = None)
     """Returns the family that a config.json names, or the one that `name` picks where that is given.
 
     Raises:
-        JaxptError: an unknown one, a model that is no causal language model, quantised weights, or code of its own.
+        JaxptError: an unknown one, a model that is not a causal language model, quantised weights, or code of its own.
     """
     kind = values.get("model_type")
     if name is None and (not isinstance(kind, str) or kind not in FAMILIES):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxpt.models.params import Index
+from jaxpt.models.params import ArrayIndex
 from jaxpt.models.specs import ParamSpec
 
 
@@ -31,7 +31,7 @@ class Tensor:
         length = dict(zip(spec.axes, spec.shape))
         return tuple(int(np.prod([length[a] for a in group])) for group in self.axes)
 
-    def to_ours(self, value: np.ndarray, spec: ParamSpec, index: Index = ...) -> np.ndarray:
+    def to_ours(self, value: np.ndarray, spec: ParamSpec, index: ArrayIndex = ...) -> np.ndarray:
         """Returns a foreign tensor in the leaf's layout: one layer, one expert of it, or what `index` cuts out of that.
 
         No more than the result is copied.

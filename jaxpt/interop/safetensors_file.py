@@ -19,7 +19,7 @@ DTYPES: dict[str, np.dtype] = {
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-class Entry(TypedDict):
+class TensorEntry(TypedDict):
     """What a file's header says of one tensor: where its bytes lie among the data, `[start, stop)`."""
 
     dtype: str
@@ -45,11 +45,11 @@ class SafetensorsFile:
             try:
                 header = json.loads(f.read(length))
             except (ValueError, RecursionError) as e:
-                raise JaxptError(f"{path} is no safetensors file: its header is not JSON") from e
+                raise JaxptError(f"{path} is not a safetensors file: its header is not JSON") from e
         if not isinstance(header, dict):
-            raise JaxptError(f"{path} is no safetensors file: its header is no dictionary of tensors")
+            raise JaxptError(f"{path} is not a safetensors file: its header is not a dictionary of tensors")
         header.pop("__metadata__", None)
-        self.header: dict[str, Entry] = header
+        self.header: dict[str, TensorEntry] = header
         self._base = 8 + length
         want = _end(path, header) + self._base
         if size != want:
@@ -65,7 +65,7 @@ class SafetensorsFile:
         """Returns a tensor's dtype as numpy names it.
 
         Raises:
-            JaxptError: a dtype that is no float of 16 or 32 bits.
+            JaxptError: a dtype that is not a float of 16 or 32 bits.
         """
         kind = self.header[name]["dtype"]
         if kind not in DTYPES:

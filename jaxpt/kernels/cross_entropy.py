@@ -18,7 +18,7 @@ def from_logits(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.A
     The one place where a loss per token is computed: training, bits per byte, perplexities and calibration use it.
 
     Args:
-        logits: `[B, S, V]` float32; -inf where a column is no token.
+        logits: `[B, S, V]` float32; -inf where a column is not a token.
         targets: `[B, S]` int.
     """
     lse = jax.nn.logsumexp(logits.astype(jnp.float32), axis=-1)

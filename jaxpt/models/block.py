@@ -47,7 +47,7 @@ class Context:
             self.tap(name, x)
 
 
-Cache = tuple[jax.Array, jax.Array]  # keys and values of one layer, each [B, T, K, h]
+LayerCache = tuple[jax.Array, jax.Array]  # keys and values of one layer, each [B, T, K, h]
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class Block:
     leaves: Mapping[str, jax.Array]
 
     def __call__(
-        self, x: jax.Array, layer: LayerSpec, ctx: Context, compute: Compute, cache: Cache | None = None
-    ) -> tuple[jax.Array, tuple[Cache | None, Routing | None]]:
+        self, x: jax.Array, layer: LayerSpec, ctx: Context, compute: Compute, cache: LayerCache | None = None
+    ) -> tuple[jax.Array, tuple[LayerCache | None, Routing | None]]:
         """Returns the stream `[B, S, D]` after this layer, and (cache, routing statistics) or None for each."""
         scale = self.config.residual_scale
         out, cache = self.attend(self._norm("attn_norm", x, compute), layer, ctx, compute, cache)
@@ -75,8 +75,8 @@ class Block:
         return constrain(x + _scaled(out, scale).astype(x.dtype), "batch", "sequence", None), (cache, routing)
 
     def attend(
-        self, x: jax.Array, layer: LayerSpec, ctx: Context, compute: Compute, cache: Cache | None
-    ) -> tuple[jax.Array, Cache | None]:
+        self, x: jax.Array, layer: LayerSpec, ctx: Context, compute: Compute, cache: LayerCache | None
+    ) -> tuple[jax.Array, LayerCache | None]:
         """Self-attention of `x [B, S, D]` with grouped kv heads (Ainslie et al. 2023); with a cache, over the cache."""
         c = self.config
         ctx.show("attention_in", x)

@@ -15,7 +15,7 @@ from jaxpt.models.moe_config import MoeConfig
 from jaxpt.sharding.activations import ACTIVATION_RULES
 from jaxpt.sharding.platform import platform
 
-Weights = tuple[jax.Array, jax.Array, jax.Array]  # gate, up [E, D, F], down [E, F, D]
+ExpertWeights = tuple[jax.Array, jax.Array, jax.Array]  # gate, up [E, D, F], down [E, F, D]
 
 
 @jax.custom_vjp
@@ -47,21 +47,23 @@ class Network:
     compute: Compute
     width_axis: str | None = None
 
-    def grouped(self, x: jax.Array, w: Weights, sizes: jax.Array) -> jax.Array:
+    def grouped(self, x: jax.Array, w: ExpertWeights, sizes: jax.Array) -> jax.Array:
         """Of rows `[M, D]` sorted by expert."""
         kind, precision = self.compute.grouped_matmul, self.compute.precision
         mm = functools.partial(grouped_matmul, implementation=kind, precision=precision)
         y = mm(self.activation(mm(x, w[0], sizes)) * mm(x, w[1], sizes), w[2], sizes)
         return y if self.width_axis is None else jax.lax.psum(y, self.width_axis)
 
-    def batched(self, x: jax.Array, w: Weights) -> jax.Array:
+    def batched(self, x: jax.Array, w: ExpertWeights) -> jax.Array:
         """Of equally many rows per expert, `[E, C, D]`."""
         mm = functools.partial(jnp.einsum, "ecd,edf->ecf", precision=self.compute.precision)
         y = mm(self.activation(mm(x, w[0])) * mm(x, w[1]), w[2])
         return y if self.width_axis is None else jax.lax.psum(y, self.width_axis)
 
 
-def mix(config: MoeConfig, x: jax.Array, experts: jax.Array, shares: jax.Array, w: Weights, net: Network) -> jax.Array:
+def mix(
+    config: MoeConfig, x: jax.Array, experts: jax.Array, shares: jax.Array, w: ExpertWeights, net: Network
+) -> jax.Array:
     """Returns Σ_k shares_k · expert_k(x), `[B, S, D]`, summed in float32.
 
     With a mesh in force whose axis `expert` is longer than 1, tokens travel to the devices that hold their experts.
@@ -95,7 +97,7 @@ def mix(config: MoeConfig, x: jax.Array, experts: jax.Array, shares: jax.Array, 
 
 
 def observe(
-    config: MoeConfig, x: jax.Array, experts: jax.Array, shares: jax.Array, w: Weights, net: Network
+    config: MoeConfig, x: jax.Array, experts: jax.Array, shares: jax.Array, w: ExpertWeights, net: Network
 ) -> tuple[jax.Array, jax.Array]:
     """Returns what each expert does on its tokens, as sums over them weighted by their shares, float32.
 
@@ -117,7 +119,7 @@ def observe(
 
 
 def _local(
-    config: MoeConfig, x: jax.Array, experts: jax.Array, shares: jax.Array, w: Weights, net: Network, ways: int
+    config: MoeConfig, x: jax.Array, experts: jax.Array, shares: jax.Array, w: ExpertWeights, net: Network, ways: int
 ) -> jax.Array:
     """On one device: its tokens `[b, S, D]`, its experts `[E / ways, …]`."""
     k, d = experts.shape[-1], x.shape[-1]
@@ -137,7 +139,7 @@ def _local(
 
 
 def _capacity(
-    config: MoeConfig, rows: jax.Array, expert: jax.Array, sizes: jax.Array, w: Weights, net: Network, ways: int
+    config: MoeConfig, rows: jax.Array, expert: jax.Array, sizes: jax.Array, w: ExpertWeights, net: Network, ways: int
 ) -> jax.Array:
     """At most C rows of each expert; those beyond give zero."""
     assert config.capacity_factor is not None
@@ -156,7 +158,7 @@ def _capacity(
     return jnp.where(kept[:, None], box[jnp.where(kept, at, 0)], 0)
 
 
-def _exchange(rows: jax.Array, sizes: jax.Array, w: Weights, net: Network, ways: int) -> jax.Array:
+def _exchange(rows: jax.Array, sizes: jax.Array, w: ExpertWeights, net: Network, ways: int) -> jax.Array:
     """Dropless over devices: rows go to their experts' owners, are computed there and come back."""
     mine = len(sizes) // ways
     to = sizes.reshape(ways, mine)

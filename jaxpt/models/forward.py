@@ -66,7 +66,7 @@ def hidden_and_routing(
 def unembed(config: ModelConfig, params: Params, x: jax.Array, compute: Compute = Compute()) -> jax.Array:  # noqa: B008
     """Returns float32 logits `[..., V']` of streams `x [..., D]`.
 
-    V' is the vocabulary as it stands in memory; where it is padded the extra columns are -inf.
+    V' is the vocabulary as it is in memory; where it is padded the extra columns are -inf.
     """
     return decoder.logits(config, params, x, compute)
 

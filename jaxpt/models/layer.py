@@ -43,5 +43,5 @@ def embed_tokens(config: ModelConfig, table: jax.Array, tokens: jax.Array, compu
 
 
 def finish(config: ModelConfig, outer: Params, x: jax.Array, compute: Compute) -> jax.Array:
-    """Returns float32 logits `[B, S, V]` of the last stream, from the parameters `outer` that stand outside blocks."""
+    """Returns float32 logits `[B, S, V]` of the last stream, from the parameters `outer` outside blocks."""
     return logits(config, outer, normalised(config, outer["final_norm"], x, compute), compute)[..., : config.vocab_size]

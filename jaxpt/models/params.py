@@ -10,5 +10,5 @@ from jax.sharding import Sharding
 Array = jax.Array | np.ndarray
 Params = Mapping[str, "Array | Params"]  # blocks are stacked along a leading `layers` axis
 Shardings = Mapping[str, "Sharding | Shardings"]  # same structure as the parameters
-Cut = slice | int | EllipsisType
-Index = Cut | tuple[Cut, ...]  # what cuts a part out of an array
+IndexPart = slice | int | EllipsisType
+ArrayIndex = IndexPart | tuple[IndexPart, ...]  # what cuts a part out of an array

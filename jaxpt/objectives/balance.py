@@ -4,7 +4,6 @@ Everything here takes sums over tokens (`jaxpt.models.routing.Routing`, stacked 
 devices only have to be added up.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
@@ -13,10 +12,9 @@ import jax.numpy as jnp
 from jaxpt.config.choice import option
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.forward import hidden_and_routing
+from jaxpt.models.routing import Routing
 from jaxpt.models.specs import flatten, param_specs, unflatten
 from jaxpt.objectives.objective import Inputs, Params, Sums, Terms
-
-Routing = Mapping[str, jax.Array]
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class ExtraSpec(ParamSpec):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where in its stage a step stands: `step` of `steps` are done; each takes `tokens_per_step` positions."""
+    """Where in its stage a step is: `step` of `steps` are done; each takes `tokens_per_step` positions."""
 
     step: int
     steps: int
@@ -74,7 +74,7 @@ class Group:
     """How a group of extra things is trained: by an optimizer of its own, with its own rate, decay and clipping.
 
     `ascent` maximises the objective instead of minimising it (a Lagrangian's multipliers). `schedule` gives multiples
-    of the optimizer's learning rate; None: as the stage's learning rate stands to its peak.
+    of the optimizer's learning rate; None: the ratio of the stage's learning rate to its peak.
     """
 
     optimizer: Optimizer

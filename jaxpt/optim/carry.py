@@ -1,4 +1,4 @@
-"""An optimizer's state through a reshape: moments move as gradients do, what cannot follow begins afresh by name."""
+"""An optimizer's state through a reshape: moments move as gradients do, what cannot follow starts new, by name."""
 
 from collections.abc import Mapping
 
@@ -23,7 +23,7 @@ def carry_state(
     params: Arrays,
     shardings: Shardings | None = None,
 ) -> tuple[NamedState, tuple[str, ...]]:
-    """Returns the state of the reshaped model's optimizer, and what of it began afresh.
+    """Returns the state of the reshaped model's optimizer, and what of it started new.
 
     A state is carried where it has its parameter's axes and the optimizer says which power of the gradient it is a
     moment of (`Optimizer.moments`). What belongs to no parameter (`count`) stays, if it has the same shape.
@@ -33,11 +33,11 @@ def carry_state(
         old: the optimizer of the model before.
         new: that of the model after; of the same choice.
         state: of the model before.
-        params: of the model after, for what begins afresh.
+        params: of the model after, for what starts new.
         shardings: how the parameters of the model after lie; None: on the host or where the state lies.
 
     Returns:
-        The state, and the names of what began afresh: `v_row`, or `mu/blocks/moe/router` where only some of it did.
+        The state, and the names of what started new: `v_row`, or `mu/blocks/moe/router` where only some of it did.
     """
     fresh: NamedState = new.init(params)
     out: NamedState = {}

@@ -23,7 +23,7 @@ from jaxpt.optim.state_names import Slot, name_states
 Arrays = Mapping[str, "jax.Array | Arrays"]  # a tree by parameter path
 NamedState = dict[str, "jax.Array | Arrays"]  # {state name: tree by parameter path, or one array for all of them}
 StateSpecs = dict[str, "StateSpec | Mapping"]  # the same, of StateSpec
-Split = tuple[list[jax.Array], list[jax.Array]]  # a parameter's own arrays, and those that all parameters share
+OwnAndShared = tuple[list[jax.Array], list[jax.Array]]  # a parameter's own arrays, and those that all parameters share
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class _Rule:
     abstract: optax.OptState  # the state of a piece, of ShapeDtypeStruct
     slots: tuple[Slot, ...] = ()
 
-    def init(self, param: jax.Array) -> Split:
+    def init(self, param: jax.Array) -> OwnAndShared:
         """The first state; the parameter's own arrays are stacked as it is."""
 
-        def one(piece: jax.Array) -> Split:
+        def one(piece: jax.Array) -> OwnAndShared:
             return self._split(jax.tree.leaves(self.core.init(_tree(self.path, piece))))
 
         for _ in self.spec.pieces:
@@ -64,7 +64,7 @@ class _Rule:
         (update,) = jax.tree.leaves(updates)
         return update.astype(jnp.float32), *self._split(jax.tree.leaves(new))
 
-    def _split(self, leaves: list[jax.Array]) -> Split:
+    def _split(self, leaves: list[jax.Array]) -> OwnAndShared:
         kept = [jnp.asarray(x).astype(a.dtype) for x, a in zip(leaves, jax.tree.leaves(self.abstract))]
         own = [x for x, slot in zip(kept, self.slots) if slot.own]
         return own, [x for x, slot in zip(kept, self.slots) if not slot.own]

@@ -129,7 +129,7 @@ def segments_of(
         if piece.shape not in SHAPES and piece.shape not in ("constant", "exponential"):
             known = [*SHAPES, "constant", "exponential"]
             hint = nearest(piece.shape, known) or f"; known: {', '.join(known)}"
-            raise JaxptError(f"{where}: {piece.shape!r} is no shape{hint}")
+            raise JaxptError(f"{where}: {piece.shape!r} is not a shape{hint}")
         if length and piece.shape == "exponential" and min(start, piece.end) <= 0:
             raise JaxptError(
                 f"{where}: an exponential segment ({piece.duration}) cannot start or end at 0; set end above 0"

@@ -1,4 +1,4 @@
-"""Names of optimizer states: from the fields of optax's named tuples, wherever in a chain they stand.
+"""Names of optimizer states: from the fields of optax's named tuples, wherever in a chain they are.
 
 optax nests states as its transformations are nested: tuples of named tuples of trees. Here every array of a state is
 called by the field that holds it (`mu`, `count`), so that a checkpoint does not depend on the order of a chain. What
@@ -45,24 +45,24 @@ def name_states(states: Mapping[str, PyTreeDef], where: str) -> dict[str, list[S
         JaxptError: an array that is the field of no named tuple, or two that have the same name even so.
     """
     places = {path: _places(structure, path, where) for path, structure in states.items()}
-    clashing = _clashes({path: [(p, p.short) for p in found] for path, found in places.items()})
+    clashing = _clashes({path: [(p, p.short) for p in held] for path, held in places.items()})
     names = {path: [(p, p.long if p.short in clashing else p.short) for p in at] for path, at in places.items()}
     for name in sorted(_clashes(names)):
         raise JaxptError(f"{where} has two states that are called {name}; call the fields of their named tuples apart")
-    return {path: [Slot(name, p.own) for p, name in found] for path, found in names.items()}
+    return {path: [Slot(name, p.own) for p, name in held] for path, held in names.items()}
 
 
 def _clashes(names: Mapping[str, Sequence[tuple[_Place, str]]]) -> set[str]:
     """The names that two different states of one parameter have, or two states that are not parameters' own."""
     out, shared = set(), {}
-    for found in names.values():
+    for slots in names.values():
         here: dict[str, str] = {}
-        for place, name in found:
+        for place, name in slots:
             if here.setdefault(name, place.identity) != place.identity:
                 out.add(name)
             if not place.own and shared.setdefault(name, place.identity) != place.identity:
                 out.add(name)
-    own = {name for found in names.values() for place, name in found if place.own}
+    own = {name for slots in names.values() for place, name in slots if place.own}
     return out | (own & shared.keys())
 
 

@@ -50,7 +50,7 @@ def trained(records: Records) -> Table:
 def mixtures(records: Records) -> Table:
     """Returns head and rows: each source's share of each stage's rows, since the stage's weights last changed.
 
-    What was wanted stands beside a share that is off by more than `NEAR`. The last column counts rows ahead of what was
+    What was wanted is beside a share that is off by more than `NEAR`. The last column counts rows ahead of what was
     wanted over the whole run.
     """
     last = {name: of_stage[-1] for name, of_stage in by_stage(records).items()}

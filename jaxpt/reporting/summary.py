@@ -13,10 +13,12 @@ from jaxpt.training.history import Leg, whole
 from jaxpt.training.metrics import read
 
 Records = Sequence[Mapping[str, Any]]
-Rows = list[list[str]]
+TableRows = list[list[str]]
 
 
-def summary(records: Records, events: Records, model: ModelConfig, config: RunConfig, past: Sequence[Leg] = ()) -> Rows:
+def summary(
+    records: Records, events: Records, model: ModelConfig, config: RunConfig, past: Sequence[Leg] = ()
+) -> TableRows:
     """Returns rows of a name and what there is to say; `past` are the steps of the newest checkpoint."""
     last = next((r for r in reversed(records) if "train/loss" in r), records[-1])
     legs = whole(config.stages, past)
@@ -51,7 +53,7 @@ def _shape(model: ModelConfig) -> str:
     return f"{param_count(model):,} parameters: {shape}, vocabulary {model.vocab_size:,}"
 
 
-def _speed(records: Records) -> Rows:
+def _speed(records: Records) -> TableRows:
     warm = [r for r in records if "perf/tokens_per_s" in r and not r.get("perf/warmup")]
     if not warm:
         return []
@@ -65,7 +67,7 @@ def _speed(records: Records) -> Rows:
     return [["speed, median without compilation", text]]
 
 
-def _starts(events: Records) -> Rows:
+def _starts(events: Records) -> TableRows:
     begun = [e for e in events if e["event"] in ("start", "resume")]
     if not begun:
         return []

@@ -7,9 +7,9 @@ from jaxpt.reshape.compensate import compensated, gather_compensation
 from jaxpt.reshape.datafree import weight_scores
 from jaxpt.reshape.depth import drop_and_rescale, drop_layers
 from jaxpt.reshape.merge import merge_kv
-from jaxpt.reshape.rewrite import LineageEntry, Rewrite, Rule, Term
+from jaxpt.reshape.rewrite import LineageEntry, ParamRule, Rewrite, Term
 from jaxpt.reshape.scores import Scores
-from jaxpt.reshape.setting import Setting
+from jaxpt.reshape.setting import ReshapeSetting
 from jaxpt.reshape.stream import ModelSlices
 from jaxpt.reshape.subclone import random_init, subclone, subclone_rewrite
 from jaxpt.reshape.target import Target
@@ -19,10 +19,10 @@ __all__ = [
     "AxisMap",
     "LineageEntry",
     "ModelSlices",
+    "ParamRule",
+    "ReshapeSetting",
     "Rewrite",
-    "Rule",
     "Scores",
-    "Setting",
     "Target",
     "Term",
     "Transform",

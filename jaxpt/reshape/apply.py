@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxpt.models import Model, ParamSpec, flatten, unflatten
 from jaxpt.models.model import Params
 from jaxpt.reshape.ops import Array, Mix, Op
-from jaxpt.reshape.rewrite import Rewrite, Rule, Term, draw
+from jaxpt.reshape.rewrite import ParamRule, Rewrite, Term, draw
 
 LayerTables = Sequence[Sequence[Array | None]]  # per term and op: the op's numbers, of one layer or of all
 MakeSlice = Callable[[Mapping[str, jax.Array], LayerTables, jax.Array | int | None], jax.Array]
@@ -62,7 +62,7 @@ def _dtype(leaves: Mapping[str, Array]) -> np.dtype:
     return next((leaf.dtype for leaf in leaves.values()), np.dtype(np.float32))
 
 
-def _moments(rule: Rule, power: int) -> Rule:
+def _moments(rule: ParamRule, power: int) -> ParamRule:
     """The rule for moments: inverse scales, and no fresh terms (their moments are zero)."""
     kept = tuple(
         Term(t.source, tuple(op.moment(power) for op in t.ops), t.layers) for t in rule if t.source is not None
@@ -71,7 +71,7 @@ def _moments(rule: Rule, power: int) -> Rule:
 
 
 def build_slice(
-    path: str, spec: ParamSpec, rule: Rule, slices: Sequence[np.ndarray | None], layer: int | None, dtype: np.dtype
+    path: str, spec: ParamSpec, rule: ParamRule, slices: Sequence[np.ndarray | None], layer: int | None, dtype: np.dtype
 ) -> np.ndarray:
     """Returns one output slice on the host.
 
@@ -121,7 +121,7 @@ def _run_chunked(ops: tuple[Op, ...], x: np.ndarray, layer: int | None, dtype: n
     return out
 
 
-def _host(path: str, spec: ParamSpec, rule: Rule, leaves: Mapping[str, np.ndarray], dtype: np.dtype) -> np.ndarray:
+def _host(path: str, spec: ParamSpec, rule: ParamRule, leaves: Mapping[str, np.ndarray], dtype: np.dtype) -> np.ndarray:
     if not spec.stacked:
         slices = [None if t.source is None else leaves[t.source] for t in rule]
         return build_slice(path, spec, rule, slices, None, dtype)
@@ -133,7 +133,12 @@ def _host(path: str, spec: ParamSpec, rule: Rule, leaves: Mapping[str, np.ndarra
 
 
 def _device(
-    path: str, spec: ParamSpec, rule: Rule, leaves: Mapping[str, Array], dtype: np.dtype, sharding: NamedSharding | None
+    path: str,
+    spec: ParamSpec,
+    rule: ParamRule,
+    leaves: Mapping[str, Array],
+    dtype: np.dtype,
+    sharding: NamedSharding | None,
 ) -> jax.Array:
     one = make_slice(path, spec, rule, dtype, sharding)
     if any(isinstance(op, Mix) and op.per_layer for term in rule for op in term.ops):
@@ -144,7 +149,7 @@ def _device(
 def _layer_by_layer(
     one: MakeSlice,
     spec: ParamSpec,
-    rule: Rule,
+    rule: ParamRule,
     leaves: Mapping[str, Array],
     dtype: np.dtype,
     sharding: NamedSharding | None,
@@ -158,7 +163,7 @@ def _layer_by_layer(
     return out
 
 
-def leaf_tables(spec: ParamSpec, rule: Rule) -> LayerTables:
+def leaf_tables(spec: ParamSpec, rule: ParamRule) -> LayerTables:
     """Returns the numbers a rule's ops need, as arrays: stacked along layers where they differ by layer."""
     tables: list[list[Array | None]] = []
     for term in rule:
@@ -175,7 +180,7 @@ def leaf_tables(spec: ParamSpec, rule: Rule) -> LayerTables:
 
 
 def make_leaf(
-    one: MakeSlice, spec: ParamSpec, rule: Rule
+    one: MakeSlice, spec: ParamSpec, rule: ParamRule
 ) -> Callable[[Mapping[str, jax.Array], LayerTables], jax.Array]:
     """Returns the function `(leaves, tables of all layers) -> leaf` that makes a parameter of slices made by `one`."""
 
@@ -193,7 +198,9 @@ def make_leaf(
     return make
 
 
-def make_slice(path: str, spec: ParamSpec, rule: Rule, dtype: np.dtype, sharding: NamedSharding | None) -> MakeSlice:
+def make_slice(
+    path: str, spec: ParamSpec, rule: ParamRule, dtype: np.dtype, sharding: NamedSharding | None
+) -> MakeSlice:
     """Returns the function `(leaves, tables of this layer, layer) -> slice` of one parameter, to be compiled.
 
     Where a sharding is given, each op sees its own dimensions whole and another dimension split instead (an

@@ -29,7 +29,7 @@ from jaxpt.errors import JaxptError, nearest
 from jaxpt.models import ModelConfig, ParamSpec, flatten, param_specs
 from jaxpt.models.specs import GLOBAL_AXES
 from jaxpt.reshape.ops import Op, Scale, Take
-from jaxpt.reshape.rewrite import LineageEntry, Rewrite, Rule, Term, index_digest
+from jaxpt.reshape.rewrite import LineageEntry, ParamRule, Rewrite, Term, index_digest
 
 SIZES = {
     "embed": "embed",
@@ -110,11 +110,11 @@ def rewrite_axes(
         changes.setdefault("moe", replace(source.moe, **inner))
     target = source.replace(**{**sizes, "layers": stack, **changes})
     old = flatten(param_specs(source))
-    rules: dict[str, Rule] = {}
+    rules: dict[str, ParamRule] = {}
     for path, spec in flatten(param_specs(target)).items():
         at, places = _layers_of(source, target, kept, path, spec)
         ops, new = _leaf_ops(old[path], maps, at, fresh or {})
-        rule: Rule = (Term(path, tuple(ops), places),)
+        rule: ParamRule = (Term(path, tuple(ops), places),)
         if new:
             rule = (*rule, Term(None, tuple(new), None, seed))
         rules[path] = rule
@@ -255,7 +255,7 @@ def permute(config: ModelConfig, axis: str, order: npt.ArrayLike) -> Rewrite:
     """Returns the rewrite that reorders an axis; the function stays the same. `order` is a permutation, as in `select`.
 
     Raises:
-        JaxptError: `order` is no permutation of the axis.
+        JaxptError: `order` is not a permutation of the axis.
     """
     order = checked_index(config, axis, order)
     if np.any(np.sort(order, -1) != np.arange(axis_size(config, axis))):

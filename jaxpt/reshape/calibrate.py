@@ -16,7 +16,7 @@ from jaxpt.models.size import flops_per_token
 from jaxpt.reshape.depth import drop_layers
 from jaxpt.reshape.scores import Scores
 from jaxpt.reshape.stream import ModelSlices, Reshaped
-from jaxpt.reshape.walk import Activations, Measure, Sums, loss, walk
+from jaxpt.reshape.walk import Activations, LayerMeasure, LayerSums, loss, walk
 
 OVER_SEQUENCE = ("mean", "l2")
 OVER_BATCH = ("l2", "mean")
@@ -40,8 +40,8 @@ class ExtraSums:
     After each layer `on_layer` gets its global number, its own scores (as if it were the only layer) and the sums.
     """
 
-    measure: Measure
-    on_layer: Callable[[int, Scores, Sums], None]
+    measure: LayerMeasure
+    on_layer: Callable[[int, Scores, LayerSums], None]
 
 
 def activation_scores(
@@ -78,9 +78,9 @@ def activation_scores(
     """
     _check_aggregation(over_sequence, over_batch)
     batches = list(batches)
-    layers: list[Sums] = []
+    layers: list[LayerSums] = []
 
-    def on_layer(l: int, sums: Sums) -> None:
+    def on_layer(l: int, sums: LayerSums) -> None:
         layers.append({name: x for name, x in sums.items() if not name.startswith(EXTRA)})
         if extra is not None:
             own = _finish_scores(source.config, _stacked(layers[-1:]), over_batch)
@@ -116,7 +116,7 @@ def _check_aggregation(over_sequence: str, over_batch: str) -> None:
 
 
 @functools.lru_cache(maxsize=8)
-def _measure(over_sequence: str, over_batch: str, extra: Measure | None) -> Measure:
+def _measure(over_sequence: str, over_batch: str, extra: LayerMeasure | None) -> LayerMeasure:
     def rows(x: jax.Array, weight: jax.Array) -> jax.Array:
         """Combines `[B, S, ...]` over the sequence, then over the batch (as a sum that is finished later)."""
         x = x.astype(jnp.float32)
@@ -146,13 +146,13 @@ def _measure(over_sequence: str, over_batch: str, extra: Measure | None) -> Meas
     return measure
 
 
-def _stacked(sums: Sequence[Sums]) -> Sums:
+def _stacked(sums: Sequence[LayerSums]) -> LayerSums:
     """Sums of all layers by name, `[L, ...]`; zero where a layer has no such thing."""
     shapes = {name: value.shape for layer in sums for name, value in layer.items()}
     return {k: np.stack([s.get(k, np.zeros(shape, np.float32)) for s in sums]) for k, shape in shapes.items()}
 
 
-def _finish_scores(config: ModelConfig, sums: Sums, over_batch: str) -> dict[str, np.ndarray]:
+def _finish_scores(config: ModelConfig, sums: LayerSums, over_batch: str) -> dict[str, np.ndarray]:
     rows = sums["rows"][0]
 
     def done(x: np.ndarray) -> np.ndarray:

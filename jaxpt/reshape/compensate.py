@@ -22,7 +22,7 @@ from jaxpt.reshape.rewrite import LineageEntry, Rewrite, Term
 from jaxpt.reshape.scores import Scores
 from jaxpt.reshape.stream import ModelSlices
 from jaxpt.reshape.subclone import choose
-from jaxpt.reshape.walk import Activations, Measure, Sums, walk
+from jaxpt.reshape.walk import Activations, LayerMeasure, LayerSums, walk
 
 RIDGE = 1e-3
 READS = {"mlp": "ffn_hidden", "heads": "attention_out"}  # axis that is cut -> activation whose moments are needed
@@ -36,7 +36,7 @@ def solve(moment: np.ndarray, kept: np.ndarray, ridge: float = RIDGE) -> np.ndar
     return np.linalg.solve(inner, s[kept]).astype(np.float32)
 
 
-def _moments(axes: tuple[str, ...]) -> Measure:
+def _moments(axes: tuple[str, ...]) -> LayerMeasure:
     def measure(activations: Activations, x: jax.Array, y: jax.Array, weight: jax.Array) -> dict[str, jax.Array]:
         out = {}
         for axis in axes:
@@ -48,7 +48,9 @@ def _moments(axes: tuple[str, ...]) -> Measure:
     return measure
 
 
-_MEASURES: dict[tuple[str, ...], Measure] = {axes: _moments(axes) for axes in (("mlp",), ("heads",), ("mlp", "heads"))}
+_MEASURES: dict[tuple[str, ...], LayerMeasure] = {
+    axes: _moments(axes) for axes in (("mlp",), ("heads",), ("mlp", "heads"))
+}
 
 
 class _Fit:
@@ -69,7 +71,7 @@ class _Fit:
                 folder.mkdir(parents=True, exist_ok=True)
                 self.matrices[axis] = np.lib.format.open_memmap(folder / f"{axis}.npy", "w+", np.float32, shape)
 
-    def solve(self, l: int, moments: Sums, kept: Mapping[str, np.ndarray]) -> None:
+    def solve(self, l: int, moments: LayerSums, kept: Mapping[str, np.ndarray]) -> None:
         """Solves layer `l` for the positions `kept` (`[k]` per axis), after which its moments are not needed."""
         for axis in self.axes:
             index = (kept[axis][:, None] * self.width[axis] + np.arange(self.width[axis])).reshape(-1)
@@ -111,7 +113,7 @@ def gather_compensation(
     """
     fit = _Fit(source.config, {a: index.shape[1] for a, index in kept.items()}, ridge, folder)
 
-    def on_layer(l: int, sums: Sums) -> None:
+    def on_layer(l: int, sums: LayerSums) -> None:
         fit.solve(l, sums, {a: index[l] for a, index in kept.items()})
 
     if fit.axes:
@@ -148,7 +150,7 @@ def score_and_compensate(
     keep = {a: want[a] for a in READS if want[a] != getattr(c, a)}
     fit = _Fit(c, keep, ridge, folder)
 
-    def on_layer(l: int, scores: Scores, sums: Sums) -> None:
+    def on_layer(l: int, scores: Scores, sums: LayerSums) -> None:
         kept = choose(c.replace(layers=(c.layers[l],)), {**want, "layers": 1}, scores, depth="first")
         fit.solve(l, sums, {a: getattr(kept, a)[0] for a in fit.axes})
 

@@ -8,7 +8,7 @@ from jaxpt.errors import JaxptError, nearest
 from jaxpt.models import ModelConfig, flatten, param_specs
 from jaxpt.reshape.axes import rewrite_axes
 from jaxpt.reshape.ops import Scale
-from jaxpt.reshape.rewrite import LineageEntry, Rewrite, Rule, Term
+from jaxpt.reshape.rewrite import LineageEntry, ParamRule, Rewrite, Term
 from jaxpt.reshape.scores import Scores
 
 ChooseLayers = Callable[[int, int, Scores | None], np.ndarray]
@@ -111,7 +111,7 @@ def drop_and_rescale(config: ModelConfig, drop: Sequence[int], growth: Sequence[
         factors[: int(l)] *= g
         table *= float(g)
     kept = np.array([i for i in range(len(config.layers)) if i not in set(drop)])
-    rules: dict[str, Rule] = dict(rewrite.rules)
+    rules: dict[str, ParamRule] = dict(rewrite.rules)
     for path, spec in flatten(param_specs(rewrite.target)).items():
         (term,) = rules[path]
         op = None

@@ -13,7 +13,7 @@ from jaxpt.models import ModelConfig
 from jaxpt.models.specs import GLOBAL_AXES
 from jaxpt.reshape.axes import axis_size, duplicate, rewrite_axes, role, with_groups
 from jaxpt.reshape.ops import Scale, Take
-from jaxpt.reshape.rewrite import LineageEntry, Rewrite, Rule, Term
+from jaxpt.reshape.rewrite import LineageEntry, ParamRule, Rewrite, Term
 
 
 def _copied(config: ModelConfig, axis: str, size: int, seed: int | None) -> np.ndarray:
@@ -85,7 +85,7 @@ def _with_noise(rewrite: Rewrite, axis: str, index: np.ndarray, noise: float, se
     per_layer = axis not in GLOBAL_AXES
     made = [_partners(row) for row in (index if per_layer else index[None])]
     at, sign = (np.stack([m[i] for m in made]) for i in (0, 1))
-    rules: dict[str, Rule] = dict(rewrite.rules)
+    rules: dict[str, ParamRule] = dict(rewrite.rules)
     for path, spec in rewrite.specs.items():
         if axis not in spec.axes or role(spec, axis) != "reader":
             continue
@@ -110,7 +110,7 @@ def aki(config: ModelConfig, size: int, seed: int = 0) -> Rewrite:
     """
     rewrite = fpi(config, "mlp", size, seed)
     new = np.arange(size) >= config.mlp
-    rules: dict[str, Rule] = dict(rewrite.rules)
+    rules: dict[str, ParamRule] = dict(rewrite.rules)
     for path, spec in rewrite.specs.items():
         if "mlp" not in spec.axes or role(spec, "mlp") != "writer":
             continue
@@ -145,7 +145,7 @@ def llama_pro(config: ModelConfig, new: int) -> Rewrite:
             fresh.append(len(layers))
             layers.append(l)
     rewrite = rewrite_axes(config, {}, layers=layers)
-    rules: dict[str, Rule] = dict(rewrite.rules)
+    rules: dict[str, ParamRule] = dict(rewrite.rules)
     for path, spec in rewrite.specs.items():
         if spec.stacked and spec.residual == "writes" and not spec.gain:
             at = rewrite.target.layers_of(path.split("/")[1])
@@ -177,7 +177,7 @@ def _more_layers(config: ModelConfig, op: str, layers: int) -> int:
 def stack(config: ModelConfig, layers: int) -> Rewrite:
     """Returns the rewrite that repeats the whole stack up to `layers` (G_stack, Du et al. 2024, arXiv 2405.15319).
 
-    What is no whole stack is taken from the top, as bert2BERT does (Chen et al. 2022).
+    What is not a whole stack is taken from the top, as bert2BERT does (Chen et al. 2022).
 
     Raises:
         JaxptError: fewer layers than there are.

@@ -9,7 +9,7 @@ from jaxpt.models import ModelConfig, RopeConfig
 from jaxpt.models.rope import inverse_frequencies
 from jaxpt.reshape.axes import AxisMap, rewrite_axes
 from jaxpt.reshape.head_dim import matched_pairs
-from jaxpt.reshape.rewrite import LineageEntry, Rewrite, Rule
+from jaxpt.reshape.rewrite import LineageEntry, ParamRule, Rewrite
 
 
 def pad_heads(config: ModelConfig, heads: int, *, fresh: bool = True, seed: int = 0) -> Rewrite:
@@ -59,8 +59,8 @@ def split_kv(config: ModelConfig, kv_heads: int) -> Rewrite:
 def pad_head_dim(config: ModelConfig, head_dim: int, *, fresh: bool = True, seed: int = 0) -> Rewrite:
     """Returns the rewrite that makes heads larger: RoPE pairs keep their frequency, `o` reads zero of new dimensions.
 
-    Old pairs stand where `matched_pairs` would cut them out again; where no formula gives both old and new frequencies
-    they stand in `rope.inv_freq`. New dimensions of q are zero (with a norm of queries and keys those of k as well),
+    Old pairs are where `matched_pairs` would cut them out again; where no formula gives both old and new frequencies
+    they are in `rope.inv_freq`. New dimensions of q are zero (with a norm of queries and keys those of k as well),
     what the larger head changes in the softmax scale and in the norm's statistic is put into q and k or their gains.
 
     Args:
@@ -95,7 +95,7 @@ def pad_head_dim(config: ModelConfig, head_dim: int, *, fresh: bool = True, seed
     entry |= {"exact": True, "why": "new dimensions add zero to the scores, and o reads zero of them"}
     drawn = {"head_dim": ("writer",)} | ({} if normed else {"rotary_dim": ("writer",)})
     rewrite = rewrite_axes(config, maps, changes=changes, entry=entry, fresh=drawn if fresh else None, seed=seed)
-    rules: dict[str, Rule] = dict(rewrite.rules)
+    rules: dict[str, ParamRule] = dict(rewrite.rules)
     for path, spec in rewrite.specs.items():
         if spec.rotary and "heads" in spec.axes and not spec.gain:
             rules[path] = rules[path][:1]  # q's new dimensions stay zero beside k's drawn ones

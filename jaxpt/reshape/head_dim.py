@@ -26,7 +26,7 @@ def head_dim_maps(
 
     q and k keep `matched_pairs` in all layers, as the frequencies belong to the model; v and o keep, by kv head, the
     dimensions of highest score (`head_dim [L, K, h]`), or the matched ones without scores. Frequencies that no
-    formula gives stand in `rope.inv_freq`.
+    formula gives are in `rope.inv_freq`.
     """
     pairs = matched_pairs(config.head_dim, keep)
     both = np.concatenate([pairs, pairs + config.head_dim // 2])

@@ -7,11 +7,11 @@ from jaxpt.errors import JaxptError
 from jaxpt.models import ModelConfig
 from jaxpt.reshape.picture import draw_scores
 from jaxpt.reshape.scores import Scores
-from jaxpt.reshape.setting import Setting
+from jaxpt.reshape.setting import ReshapeSetting
 
 
 def keep_scores(
-    setting: Setting, config: ModelConfig, digest: Callable[[], str], file: str | None, pictures: str | None
+    setting: ReshapeSetting, config: ModelConfig, digest: Callable[[], str], file: str | None, pictures: str | None
 ) -> None:
     """Has stored scores used where there are some, fresh ones kept where `file` says, and all drawn.
 
@@ -42,7 +42,7 @@ def keep_scores(
     setting.on_scores = keep_and_draw
 
 
-def _check_request(file: str, scores: Scores, digest: str, setting: Setting) -> None:
+def _check_request(file: str, scores: Scores, digest: str, setting: ReshapeSetting) -> None:
     """Refuses scores of another model, or of other data or in another way than the config asks for."""
     way = f"remove {file} or give another file in config.scores"
     if scores.meta.get("model") != digest:

@@ -6,7 +6,7 @@ from jaxpt.errors import JaxptError
 from jaxpt.models import ModelConfig, flatten, param_specs
 from jaxpt.reshape.axes import AxisMap, rewrite_axes
 from jaxpt.reshape.ops import Mix
-from jaxpt.reshape.rewrite import LineageEntry, Rewrite, Rule, Term, index_digest
+from jaxpt.reshape.rewrite import LineageEntry, ParamRule, Rewrite, Term, index_digest
 from jaxpt.reshape.scores import Scores
 
 HOW = ("mean", "select")
@@ -42,7 +42,7 @@ def merge_kv(config: ModelConfig, kv_heads: int, *, how: str = "mean", scores: S
         return rewrite_axes(config, {"kv_heads": AxisMap(index)}, entry=entry)
     rewrite = rewrite_axes(config, {"kv_heads": AxisMap(first)}, entry=entry)
     pool = np.repeat(np.eye(kv_heads, dtype=np.float32), size, axis=1) / size
-    rules: dict[str, Rule] = dict(rewrite.rules)
+    rules: dict[str, ParamRule] = dict(rewrite.rules)
     for path, spec in flatten(param_specs(rewrite.target)).items():
         if "kv_heads" in spec.axes:
             (term,) = rules[path]

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Array = np.ndarray | jax.Array
+Array = jax.Array | np.ndarray
 
 
 class PerLayer(Protocol):
@@ -84,7 +84,7 @@ class Take(Op):
     """Position i of dimension `dim` becomes position `index[i]` of the input; -1 is a new position, zero.
 
     Selection, permutation, duplication and padding are all this. `index`: `[k]`, or `[L, k]` per layer. With `by`,
-    the positions taken depend on where one stands along dimension `by`: `[n, k]`, or `[L, n, k]` per layer.
+    the positions taken depend on the position along dimension `by`: `[n, k]`, or `[L, n, k]` per layer.
     """
 
     dim: int

@@ -36,7 +36,7 @@ class Term:
     seed: int = 0
 
 
-Rule = tuple[Term, ...]
+ParamRule = tuple[Term, ...]
 
 
 class LineageEntry(TypedDict, total=False):
@@ -73,7 +73,7 @@ class Rewrite:
 
     source: ModelConfig
     target: ModelConfig
-    rules: Mapping[str, Rule] = field(repr=False)
+    rules: Mapping[str, ParamRule] = field(repr=False)
     entry: LineageEntry = field(default_factory=LineageEntry)
 
     def __post_init__(self) -> None:
@@ -125,7 +125,7 @@ def _check_index(path: str, op: Op, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{path}: an index is outside dimension {op.dim} of length {shape[op.dim]}")
 
 
-def identity_rules(source: ModelConfig) -> dict[str, Rule]:
+def identity_rules(source: ModelConfig) -> dict[str, ParamRule]:
     """Returns rules that copy every parameter: what transforms change some of."""
     return {path: (copy(path, spec),) for path, spec in flatten(param_specs(source)).items()}
 

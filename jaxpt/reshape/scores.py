@@ -61,7 +61,7 @@ class Scores:
         return self.values[name]
 
     def check(self, config: ModelConfig) -> None:
-        """Raises a JaxptError if the arrays' shapes do not fit `config`, or a score is no finite number."""
+        """Raises a JaxptError if the arrays' shapes do not fit `config`, or a score is not a finite number."""
         size = lengths_of(config)
         for name, array in self.values.items():
             want = tuple(size.get(a, 0) for a in AXES[name])
@@ -110,7 +110,7 @@ class Scores:
         elif digest != _digest(values, meta):
             raise JaxptError(f"{path} is damaged: its scores are not what its digest says; score the model again")
         if odd := values.keys() - AXES.keys():
-            raise JaxptError(f"{path} holds {min(odd)!r}, which is no score: it is damaged; score the model again")
+            raise JaxptError(f"{path} holds {min(odd)!r}, which is not a score: it is damaged; score the model again")
         return Scores(values, meta)
 
 

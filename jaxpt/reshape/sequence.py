@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 from jaxpt.reshape.rewrite import Rewrite
-from jaxpt.reshape.setting import Setting
+from jaxpt.reshape.setting import ReshapeSetting
 from jaxpt.reshape.stream import ModelSlices, chain
 from jaxpt.reshape.transform import Transform
 
 
-def rewrites_of(source: ModelSlices, transforms: Sequence[Transform], setting: Setting) -> list[Rewrite]:
+def rewrites_of(source: ModelSlices, transforms: Sequence[Transform], setting: ReshapeSetting) -> list[Rewrite]:
     """Returns the rewrites of all transforms, to be applied in order to `source`.
 
     Raises:

@@ -16,7 +16,7 @@ from jaxpt.reshape.target import Target
 
 
 @dataclasses.dataclass
-class Setting:
+class ReshapeSetting:
     """What the transforms may use.
 
     `batches` is the calibration data (empty: none), `data` what identifies it, `scores` those of the first model

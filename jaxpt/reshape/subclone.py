@@ -19,7 +19,7 @@ from jaxpt.reshape.axes import AxisMap, axis_size, rewrite_axes, with_groups
 from jaxpt.reshape.datafree import weight_scores
 from jaxpt.reshape.depth import default_depth, kept_layers
 from jaxpt.reshape.head_dim import head_dim_maps
-from jaxpt.reshape.rewrite import LineageEntry, Rewrite, Rule, Term, index_digest
+from jaxpt.reshape.rewrite import LineageEntry, ParamRule, Rewrite, Term, index_digest
 from jaxpt.reshape.scores import Scores
 from jaxpt.reshape.stream import InMemory
 from jaxpt.reshape.target import MOE_LENGTHS, Target, lengths, lengths_of
@@ -191,7 +191,7 @@ def uniform_index(size: int, keep: int) -> np.ndarray:
 
 
 def random_init(config: ModelConfig, target: Target | Mapping[str, object], seed: int = 0) -> Rewrite:
-    """Returns the rewrite that draws the target's parameters anew, as `init_params(target, seed)` would.
+    """Returns the rewrite that draws the target's parameters at random, as `init_params(target, seed)` would.
 
     Raises:
         JaxptError: what `lengths` refuses: a baseline is given the same task.
@@ -204,7 +204,7 @@ def random_init(config: ModelConfig, target: Target | Mapping[str, object], seed
         sizes["moe"] = dataclasses.replace(config.moe, **inner)
     layers = kept_layers(len(config.layers), want["layers"], "first", None)
     new = config.replace(**{**sizes, **changes, "layers": tuple(config.layers[i] for i in layers)})
-    rules: dict[str, Rule] = {path: (Term(None, (), None, seed),) for path in flatten(param_specs(new))}
+    rules: dict[str, ParamRule] = {path: (Term(None, (), None, seed),) for path in flatten(param_specs(new))}
     return Rewrite(
         config,
         new,
@@ -216,6 +216,6 @@ def random_init(config: ModelConfig, target: Target | Mapping[str, object], seed
             "tokens": 0,
             "flops": 0.0,
             "exact": False,
-            "why": "drawn anew, nothing of the model is used",
+            "why": "drawn at random, nothing of the model is used",
         },
     )

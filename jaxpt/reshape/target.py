@@ -48,12 +48,12 @@ def lengths(config: ModelConfig, target: "Target | Mapping[str, object]") -> dic
 
     Args:
         config: the source.
-        target: a `Target`, or a mapping with some of its keys; fields of `ModelConfig` that are no lengths may be
+        target: a `Target`, or a mapping with some of its keys; fields of `ModelConfig` that are not lengths may be
             given if they equal the source's.
 
     Raises:
         JaxptError: an unknown key; a change of module type; a length above the source's, below 1 or odd for head_dim;
-            heads that are no multiple of kv_heads, or more per kv head than the source has.
+            heads that are not a multiple of kv_heads, or more per kv head than the source has.
     """
     have = lengths_of(config)
     want = _wanted(config, have, target)

@@ -11,7 +11,7 @@ from typing import Any
 from jaxpt.config.choice import Choice, find, names
 from jaxpt.models import ModelConfig
 from jaxpt.reshape.rewrite import Rewrite
-from jaxpt.reshape.setting import Setting
+from jaxpt.reshape.setting import ReshapeSetting
 from jaxpt.reshape.stream import ModelSlices
 
 # until b398682 every transform had all of these options, and stored configs hold them with these values
@@ -43,14 +43,14 @@ class Transform(Choice, kind="transform", room="jaxpt.reshape.transforms"):
         """Whether it ranks positions or layers by `setting.score`, so that scores can be stored and drawn."""
         return False
 
-    def check(self, config: ModelConfig, setting: Setting) -> None:
+    def check(self, config: ModelConfig, setting: ReshapeSetting) -> None:
         """Refuses what cannot be done with a model of shape `config`, before anything is scored or computed.
 
         Raises:
             JaxptError: an impossible target, or calibration data that is missing.
         """
 
-    def rewrites(self, source: ModelSlices, setting: Setting) -> list[Rewrite]:
+    def rewrites(self, source: ModelSlices, setting: ReshapeSetting) -> list[Rewrite]:
         """Returns what is to be done to `source`, to be applied in order.
 
         Raises:
@@ -71,5 +71,5 @@ class Transform(Choice, kind="transform", room="jaxpt.reshape.transforms"):
 
 
 def _unsaid(key: str, value: Any) -> bool:
-    """Whether an option stands where it stood when nothing was said of it."""
+    """Whether an option has the value that earlier versions gave it by default."""
     return key in ALL_OPTIONS_THEN and (tuple(value) if isinstance(value, list) else value) == ALL_OPTIONS_THEN[key]

@@ -13,7 +13,7 @@ from jaxpt.errors import JaxptError, nearest
 from jaxpt.models import ModelConfig, MoeConfig, ParamSpec, flatten, param_specs
 from jaxpt.models.moe_config import RouterWeights
 from jaxpt.reshape.ops import Array, Mix, Op, Scale, Split, Take, numpy_of
-from jaxpt.reshape.rewrite import LineageEntry, Rewrite, Rule, Term, index_digest
+from jaxpt.reshape.rewrite import LineageEntry, ParamRule, Rewrite, Term, index_digest
 
 ScaleRule = Literal["none", "sqrt", "down", "route", "cube_root"]
 
@@ -38,7 +38,7 @@ class Upcycling:
     permute: bool = option(True, "give each copy an order of neurons of its own")
     scale: ScaleRule = option("sqrt", "what undoes the routing weights")
     weights: RouterWeights = option("renormalised", "how routing weights come from the router's logits")
-    keep: float = option(0.6, "fraction of each expert's neurons that stays; the others are drawn anew")
+    keep: float = option(0.6, "fraction of each expert's neurons that stays; the others are drawn at random")
     shared_index: bool = option(True, "redraw the same neurons in gate, up and down")
     router_std: float = option(0.002, "deviation of the router's weights")
     selection_bias: bool = option(False, "whether experts are selected with a bias that the load moves")
@@ -48,7 +48,7 @@ class Upcycling:
             if getattr(self, name) < low:
                 raise JaxptError(f"{name} is {getattr(self, name)}, it must be at least {low}")
         if self.experts % self.granularity:
-            raise JaxptError(f"experts {self.experts} is no multiple of granularity {self.granularity}")
+            raise JaxptError(f"experts {self.experts} is not a multiple of granularity {self.granularity}")
         if self.experts_per_token > self.experts:
             raise JaxptError(f"experts_per_token is {self.experts_per_token}, there are only {self.experts} experts")
         for name, known in (("scale", get_args(ScaleRule)), ("weights", get_args(RouterWeights))):
@@ -71,9 +71,12 @@ class Upcycling:
         """Returns whether the function is kept at step 0, and the condition that holds or fails."""
         g, k = self.granularity, self.experts_per_token
         if self.keep < 1:
-            return False, f"{1 - self.keep:.1%} of each expert's neurons are drawn anew"
+            return False, f"{1 - self.keep:.1%} of each expert's neurons are drawn at random"
         if k % g:
-            return False, f"experts_per_token {k} is no multiple of granularity {g}: some shards of a copy are left out"
+            return (
+                False,
+                f"experts_per_token {k} is not a multiple of granularity {g}: some shards of a copy are left out",
+            )
         if self.scale == "cube_root" and self.factor != 1:
             return False, "the cube-root rule scales the gate, in which the network is not linear"
         if self.scale == "none" and self.factor != 1:
@@ -85,7 +88,7 @@ class Upcycling:
 
 @dataclass(frozen=True, eq=False)
 class Redraw(Op):
-    """Draws chosen neurons anew from the normal distribution of the entries they replace, expert by expert.
+    """Draws chosen neurons from the normal distribution of the entries they replace, expert by expert.
 
     `mask [L, E, F + 1]` uint32: 1 where dimension `dim` of an expert is redrawn; entry [:, 0, F] is the layer's seed.
     """
@@ -142,7 +145,7 @@ def upcycle(config: ModelConfig, options: Upcycling, layers: Sequence[int] | Non
         raise JaxptError("upcycle: no layer is chosen")
     for i in chosen:
         if not 0 <= i < len(config.layers) or config.layers[i].ffn != "dense":
-            raise JaxptError(f"upcycle: layer {i} is no dense layer of this model")
+            raise JaxptError(f"upcycle: layer {i} is not a dense layer of this model")
     routed = config.mlp - options.shared_mlp
     if routed <= 0 or routed % options.granularity:
         raise JaxptError(
@@ -159,7 +162,7 @@ def upcycle(config: ModelConfig, options: Upcycling, layers: Sequence[int] | Non
     at = {"dense": np.array(target.layers_of("dense")), "moe": np.array(target.layers_of("moe"))}
     order = _orders(config, options, at["moe"], seed)
     dense = _feed_forward(config, "mlp")
-    rules: dict[str, Rule] = {}
+    rules: dict[str, ParamRule] = {}
     for path, spec in flatten(param_specs(target)).items():
         if not spec.stacked:
             rules[path] = (Term(path),)
@@ -200,7 +203,7 @@ def _moe_rule(
     layers: np.ndarray,
     order: tuple[np.ndarray, np.ndarray],
     seed: int,
-) -> Rule:
+) -> ParamRule:
     if spec.state:
         return (Term(None, (), None, seed),)
     if spec.ffn is None:  # the router: equal columns for the experts of a copy
@@ -241,7 +244,7 @@ def average_experts(config: ModelConfig) -> Rewrite:
     Undoes upcycling by unpermuted copies.
 
     Raises:
-        JaxptError: shared experts, or a layer that is no mixture.
+        JaxptError: shared experts, or a layer that is not a mixture.
     """
     if config.moe is None or config.moe.shared_mlp or {s.ffn for s in config.layers} != {"moe"}:
         raise JaxptError("average_experts: every layer must be a mixture of experts without shared ones")
@@ -249,7 +252,7 @@ def average_experts(config: ModelConfig) -> Rewrite:
     target = config.replace(layers=dense, mlp=config.moe.mlp, moe=None)
     mean = Mix(0, 1, np.full((1, config.moe.experts), 1 / config.moe.experts, np.float32), ())
     experts = _feed_forward(config, "expert_mlp")
-    rules: dict[str, Rule] = {}
+    rules: dict[str, ParamRule] = {}
     for path, spec in flatten(param_specs(target)).items():
         at = np.arange(spec.shape[0]) if spec.stacked else None
         if spec.ffn:

@@ -1,8 +1,8 @@
 """A forward pass over data, one layer at a time, with sums of what its activations show.
 
-Only one layer's parameters are needed at once, so a model too large for memory is passed through from its bundle; the
-streams of all batches are kept instead (`[B, S, D]` each). Under a mesh, batches and slices may be sharded: sums are
-taken inside `jit` over the global batch, in float32.
+Only one layer's parameters are needed at once, so a model too large for memory is read layer by layer from its bundle;
+the streams of all batches are kept instead (`[B, S, D]` each). Under a mesh, batches and slices may be sharded: sums
+are taken inside `jit` over the global batch, in float32.
 """
 
 import functools
@@ -21,9 +21,9 @@ from jaxpt.models.specs import block_specs
 from jaxpt.reshape.stream import ModelSlices
 
 Activations = Mapping[str, jax.Array]
-Sums = Mapping[str, np.ndarray]  # over all batches, of one layer, on the host
+LayerSums = Mapping[str, np.ndarray]  # over all batches, of one layer, on the host
 # (activations, stream before, stream after, weight [B, S]) -> sums over one batch
-Measure = Callable[[Activations, jax.Array, jax.Array, jax.Array], dict[str, jax.Array]]
+LayerMeasure = Callable[[Activations, jax.Array, jax.Array, jax.Array], dict[str, jax.Array]]
 
 
 @functools.partial(jax.jit, static_argnames=("config", "layer", "compute", "measure"))
@@ -31,7 +31,7 @@ def _step(
     config: ModelConfig,
     layer: LayerSpec,
     compute: Compute,
-    measure: Measure | None,
+    measure: LayerMeasure | None,
     leaves: Mapping[str, jax.Array],
     x: jax.Array,
     segment_ids: jax.Array,
@@ -67,8 +67,8 @@ def _token_table(source: ModelSlices) -> jax.Array:
 def walk(
     source: ModelSlices,
     batches: Sequence[Rows],
-    measure: Measure | None = None,
-    on_layer: Callable[[int, Sums], object] = lambda l, sums: None,
+    measure: LayerMeasure | None = None,
+    on_layer: Callable[[int, LayerSums], object] = lambda l, sums: None,
     compute: Compute = Compute(),  # noqa: B008
 ) -> list[jax.Array]:
     """Runs all batches through all layers, layer by layer, and returns their last streams `[B, S, D]`.

@@ -82,7 +82,7 @@ def partition_specs(
     result = walk(specs, "")
     for path in allow_replicated:
         if path not in seen:
-            raise JaxptError(f"sharding.allow_replicated names {path!r}, which is no parameter of this model")
+            raise JaxptError(f"sharding.allow_replicated names {path!r}, which is not a parameter of this model")
     return result
 
 

@@ -15,7 +15,7 @@ from jaxpt.errors import JaxptError, nearest
 
 NAMED = ("plain", "chatml")
 BEGIN, END = "\ufdd0", "\ufdd1"  # noncharacters: Unicode promises that no text has them
-Span = tuple[int, int]
+CharacterSpan = tuple[int, int]
 Message = Mapping[str, object]  # role, content, and what else a template knows
 
 
@@ -40,7 +40,7 @@ def named_template(name: str) -> str:
     if name in NAMED:
         return resources.files("jaxpt.tokenizers").joinpath(f"{name}.jinja").read_text(encoding="utf-8")
     if not Path(name).is_file():
-        raise JaxptError(f"chat template {name} is no file{nearest(name, NAMED)}; there are {', '.join(NAMED)}")
+        raise JaxptError(f"chat template {name} is not a file{nearest(name, NAMED)}; known are {', '.join(NAMED)}")
     return Path(name).read_text(encoding="utf-8")
 
 
@@ -55,7 +55,7 @@ def render(template: str, messages: Sequence[Message], values: Mapping[str, obje
 
 def render_with_spans(
     template: str, messages: Sequence[Message], values: Mapping[str, object]
-) -> tuple[str, list[Span]]:
+) -> tuple[str, list[CharacterSpan]]:
     """Returns the rendered conversation and the (start, stop) characters of what the assistant wrote.
 
     A template that marks them with `{% generation %}` is taken at its word. One that does not is rendered turn by
@@ -66,16 +66,16 @@ def render_with_spans(
         JaxptError: as `render`; a template without marks that writes a turn differently once more turns follow.
     """
     if BEGIN in (whole := json.dumps([messages, values], ensure_ascii=False, default=str)) or END in whole:
-        raise JaxptError("a message holds U+FDD0 or U+FDD1, which are no characters; clean the text first")
+        raise JaxptError("a message holds U+FDD0 or U+FDD1, which are not characters; clean the text first")
     marked = _render(template, messages, values)
     if BEGIN in marked:
         return _read_marks(marked)
     return marked, _spans_by_turn(template, messages, values, marked)
 
 
-def _read_marks(marked: str) -> tuple[str, list[Span]]:
+def _read_marks(marked: str) -> tuple[str, list[CharacterSpan]]:
     parts: list[str] = []
-    spans: list[Span] = []
+    spans: list[CharacterSpan] = []
     at = 0
     for i, part in enumerate(marked.replace(END, BEGIN).split(BEGIN)):
         if i % 2:
@@ -85,7 +85,9 @@ def _read_marks(marked: str) -> tuple[str, list[Span]]:
     return "".join(parts), spans
 
 
-def _spans_by_turn(template: str, messages: Sequence[Message], values: Mapping[str, object], whole: str) -> list[Span]:
+def _spans_by_turn(
+    template: str, messages: Sequence[Message], values: Mapping[str, object], whole: str
+) -> list[CharacterSpan]:
     spans = []
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
@@ -94,7 +96,7 @@ def _spans_by_turn(template: str, messages: Sequence[Message], values: Mapping[s
         after = _render(template, messages[: i + 1], values)
         if not (after.startswith(before) and whole.startswith(after)):
             raise JaxptError(
-                f"the chat template writes turn {i + 1} differently when it stands elsewhere, so what "
+                f"the chat template writes turn {i + 1} differently in another place, so what "
                 f"the assistant wrote cannot be determined; mark it with {{% generation %}} or name another template "
                 f"({', '.join(NAMED)})"
             )

@@ -62,7 +62,7 @@ def read_json(file: Path) -> tokenizers.Tokenizer:
     """Reads a `tokenizer.json`.
 
     Raises:
-        JaxptError: it is no tokenizer description.
+        JaxptError: it is not a tokenizer description.
     """
     try:
         return tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))

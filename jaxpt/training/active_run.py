@@ -12,7 +12,7 @@ from tqdm import tqdm
 from jaxpt.checkpoints.checkpoints import Checkpoints
 from jaxpt.training.events import Changes, Event
 from jaxpt.training.feed import Feed
-from jaxpt.training.metrics import Metrics
+from jaxpt.training.metrics import MetricsLog
 from jaxpt.training.program import Program
 from jaxpt.training.run_plan import RunPlan
 from jaxpt.training.speed import Clock
@@ -31,7 +31,7 @@ class ActiveRun:
     peak_flops: float  # FLOP/s of all devices, which MFU divides by
     feed: Feed
     checkpoints: Checkpoints
-    metrics: Metrics
+    metrics: MetricsLog
     log: Log
     check_writer: Callable[[], None]  # raises where another process has taken over the directory
 

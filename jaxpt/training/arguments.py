@@ -42,7 +42,7 @@ def step_arguments(
 
     Args:
         objective: the stage's.
-        progress: where in the stage the step stands.
+        progress: where in the stage the step is.
         learning_rate: of the model's parameters at this step.
         peak: the stage's highest learning rate; groups without a schedule of their own follow `learning_rate / peak`.
         seed: the run's.

@@ -59,7 +59,7 @@ class StageConfig:
 
     `mixture` gives each source a number, `"size"`, or groups `{weight, sources}`: see `jaxpt.data.weights`.
     Weights count row slots, or with `mixture_unit` "tokens" real tokens without padding.
-    `load` says what continues from the stage before (or from `init_from`): "params" starts the optimizer afresh,
+    `load` says what continues from the stage before (or from `init_from`): "params" starts the optimizer new,
     and what the objective trains besides the model.
     `freeze` lists axis names ("vocab"), path patterns ("blocks/*/q") and layers ("layers[0:4]", global numbers).
     `rope` replaces fields of the model's rope from this stage on. `pose` lets positions skip at random up to a target.

@@ -1,7 +1,7 @@
 """Evaluating: the entries of a config's `evaluations` as events of the run."""
 
 from jaxpt.config.duration import parse_interval
-from jaxpt.evaluation.evaluation import Evaluation, Measure, Setting, prefix
+from jaxpt.evaluation.evaluation import Evaluation, EvaluationSetting, Measure, prefix
 from jaxpt.models.config import ModelConfig
 from jaxpt.tokenizers import Tokenizer
 from jaxpt.training.config import RunConfig
@@ -9,7 +9,7 @@ from jaxpt.training.events import Changes, Due, Event, RunView
 
 
 class Evaluating(Event):
-    """Measures one entry, unless the record of an earlier attempt stands."""
+    """Measures one entry, unless the record of an earlier attempt is there."""
 
     after_checkpoint = True
 
@@ -32,7 +32,7 @@ class Evaluating(Event):
     def _measure(self, view: RunView) -> Measure:
         key = view.model, view.stage.config.sequence_length
         if key not in self._measures:
-            setting = Setting(*key, self._tokenizer, view.stage.step.compute, view.workdir, view.mesh)
+            setting = EvaluationSetting(*key, self._tokenizer, view.stage.step.compute, view.workdir, view.mesh)
             self._measures[key] = self._evaluation.prepare(setting)
         return self._measures[key]
 

@@ -34,7 +34,7 @@ class Due:
         if (self.last and step == plan.steps) or (self.stage_ends and any(step == stage.stop for stage in plan.stages)):
             return True
         tokens = plan.tokens_at
-        return self.every is not None and self.every.passed(step - 1, step, tokens(step - 1), tokens(step))
+        return self.every is not None and self.every.is_due(step - 1, step, tokens(step - 1), tokens(step))
 
 
 @dataclass(frozen=True)

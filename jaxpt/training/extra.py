@@ -104,7 +104,7 @@ def make_extra(objective: Objective, model: ModelConfig, where: str = "objective
     return Extra(specs, groups, optimizers)
 
 
-def begin(held: Params, extra: Extra, layout: Layout, seed: int, *, anew: bool) -> tuple[Params, list[str]]:
+def begin(held: Params, extra: Extra, layout: Layout, seed: int, *, fresh: bool) -> tuple[Params, list[str]]:
     """Returns the `State.extra` that a stage begins or goes on with, and what a person should know of it.
 
     Args:
@@ -112,15 +112,15 @@ def begin(held: Params, extra: Extra, layout: Layout, seed: int, *, anew: bool) 
         extra: what the stage's objective trains.
         layout: where it shall lie.
         seed: the run's, which decides first values.
-        anew: nothing of `held` is taken.
+        fresh: nothing of `held` is taken.
     """
     names = lambda tree: ", ".join(flatten(tree["values"])) if tree else "none"  # noqa: E731
     shardings = extra.shardings(layout)
     wanted = jax.eval_shape(extra.init, jnp.uint32(0))
-    if _shapes(held) == _shapes(wanted) and not anew:
+    if _shapes(held) == _shapes(wanted) and not fresh:
         same = jax.tree.map(lambda a, s: a.sharding == s, held, shardings)
         return held if all(jax.tree.leaves(same)) else jax.jit(lambda x: x, out_shardings=shardings)(held), []
-    lines = [f"the objective's own things start anew: {names(wanted)} (before: {names(held)})"] if held else []
+    lines = [f"the objective's own parameters start new: {names(wanted)} (before: {names(held)})"] if held else []
     if not wanted:
         return {}, lines
     return jax.jit(extra.init, out_shardings=shardings)(jnp.uint32(seed)), lines

@@ -13,13 +13,13 @@ from jaxpt.data.seen import seen_documents
 from jaxpt.models.batch import Batch
 from jaxpt.training.run_plan import RunPlan
 
-Rows = Callable[[int], slice | None]  # batch size -> this host's rows, None: all of them
+HostRows = Callable[[int], slice | None]  # batch size -> this host's rows, None: all of them
 
 
 class Feed(Protocol):
     """A pure function from the step to its global batch, with its bookkeeping."""
 
-    def iterate(self, start_step: int, rows: Rows = lambda size: None) -> Iterator[tuple[int, Batch]]:
+    def iterate(self, start_step: int, rows: HostRows = lambda size: None) -> Iterator[tuple[int, Batch]]:
         """Yields `(step, batch)` from `start_step` to the run's end: those rows of a batch that `rows` says."""
 
     def metrics(self, step: int) -> dict[str, float]:
@@ -30,7 +30,7 @@ class Feed(Protocol):
         """The weights in force for the batch at `step`."""
 
     def change(self, step: int, weights: Mapping[str, float]) -> None:
-        """Lets other weights hold from the batch at `step` to the stage's end; `iterate` anew from there."""
+        """Lets other weights hold from the batch at `step` to the stage's end; `iterate` again from there."""
 
     def to_save(self, step: int) -> dict[str, Any]:
         """The schedule log and the ledger after `step` finished steps, JSON-ready."""
@@ -43,7 +43,7 @@ class PackedFeed:
         """Reads from `loader`; `facts` are what else a checkpoint keeps of how the data was chosen."""
         self.loader, self._facts = loader, facts
 
-    def iterate(self, start_step: int, rows: Rows = lambda size: None) -> Iterator[tuple[int, Batch]]:
+    def iterate(self, start_step: int, rows: HostRows = lambda size: None) -> Iterator[tuple[int, Batch]]:
         """As `Feed.iterate`."""
         return self.loader.iterate(start_step, rows)
 
@@ -78,7 +78,7 @@ def make_feed(
     """Builds the feed of a run.
 
     Args:
-        plan: the run; stages that begin after the saved step, and changes to the one it stands in, hold from there.
+        plan: the run; stages that begin after the saved step, and changes to the one it is in, hold from there.
         saved: the `run` item of the restored checkpoint, None for a new run.
         used: ledger of the run that a new run starts from: neither its rows nor (unless `leave_out_seen` is off) the
             documents that they hold are taken again.

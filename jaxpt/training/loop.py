@@ -112,7 +112,7 @@ def _read(run: ActiveRun) -> None:
 
 
 def _train_stage(run: ActiveRun, stage: StagePlan, bar: tqdm) -> bool:
-    """Runs one stage from where the run stands; returns whether to stop."""
+    """Runs one stage from where the run is; returns whether to stop."""
     program, seed = run.program, run.plan.config.seed
     run.state, arguments, lines = begin_stage(run.state, stage, program.layout, program.optimizer, seed, run.step)
     for line in lines:

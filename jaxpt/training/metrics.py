@@ -14,7 +14,7 @@ from jaxpt.errors import JaxptError
 _BARE = re.compile(rb"[:\[,] *-?(NaN|Infinity)\b")
 
 
-class Metrics:
+class MetricsLog:
     """Appends records to `metrics.jsonl` and `events.jsonl` of a run directory; one host writes.
 
     A record is one line `{"step": n, "train/loss": …}`; n counts finished steps. After a resume at step r the lines
@@ -93,7 +93,7 @@ class Metrics:
 def read(path: Path) -> list[dict[str, Any]]:
     """Returns the records of a metrics.jsonl or events.jsonl; a half-written last line is left out.
 
-    Values that are not finite are floats again, whether they are marked as `Metrics` does or bare words (NaN, Infinity)
+    Values that are not finite are floats again, whether marked as `MetricsLog` does or bare words (NaN, Infinity)
     as versions before that wrote them.
 
     Raises:
@@ -118,7 +118,7 @@ def _records(path: Path) -> list[dict[str, Any]]:
         except (ValueError, TypeError, KeyError):
             if i == len(lines) - 1:  # killed while writing
                 break
-            raise JaxptError(f"{path}: line {i + 1} is not JSON, or no record; repair or remove it") from None
+            raise JaxptError(f"{path}: line {i + 1} is not JSON or not a record; repair or remove it") from None
     return out
 
 
@@ -136,7 +136,7 @@ def _line(record: Mapping[str, Any]) -> str:
 
 
 def _record(line: bytes) -> dict[str, Any]:
-    """Raises ValueError, TypeError or KeyError where the line is no record."""
+    """Raises ValueError, TypeError or KeyError where the line is not a record."""
     record = json.loads(line)
     if not isinstance(record["step"], int):
         raise TypeError("a record's step is a number")

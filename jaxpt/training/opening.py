@@ -12,7 +12,7 @@ from jaxpt.optim.chain import BuiltOptimizer
 from jaxpt.training.active_run import ActiveRun, Log
 from jaxpt.training.changes import changes
 from jaxpt.training.feed import Feed
-from jaxpt.training.metrics import Metrics
+from jaxpt.training.metrics import MetricsLog
 from jaxpt.training.program import Program, drawn_state
 from jaxpt.training.run_plan import RunPlan, continued
 from jaxpt.training.saving import retention
@@ -69,10 +69,10 @@ def open_run(
     )
 
 
-def _open_metrics(plan: RunPlan, workdir: Path, layout: Layout, saved: RunItem | None, aside: list[str]) -> Metrics:
+def _open_metrics(plan: RunPlan, workdir: Path, layout: Layout, saved: RunItem | None, aside: list[str]) -> MetricsLog:
     """Opens the metrics, cut back to the step that was resumed at, and notes how the run goes on."""
     step = saved["step"] if saved else 0
-    metrics = Metrics(workdir, step, tensorboard=plan.config.metrics.tensorboard, write=jax.process_index() == 0)
+    metrics = MetricsLog(workdir, step, tensorboard=plan.config.metrics.tensorboard, write=jax.process_index() == 0)
     kind = "resume" if saved else "start"
     metrics.event(kind, step, devices=jax.device_count(), mesh=dict(layout.mesh.shape))
     if aside:

@@ -56,7 +56,7 @@ def _special(stage: StagePlan, i: int) -> list[str]:
     """What of a stage is not the usual."""
     c, out = stage.config, []
     if i and c.load == "params":
-        out.append("moments start afresh")
+        out.append("moments start at zero")
     if c.freeze:
         out.append(f"frozen: {', '.join(c.freeze)}")
     if c.rope is not None:

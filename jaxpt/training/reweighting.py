@@ -24,7 +24,7 @@ from jaxpt.tokenizers import Tokenizer
 from jaxpt.training.config import RunConfig, StageConfig
 from jaxpt.training.events import Changes, Due, Event, RunView
 
-Losses = Mapping[str, float]  # nats per token by source
+SourceLosses = Mapping[str, float]  # nats per token by source
 
 
 class Reweighting(Event):
@@ -58,8 +58,8 @@ class Reweighting(Event):
         self._documents = entry if isinstance(entry, BitsPerByte) else BitsPerByte()
         self._sets: dict[int, Mapping[str, HeldOut]] = {}
         self._due: dict[str, Due] = {}
-        self._reference: dict[str, Losses] = {}
-        self._measures: dict[tuple[ModelConfig, str], Callable[[Params], Losses]] = {}
+        self._reference: dict[str, SourceLosses] = {}
+        self._measures: dict[tuple[ModelConfig, str], Callable[[Params], SourceLosses]] = {}
         for i, stage in enumerate(config.stages):
             where = f"config.stages[{i}].reweight"
             every = parse_interval(stage.reweight.every, f"{where}.every")
@@ -68,7 +68,7 @@ class Reweighting(Event):
                 self._reference[stage.name] = self._losses_aimed_at(stage, where, workdir)
 
     @property
-    def reference(self) -> Mapping[str, Losses]:
+    def reference(self) -> Mapping[str, SourceLosses]:
         """The losses aimed at, by stage and source."""
         return self._reference
 
@@ -87,7 +87,7 @@ class Reweighting(Event):
         values |= {f"reweight/weight/{n}": weights[n] for n in reference}
         return Changes(values, weights)
 
-    def _measure(self, view: RunView) -> Callable[[Params], Losses]:
+    def _measure(self, view: RunView) -> Callable[[Params], SourceLosses]:
         stage = view.stage
         key = stage.model, stage.config.name
         if key not in self._measures:
@@ -102,7 +102,7 @@ class Reweighting(Event):
             self._sets[sequence_length] = self._documents.held_out(self._tokenizer, sequence_length)
         return self._sets[sequence_length]
 
-    def _losses_aimed_at(self, stage: StageConfig, where: str, workdir: Path) -> Losses:
+    def _losses_aimed_at(self, stage: StageConfig, where: str, workdir: Path) -> SourceLosses:
         """Returns nats per token of every source that the stage uses."""
         used = [n for n, w in flat_weights(stage.mixture).items() if w > 0]
         for name in used:
@@ -121,7 +121,7 @@ class Reweighting(Event):
                 raise JaxptError(f"{where}.reference: {path} has no loss for {name}; add it (nats per token)")
         return {name: float(losses[name]) for name in used}
 
-    def _measured_losses(self, path: Path, stage: StageConfig, where: str, workdir: Path) -> Losses:
+    def _measured_losses(self, path: Path, stage: StageConfig, where: str, workdir: Path) -> SourceLosses:
         """Measures a reference model, once: a run that goes on must aim at the same losses."""
         kept = workdir / "reference_losses.json"
         key = f"{path} at {stage.sequence_length}"
@@ -145,7 +145,7 @@ class Reweighting(Event):
         return known[key]
 
 
-def _kept_losses(file: Path) -> dict[str, Losses]:
+def _kept_losses(file: Path) -> dict[str, SourceLosses]:
     """Returns the losses of reference models that a run has measured, checked; none where there is no such file."""
     content = read_bytes(file)
     if content is None:
@@ -163,7 +163,7 @@ def _kept_losses(file: Path) -> dict[str, Losses]:
     return values["losses"]
 
 
-def _given_losses(path: Path, where: str) -> Losses:
+def _given_losses(path: Path, where: str) -> SourceLosses:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -28,11 +28,11 @@ def begin_stage(
         JaxptError: a frozen model that cannot be read.
     """
     config, objective = stage.config, stage.config.objective
-    anew = step == stage.first > 0 and config.load == "params"
-    if anew:
+    fresh = step == stage.first > 0 and config.load == "params"
+    if fresh:
         state = new_state(layout, optimizer, state.params)._replace(extra=state.extra)
     extra = make_extra(objective, stage.model)
-    values, lines = begin(state.extra, extra, layout, seed, anew=anew)
+    values, lines = begin(state.extra, extra, layout, seed, fresh=fresh)
     frozen = load_frozen(open_frozen(objective, f"stage {config.name}, objective {objective.name}"), layout)
 
     def arguments(step: int) -> StepArguments:

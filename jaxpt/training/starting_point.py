@@ -63,7 +63,7 @@ def open_start(path: str, load: str, where: str = "config.init_from", *, with_li
     if (here / "config.json").exists():
         return _from_hugging_face(here, with_lineage)
     raise JaxptError(
-        f"{where}: {path} is no bundle (model.json), run directory (checkpoints/) or Hugging Face directory "
+        f"{where}: {path} is not a bundle (model.json), run directory (checkpoints/) or Hugging Face directory "
         f"(config.json with *.safetensors)"
     )
 

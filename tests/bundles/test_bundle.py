@@ -107,7 +107,7 @@ def test_nothing_half_written_is_left_or_taken(tmp_path):
     assert list(tmp_path.iterdir()) == []
     save_bundle(model, tmp_path / "b")
     (tmp_path / "b/lineage.json").unlink()
-    with pytest.raises(JaxptError, match=r"is no bundle: it has no lineage.json"):
+    with pytest.raises(JaxptError, match=r"is not a bundle: it has no lineage.json"):
         open_bundle(tmp_path / "b")
 
 
@@ -162,7 +162,7 @@ def test_an_expert_left_out_is_missed(tmp_path):
 def test_mistakes_are_named(tmp_path):
     model = made()
     with BundleWriter(tmp_path / "b", model.config) as writer:
-        with pytest.raises(JaxptError, match="blocks/dense/qq is no parameter"):
+        with pytest.raises(JaxptError, match="blocks/dense/qq is not a parameter"):
             writer.write("blocks/dense/qq", 0, np.zeros(3, np.float32))
         with pytest.raises(JaxptError, match=r"final_norm: shape \(3,\), the model's is \(24,\)"):
             writer.write("final_norm", None, np.zeros(3, np.float32))

@@ -1,4 +1,4 @@
-"""The command finds its sub-commands and tells mistakes in one line."""
+"""The command finds its sub-commands; a mistake is an error of one line."""
 
 import pkgutil
 

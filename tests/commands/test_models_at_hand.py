@@ -63,20 +63,27 @@ def test_generate_prints_the_prompt_and_what_follows(bundle, capsys):
 def test_inspect_says_what_it_found(bundle, capsys):
     code, out, _ = run(capsys, "inspect", bundle, "--mesh=fsdp=4,tensor=2")
     assert code == 0
-    for told in ("bundle", "blocks/dense/q", "3 × 24 × 6 × 8", "layers embed heads head_dim", "- fsdp tensor", "made"):
-        assert told in out, told
+    for printed in (
+        "bundle",
+        "blocks/dense/q",
+        "3 × 24 × 6 × 8",
+        "layers embed heads head_dim",
+        "- fsdp tensor",
+        "made",
+    ):
+        assert printed in out, printed
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "message"),
     [
         (
             ("generate", "--model=nowhere", "--prompt=x"),
-            "nowhere is no bundle, run directory or Hugging Face",
+            "nowhere is not a bundle, run directory or Hugging Face",
         ),
         (("generate", "--model={bundle}", "--prompt=x", "--top_p=2"), "--top_p=2.0 must be above 0"),
         (("generate", "--model={bundle}", "--prompt=x", "--dtype=float23"), "did you mean 'float32'"),
-        (("inspect", "{bundle}/params"), "is no bundle"),
+        (("inspect", "{bundle}/params"), "is not a bundle"),
         (("inspect", "{bundle}", "--mesh=fsdp"), "--mesh=fsdp is not of the form"),
         (
             ("generate", "--model={bundle}", "--prompt=x", "--max_new_tokens=-1"),
@@ -87,13 +94,13 @@ def test_inspect_says_what_it_found(bundle, capsys):
         (("inspect", "{bundle}", "--mesh=fsdp=-1"), "give every length"),
         (("inspect", "{bundle}", "--mesh=fdsp=2"), "did you mean 'fsdp'?"),
         (("inspect", "{bundle}", "--mesh=fsdp=5"), "is not divided by the mesh axis 'fsdp'"),
-        (("report", "--workdir={bundle}"), "is no run directory"),
+        (("report", "--workdir={bundle}"), "is not a run directory"),
     ],
 )
-def test_mistakes_are_one_line(bundle, capsys, argv, told):
+def test_mistakes_are_one_line(bundle, capsys, argv, message):
     code, _, err = run(capsys, *(a.format(bundle=bundle) for a in argv))
     assert code == 1
-    assert told in err
+    assert message in err
     assert err.count("\n") == 1
 
 

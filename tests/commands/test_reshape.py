@@ -179,7 +179,7 @@ def test_the_source_may_be_a_hugging_face_directory(shared, bundle, tmp_path):
             "activation is not a key: a transform to a target keeps the kind of every",
         ),
         (["--config.transforms[0].scaling=fanin"], "did you mean 'fan_in'"),
-        (["--config.calibration.sources={'a': 'nowhere'}"], "nowhere is no packed source"),
+        (["--config.calibration.sources={'a': 'nowhere'}"], "nowhere is not a packed source"),
         (["--config.transforms[0].compensate=True", "--config.target.mlp=90"], "needs calibration data"),
     ],
 )

@@ -105,7 +105,7 @@ def test_damage_to_the_kept_losses_is_noticed_before_they_are_aimed_at(setting):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (
             "evaluations.bits_per_byte.documents={}",
@@ -117,7 +117,7 @@ def test_damage_to_the_kept_losses_is_noticed_before_they_are_aimed_at(setting):
         ("stages[0].reweight.floor=1.5", "reweight.floor is 1.5"),
     ],
 )
-def test_what_reweighting_lacks_is_an_error_of_one_line(setting, tmp_path, capsys, monkeypatch, change, told):
+def test_what_reweighting_lacks_is_an_error_of_one_line(setting, tmp_path, capsys, monkeypatch, change, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "half.json").write_text('{"sums": 2.0}')
     if change.startswith("evaluations"):
@@ -128,5 +128,5 @@ def test_what_reweighting_lacks_is_an_error_of_one_line(setting, tmp_path, capsy
         code = train(setting, tmp_path / "run", f"--config.{change}")
     assert code == 1
     error = capsys.readouterr().err
-    assert told in error
+    assert message in error
     assert error.count("\n") == 1

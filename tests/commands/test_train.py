@@ -166,7 +166,7 @@ def refused(capsys, *args, **kinds):
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("--config.stages[0].sequence_length=128", "sequence_length is 128, the rows of source a"),
         ("--config.model.vocab_size=500", "has token ids up to 511, the model's vocabulary has 500"),
@@ -177,13 +177,13 @@ def refused(capsys, *args, **kinds):
         ),
         ("--config.sharding.mesh.fsdp=3", "needs 3 devices, there are 8"),
         ("--config.stages[0].freeze=('vocabulary',)", "did you mean 'vocab'?"),
-        ("--config.init_from=nowhere", "config.init_from: nowhere is no bundle"),
+        ("--config.init_from=nowhere", "config.init_from: nowhere is not a bundle"),
         ("--config.optimizer.name=adam", "config.optimizer.name is 'adam', which is not an optimizer (did you mean"),
         ("--config.stages[1].objective.name=next", "config.stages[1].objective.name is 'next'"),
     ],
 )
-def test_a_mistake_is_one_line_before_step_one(setting, tmp_path, capsys, override, told):
-    assert told in refused(capsys, setting, tmp_path / "run", override)
+def test_a_mistake_is_one_line_before_step_one(setting, tmp_path, capsys, override, message):
+    assert message in refused(capsys, setting, tmp_path / "run", override)
     assert not (tmp_path / "run").exists()  # so that no wrong model or seed is kept for the next start
 
 
@@ -192,17 +192,17 @@ def files(folder):
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("--config.sources.a.order_seed=5", "config.sources.a.order_seed was 0; the 44 rows that this run has taken"),
         ("--config.stages[0].name=other", "config.stages[0] is named 'other', the run has trained stage 'stage0'"),
         ("--config.stages[1].duration=10000 steps", "rows for this run, the plan needs"),
     ],
 )
-def test_a_start_that_is_refused_leaves_the_run_as_it_was(setting, run, tmp_path, capsys, override, told):
+def test_a_start_that_is_refused_leaves_the_run_as_it_was(setting, run, tmp_path, capsys, override, message):
     shutil.copytree(run, tmp_path / "run")
     before = files(tmp_path / "run")
-    assert told in refused(capsys, setting, tmp_path / "run", override)
+    assert message in refused(capsys, setting, tmp_path / "run", override)
     assert files(tmp_path / "run") == before
     assert train(setting, tmp_path / "run") == 0
     assert capsys.readouterr().out.count(" before, ") == 0  # the config of the last start that was not refused
@@ -218,8 +218,8 @@ def test_a_truncated_data_file_is_told_before_step_one(setting, tmp_path, capsys
     shutil.copytree(setting / "sources", tmp_path / "sources")
     file = next((tmp_path / "sources" / "b").glob("*.array_record"))
     file.write_bytes(file.read_bytes()[:-100])
-    told = refused(capsys, setting, tmp_path / "run", sources=tmp_path / "sources")
-    assert file.name in told
+    printed = refused(capsys, setting, tmp_path / "run", sources=tmp_path / "sources")
+    assert file.name in printed
 
 
 def test_a_source_that_changed_under_a_run_is_refused(setting, run, tmp_path, capsys):
@@ -227,9 +227,9 @@ def test_a_source_that_changed_under_a_run_is_refused(setting, run, tmp_path, ca
     shutil.copytree(run, tmp_path / "run")
     shutil.rmtree(tmp_path / "sources" / "b")
     shutil.copytree(setting / "sources" / "a", tmp_path / "sources" / "b")
-    told = refused(capsys, setting, tmp_path / "run", sources=tmp_path / "sources")
-    assert "config.sources.b" in told
-    assert "is not the source this run began with" in told
+    printed = refused(capsys, setting, tmp_path / "run", sources=tmp_path / "sources")
+    assert "config.sources.b" in printed
+    assert "is not the source this run began with" in printed
 
 
 def test_the_batches_do_not_depend_on_the_mesh(setting, run, tmp_path):

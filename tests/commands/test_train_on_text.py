@@ -112,10 +112,10 @@ def test_a_tokenizer_the_data_was_not_packed_with_is_refused(setting, tmp_path, 
     other = tmp_path / "other.model"
     train_sentencepiece([t.replace("plus", "and also") for t in sums(0, 60)], other, 300)
     assert train(setting, tmp_path / "run", f"--config.tokenizer={other}") == 1
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert "config.sources.sums" in told
-    assert "was packed with tokenizer" in told
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert "config.sources.sums" in printed
+    assert "was packed with tokenizer" in printed
     assert not (tmp_path / "run").exists()
 
 
@@ -137,21 +137,21 @@ def test_text_named_as_a_source_is_packed_on_first_use_and_trains_the_same(setti
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["--config.sources.sums.path={text}", "--config.tokenizer=None"], "is text, which needs a tokenizer"),
         (["--config.sources.sums.pack.bos=True"], "packed is packed already; remove pack or name the text"),
         (["--config.sources.sums.path={text}", "--config.sources.sums.pack.field=txt"], "lacks the field 'txt'"),
         (["--config.sources.sums.path={text}", "--config.sources.sums.pack.packer=best"], "did you mean 'best_fit'?"),
         (["--config.sources.sums.path=nowhere.jsonl"], "config.sources.sums: nowhere.jsonl: no such file"),
-        (["--config.sources.sums.path=nowhere"], "nowhere is no packed source"),
+        (["--config.sources.sums.path=nowhere"], "nowhere is not a packed source"),
     ],
 )
-def test_a_mistake_in_a_source_of_text_is_one_line(setting, tmp_path, capsys, overrides, told):
+def test_a_mistake_in_a_source_of_text_is_one_line(setting, tmp_path, capsys, overrides, message):
     given = [o.format(text=setting / "train.jsonl") for o in overrides]
     assert train(setting, tmp_path / "run", f"--config.cache={tmp_path / 'cache'}", *given) == 1
     err = capsys.readouterr().err
-    assert told in err.splitlines()[-1]
+    assert message in err.splitlines()[-1]
     assert not (tmp_path / "run").exists()
 
 

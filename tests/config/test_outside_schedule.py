@@ -85,4 +85,4 @@ def test_a_command_finds_it_in_the_current_folder_and_on_pythonpath(config, wher
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("jaxpt plan: x is no packed source"), "the schedule is there, the data is not"
+    assert done.stderr.startswith("jaxpt plan: x is not a packed source"), "the schedule is there, the data is not"

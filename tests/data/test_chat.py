@@ -177,9 +177,9 @@ FORGETFUL = "{% for m in messages %}{{ m.content if loop.last else m.content[:3]
         ([{"role": "user", "content": 3}], "chatml", "the content of a message is int, not text"),
         ([{"role": "user", "content": [{"type": "image"}]}], "chatml", "a part of kind image; only text is read"),
         ([{"role": "assistant", "tool_calls": [{}]}], "chatml", "a tool call must be an object with a function's name"),
-        ([{"role": "user", "content": "\ufdd0"}], "chatml", "which are no characters"),
+        ([{"role": "user", "content": "\ufdd0"}], "chatml", "which are not characters"),
         (TALK, "chatlm", "did you mean 'chatml'"),
-        (TALK, "forgetful", "writes turn 3 differently when it stands elsewhere"),
+        (TALK, "forgetful", "writes turn 3 differently in another place"),
     ],
 )
 def test_a_mistake_in_a_conversation_is_named(tmp_path, messages, template, message):

@@ -84,5 +84,5 @@ def test_weights_that_sum_to_zero_are_refused():
 
 
 def test_counts_that_no_sequence_reaches_are_refused():
-    with pytest.raises(JaxptError, match="is no state"):
+    with pytest.raises(JaxptError, match="is not a state"):
         Quota([ONE // 2, ONE // 2], [5, 1])

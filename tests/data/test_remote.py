@@ -87,7 +87,7 @@ def test_a_run_that_began_on_disk_goes_on_from_a_store(pair):
 
 def test_what_is_wrong_with_a_remote_source_is_said_by_its_address(pair, tmp_path):
     here, _ = pair
-    with pytest.raises(JaxptError, match=r"memory://bucket/nothing is no packed source \(it does not exist"):
+    with pytest.raises(JaxptError, match=r"memory://bucket/nothing is not a packed source \(it does not exist"):
         PackedSource.open("memory://bucket/nothing")
     with pytest.raises(JaxptError, match=r"nosuch://x cannot be opened: .*install"):
         PackedSource.open("nosuch://x")

@@ -93,7 +93,7 @@ def test_reading_needs_no_tensorflow(folder):
     ("path", "message"),
     [
         ("tfds:made_talks?data_dir={folder}", "names no split"),
-        ("tfds:made_talks?split=train&datadir={folder}", r"datadir is no option \(did you mean 'data_dir'\?\)"),
+        ("tfds:made_talks?split=train&datadir={folder}", r"datadir is not an option \(did you mean 'data_dir'\?\)"),
         ("tfds:made_talks?split=valid&data_dir={folder}", "there is no split valid; it has"),
         ("tfds:made_talk?split=train&data_dir={folder}", "no prepared dataset made_talk in .*; prepare it"),
         ("tfds:/nowhere/made_talks/1.0.0?split=train", "no prepared dataset /nowhere"),

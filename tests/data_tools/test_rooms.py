@@ -31,7 +31,7 @@ def imported(path: Path) -> set[str]:
 
 
 def climbs(root: Path) -> list[str]:
-    """Imports of a room that does not stand before the importing one."""
+    """Imports of a room that does not come before the importing one."""
     out = []
     for path in sorted(root.glob("*/*.py")):
         below = ROOMS[: ROOMS.index(path.parent.name) + 1]

@@ -128,7 +128,7 @@ def made(name, dtype="float32"):
 
 
 def redrawn(model, deviation=0.1):
-    """The model, every parameter drawn anew; a gain around one (around zero in Gemma, which adds the one itself)."""
+    """The model, every parameter drawn at random; a gain around one (around zero in Gemma, which adds the one)."""
     import torch
 
     draw = torch.Generator().manual_seed(0)

@@ -23,7 +23,7 @@ FAMILY_OF |= {"moe": "qwen3_moe", "moe_mixed": "qwen2_moe"}
 
 
 def drawn(c):
-    """Parameters drawn anew by numpy, which has nothing to compile."""
+    """Parameters drawn by numpy, which has nothing to compile."""
     rng, specs = np.random.default_rng(0), flatten(param_specs(c))
     return unflatten({path: rng.normal(0, 0.2, spec.shape).astype("float32") for path, spec in specs.items()})
 

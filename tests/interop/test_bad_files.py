@@ -57,7 +57,7 @@ def test_a_damaged_index_and_a_tensor_in_two_shards_are_said(tmp_path):
         ("[]", "holds a list, no dictionary of keys"),
         ("{}", "has no weight_map from tensors to files beside it"),
         ('{"weight_map": {"a": "../other/model.safetensors"}}', "has no weight_map from tensors to files beside it"),
-        ('{"weight_map": {"a": "model.safetensors", "b": "two.safetensors"}}', "model.norm.weight stands in"),
+        ('{"weight_map": {"a": "model.safetensors", "b": "two.safetensors"}}', "model.norm.weight is in"),
     ):
         index.write_text(text)
         save_file({"model.norm.weight": np.zeros(24, np.float32)}, hf / "two.safetensors")

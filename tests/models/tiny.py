@@ -55,7 +55,7 @@ DENSE = {name: c for name, c in VARIANTS.items() if c.moe is None}
 
 
 def random_params(c: ModelConfig, seed: int = 0, std: float = 0.2):
-    """Every parameter drawn anew, gains around one, so that a forgotten gain or bias changes the logits."""
+    """Every parameter drawn at random, gains around one, so that a forgotten gain or bias changes the logits."""
     out = {}
     for i, (path, spec) in enumerate(flatten(param_specs(c)).items()):
         noise = std * jax.random.normal(jax.random.fold_in(jax.random.key(seed), i), spec.shape)

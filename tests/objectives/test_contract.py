@@ -52,7 +52,7 @@ class Program:
         self.step = make_step(spec, optimizer, self.layout, frozen={n: m.model for n, m in models.items()})
         self.frozen = load_frozen(models, self.layout)
         params = jax.tree.map(jax.device_put, jax.tree.map(np.copy, tiny.PARAMS), self.layout.params)
-        extra, _ = begin({}, make_extra(objective, tiny.MODEL), self.layout, 5, anew=False)
+        extra, _ = begin({}, make_extra(objective, tiny.MODEL), self.layout, 5, fresh=False)
         self.state = new_state(self.layout, optimizer, params)._replace(extra=extra)
 
     def arguments(self, i, seed=7, frozen=None):

@@ -1,4 +1,4 @@
-"""States through a reshape: moments go where their parameters go, what cannot follow begins afresh and is named."""
+"""States through a reshape: moments go where their parameters go, what cannot follow starts new and is named."""
 
 import jax
 import numpy as np

@@ -70,14 +70,14 @@ def test_the_gradient_of_frozen_leaves_is_cut():
 
 
 @pytest.mark.parametrize(
-    ("rules", "told"),
+    ("rules", "message"),
     [
         (("vocabulary",), "did you mean 'vocab'?"),
         (("layers[7:9]",), "freezes no parameter"),
         (("*",), "every parameter"),
     ],
 )
-def test_a_rule_that_freezes_nothing_or_everything_is_an_error(rules, told):
+def test_a_rule_that_freezes_nothing_or_everything_is_an_error(rules, message):
     with pytest.raises(JaxptError, match="freeze") as error:
         trainable(MODEL, SPECS, rules, "config.stages[0].freeze")
-    assert told in str(error.value)
+    assert message in str(error.value)

@@ -94,7 +94,7 @@ def test_an_optimizer_outside_the_repository_trains_and_goes_on_from_a_config(wr
     assert (stored["name"], stored["momentum"]) == (NAME, 0.8)
     saved = read_run(written / "whole", 12)["digests"]
     assert saved["calls"] == ["12"]
-    assert len(saved["rows/blocks/dense/q"]) == 2, "a digest per layer, although it is no moment of q's shape"
+    assert len(saved["rows/blocks/dense/q"]) == 2, "a digest per layer, although it is not a moment of q's shape"
     assert saved["rows/blocks/dense/q"][0] != saved["rows/blocks/dense/q"][1]
     before, digests = losses("whole"), saved
     stop_at(Path("whole"), 8)

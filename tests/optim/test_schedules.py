@@ -72,7 +72,7 @@ def test_own_segments_continue_where_the_last_one_ended():
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [
         (Wsd(decay_shape="squrt"), "did you mean 'sqrt'?"),
         (Wsd(warmup="90 steps", decay="20 steps"), "take 110 steps"),
@@ -81,10 +81,10 @@ def test_own_segments_continue_where_the_last_one_ended():
         (Cosine(warmup="soon"), "must be a duration"),
     ],
 )
-def test_a_schedule_that_does_not_fit_is_told_in_one_line(config, told):
+def test_a_schedule_that_does_not_fit_is_an_error_of_one_line(config, message):
     with pytest.raises(JaxptError) as error:
         resolve(config, 100, 1, "config.stages[0].schedule")
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert "config.stages[0].schedule" in str(error.value)
 
 

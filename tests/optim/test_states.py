@@ -11,7 +11,6 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxpt.training.plan import check_disk
 
 from jaxpt.errors import JaxptError
 from jaxpt.models.specs import ParamSpec, flatten
@@ -20,6 +19,7 @@ from jaxpt.optim.optimizer import Optimizer
 from jaxpt.optim.optimizers.adamw import AdamW
 from jaxpt.optim.state_axes import infer_axes
 from jaxpt.sharding import make_mesh, param_shardings
+from jaxpt.training.run_plan import check_disk
 from tests.optim.made import MODEL, SPECS, Blocks, Factored, Flat, Mixed, draw, run
 
 PARAMS = draw(0, size=0.1)

@@ -93,9 +93,9 @@ def test_experts_are_split_over_the_pod_and_computed_by_the_pallas_kernel(fits):
 
 
 def test_a_batch_that_does_not_fit_is_refused_by_the_compiler():
-    told = compiled(rows=8 * 8192)["error"]
-    assert "does not fit" in told
-    assert "memory" in told.lower() or "hbm" in told.lower()
+    printed = compiled(rows=8 * 8192)["error"]
+    assert "does not fit" in printed
+    assert "memory" in printed.lower() or "hbm" in printed.lower()
 
 
 def test_an_unknown_topology_is_named():

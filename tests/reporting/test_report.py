@@ -90,7 +90,7 @@ def test_a_run_that_has_only_begun_is_reported(tmp_path):
 
 
 def test_what_is_no_run_is_named(tmp_path):
-    with pytest.raises(JaxptError, match="is no run directory"):
+    with pytest.raises(JaxptError, match="is not a run directory"):
         write_report(tmp_path)
     (tmp_path / "metrics.jsonl").write_text("")
     with pytest.raises(JaxptError, match="holds no records yet"):

@@ -30,8 +30,8 @@ def test_two_hosts_find_the_scores_of_one(tmp_path):
         )
         for rank, file in enumerate(files)
     ]  # fmt: skip
-    told = [h.communicate(timeout=600)[0] for h in hosts]
-    assert [h.returncode for h in hosts] == [0, 0], told
+    printed = [h.communicate(timeout=600)[0] for h in hosts]
+    assert [h.returncode for h in hosts] == [0, 0], printed
     c = VARIANTS["llama"]
     alone = activation_scores(InMemory(c, random_params(c)), batches(c, rows=8), data="made", removal=True)
     for scores in map(Scores.load, files):

@@ -9,7 +9,7 @@ from jaxpt.reshape.calibrate import activation_scores
 from jaxpt.reshape.picture import draw_scores
 from jaxpt.reshape.scores import AXES, Scores
 from jaxpt.reshape.sequence import rewrites_of
-from jaxpt.reshape.setting import Setting
+from jaxpt.reshape.setting import ReshapeSetting
 from jaxpt.reshape.stream import InMemory, chain
 from jaxpt.reshape.target import Target
 from jaxpt.reshape.transforms.prune_depth import PruneDepth
@@ -41,7 +41,7 @@ def scores(source, data):
 
 
 def loss_of(source, data, transform, target, **setting):
-    s = Setting(Target(**target), data[0], {"name": "stories"}, log=lambda line: None, **setting)
+    s = ReshapeSetting(Target(**target), data[0], {"name": "stories"}, log=lambda line: None, **setting)
     return loss(chain(source, rewrites_of(source, [transform], s)), data[1])
 
 

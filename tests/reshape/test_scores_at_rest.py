@@ -41,5 +41,5 @@ def test_scores_from_before_the_digest_are_read(stored, tmp_path, monkeypatch, c
 
 def test_an_array_that_is_no_score_is_refused(tmp_path):
     np.savez(tmp_path / "s.npz", meta=np.array("{}"), embee=np.zeros(3, np.float32))
-    with pytest.raises(JaxptError, match=r"s\.npz holds 'embee', which is no score"):
+    with pytest.raises(JaxptError, match=r"s\.npz holds 'embee', which is not a score"):
         Scores.load(tmp_path / "s.npz")

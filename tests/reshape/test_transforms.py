@@ -22,7 +22,7 @@ from jaxpt.config.file import load
 from jaxpt.errors import JaxptError
 from jaxpt.models import Model, flatten
 from jaxpt.reshape.config import ReshapeConfig
-from jaxpt.reshape.setting import Setting
+from jaxpt.reshape.setting import ReshapeSetting
 from jaxpt.reshape.target import Target
 from jaxpt.reshape.transform import ALL_OPTIONS_THEN, Transform
 from jaxpt.reshape.transforms.merge_kv import MergeKv
@@ -132,7 +132,7 @@ def test_what_a_target_must_say_is_checked_before_anything_is_read(name):
     (transform,) = built({"name": name})
     batches = [{"tokens": np.zeros((1, 2), np.int32)}]
     with pytest.raises(JaxptError, match=rf"{name} needs target\.(kv_heads|layers)"):
-        transform.check(VARIANTS["llama"], Setting(Target(), batches))
+        transform.check(VARIANTS["llama"], ReshapeSetting(Target(), batches))
 
 
 def test_upcycling_checks_its_layers():

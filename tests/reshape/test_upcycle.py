@@ -118,7 +118,7 @@ def test_host_and_device_make_the_same_experts():
     [
         ({"granularity": 3}, "not divided by granularity 3"),
         ({"granularity": 0}, "granularity is 0, it must be at least 1"),
-        ({"granularity": 4}, "experts 6 is no multiple of granularity 4"),
+        ({"granularity": 4}, "experts 6 is not a multiple of granularity 4"),
         ({"experts_per_token": 7}, "there are only 6 experts"),
         ({"scale": "sqr"}, "did you mean 'sqrt'"),
         ({"weights": "renormalized"}, "did you mean 'renormalised'"),

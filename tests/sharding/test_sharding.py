@@ -134,7 +134,7 @@ def test_rules_that_collide_or_name_nothing_are_refused():
         partition_specs(specs, mesh, {"embed": "fsdp", "mlp": "fsdp"})
     with pytest.raises(JaxptError, match=r"sharding.rules.embed is 'fdsp'"):
         partition_specs(specs, mesh, {"embed": "fdsp"})
-    with pytest.raises(JaxptError, match="names 'blocks/q', which is no parameter"):
+    with pytest.raises(JaxptError, match="names 'blocks/q', which is not a parameter"):
         partition_specs(specs, mesh, allow_replicated=["blocks/q"])
 
 

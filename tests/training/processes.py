@@ -18,7 +18,7 @@ STARTED = []
 
 
 def start(module, *args, devices=1):
-    """Starts `python -m tests.training.MODULE` with some simulated devices; what is no path is given as JSON."""
+    """Starts `python -m tests.training.MODULE` with some simulated devices; what is not a path is given as JSON."""
     env = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT)}
     words = [str(a) if isinstance(a, Path) else json.dumps(a) for a in args]
     command = [sys.executable, "-m", f"tests.training.{module}", *words]
@@ -62,6 +62,6 @@ def wait_for(workdir, condition, *processes):
 
 def finish(processes):
     """Waits for the end of processes that must all succeed; returns what they printed."""
-    told = [p.communicate(timeout=PATIENCE)[0] for p in processes]
-    assert [p.returncode for p in processes] == [0] * len(processes), told
-    return told
+    outputs = [p.communicate(timeout=PATIENCE)[0] for p in processes]
+    assert [p.returncode for p in processes] == [0] * len(processes), outputs
+    return outputs

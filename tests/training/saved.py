@@ -16,7 +16,7 @@ from jaxpt.data.weights import StageData
 from jaxpt.models.model import Model
 from jaxpt.training import run_directory
 from jaxpt.training.config import RunConfig
-from jaxpt.training.metrics import Metrics
+from jaxpt.training.metrics import MetricsLog
 from tests.training.run_made import CONFIG
 from tests.training.tiny import MODEL, PARAMS
 
@@ -59,14 +59,14 @@ def main():
     workdir = Path(sys.argv[1])
     prepared(workdir)
     checkpoints, step = opened(workdir, keep=1), 0
-    metrics = Metrics(workdir, tensorboard=False)
+    metrics = MetricsLog(workdir, tensorboard=False)
     while not (workdir / "stop").exists():
         step += 1
         metrics.log(step, {"train/loss": 3.0, "tokens": step, "stage": "stage 0", "optim/learning_rate": 0.1})
         metrics.event("save", step, mesh={"fsdp": 1})
         save(checkpoints, step)
         if step % 10 == 0:
-            metrics = Metrics(workdir, step - 5, tensorboard=False)  # a restart cuts the file back
+            metrics = MetricsLog(workdir, step - 5, tensorboard=False)  # a restart cuts the file back
             prepared(workdir, seed=0, metrics={"every": step})  # and replaces the small files
 
 

@@ -67,8 +67,8 @@ def test_a_run_on_one_host_goes_on_with_four_and_ends_with_two(folder, tmp_path)
     workdir = tmp_path / "elastic"
     kill_at(workdir, 7, 5, launch(folder, workdir, 1, hold_at=7))
     kill_at(workdir, 18, 15, launch(folder, workdir, 4, hold_at=18))
-    told = finish(launch(folder, workdir, 2))
-    assert "resumed at step 15 of 32" in told[0]
+    printed = finish(launch(folder, workdir, 2))
+    assert "resumed at step 15 of 32" in printed[0]
     batches = deliveries(folder, workdir)
     oracle(batches)
     ledger = read_run(workdir, finished_steps(workdir)[-1])["ledger"]
@@ -81,11 +81,11 @@ def test_a_run_on_one_host_goes_on_with_four_and_ends_with_two(folder, tmp_path)
 
 
 def test_weights_that_followed_the_model_are_the_same_after_a_kill(folder, tmp_path):
-    settings, told = {"devices": 1, "reweight": "4 steps"}, []
+    settings, printed = {"devices": 1, "reweight": "4 steps"}, []
     kill_at(tmp_path / "killed", 11, 10, launch(folder, tmp_path / "killed", hold_at=11, **settings))
-    assert run_packed.start(folder, tmp_path / "killed", log=told.append, **settings) == 0
-    assert "resumed at step 10 of 32" in told
-    assert run_packed.start(folder, tmp_path / "whole", log=told.append, **settings) == 0
+    assert run_packed.start(folder, tmp_path / "killed", log=printed.append, **settings) == 0
+    assert "resumed at step 10 of 32" in printed
+    assert run_packed.start(folder, tmp_path / "whole", log=printed.append, **settings) == 0
     assert deliveries(folder, tmp_path / "killed") == deliveries(folder, tmp_path / "whole")
     logs = [read_run(tmp_path / w, 32)["schedule_log"]["anchors"] for w in ("whole", "killed")]
     decided = [[(a["step"], a["weights"]) for a in log if a["step"] in (4, 8, 16, 20, 24, 28)] for log in logs]

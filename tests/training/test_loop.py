@@ -63,10 +63,10 @@ def test_two_kills_leave_the_losses_and_parameters_of_an_uninterrupted_run(unint
         wait_for(tmp_path / "run", come, started)
         started.kill()
         started.wait()
-    told = finish([start("run_made", tmp_path / "run", {})])[0]
-    assert "resumed at step 20 of 30" in told
-    assert "replayed step 21" in told
-    assert "as before" in told
+    printed = finish([start("run_made", tmp_path / "run", {})])[0]
+    assert "resumed at step 20 of 30" in printed
+    assert "replayed step 21" in printed
+    assert "as before" in printed
     assert lines(tmp_path / "run") == lines(uninterrupted)
     assert digests(tmp_path / "run") == digests(uninterrupted)
 
@@ -82,8 +82,8 @@ def test_sigterm_saves_and_exits_with_its_own_code(uninterrupted, tmp_path):
     wait_for(tmp_path / "run", lambda w: steps_logged(w) >= 7, started)
     started.send_signal(signal.SIGTERM)
     (tmp_path / "run" / "release").touch()
-    told = started.communicate(timeout=PATIENCE)[0]
-    assert started.returncode == EXIT_PREEMPTED, told
+    printed = started.communicate(timeout=PATIENCE)[0]
+    assert started.returncode == EXIT_PREEMPTED, printed
     assert (
         finished_steps(tmp_path / "run")[-1] == steps_logged(tmp_path / "run") == 8
     )  # the step that was due, no other
@@ -120,7 +120,7 @@ def flip_a_bit(folder):
 
 @pytest.mark.parametrize("damage", ["flipped bit", "missing file", "truncated run"])
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(uninterrupted, tmp_path, damage):
-    workdir, told = tmp_path / "run", []
+    workdir, printed = tmp_path / "run", []
     stop_at(workdir, 20)
     newest = workdir / "checkpoints" / "20"
     if damage == "flipped bit":
@@ -130,9 +130,9 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(uninterrupted
     else:
         text = (newest / "run" / "metadata").read_text()
         (newest / "run" / "metadata").write_text(text[: len(text) // 2])
-    assert run_made.start(workdir, log=told.append) == 0
-    assert any("checkpoint 20 is damaged" in line and "trying the one before" in line for line in told)
-    assert "resumed at step 15 of 30" in told
+    assert run_made.start(workdir, log=printed.append) == 0
+    assert any("checkpoint 20 is damaged" in line and "trying the one before" in line for line in printed)
+    assert "resumed at step 15 of 30" in printed
     assert (workdir / "checkpoints" / "20.damaged").is_dir()
     assert digests(workdir) == digests(uninterrupted)
 
@@ -159,8 +159,8 @@ def test_two_hosts_train_resume_and_agree_with_one(uninterrupted, tmp_path):
     workdir = tmp_path / "run"
     for stages in (run_made.CONFIG["stages"][:1], run_made.CONFIG["stages"]):
         kinds = {"coordinator": free_address(), "devices": 4, "stages": stages}
-        told = finish([start("run_made", workdir, {**kinds, "process": i}, devices=2) for i in range(2)])
-    assert "resumed at step 20 of 30" in told[0]
+        printed = finish([start("run_made", workdir, {**kinds, "process": i}, devices=2) for i in range(2)])
+    assert "resumed at step 20 of 30" in printed[0]
     ours, theirs = lines(workdir), lines(uninterrupted)
     assert [r["step"] for r in ours] == [r["step"] for r in theirs]
     for a, b in zip(ours, theirs):
@@ -179,14 +179,14 @@ def test_a_layer_of_a_checkpoint_is_one_chunk(uninterrupted):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"seed": 5}, "config.seed=0, now it is 5"),
         ({"model": {**run_made.CONFIG["model"], "mlp": 64}}, "config.model.mlp=32, now it is 64"),
     ],
 )
-def test_a_workdir_of_another_run_is_refused(uninterrupted, changes, told):
-    with pytest.raises(JaxptError, match=told):
+def test_a_workdir_of_another_run_is_refused(uninterrupted, changes, message):
+    with pytest.raises(JaxptError, match=message):
         run_made.start(uninterrupted, **changes)
 
 

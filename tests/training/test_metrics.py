@@ -6,12 +6,12 @@ import math
 import pytest
 
 from jaxpt.errors import JaxptError
-from jaxpt.training.metrics import Metrics, read
+from jaxpt.training.metrics import MetricsLog, read
 from jaxpt.training.speed import Clock
 
 
 def written(path, steps):
-    metrics = Metrics(path, tensorboard=False)
+    metrics = MetricsLog(path, tensorboard=False)
     for step in steps:
         metrics.log(step, {"train/loss": 1.0 / step})
     return path / "metrics.jsonl"
@@ -19,7 +19,7 @@ def written(path, steps):
 
 def test_lines_after_the_restored_step_are_cut_and_the_first_is_compared(tmp_path):
     file = written(tmp_path, range(1, 9))
-    metrics = Metrics(tmp_path, 5, tensorboard=False)
+    metrics = MetricsLog(tmp_path, 5, tensorboard=False)
     assert [r["step"] for r in read(file)] == [1, 2, 3, 4, 5]
     assert metrics.replayed(6, {"train/loss": 0.5}) == (0.5, 1 / 6)
     assert metrics.replayed(7, {"train/loss": 0.5}) is None  # only the first is compared
@@ -30,7 +30,7 @@ def test_a_half_written_last_line_is_left_out_and_repaired(tmp_path):
     with open(file, "a") as f:
         f.write('{"step": 4, "train/lo')
     assert [r["step"] for r in read(file)] == [1, 2, 3]
-    Metrics(tmp_path, 3, tensorboard=False).log(4, {"train/loss": 0.1})
+    MetricsLog(tmp_path, 3, tensorboard=False).log(4, {"train/loss": 0.1})
     assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [1, 2, 3, 4]
 
 
@@ -51,7 +51,7 @@ def strict(path):
 
 
 def test_values_that_are_not_finite_are_null_with_a_note_and_floats_for_readers(tmp_path):
-    metrics = Metrics(tmp_path, tensorboard=False)
+    metrics = MetricsLog(tmp_path, tensorboard=False)
     metrics.log(1, {"train/loss": math.nan, "train/grad_norm": math.inf, "train/z_loss": -math.inf, "stage": "NaN"})
     metrics.event("replayed", 1, loss=math.nan, before=2.0)
     (record,) = strict(metrics.path)
@@ -76,7 +76,7 @@ def test_a_file_of_an_earlier_version_with_bare_nan_is_read_and_made_strict(tmp_
         strict(tmp_path / "metrics.jsonl")
     before = read(tmp_path / "metrics.jsonl")
     assert math.isnan(before[1]["train/loss"])
-    Metrics(tmp_path, 2, tensorboard=False)
+    MetricsLog(tmp_path, 2, tensorboard=False)
     for name in ("metrics.jsonl", "events.jsonl"):
         strict(tmp_path / name)
         assert repr(read(tmp_path / name)) == repr(before)
@@ -85,7 +85,7 @@ def test_a_file_of_an_earlier_version_with_bare_nan_is_read_and_made_strict(tmp_
 
 def test_a_replayed_nan_is_compared_as_it_was(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(OLD)
-    now, then = Metrics(tmp_path, 1, tensorboard=False).replayed(2, {"train/loss": math.nan})
+    now, then = MetricsLog(tmp_path, 1, tensorboard=False).replayed(2, {"train/loss": math.nan})
     assert repr(now) == repr(then) == "nan"
     assert strict(tmp_path / "metrics.cut.jsonl")[0]["not_finite"]["train/loss"] == "nan"
 
@@ -93,8 +93,8 @@ def test_a_replayed_nan_is_compared_as_it_was(tmp_path):
 def test_what_is_cut_is_kept_beside_every_time(tmp_path):
     file = written(tmp_path, range(1, 9))
     text = file.read_text().splitlines(keepends=True)
-    Metrics(tmp_path, 6, tensorboard=False)
-    Metrics(tmp_path, 5, tensorboard=False)
+    MetricsLog(tmp_path, 6, tensorboard=False)
+    MetricsLog(tmp_path, 5, tensorboard=False)
     assert (tmp_path / "metrics.cut.jsonl").read_text() == "".join(text[6:8] + text[5:6])
     assert file.read_text() == "".join(text[:5])
 
@@ -102,12 +102,12 @@ def test_what_is_cut_is_kept_beside_every_time(tmp_path):
 @pytest.mark.parametrize("broken", [b'{"stet": 2}', b'{"step": "2"}', b"[2]", b"2", b"null", b'{"step": 2, "\xff": 1}'])
 def test_a_line_that_is_no_record_is_an_error_in_one_line(tmp_path, broken):
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + broken + b'\n{"step": 3}\n')
-    with pytest.raises(JaxptError, match="line 2 is not JSON, or no record"):
+    with pytest.raises(JaxptError, match="line 2 is not JSON or not a record"):
         read(tmp_path / "metrics.jsonl")
 
 
 def test_tensorboard_gets_the_same_numbers(tmp_path):
-    metrics = Metrics(tmp_path, tensorboard=True)
+    metrics = MetricsLog(tmp_path, tensorboard=True)
     metrics.log(1, {"train/loss": 2.0, "stage": "main"})
     metrics.close()
     assert b"train/loss" in b"".join(p.read_bytes() for p in (tmp_path / "tensorboard").iterdir())

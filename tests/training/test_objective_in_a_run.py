@@ -1,4 +1,4 @@
-"""An objective outside the repository in a run: its things are saved, found damaged, carried on, begun anew."""
+"""An objective outside the repository in a run: its things are saved, found damaged, carried on, begun new."""
 
 import shutil
 from pathlib import Path
@@ -26,7 +26,7 @@ SETTINGS = {"checkpoint": {"every": "2 steps", "keep": 9}, "evaluation": {}}
 
 
 def stages(objective):
-    """Next token; the outside objective; the same again, carried on; the same again, begun anew."""
+    """Next token; the outside objective; the same again, carried on; the same again, begun new."""
     own = {**STAGE, "duration": "2 steps", "objective": objective}
     return [{**STAGE, "duration": "1 steps"}, own, own, {**own, "load": "params"}]
 
@@ -68,7 +68,7 @@ def test_equal_things_are_carried_on_and_with_params_they_begin_anew(made):
     workdir, _, lines = made
     counts = {step: extra_of(workdir, step)["opt_state"]["gates"]["count"] for step in (3, 5, 7)}
     assert counts == {3: 2, 5: 4, 7: 2}
-    anew = [line for line in lines if "start anew" in line]
+    anew = [line for line in lines if "start new" in line]
     assert len(anew) == 1
     assert "stage stage3" in anew[0]
     assert "gates/embed" in anew[0]

@@ -1,4 +1,4 @@
-"""A run directory has one writer: a second one is refused, a killed one is no obstacle, one that was replaced stops."""
+"""A run directory has one writer: a second one is refused, a killed one does not block it, a replaced one stops."""
 
 import signal
 import socket
@@ -66,11 +66,11 @@ def release(workdir):
 
 
 def refusal(process):
-    told = process.communicate(timeout=PATIENCE)[0]
-    assert process.returncode == 1, told
-    lines = [line for line in told.splitlines() if line.startswith("jaxpt train: ")]
-    assert len(lines) == 1, told
-    assert "Traceback" not in told
+    printed = process.communicate(timeout=PATIENCE)[0]
+    assert process.returncode == 1, printed
+    lines = [line for line in printed.splitlines() if line.startswith("jaxpt train: ")]
+    assert len(lines) == 1, printed
+    assert "Traceback" not in printed
     return lines[0]
 
 
@@ -105,8 +105,8 @@ def test_a_killed_run_goes_on_at_once(config, undisturbed, tmp_path):
     first.kill()
     first.wait()
     assert (workdir / NAME).exists()
-    (told,) = finish([launch(config, workdir)])
-    assert "resumed at step 5" in told
+    (printed,) = finish([launch(config, workdir)])
+    assert "resumed at step 5" in printed
     assert losses(workdir) == undisturbed
 
 

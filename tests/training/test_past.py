@@ -131,12 +131,12 @@ def test_a_stage_cut_below_what_is_done_ends_there_and_the_next_is_whole():
     got = go_on(saved, stage("20 steps"), two)
     assert spans(got) == [(0, 30), (30, 40)]
     assert rates(got, 30)[:6] == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1, 0.1])
-    told = changes(got, saved)
-    assert told[0] == (
+    printed = changes(got, saved)
+    assert printed[0] == (
         "config.stages[0].duration='20 steps' is less than what was trained of stage stage0 (30 steps and 15,360 "
         "tokens): it ends here, and stage anneal begins"
     )
-    assert told[1] == "the learning rate jumps: at step 30 it is 0.0002, the checkpoint's plan had 0.01"
+    assert printed[1] == "the learning rate jumps: at step 30 it is 0.0002, the checkpoint's plan had 0.01"
     later = stop(got, 33)
     assert changes(go_on(later, stage("20 steps"), two), later) == []  # said once
 
@@ -178,7 +178,7 @@ def test_at_a_boundary_the_next_stage_begins_and_the_last_may_still_be_lengthene
 
 
 @pytest.mark.parametrize(
-    ("names", "told"),
+    ("names", "message"),
     [
         (["x", "two"], r"config\.stages\[0\] is named 'x', the run has trained stage 'one' there, from step 0 on"),
         (["two", "one"], r"config\.stages\[0\] is named 'two', the run has trained stage 'one' there"),
@@ -186,9 +186,9 @@ def test_at_a_boundary_the_next_stage_begins_and_the_last_may_still_be_lengthene
         (["one", "new", "two"], r"config\.stages\[1\] is named 'new', the run has trained stage 'two' there"),
     ],
 )
-def test_stages_of_the_past_stay_where_they_are(names, told):
+def test_stages_of_the_past_stay_where_they_are(names, message):
     saved = stop(plan(stage("40 steps", name="one"), stage("10 steps", name="two")), 43)
-    with pytest.raises(JaxptError, match=told) as error:
+    with pytest.raises(JaxptError, match=message) as error:
         go_on(saved, *(stage("40 steps", name=n) for n in names))
     assert "\n" not in str(error.value)
 
@@ -239,9 +239,9 @@ DECAY = {"name": "wsd", "warmup": "2 steps", "decay": "50%", "end": 0.0}
 
 
 def run(workdir, *stages, **more):
-    told = []
-    assert run_made.start(workdir, stages=[{**SMALL, **s} for s in stages], log=told.append, **more) == 0
-    return told
+    printed = []
+    assert run_made.start(workdir, stages=[{**SMALL, **s} for s in stages], log=printed.append, **more) == 0
+    return printed
 
 
 def records(workdir):
@@ -252,8 +252,10 @@ def test_a_run_whose_batch_grows_ends_with_its_tokens_and_its_decay(tmp_path):
     cut, whole = {"duration": "6 steps", "schedule": {"name": "constant", "warmup": "2 steps"}}, "2048 tokens"
     every = {"checkpoint": {"every": "256 tokens", "keep": 100}, "evaluate": "512 tokens"}
     run(tmp_path / "run", cut, **every)
-    told = run(tmp_path / "run", {"duration": whole, "batch_size": 16, "microbatches": 2, "schedule": DECAY}, **every)
-    assert "resumed at step 6 of 11" in told  # 768 of 2,048 tokens are done
+    printed = run(
+        tmp_path / "run", {"duration": whole, "batch_size": 16, "microbatches": 2, "schedule": DECAY}, **every
+    )
+    assert "resumed at step 6 of 11" in printed  # 768 of 2,048 tokens are done
     got = records(tmp_path / "run")
     assert [r["tokens"] for r in got] == [128 * s for s in range(1, 7)] + [768 + 256 * s for s in range(1, 6)]
     assert [r["optim/learning_rate"] * 100 for r in got[6:]] == pytest.approx([1, 1, 3 / 4, 2 / 4, 1 / 4])
@@ -276,9 +278,9 @@ def test_a_cut_stage_is_followed_by_a_whole_one_with_fresh_moments(tmp_path):
     two = {"duration": "4 steps", "load": "params", "name": "two", "learning_rate": 1e-3}
     two["schedule"] = {"name": "linear", "warmup": "2 steps", "end": 0.0}
     run(tmp_path / "run", {"duration": "6 steps"})
-    told = run(tmp_path / "run", {"duration": "3 steps"}, two)
-    assert "resumed at step 6 of 10" in told
-    assert any("it ends here, and stage two begins" in line for line in told)
+    printed = run(tmp_path / "run", {"duration": "3 steps"}, two)
+    assert "resumed at step 6 of 10" in printed
+    assert any("it ends here, and stage two begins" in line for line in printed)
     assert [r["optim/learning_rate"] for r in records(tmp_path / "run")[6:]] == pytest.approx([5e-4, 1e-3, 1e-3, 5e-4])
     run(tmp_path / "straight", {"duration": "6 steps"}, two)  # what it must be: the same steps, planned so at once
     plain = lambda r: {k: v for k, v in r.items() if "perf/" not in k}  # noqa: E731
@@ -290,9 +292,9 @@ def test_a_cut_stage_is_followed_by_a_whole_one_with_fresh_moments(tmp_path):
 def test_nothing_left_is_said_and_nothing_is_trained(tmp_path):
     run(tmp_path / "run", {"duration": "6 steps"})
     before = (tmp_path / "run" / "metrics.jsonl").read_text()
-    told = run(tmp_path / "run", {"duration": "384 tokens"})
-    assert "resumed at step 6 of 6" in told
-    assert any("384 tokens' is less than what was trained" in t and "nothing is left" in t for t in told)
+    printed = run(tmp_path / "run", {"duration": "384 tokens"})
+    assert "resumed at step 6 of 6" in printed
+    assert any("384 tokens' is less than what was trained" in t and "nothing is left" in t for t in printed)
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
 
 

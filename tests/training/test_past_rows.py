@@ -1,4 +1,4 @@
-"""Rows delivered before and after a restart, counted one by one: none comes twice, and the ledger tells what came."""
+"""Rows delivered before and after a restart, counted one by one: none comes twice, and the ledger says what came."""
 
 import collections
 import dataclasses
@@ -122,7 +122,7 @@ def test_an_unchanged_restart_is_the_run_that_never_stopped(folder):
 
 
 @pytest.mark.parametrize(
-    ("sources", "more", "told"),
+    ("sources", "more", "message"),
     [
         (
             {"a": {"order_seed": 5}, "b": {}},
@@ -139,14 +139,14 @@ def test_an_unchanged_restart_is_the_run_that_never_stopped(folder):
         ({"a": {}, "b": {"path": "again"}}, {}, r"config\.sources\.b: .* is not the source this run began with"),
     ],
 )
-def test_a_change_that_would_use_rows_twice_is_refused_with_the_way_out(folder, sources, more, told):
+def test_a_change_that_would_use_rows_twice_is_refused_with_the_way_out(folder, sources, more, message):
     deep = more.get("deep")
     first = config(folder, {"a": {"repeat": 2 if deep else 1}, "b": {}}, (40, 4, {"a": 1.0} if deep else BOTH))
     course = Course().go(first, 35 if deep else 10)
     before = json.dumps(course.saved)
     sources = {n: {**o, **({"path": str(folder / o["path"])} if "path" in o else {})} for n, o in sources.items()}
     mixture = dict.fromkeys(sources, 1.0)
-    with pytest.raises(JaxptError, match=told) as error:
+    with pytest.raises(JaxptError, match=message) as error:
         course.go(config(folder, sources, (40, 4, mixture)))
     assert "\n" not in str(error.value)
     assert "init_from set to this one" in str(error.value)

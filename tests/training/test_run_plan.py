@@ -1,4 +1,4 @@
-"""Mistakes that can be known before step one are told there, with the way out."""
+"""Mistakes that can be known before step one are reported there, with the way out."""
 
 import dataclasses
 
@@ -40,7 +40,7 @@ def test_a_run_that_fits_is_resolved_into_stages():
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "message"),
     [
         (MadeSource(sequence_length=32), "config.stages[0].sequence_length is 16, the rows of source a (made) have 32"),
         (MadeSource(vocab_size=49), "config.sources.a: made has token ids up to 48, the model's vocabulary has 48"),
@@ -51,8 +51,8 @@ def test_a_run_that_fits_is_resolved_into_stages():
         ),
     ],
 )
-def test_a_source_that_does_not_fit_is_told_with_both_values(source, told):
-    assert told in refused(source, tokenizer=MadeTokenizer("f" * 64))
+def test_a_source_that_does_not_fit_is_refused_with_both_values(source, message):
+    assert message in refused(source, tokenizer=MadeTokenizer("f" * 64))
 
 
 def test_a_source_of_weight_zero_may_have_other_rows():
@@ -61,7 +61,7 @@ def test_a_source_of_weight_zero_may_have_other_rows():
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"model": {"preset": "tiny-1n"}}, "tiny-1m"),
         ({"model": {**CONFIG["model"], "kv_heads": 3}}, "model.heads is 2, not a multiple of model.kv_heads (3)"),
@@ -79,8 +79,8 @@ def test_a_source_of_weight_zero_may_have_other_rows():
         ),
     ],
 )
-def test_a_value_the_rooms_refuse_is_told_before_step_one(changes, told):
-    assert told in refused(**changes)
+def test_a_value_the_rooms_refuse_is_reported_before_step_one(changes, message):
+    assert message in refused(**changes)
 
 
 def test_a_preset_made_a_mixture_norms_its_queries_and_keys():
@@ -93,8 +93,8 @@ def test_a_preset_made_a_mixture_norms_its_queries_and_keys():
 def test_a_model_of_another_shape_than_init_from_is_refused():
     start = plan().model
     assert plan(start=start).model == start
-    told = refused(start=start, model={**CONFIG["model"], "mlp": 64})
-    assert "config.model.mlp is 64, the model of init_from has 32" in told
+    printed = refused(start=start, model={**CONFIG["model"], "mlp": 64})
+    assert "config.model.mlp is 64, the model of init_from has 32" in printed
 
 
 def test_a_stage_may_change_the_rope_from_there_on():

@@ -1,6 +1,6 @@
 """Gemma 2: norms before and after each branch, gains stored as deviations from one, softcaps, alternating windows."""
 
-from jaxpt.interop.family import Facts, Family
+from jaxpt.interop.family import Family, SharedFacts
 from jaxpt.interop.keys import Keys, layer_specs, read_window
 from jaxpt.interop.mapping import BIASES, EMBED, OUTER, PROJECTIONS, Tensor
 from jaxpt.models.config import ModelConfig
@@ -25,7 +25,7 @@ ABSENT = {
 FIXED = {"norm_position": "pre_post", "norm_gain_offset": 1, "norm_cast_order": "gain_before_cast"}
 
 
-def _read(keys: Keys, facts: Facts) -> dict[str, object]:
+def _read(keys: Keys, facts: SharedFacts) -> dict[str, object]:
     bias = keys.flag("attention_bias")
     keys.must_be("hidden_act", "gelu_pytorch_tanh", keys.get("hidden_activation"))
     keys.must_be("use_bidirectional_attention", False)

@@ -1,12 +1,12 @@
 """Llama 2, 3, 3.1, 3.2."""
 
-from jaxpt.interop.family import Facts, Family
+from jaxpt.interop.family import Family, SharedFacts
 from jaxpt.interop.keys import Keys
 from jaxpt.interop.mapping import LLAMA_LIKE
 from jaxpt.models.config import ModelConfig
 
 
-def _read(keys: Keys, facts: Facts) -> dict[str, object]:
+def _read(keys: Keys, facts: SharedFacts) -> dict[str, object]:
     keys.must_be("mlp_bias", False)
     bias = keys.flag("attention_bias")
     return {"qkv_bias": bias, "o_bias": bias}

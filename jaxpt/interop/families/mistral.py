@@ -1,12 +1,12 @@
 """Mistral: Llama with a sliding window over all layers where the config names one."""
 
-from jaxpt.interop.family import Facts, Family
+from jaxpt.interop.family import Family, SharedFacts
 from jaxpt.interop.keys import Keys, read_window
 from jaxpt.interop.mapping import OUTER, PRE_NORMS, PROJECTIONS
 from jaxpt.models.config import ModelConfig, uniform_layers
 
 
-def _read(keys: Keys, facts: Facts) -> dict[str, object]:
+def _read(keys: Keys, facts: SharedFacts) -> dict[str, object]:
     window = read_window(keys)
     if window is None:
         return {}

@@ -1,7 +1,7 @@
 """Mixtral: Mistral with a mixture of experts in every layer."""
 
 from jaxpt.interop.experts import mixture_layers, read_experts, written_experts
-from jaxpt.interop.family import Facts, Family
+from jaxpt.interop.family import Family, SharedFacts
 from jaxpt.interop.keys import Keys, read_window
 from jaxpt.interop.mapping import ATTENTION, EMBED, EXPERT_MLP, OUTER, PRE_NORMS, Tensor
 from jaxpt.models.config import ModelConfig, uniform_layers
@@ -14,7 +14,7 @@ MIXTURE = (
 )
 
 
-def _read(keys: Keys, facts: Facts) -> dict[str, object]:
+def _read(keys: Keys, facts: SharedFacts) -> dict[str, object]:
     window = read_window(keys)
     layers = facts["layers"]
     if window is not None:

@@ -1,6 +1,6 @@
 """OLMo 2: norms on the branches' outputs, and of queries and keys across all heads."""
 
-from jaxpt.interop.family import Facts, Family
+from jaxpt.interop.family import Family, SharedFacts
 from jaxpt.interop.keys import Keys
 from jaxpt.interop.mapping import BIASES, EMBED, OUTER, PROJECTIONS, K, Q, Tensor
 from jaxpt.models.config import ModelConfig
@@ -14,7 +14,7 @@ NORMS = (
 FIXED = {"norm_position": "post", "qk_norm": "full", "norm_cast_order": "gain_before_cast"}
 
 
-def _read(keys: Keys, facts: Facts) -> dict[str, object]:
+def _read(keys: Keys, facts: SharedFacts) -> dict[str, object]:
     bias = keys.flag("attention_bias")
     return {"qkv_bias": bias, "o_bias": bias}
 

@@ -2,7 +2,7 @@
 
 from jaxpt.errors import JaxptError
 from jaxpt.interop.experts import mixture_layers, read_experts, written_experts
-from jaxpt.interop.family import Facts, Family
+from jaxpt.interop.family import Family, SharedFacts
 from jaxpt.interop.keys import Keys
 from jaxpt.interop.mapping import ATTENTION, BIASES, EXPERTS, OUTER, PRE_NORMS, K, Q, Tensor
 from jaxpt.models.config import ModelConfig
@@ -13,7 +13,7 @@ NORMS = (
 )
 
 
-def _read(keys: Keys, facts: Facts) -> dict[str, object]:
+def _read(keys: Keys, facts: SharedFacts) -> dict[str, object]:
     keys.must_be("clip_qkv", None)
     bias = keys.flag("attention_bias")
     if facts["heads"] * facts["head_dim"] != facts["embed"]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from jaxpt.interop.family import Facts, Family
+from jaxpt.interop.family import Family, SharedFacts
 from jaxpt.interop.keys import Keys, layer_specs, read_window
 from jaxpt.interop.mapping import LLAMA_LIKE
 from jaxpt.models.config import LayerSpec, ModelConfig
@@ -16,7 +16,7 @@ ABSENT = {
 
 
 def read_windows(
-    keys: Keys, facts: Facts, slides: Callable[[int, int], bool] = lambda layer, first: layer >= first
+    keys: Keys, facts: SharedFacts, slides: Callable[[int, int], bool] = lambda layer, first: layer >= first
 ) -> dict[str, tuple[LayerSpec, ...]]:
     """Returns `layers` as Qwen 2 and 3 describe them: `layer_types`, or windows from `max_window_layers` on.
 

@@ -2,7 +2,7 @@
 
 from jaxpt.interop.experts import read_experts, read_sparse, write_sparse, written_experts
 from jaxpt.interop.families.qwen2 import ABSENT, read_windows, write_windows
-from jaxpt.interop.family import Facts, Family
+from jaxpt.interop.family import Family, SharedFacts
 from jaxpt.interop.keys import Keys
 from jaxpt.interop.mapping import EMBED, EXPERTS, LLAMA_LIKE, Tensor
 from jaxpt.models.config import ModelConfig
@@ -16,7 +16,7 @@ SHARED = (
 )
 
 
-def _read(keys: Keys, facts: Facts) -> dict[str, object]:
+def _read(keys: Keys, facts: SharedFacts) -> dict[str, object]:
     # where layer_types is absent, every other layer below max_window_layers slides, unlike in Qwen 2
     windows = read_windows(keys, facts, lambda layer, first: layer % 2 == 0 and layer < first)
     shared = {"shared_mlp": keys.whole("shared_expert_intermediate_size"), "shared_score": True}

@@ -1,13 +1,13 @@
 """Qwen 3: norms of queries and keys per head instead of biases."""
 
 from jaxpt.interop.families.qwen2 import ABSENT, read_windows, write_windows
-from jaxpt.interop.family import Facts, Family
+from jaxpt.interop.family import Family, SharedFacts
 from jaxpt.interop.keys import Keys
 from jaxpt.interop.mapping import HEAD_NORMS, LLAMA_LIKE
 from jaxpt.models.config import ModelConfig
 
 
-def _read(keys: Keys, facts: Facts) -> dict[str, object]:
+def _read(keys: Keys, facts: SharedFacts) -> dict[str, object]:
     bias = keys.flag("attention_bias")
     return {"qkv_bias": bias, "o_bias": bias, **read_windows(keys, facts)}
 

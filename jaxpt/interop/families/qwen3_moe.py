@@ -2,16 +2,16 @@
 
 from jaxpt.interop.experts import read_experts, read_sparse, write_sparse, written_experts
 from jaxpt.interop.families.qwen2 import ABSENT
-from jaxpt.interop.family import Facts, Family
+from jaxpt.interop.family import Family, SharedFacts
 from jaxpt.interop.keys import Keys, read_window
 from jaxpt.interop.mapping import EXPERTS, HEAD_NORMS, LLAMA_LIKE
 from jaxpt.models.config import ModelConfig, uniform_layers
 
 
-def _read(keys: Keys, facts: Facts) -> dict[str, object]:
+def _read(keys: Keys, facts: SharedFacts) -> dict[str, object]:
     bias, normalised = keys.flag("attention_bias"), keys.flag("norm_topk_prob")
     window, on = read_window(keys), keys.flag("use_sliding_window")
-    keys.get("max_window_layers")  # stands in released configs; the family's forward does not read it
+    keys.get("max_window_layers")  # is in released configs; the family's forward does not read it
     layers = facts["layers"]
     if on and window is not None:
         layers = uniform_layers(len(layers), attention="window", window=window)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from jaxpt.reshape.rewrite import Rewrite
-from jaxpt.reshape.setting import Setting
+from jaxpt.reshape.setting import ReshapeSetting
 from jaxpt.reshape.stream import ModelSlices
 from jaxpt.reshape.transform import Transform
 from jaxpt.reshape.upcycle import average_experts
@@ -16,7 +16,7 @@ class AverageExperts(Transform):
     The target is not read.
     """
 
-    def rewrites(self, source: ModelSlices, setting: Setting) -> list[Rewrite]:
+    def rewrites(self, source: ModelSlices, setting: ReshapeSetting) -> list[Rewrite]:
         """Returns one rewrite.
 
         Raises:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from jaxpt.config.choice import option
 from jaxpt.reshape.depth import drop_layers
 from jaxpt.reshape.rewrite import Rewrite
-from jaxpt.reshape.setting import Setting
+from jaxpt.reshape.setting import ReshapeSetting
 from jaxpt.reshape.stream import ModelSlices
 from jaxpt.reshape.transform import Transform
 
@@ -19,7 +19,7 @@ class DropLayers(Transform):
 
     drop: tuple[int, ...] = option((), "numbers of the layers that go, from 0")
 
-    def rewrites(self, source: ModelSlices, setting: Setting) -> list[Rewrite]:
+    def rewrites(self, source: ModelSlices, setting: ReshapeSetting) -> list[Rewrite]:
         """Returns one rewrite.
 
         Raises:

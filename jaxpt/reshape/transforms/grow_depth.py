@@ -7,7 +7,7 @@ from jaxpt.config.choice import option
 from jaxpt.models import ModelConfig
 from jaxpt.reshape.grow_target import deepen
 from jaxpt.reshape.rewrite import Rewrite
-from jaxpt.reshape.setting import Setting
+from jaxpt.reshape.setting import ReshapeSetting
 from jaxpt.reshape.stream import ModelSlices
 from jaxpt.reshape.transform import Transform
 
@@ -23,11 +23,11 @@ class GrowDepth(Transform):
         "llama_pro", "blocks that start as nothing, the stack again, each layer again, or two overlapping copies"
     )
 
-    def check(self, config: ModelConfig, setting: Setting) -> None:
+    def check(self, config: ModelConfig, setting: ReshapeSetting) -> None:
         """Refuses a target without layers."""
         setting.wanted("layers", "grow_depth")
 
-    def rewrites(self, source: ModelSlices, setting: Setting) -> list[Rewrite]:
+    def rewrites(self, source: ModelSlices, setting: ReshapeSetting) -> list[Rewrite]:
         """Returns one rewrite.
 
         Raises:

@@ -6,7 +6,7 @@ from typing import Literal
 from jaxpt.config.choice import option
 from jaxpt.reshape.grow_target import widen
 from jaxpt.reshape.rewrite import Rewrite
-from jaxpt.reshape.setting import Setting
+from jaxpt.reshape.setting import ReshapeSetting
 from jaxpt.reshape.stream import ModelSlices
 from jaxpt.reshape.transform import Transform
 
@@ -22,7 +22,7 @@ class GrowWidth(Transform):
     fresh: bool = option(True, "pad: draw the side of new positions that may be drawn")
     noise: float = option(0.0, "duplicate, fpi: deviation of noise that cancels between copies")
 
-    def rewrites(self, source: ModelSlices, setting: Setting) -> list[Rewrite]:
+    def rewrites(self, source: ModelSlices, setting: ReshapeSetting) -> list[Rewrite]:
         """Returns one rewrite per axis that grows.
 
         Raises:

@@ -7,7 +7,7 @@ from jaxpt.config.choice import option
 from jaxpt.models import ModelConfig
 from jaxpt.reshape.merge import merge_kv
 from jaxpt.reshape.rewrite import Rewrite
-from jaxpt.reshape.setting import Setting
+from jaxpt.reshape.setting import ReshapeSetting
 from jaxpt.reshape.stream import ModelSlices
 from jaxpt.reshape.transform import Transform
 
@@ -23,11 +23,11 @@ class MergeKv(Transform):
         """Only to select."""
         return self.how == "select"
 
-    def check(self, config: ModelConfig, setting: Setting) -> None:
+    def check(self, config: ModelConfig, setting: ReshapeSetting) -> None:
         """Refuses a target without kv_heads."""
         setting.wanted("kv_heads", "merge_kv")
 
-    def rewrites(self, source: ModelSlices, setting: Setting) -> list[Rewrite]:
+    def rewrites(self, source: ModelSlices, setting: ReshapeSetting) -> list[Rewrite]:
         """Returns one rewrite.
 
         Raises:

@@ -7,7 +7,7 @@ from jaxpt.config.choice import option
 from jaxpt.models import ModelConfig
 from jaxpt.reshape.prune_depth import prune_depth
 from jaxpt.reshape.rewrite import Rewrite
-from jaxpt.reshape.setting import Setting
+from jaxpt.reshape.setting import ReshapeSetting
 from jaxpt.reshape.stream import ModelSlices
 from jaxpt.reshape.transform import Transform
 
@@ -19,12 +19,12 @@ class PruneDepth(Transform):
     by: Literal["influence", "loss"] = option("influence", "drop the least Block Influence, or what costs least loss")
     rescale: bool = option(True, "restore the stream's norm after each removal")
 
-    def check(self, config: ModelConfig, setting: Setting) -> None:
+    def check(self, config: ModelConfig, setting: ReshapeSetting) -> None:
         """Refuses to go without data or without `target.layers`."""
         setting.need_data("prune_depth")
         setting.wanted("layers", "prune_depth")
 
-    def rewrites(self, source: ModelSlices, setting: Setting) -> list[Rewrite]:
+    def rewrites(self, source: ModelSlices, setting: ReshapeSetting) -> list[Rewrite]:
         """Returns one rewrite per removed layer.
 
         Raises:

@@ -11,7 +11,7 @@ from jaxpt.models.size import flops_per_token
 from jaxpt.reshape.compensate import RIDGE, compensated, gather_compensation, moment_flops, score_and_compensate
 from jaxpt.reshape.rewrite import Rewrite
 from jaxpt.reshape.scores import Scores
-from jaxpt.reshape.setting import Setting
+from jaxpt.reshape.setting import ReshapeSetting
 from jaxpt.reshape.stream import ModelSlices
 from jaxpt.reshape.subclone import choose, cut, subclone_rewrite
 from jaxpt.reshape.target import lengths
@@ -46,19 +46,19 @@ class Subclone(Transform):
         """Unless positions are evenly spaced."""
         return self.selection == "importance"
 
-    def check(self, config: ModelConfig, setting: Setting) -> None:
+    def check(self, config: ModelConfig, setting: ReshapeSetting) -> None:
         """Refuses an impossible target, and to compensate without data."""
         lengths(config, setting.target)
         if self.compensate:
             setting.need_data("compensate=True")
 
-    def rewrites(self, source: ModelSlices, setting: Setting) -> list[Rewrite]:
+    def rewrites(self, source: ModelSlices, setting: ReshapeSetting) -> list[Rewrite]:
         """Returns one rewrite."""
         if self.compensate:
             return [self._compensated(source, setting)]
         return [self._cut(source, setting, setting.score(source) if self.reads_scores else None)]
 
-    def _cut(self, source: ModelSlices, setting: Setting, scores: Scores | None) -> Rewrite:
+    def _cut(self, source: ModelSlices, setting: ReshapeSetting, scores: Scores | None) -> Rewrite:
         return subclone_rewrite(
             source.config,
             lengths(source.config, setting.target),
@@ -68,7 +68,7 @@ class Subclone(Transform):
             depth=self.depth,
         )
 
-    def _compensated(self, source: ModelSlices, setting: Setting) -> Rewrite:
+    def _compensated(self, source: ModelSlices, setting: ReshapeSetting) -> Rewrite:
         """The cut with fitted matrices, from the pass that scores, or from one of its own where scores are there."""
         config, target = source.config, lengths(source.config, setting.target)
         scores = setting.stored(source) if self.reads_scores else None

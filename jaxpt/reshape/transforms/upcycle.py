@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from jaxpt.config.choice import option
 from jaxpt.errors import JaxptError
 from jaxpt.reshape.rewrite import Rewrite
-from jaxpt.reshape.setting import Setting
+from jaxpt.reshape.setting import ReshapeSetting
 from jaxpt.reshape.stream import ModelSlices
 from jaxpt.reshape.transform import Transform
 from jaxpt.reshape.upcycle import Upcycling, upcycle
@@ -30,7 +30,7 @@ class Upcycle(Transform):
             if (value := getattr(self, name)) < least:
                 raise JaxptError(f"{name} is {value}, it must be at least {least}")
 
-    def rewrites(self, source: ModelSlices, setting: Setting) -> list[Rewrite]:
+    def rewrites(self, source: ModelSlices, setting: ReshapeSetting) -> list[Rewrite]:
         """Returns one rewrite.
 
         Raises:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_tools.classify import judge
-from data_tools.classify.recall import Document, MiningBudget, recall
+from data_tools.classify.recall import MiningBudget, PoolText, recall
 from data_tools.classify.recipes import RECIPES, recipe
 from jaxpt.errors import JaxptError
 
@@ -110,9 +110,9 @@ def test_a_quantile_threshold_keeps_the_share_asked_for_by_documents_or_tokens()
 def mining_pool(rng):
     documents = []
     for i, text in enumerate(texts(rng, MATH, 120)):
-        documents.append(Document(f"m{i}", text, f"https://www.maths.example/{i}"))
+        documents.append(PoolText(f"m{i}", text, f"https://www.maths.example/{i}"))
     for i, text in enumerate(texts(rng, SHOP, 880)):
-        documents.append(Document(f"s{i}", text, f"https://shop{i % 9}.example/{i}"))
+        documents.append(PoolText(f"s{i}", text, f"https://shop{i % 9}.example/{i}"))
     return documents
 
 

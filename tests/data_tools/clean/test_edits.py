@@ -43,7 +43,7 @@ def test_boilerplate_is_cut_at_the_ends_and_bars_anywhere():
     assert kept == "\n".join(body * 2)
     assert sorted({c[0] for c in cuts}) == ["menu", "navigation_bar", "stock_phrase"]
     poem = "\n".join(["Short line", "After short", "Line again", "And more", "Last one"])
-    assert edit("boilerplate_lines", poem)[0] == poem  # nothing but short lines is no menu around a text
+    assert edit("boilerplate_lines", poem)[0] == poem  # short lines alone are not a menu around a text
 
 
 def test_chinese_menus_go_and_sentences_stay():

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from data_tools.decontaminate.index import Index, Item, Rules, excerpt
+from data_tools.decontaminate.index import Item, ItemIndex, Rules, excerpt
 from jaxpt.errors import JaxptError
 
 LONG = "Janet sells sixteen fresh duck eggs at the market every single day for two dollars each how much"
@@ -16,7 +16,7 @@ CLEAN = "nothing of that sort is written here, it is a page about gardens and ab
 
 
 def matches(text, **rules):
-    return [(m.rule, m.item.task) for m in Index(ITEMS, Rules(**rules)).match([CLEAN, text])[1]]
+    return [(m.rule, m.item.task) for m in ItemIndex(ITEMS, Rules(**rules)).match([CLEAN, text])[1]]
 
 
 def test_thirteen_tokens_in_common_are_enough_whatever_their_case_and_punctuation():
@@ -36,20 +36,20 @@ def test_most_eight_grams_of_an_item_are_enough_and_fewer_are_not():
 def test_a_short_item_matches_only_as_a_whole_and_a_tiny_one_is_reported_as_unchecked():
     assert matches(f"the {FIVE} was moved") == [("whole", "five")]
     assert matches("capital of the old town") == []
-    assert [i.task for i in Index(ITEMS).unchecked] == ["yes"]
+    assert [i.task for i in ItemIndex(ITEMS).unchecked] == ["yes"]
 
 
 def test_wording_shared_by_many_items_does_not_count():
     frame = "choose the one answer that best completes the sentence in the passage shown below and explain"
     items = [Item("set", str(i), f"{frame} number{i} alpha{i} beta{i}") for i in range(6)]
-    assert Index(items).match([f"{CLEAN} {frame} {CLEAN}"]) == [[]]
-    assert Index([items[0]] * 9).match([items[0].text]) != [[]]  # copies of one item are not a template
-    assert Index(items[:3]).match([f"{CLEAN} {frame} {CLEAN}"]) != [[]]
+    assert ItemIndex(items).match([f"{CLEAN} {frame} {CLEAN}"]) == [[]]
+    assert ItemIndex([items[0]] * 9).match([items[0].text]) != [[]]  # copies of one item are not a template
+    assert ItemIndex(items[:3]).match([f"{CLEAN} {frame} {CLEAN}"]) != [[]]
 
 
 def test_the_match_says_how_much_and_where():
     text = f"Été: {CLEAN}; {LONG}"
-    found = next(m for m in Index(ITEMS).match([text])[0] if m.rule == "long")
+    found = next(m for m in ItemIndex(ITEMS).match([text])[0] if m.rule == "long")
     assert found.value == len(LONG.split())
     assert excerpt(text, found.token, 3) == "Janet sells sixteen"
     assert excerpt("中文字符", 1, 2) == "文字"
@@ -58,14 +58,14 @@ def test_the_match_says_how_much_and_where():
 def test_numpy_and_compiled_paths_match_alike():
     pytest.importorskip("numba")
     texts = [LONG, NINE, CLEAN, "", f"the {FIVE}"]
-    assert Index(ITEMS, path="numpy").match(texts) == Index(ITEMS, path="compiled").match(texts)
+    assert ItemIndex(ITEMS, path="numpy").match(texts) == ItemIndex(ITEMS, path="compiled").match(texts)
 
 
 def test_empty_sets_and_contradicting_rules_are_refused():
     with pytest.raises(JaxptError, match="no items"):
-        Index([])
+        ItemIndex([])
     with pytest.raises(JaxptError, match="shortest <= short <= long"):
-        Index(ITEMS, Rules(short=20))
+        ItemIndex(ITEMS, Rules(short=20))
 
 
 def test_real_test_questions_planted_in_web_text_are_found_and_the_web_text_itself_is_clean(shared):
@@ -76,7 +76,7 @@ def test_real_test_questions_planted_in_web_text_are_found_and_the_web_text_itse
     items = [Item("gsm8k", r["id"], r["text"]) for r in load("eval/gsm8k_test", 200)]
     items += [Item("cmmlu", r["id"], r["text"]) for r in load("eval/cmmlu_dev_and_test_part", 200)]
     web = [r["text"] for r in load("noisy_web/c4_demo", 200)]
-    index = Index(items)
+    index = ItemIndex(items)
     assert sum(bool(m) for m in index.match(web)) <= 2
     checked = [i for i in items if i not in index.unchecked]
     planted = [f"{web[k % 200][:800]}\n{item.text}\n{web[k % 200][800:]}" for k, item in enumerate(checked)]

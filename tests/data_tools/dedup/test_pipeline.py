@@ -10,7 +10,7 @@ import pytest
 from data_tools.dedup import pipeline, store, units
 from data_tools.dedup.engine import open_engine
 from data_tools.dedup.oracle import NumpyEngine
-from data_tools.dedup.pipeline import Options
+from data_tools.dedup.pipeline import DedupOptions
 from data_tools.dedup.store import SignatureLayout
 from data_tools.dedup.units import SurvivorRule
 from jaxpt.errors import JaxptError
@@ -56,7 +56,7 @@ def planted(seed=0, count=300):
 
 
 def run(shards, path, engine=None, layout=None, **options):
-    return pipeline.run(shards, path, layout or SignatureLayout(), engine or NumpyEngine(), Options(**options))
+    return pipeline.run(shards, path, layout or SignatureLayout(), engine or NumpyEngine(), DedupOptions(**options))
 
 
 def kept_texts(result, shards):

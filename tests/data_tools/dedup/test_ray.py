@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-# Telemetry is left to the engine to switch off; the cluster's own processes are this test's, so they are told here.
+# Telemetry is left to the engine to switch off; the cluster's own processes are this test's, so they are set here.
 SCRIPT = """
 import json, os, sys
 from pathlib import Path

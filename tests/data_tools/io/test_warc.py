@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from data_tools.__main__ import main
 from data_tools.io import readers
-from data_tools.io.readers import Problem, Progress, read
+from data_tools.io.readers import BytesRead, Problem, read
 from jaxpt.errors import JaxptError
 from jaxpt.tokenizers import train_sentencepiece
 
@@ -95,7 +95,7 @@ ODD = {
     "content type in capitals": (http(P, 'content-type: TEXT/HTML;Charset="UTF-8"'), None),
     "status line without reason": (http(P, status="HTTP/1.1 200"), None),
     "HTTP/2": (http(P, status="HTTP/2 200"), None),
-    "status that is no number": (http(P, status="HTTP/1.1 OK"), None),
+    "status that is not a number": (http(P, status="HTTP/1.1 OK"), None),
     "header of 1 MB": (http(P, HTML, "X-Long: " + "x" * (1 << 20)), None),
     "header of 100,000 lines": (http(P, HTML, *["X-Many: 1"] * 100_000), None),
     "header lines without a colon": (http(P, HTML, "nonsense", ": nothing", ""[:0] or "more nonsense"), None),
@@ -140,7 +140,7 @@ def archive(tmp_path, records, how=".gz"):
 
 
 def found_in(path):
-    found = list(read(path, "text", Progress()))
+    found = list(read(path, "text", BytesRead()))
     good = {f[1]["url"].rsplit("/", 1)[-1]: f[1]["text"] for f in found if not isinstance(f, Problem)}
     assert all(text.count(text_of(int(n))) == 3 for n, text in good.items())
     return sorted(map(int, good)), [f for f in found if isinstance(f, Problem)]
@@ -157,7 +157,7 @@ def test_ten_good_pages_arrive_in_order_from_every_kind_of_archive(tmp_path, how
         record(b"a: b", 0, "metadata", "application/warc-fields"),
     ]
     path = archive(tmp_path, [record(b"software: x\r\n", 0, "warcinfo"), *others, *ten()], how)
-    found = list(read(path, "text", Progress()))
+    found = list(read(path, "text", BytesRead()))
     assert [place for place, _ in found] == list(range(10))
     assert [row["url"] for _, row in found] == [f"http://site.example/{i}" for i in range(10)]
     assert found_in(path) == (list(range(10)), [])
@@ -190,7 +190,7 @@ def test_whatever_odd_pages_are_mixed_in_all_good_ones_arrive(tmp_path_factory, 
     random.shuffle(blocks)
     numbers = [int(b.split(b"Page ")[1].split()[0]) if b"Page " in b else 3 for b, _ in blocks]
     path = archive(tmp_path_factory.mktemp("w"), [record(b, n) for (b, _), n in zip(blocks, numbers)], how)
-    found = list(read(path, "text", Progress()))
+    found = list(read(path, "text", BytesRead()))
     assert len(found) == len(blocks)
     for place, (item, (_, reason)) in enumerate(zip(found, blocks)):
         assert isinstance(item, Problem) == (reason is not None)
@@ -265,7 +265,7 @@ def test_bytes_between_records_are_reported_and_passed_over(tmp_path, how):
     records.insert(4, b"what is this?\r\n\r\nWARC, but none\r\n" * 20)
     good, problems = found_in(archive(tmp_path, records, how))
     assert good == list(range(10))
-    assert [p.reason.split(" (")[0] for p in problems] == [f"{len(records[4]):,} bytes that are no record"]
+    assert [p.reason.split(" (")[0] for p in problems] == [f"{len(records[4]):,} bytes that are not a record"]
     assert problems[0].place == 4
 
 
@@ -296,9 +296,9 @@ def test_a_file_that_ends_early_is_never_silently_complete(tmp_path, how):
         path.write_bytes(data[:cut])
         seen = []
         with pytest.raises(JaxptError, match=r"damaged archive \(.*replace the file or leave it out") as raised:  # noqa: PT012
-            for found in read(str(path), "text", Progress()):
+            for found in read(str(path), "text", BytesRead()):
                 seen.append(found)
-        assert f"{len(seen):,} records stand before it" in str(raised.value)
+        assert f"{len(seen):,} records come before it" in str(raised.value)
         assert "\n" not in str(raised.value)
 
 
@@ -310,9 +310,9 @@ def test_what_is_no_archive_is_refused_in_one_line(tmp_path):
     }.items():
         (tmp_path / name).write_bytes(data)
         with pytest.raises(JaxptError, match="damaged archive"):
-            list(read(str(tmp_path / name), "text", Progress()))
+            list(read(str(tmp_path / name), "text", BytesRead()))
     (tmp_path / "empty.warc.gz").write_bytes(b"")
-    assert list(read(str(tmp_path / "empty.warc.gz"), "text", Progress())) == []
+    assert list(read(str(tmp_path / "empty.warc.gz"), "text", BytesRead())) == []
 
 
 @pytest.mark.parametrize("name", ["gzip", "deflate", "br", "zstd"])
@@ -392,5 +392,5 @@ def test_a_page_that_vanishes_is_noticed_by_these_tests(tmp_path, monkeypatch): 
 def test_a_page_file_longer_than_is_read_is_in_quarantine_not_cut(tmp_path, monkeypatch):
     monkeypatch.setattr(readers, "LONGEST", 1_000)
     (tmp_path / "a.html").write_bytes(page(1) + b" " * 2_000)
-    (found,) = read(str(tmp_path / "a.html"), "text", Progress())
+    (found,) = read(str(tmp_path / "a.html"), "text", BytesRead())
     assert found.reason == "file longer than 1000 bytes"
