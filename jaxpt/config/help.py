@@ -46,7 +46,7 @@ def describe(cls: type, section: str = "") -> str:
     return "\n\n".join([_head(blocks), *(_text(block) for block in blocks)])
 
 
-def _head(blocks: Sequence[Block]) -> str:
+def _head(blocks: Sequence[SectionHelp]) -> str:
     """How to read the lines that follow."""
     said = "Set a key with --config.KEY=VALUE. A line: the key, its type, its default, what it means."
     if any("[N]" in block.path for block in blocks):
