@@ -147,7 +147,7 @@ def dispatch(
         print(f"{program}: there is no command {name!r}{hint}", file=sys.stderr)
         return 2
     try:
-        return outside(name)(rest) if own else module(name).main(rest)
+        return outside(name)(rest) if own and outside is not None else module(name).main(rest)
     except (JaxptError, OSError) as error:
         if debug:
             raise
