@@ -23,7 +23,8 @@ import numpy as np
 
 from jaxpt.checkpoints.checkpoints import finished_steps, read_run
 from jaxpt.cli.terminal import progress, table
-from jaxpt.evaluation.evaluation import Evaluation, EvaluationSetting, Measure, Params
+from jaxpt.evaluation.evaluation import Evaluation, EvaluationSetting, Measure
+from jaxpt.models.params import Params
 from jaxpt.training.metrics import read
 
 STEPS, SAVE, EVALUATE = 3000, 20, 100

@@ -129,7 +129,10 @@ def silent(root: Path) -> list[str]:
             out.append(str(path.relative_to(root)))
         for node in tree.body:
             named = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
-            if named and not ast.get_docstring(node):
+            overload = isinstance(node, ast.FunctionDef) and any(
+                ast.unparse(d) == "overload" for d in node.decorator_list
+            )
+            if named and not overload and not ast.get_docstring(node):
                 out.append(f"{path.relative_to(root)}:{node.lineno} {node.name}")
     return out
 

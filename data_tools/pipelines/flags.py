@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from jaxpt.cli.dispatch import Parser
+from jaxpt.config.hints import Hint, Value
 
 T = TypeVar("T")
 
@@ -43,7 +44,7 @@ def parse(cls: type[T], argv: Sequence[str], program: str, about: str, example: 
     return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in stated.items()})
 
 
-def arguments(step: Any, names: Iterable[str]) -> list[str]:
+def arguments(step: object, names: Iterable[str]) -> list[str]:
     """Returns the command line that states the fields `names` of a step as they are."""
     out: list[str] = []
     for name in names:
@@ -57,7 +58,7 @@ def arguments(step: Any, names: Iterable[str]) -> list[str]:
     return out
 
 
-def as_flag(hint: Any, value: Any) -> Any:
+def as_flag(hint: Hint, value: Value) -> Value:
     """Returns a config's value of an option in the option's own type, where it is written in a way that a flag allows.
 
     A list stands for a value with commas or for a flag that is repeated, a dict for KEY=VALUE pairs, 4e6 for a whole
@@ -73,7 +74,7 @@ def as_flag(hint: Any, value: Any) -> Any:
     return int(value) if whole else value
 
 
-def bare(hint: Any) -> Any:
+def bare(hint: Hint) -> Hint:
     """Returns a type without `| None`."""
     if typing.get_origin(hint) not in (typing.Union, types.UnionType):
         return hint
@@ -81,10 +82,10 @@ def bare(hint: Any) -> Any:
     return inner
 
 
-def _flag(field: dataclasses.Field, hint: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+def _flag(field: dataclasses.Field, hint: Hint) -> tuple[tuple[str, ...], dict[str, Value]]:
     """The names and further arguments of `add_argument` for one field."""
     about = field.metadata
-    facts: dict[str, Any] = {"help": about.get("doc") or None}
+    facts: dict[str, Value] = {"help": about.get("doc") or None}
     if about.get("positional"):
         return (field.name,), facts
     names = (f"--{field.name}", *about.get("aliases", ()))

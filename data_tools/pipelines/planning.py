@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from data_tools.io import storage
 from data_tools.io.outputs import check_outputs
@@ -20,6 +19,7 @@ from data_tools.pipelines.pipeline import Pipeline, PipelineStep
 from data_tools.pipelines.step import DataStep
 from jaxpt.config import schema
 from jaxpt.config.choice import find
+from jaxpt.config.hints import Value
 from jaxpt.data.fingerprints import content_fingerprint
 from jaxpt.data.text_files import list_files
 from jaxpt.errors import JaxptError, nearest
@@ -48,7 +48,7 @@ class _Checked:
     folder: str
     step: DataStep
     argv: tuple[str, ...]
-    options: Mapping[str, Any]  # those of the config and those that the pipeline gives, as they are written
+    options: Mapping[str, Value]  # those of the config and those that the pipeline gives, as they are written
 
 
 def plan(pipeline: Pipeline, workdir: str) -> list[PlannedStep]:
@@ -104,13 +104,13 @@ def _is_path(name: str) -> bool:
     return "/" in name or "*" in name or "." in name
 
 
-def _shared(pipeline: Pipeline) -> dict[str, Any]:
+def _shared(pipeline: Pipeline) -> dict[str, Value]:
     """What the pipeline gives to every step that has such an option."""
     own = ("input", "steps")
     return {f.name: getattr(pipeline, f.name) for f in dataclasses.fields(pipeline) if f.name not in own}
 
 
-def _placed(value: Any, before: Mapping[str, _Checked]) -> Any:
+def _placed(value: Value, before: Mapping[str, _Checked]) -> Value:
     """Returns an option with the folders of earlier steps put in for `{NAME}`."""
     if isinstance(value, str):
         for name, one in before.items():
@@ -121,7 +121,7 @@ def _placed(value: Any, before: Mapping[str, _Checked]) -> Any:
     return [_placed(v, before) for v in value] if isinstance(value, list | tuple) else value
 
 
-def _build(cls: type[DataStep], values: Mapping[str, Any], where: str, command: str) -> DataStep:
+def _build(cls: type[DataStep], values: Mapping[str, Value], where: str, command: str) -> DataStep:
     """Returns the data step with these options; one that is required and is not there is named as a flag."""
     schema.check_stated(cls, values, f"{where}.options")
     values = cls.of_today(values)
@@ -145,7 +145,7 @@ def _key(one: _Checked, keys: Mapping[str, str], workdir: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _as_floats(value: Any) -> Any:
+def _as_floats(value: Value) -> Value:
     """Returns an option as it enters a key: whole numbers as floats, also in a dict (configs always held them so)."""
     if isinstance(value, Mapping):
         return {k: _as_floats(v) for k, v in value.items()}
@@ -156,7 +156,7 @@ def _files(pattern: str) -> list[str]:
     return sorted({path for part in pattern.split(",") for path in list_files(part.strip(), SUFFIXES)})
 
 
-def _named_files(values: Iterable[Any], workdir: str) -> list[str]:
+def _named_files(values: Iterable[Value], workdir: str) -> list[str]:
     """Returns the files outside the workdir that options name: a change of their content is a change of the step."""
     out: list[str] = []
     for value in values:

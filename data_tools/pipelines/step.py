@@ -3,10 +3,11 @@
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from data_tools.pipelines import flags
 from jaxpt.config.choice import Choice, name_of, option
+from jaxpt.config.hints import Value
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class DataStep(Choice, kind="data step", room="data_tools.commands"):
         return 0
 
     @classmethod
-    def of_today(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+    def of_today(cls, values: Mapping[str, Value]) -> dict[str, Value]:
         """Returns options in their own types as a config may also write them; None leaves an option out."""
         hints = typing.get_type_hints(cls)
         known = {field.name for field in fields(cls)}

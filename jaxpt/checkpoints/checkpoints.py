@@ -5,22 +5,22 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
 from jaxpt.checkpoints import restoring, run_item
-from jaxpt.checkpoints.reading import compare, describe_extra, not_finite, scan_state
+from jaxpt.checkpoints.reading import Items, Shapes, compare, describe_extra, not_finite, scan_state
 from jaxpt.checkpoints.restoring import GoBack, Restored
 from jaxpt.checkpoints.run_item import DamagedError, RunItem
 from jaxpt.checkpoints.verdict import UNKNOWN, WHOLE, ReadVerdict, agreed
 from jaxpt.errors import JaxptError
 from jaxpt.models.config import ModelConfig
+from jaxpt.models.params import Array, Params, Shardings, Tree
 from jaxpt.models.specs import ParamSpec, flatten, map_specs, param_specs, unflatten
 
 for _name in ("absl", "asyncio"):  # Orbax writes a dozen lines per save, hundreds per failure
@@ -54,7 +54,7 @@ class Checkpoints:
         self.folder = Path(workdir).absolute() / "checkpoints"
         self.retention = retention
         self._finite: set[int] = set()  # steps that this process knows to be finite
-        self._went_back: dict[str, Any] = {}
+        self._went_back: RunItem = {}
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None, enable_async_checkpointing=asynchronous, cleanup_tmp_directories=True
         )
@@ -71,7 +71,7 @@ class Checkpoints:
         """Finished checkpoints, ascending."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: Mapping[str, Any], run: RunItem) -> None:
+    def save(self, step: int, state: Items, run: RunItem) -> None:
         """Starts saving `state`: trees by item, "params", "opt_state" and perhaps "extra".
 
         Returns once the arrays may be donated to the next step.
@@ -87,7 +87,7 @@ class Checkpoints:
         if values.not_finite:
             raise JaxptError(f"step {step} is not saved, {not_finite(values)}; {self.way_back()}")
         described = describe_extra(state)
-        facts = {"step": step, "finite": True, "digests": values.digests}
+        facts: RunItem = {"step": step, "finite": True, "digests": values.digests}
         run = run_item.seal({**run, **self._went_back, **described, **facts})
         trees = {name: tree for name, tree in state.items() if tree}  # an item is never empty
         items = {name: ocp.args.PyTreeSave(tree, save_args=_save_args(tree)) for name, tree in trees.items()}
@@ -138,7 +138,7 @@ class Checkpoints:
 
     def restore(
         self,
-        abstract: Mapping[str, Any],
+        abstract: Shapes,
         log: Callable[[str], None],
         from_step: int | None = None,
         config: object = None,
@@ -217,7 +217,7 @@ def finished_steps(workdir: Path) -> list[int]:
     return sorted(int(p.name) for p in whole)
 
 
-def read_state(workdir: Path, step: int, abstract: Mapping[str, Any], run: RunItem) -> dict[str, Any]:
+def read_state(workdir: Path, step: int, abstract: Shapes, run: RunItem) -> Items:
     """Restores parts of one checkpoint, verified against its digests, without opening a manager.
 
     Args:
@@ -230,7 +230,7 @@ def read_state(workdir: Path, step: int, abstract: Mapping[str, Any], run: RunIt
         JaxptError: the values are not those that were saved.
     """
     folder = (Path(workdir) / "checkpoints" / str(step)).absolute()
-    out = {}
+    out: dict[str, Params] = {}
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         for item, tree in abstract.items():
             args = ocp.args.PyTreeRestore(tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree))
@@ -244,10 +244,10 @@ def read_state(workdir: Path, step: int, abstract: Mapping[str, Any], run: RunIt
     return out
 
 
-def _save_args(tree: Any) -> Any:
+def _save_args(tree: Params) -> Tree[ocp.SaveArgs]:
     """One layer per chunk for stacked leaves, so that a layer can be read without its stack."""
 
-    def one(path: str, leaf: Any) -> ocp.SaveArgs:
+    def one(path: str, leaf: Array) -> ocp.SaveArgs:
         if "blocks/" not in path or leaf.ndim < 2:
             return ocp.SaveArgs()
         return ocp.SaveArgs(chunk_byte_size=leaf.nbytes // leaf.shape[0], shard_axes=(0,))
@@ -268,7 +268,7 @@ def _storage_error(folder: Path, error: Exception) -> JaxptError:
     return JaxptError(f"{folder}: a checkpoint could not be written ({text[:300]}); {newest}")
 
 
-def read_params(workdir: Path, step: int, run: RunItem, shardings: Mapping[str, Any] | None = None) -> Any:
+def read_params(workdir: Path, step: int, run: RunItem, shardings: Shardings | None = None) -> Params:
     """Returns the parameters of a finished checkpoint, without knowing its optimizer, verified.
 
     Args:

@@ -4,7 +4,6 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -15,12 +14,18 @@ from jaxpt.checkpoints import run_item
 from jaxpt.checkpoints.run_item import DamagedError, RunItem
 from jaxpt.checkpoints.verdict import WHOLE, ReadVerdict, agreed, judge
 from jaxpt.errors import JaxptError
+from jaxpt.models.params import Params, Tree
 from jaxpt.models.specs import flatten, unflatten
 
+Items = Mapping[str, Params]  # the trees of a checkpoint: "params", "opt_state" and perhaps "extra"
+Shapes = Mapping[str, Tree[jax.ShapeDtypeStruct]]  # the same, of shapes, dtypes and shardings
 
-def read_checked(folder: Path, abstract: Mapping[str, Any]) -> tuple[Any, RunItem, Scan, ReadVerdict]:
+
+def read_checked(folder: Path, abstract: Shapes) -> tuple[Items | None, RunItem, Scan, ReadVerdict]:
     """Reads one checkpoint and compares it with its digests; returns state, run item, scan and all hosts' verdict."""
-    state, run, values, error = None, {}, Scan({}, []), None
+    state: Items | None = None
+    run: RunItem = {}
+    values, error = Scan({}, []), None
     try:
         run = run_item.read(folder)
         abstract = with_extra(abstract, run)
@@ -29,7 +34,7 @@ def read_checked(folder: Path, abstract: Mapping[str, Any]) -> tuple[Any, RunIte
     except Exception as e:  # whatever a reader makes of it: judged here
         error = e
     verdict = agreed(judge(error))
-    if verdict.kind == WHOLE:  # on all hosts, which scan together
+    if verdict.kind == WHOLE and state is not None:  # on all hosts, which scan together
         try:
             values = scan_state(state)
             compare(run["digests"], values.digests)
@@ -39,9 +44,9 @@ def read_checked(folder: Path, abstract: Mapping[str, Any]) -> tuple[Any, RunIte
     return state if verdict.kind == WHOLE else None, run, values, verdict
 
 
-def read_arrays(folder: Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
+def read_arrays(folder: Path, abstract: Shapes) -> Items:
     """Reads the items of a checkpoint that `abstract` names, without any barrier between hosts."""
-    out = {}
+    out: dict[str, Params] = {}
     for item, tree in abstract.items():
         args = ocp.args.PyTreeRestore(tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree))
         out[item] = ocp.PyTreeCheckpointHandler().restore(folder / item, args=args) if tree else {}
@@ -51,7 +56,7 @@ def read_arrays(folder: Path, abstract: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def scan_state(state: Mapping[str, Any]) -> Scan:
+def scan_state(state: Items) -> Scan:
     """Returns a digest per (leaf, layer) of parameters and optimizer states, and per leaf of the objective's extra
     things, the same on every mesh, scalars of the optimizer as they are; and which of them are not finite. An array
     of the optimizer that belongs to no parameter is `NAME/all`."""
@@ -70,13 +75,13 @@ def scan_state(state: Mapping[str, Any]) -> Scan:
     return Scan(out | extra.digests, bad + extra.not_finite)
 
 
-def describe_extra(state: Mapping[str, Any]) -> RunItem:
+def describe_extra(state: Items) -> RunItem:
     """Returns what a `run` item says of the item `extra`, {} without one: dtype and shape of each leaf by path."""
     leaves = flatten(state.get("extra", {}))
     return {"extra": {path: [str(leaf.dtype), *leaf.shape] for path, leaf in leaves.items()}} if leaves else {}
 
 
-def with_extra(abstract: Mapping[str, Any], run: RunItem) -> Mapping[str, Any]:
+def with_extra(abstract: Shapes, run: RunItem) -> Shapes:
     """Returns `abstract` with the item `extra` that the checkpoint has, if it has one, whole on every device."""
     if not run.get("extra"):
         return abstract
@@ -88,7 +93,7 @@ def with_extra(abstract: Mapping[str, Any], run: RunItem) -> Mapping[str, Any]:
     return {**abstract, "extra": unflatten(leaves)}
 
 
-def _extra_of(state: Mapping[str, Any]) -> dict[str, Any]:
+def _extra_of(state: Items) -> Items:
     """The extra things under the names that their digests have."""
     return {"extra": state["extra"]} if state.get("extra") else {}
 
@@ -109,7 +114,7 @@ def not_finite(values: Scan) -> str:
     return f"its state holds NaN or infinite values ({first}{f' and {more} more' if more else ''})"
 
 
-def _same_leaves(folder: Path, run: RunItem, abstract: Mapping[str, Any]) -> None:
+def _same_leaves(folder: Path, run: RunItem, abstract: Shapes) -> None:
     want, have = set(_leaf_names(abstract)), set(run["digests"])
     if want != have:
         odd = sorted(want ^ have)
@@ -120,9 +125,9 @@ def _same_leaves(folder: Path, run: RunItem, abstract: Mapping[str, Any]) -> Non
         )
 
 
-def _leaf_names(state: Mapping[str, Any]) -> Iterator[str]:
-    yield from flatten(state["params"])
-    for name, tree in state.get("opt_state", {}).items():
+def _leaf_names(abstract: Shapes) -> Iterator[str]:
+    yield from flatten(abstract["params"])
+    for name, tree in abstract.get("opt_state", {}).items():
         tree = {"all": tree} if not isinstance(tree, Mapping) and tree.ndim else tree
         yield from (f"{name}/{path}" for path in flatten(tree)) if isinstance(tree, Mapping) else (name,)
-    yield from flatten(_extra_of(state))
+    yield from (f"extra/{path}" for path in flatten(abstract.get("extra", {})))

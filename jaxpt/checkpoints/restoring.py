@@ -3,19 +3,19 @@
 Only proven damage sets a checkpoint aside; every other error stops before anything was renamed.
 """
 
+import contextlib
 import hashlib
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from jaxpt.checkpoints import run_item
-from jaxpt.checkpoints.reading import not_finite, read_checked
+from jaxpt.checkpoints.reading import Items, Shapes, not_finite, read_checked
 from jaxpt.checkpoints.run_item import DamagedError, RunItem
 from jaxpt.checkpoints.verdict import DAMAGED, UNKNOWN, WHOLE, ReadVerdict, agreed, read_every_byte
 from jaxpt.errors import JaxptError
@@ -37,15 +37,13 @@ class GoBack:
 class Restored:
     """A state to go on from, its `run` item, and what becomes of the checkpoints after it."""
 
-    state: Any
+    state: Items
     run: RunItem
     set_aside: list[str]  # names of those that were damaged
     later: list[int]  # steps to set aside with `go_back`, once nothing else refuses to go on from here
 
 
-def restore(
-    folder: Path, steps: list[int], abstract: Mapping[str, Any], log: Log, back: GoBack | None = None
-) -> Restored | None:
+def restore(folder: Path, steps: list[int], abstract: Shapes, log: Log, back: GoBack | None = None) -> Restored | None:
     """Restores the newest checkpoint whose values match its digests; only a proven damaged one is set aside.
 
     Args:
@@ -115,15 +113,14 @@ def _is_done(back: GoBack, folder: Path, newest: int) -> bool:
     """Whether the newest checkpoint came from the same command, which was started again."""
     if newest == back.step:
         return False
-    try:
+    run: RunItem = {}
+    with contextlib.suppress(OSError, DamagedError):
         run = run_item.read(folder / str(newest))
-    except (OSError, DamagedError):
-        run = {}
     same = run.get("went_back") == vars(back)
     return agreed(ReadVerdict(WHOLE if same else DAMAGED)).kind == WHOLE
 
 
-def _whole(folder: Path, step: int, abstract: Mapping[str, Any], log: Log, earlier: list[int]) -> tuple[Any, RunItem]:
+def _whole(folder: Path, step: int, abstract: Shapes, log: Log, earlier: list[int]) -> tuple[Items, RunItem]:
     """Restores one checkpoint. Damage is proven when it fails twice and all bytes can be read.
 
     Raises:
@@ -135,7 +132,7 @@ def _whole(folder: Path, step: int, abstract: Mapping[str, Any], log: Log, earli
     first = ReadVerdict(WHOLE)
     for attempt in range(2):
         state, run, values, verdict = read_checked(checkpoint, abstract)
-        if verdict.kind == WHOLE:
+        if verdict.kind == WHOLE and state is not None:
             if attempt:
                 log(f"checkpoint {step} could be read at the second attempt; the first: {first.reason}")
             if values.not_finite:
@@ -159,7 +156,7 @@ def _whole(folder: Path, step: int, abstract: Mapping[str, Any], log: Log, earli
     )
 
 
-def _before(folder: Path, earlier: list[int], abstract: Mapping[str, Any]) -> str:
+def _before(folder: Path, earlier: list[int], abstract: Shapes) -> str:
     """What to do about a checkpoint of an earlier version that is not finite, as the end of a line."""
     for step in reversed(earlier):
         state, _, values, verdict = read_checked(folder / str(step), abstract)

@@ -69,18 +69,18 @@ def parse(text: bytes, step: int) -> RunItem:
         DamagedError: no JSON, keys that are missing or of another type, another step, or a digest that does not match.
     """
     try:
-        run = json.loads(text)
+        run: RunItem = json.loads(text)
     except (ValueError, RecursionError):  # also bytes that are no UTF-8 and numbers with too many digits
         raise DamagedError("its run item is not JSON") from None
-    if not isinstance(run, dict):
-        raise DamagedError(f"its run item holds a {type(run).__name__}, no dictionary")
+    if (kind := type(run).__name__) != "dict":
+        raise DamagedError(f"its run item holds a {kind}, no dictionary")
     if is_sealed(run):
         if run["digest"] != _digest(run):
             raise DamagedError("its run item does not match its digest")
     elif "format" in run or "finite" in run:
         raise DamagedError("its run item has lost its digest")
-    for key, kind in REQUIRED.items():
-        if not isinstance(run.get(key), kind):
+    for key, wanted in REQUIRED.items():
+        if not isinstance(run.get(key), wanted):
             raise DamagedError(f"its run item has no {key}")
     if not all(isinstance(v, list) for v in run["digests"].values()):
         raise DamagedError("its run item has no digests of every layer")

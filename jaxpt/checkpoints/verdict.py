@@ -4,9 +4,9 @@ import json
 import os
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ _DECODING = re.compile(r"(DATA_LOSS|OUT_OF_RANGE|NOT_FOUND): |[A-Z_]+: .*(zstd|d
 _OF_THE_SYSTEM = re.compile(  # error 2 is "no such file"
     r"^RESOURCE_EXHAUSTED|os_error_code='(?!2')|out of memory|not enough memory|allocation error", re.I
 )
+Hook = Callable[["sys.UnraisableHookArgs"], object]  # what `sys.unraisablehook` is
 _BLOCK = 1 << 24  # bytes
 _TEXT = 480  # bytes of a reason that travel between hosts
 
@@ -97,10 +98,10 @@ def _of_the_system(error: BaseException | None) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and not isinstance(error, FileNotFoundError))
 
 
-def _without_closed_loops(before: Any) -> Any:
+def _without_closed_loops(before: Hook) -> Hook:
     """Orbax closes its event loop at the first failed read; what the other reads say afterwards means nothing."""
 
-    def hook(unraisable: Any) -> None:
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
         text = str(unraisable.exc_value)
         if "Event loop is closed" not in text and "Encountered error while reading array index" not in text:
             before(unraisable)

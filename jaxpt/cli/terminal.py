@@ -3,12 +3,11 @@
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any
 
 from tqdm import tqdm
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Returns `rows` under `head` as lines of text: numbers flush right, everything else flush left.
 
     Args:
@@ -16,7 +15,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
         rows: cells; integers get thousands separators, floats four significant digits.
     """
 
-    def cell(x: Any) -> str:
+    def cell(x: object) -> str:
         if isinstance(x, bool):
             return "yes" if x else "no"
         if isinstance(x, int):

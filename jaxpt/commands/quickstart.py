@@ -48,6 +48,7 @@ def main(argv: Sequence[str]) -> int:
     args, overrides = parser.parse_overrides(argv)
     workdir = Path(args.workdir)
     config = load(RunConfig, f"{CONFIG}:{workdir / 'data'}", overrides)
+    assert config.model.vocab_size is not None
     began = time.monotonic()
     with Lock(inside(workdir / "data"), workdir / "data").acquire():
         prepare(workdir / "data", config.model.vocab_size, config.stages[0].sequence_length)

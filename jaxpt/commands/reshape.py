@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from jaxpt import api
 from jaxpt.bundles import Bundle, BundleWriter, digest, open_bundle
 from jaxpt.cli.dispatch import Parser
@@ -167,7 +169,7 @@ def _stream(
 
 def read_rows(
     key: str, c: CalibrationConfig | HeldOutConfig, model: OpenedModel, mixture: Mapping[str, float] | None = None
-) -> tuple[list[Rows], Mapping[str, object] | None]:
+) -> tuple[list[Rows[np.ndarray]], Mapping[str, object] | None]:
     """Returns the batches that a config names and what identifies them; ([], None) without sources.
 
     Raises:

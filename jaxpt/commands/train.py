@@ -159,6 +159,7 @@ def open_plan(
 
 def _start(config: RunConfig, workdir: Path | None) -> StartingPoint:
     damage = None
+    assert config.init_from is not None
     if workdir is not None and finished_steps(workdir):
         try:
             return as_begun(workdir)

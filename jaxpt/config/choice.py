@@ -13,16 +13,26 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeGuard, TypeVar, overload
 
+from jaxpt.config.hints import Hint, Value
 from jaxpt.errors import JaxptError, nearest
 
 C = TypeVar("C", bound="Choice")
+T = TypeVar("T")
 
 MODEL_FILES = ("model.json", "lineage.json", "*.safetensors")  # one of them is in each run, bundle and model
 
 
-def option(default: Any = dataclasses.MISSING, doc: str = "", **facts: Any) -> Any:
+@overload
+def option(default: T, doc: str = "", **facts: object) -> T: ...
+
+
+@overload
+def option(*, doc: str = "", **facts: object) -> Any: ...
+
+
+def option(default: Value = dataclasses.MISSING, doc: str = "", **facts: object) -> Any:
     """Declares an option of a choice or a section: a field with one line that help shows.
 
     Without `default` it must be given; a choice that has such options, where its base class has defaults, is a
@@ -35,10 +45,10 @@ def option(default: Any = dataclasses.MISSING, doc: str = "", **facts: Any) -> A
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def choice_option(base: type["Choice"], doc: str = "") -> Any:
+def choice_option(base: type[C], doc: str = "") -> C:
     """Declares a section that picks a choice: the kind's default where a config says nothing."""
 
-    def default() -> Choice:
+    def default() -> C:
         if base.default is None:
             raise JaxptError(f"there is no {base.kind} by default; known: {', '.join(names(base))}")
         return find(base, base.default, base.kind)()
@@ -46,7 +56,7 @@ def choice_option(base: type["Choice"], doc: str = "") -> Any:
     return dataclasses.field(default_factory=default, metadata={"doc": doc})
 
 
-def options_of(base: type["Choice"], key: str, doc: str = "") -> Any:
+def options_of(base: type["Choice"], key: str, doc: str = "") -> dict[str, Value]:
     """Declares a dict that holds options of a choice which another key of its section names.
 
     The dict holds only what is stated, so a required option may be left out; whoever builds the choice adds the rest.
@@ -75,7 +85,7 @@ class Choice:
     default: ClassVar[str | None]
 
     def __init_subclass__(
-        cls, kind: str | None = None, room: str | None = None, default: str | None = None, **more: Any
+        cls, kind: str | None = None, room: str | None = None, default: str | None = None, **more: object
     ) -> None:
         """Notes the kind, the room and the default of a base class."""
         super().__init_subclass__(**more)
@@ -88,7 +98,7 @@ class Choice:
         return name_of(type(self))
 
 
-def is_kind(hint: Any) -> bool:
+def is_kind(hint: Hint) -> TypeGuard[type[Choice]]:
     """Whether `hint` is the base class of a kind, so that a section of this type has a `name`."""
     return isinstance(hint, type) and issubclass(hint, Choice) and hint.__dict__.get("base") is hint
 
@@ -110,7 +120,7 @@ def choices(base: type[C]) -> dict[str, type[C]]:
     return {name: cls for name, cls in classes.items() if cls is not None}
 
 
-def find(base: type[C], name: str, where: str) -> type[C]:
+def find(base: type[C], name: Value, where: str) -> type[C]:
     """Returns the dataclass that `name` picks.
 
     Args:
@@ -136,7 +146,7 @@ def find(base: type[C], name: str, where: str) -> type[C]:
     return cls
 
 
-def pick(base: type[C], values: Mapping[str, Any], where: str) -> tuple[type[C], dict[str, Any]]:
+def pick(base: type[C], values: Mapping[str, Value], where: str) -> tuple[type[C], dict[str, Value]]:
     """Returns the dataclass that the `name` of a section picks, and the section's options without it.
 
     Raises:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 
+from jaxpt.config.hints import Value
 from jaxpt.errors import JaxptError
 
 Path = tuple[str | int, ...]  # of a key: names, and numbers of list entries
@@ -27,7 +28,7 @@ def path_of_today(cls: Any, path: Path) -> Path:
     return path
 
 
-def of_today(cls: Any, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+def of_today(cls: Any, values: Mapping[str, Value], where: str) -> dict[str, Value]:
     """Returns the keys of the section `cls` as they are written today; `values` stays as it is.
 
     Raises:
@@ -65,21 +66,23 @@ def rewrite(cls: Any, values: ConfigDict, where: str) -> None:
                 values[key] = after[key]
 
 
-def raw_items(values: Mapping[str, Any]) -> dict[str, Any]:
+def raw_items(values: Mapping[str, Value]) -> dict[str, Value]:
     """Returns a section's values by key, references between fields as such."""
     return dict(values.items(preserve_field_references=True) if isinstance(values, ConfigDict) else values.items())
 
 
-def _resolved(value: Any) -> Any:
+def _resolved(value: Value) -> Value:
     """A value as plain dicts and lists, references followed."""
     if isinstance(value, FieldReference):
         return _resolved(value.get())
     if isinstance(value, Mapping | ConfigDict):
         return {key: _resolved(value[key]) for key in value}
-    return type(value)(map(_resolved, value)) if type(value) in (list, tuple) else value
+    if type(value) is list:
+        return [_resolved(v) for v in value]
+    return tuple(_resolved(v) for v in value) if type(value) is tuple else value
 
 
-def _holds(values: Any, path: list[str]) -> bool:
+def _holds(values: Value, path: list[str]) -> bool:
     for key in path:
         if not isinstance(values, Mapping | ConfigDict) or key not in values:
             return False
@@ -87,18 +90,24 @@ def _holds(values: Any, path: list[str]) -> bool:
     return True
 
 
-def _without(values: Mapping[str, Any], path: list[str]) -> tuple[dict[str, Any], Any]:
+def _without(values: Mapping[str, Value], path: list[str]) -> tuple[dict[str, Value], Any]:
     """Returns a copy that lacks a key, and its value; sections that it empties are left out too."""
     key, *rest = path
     out = raw_items(values)
     value = out.pop(key)
     if not rest:
         return out, value
-    inner, value = _without(value.get() if isinstance(value, FieldReference) else value, rest)
+    held = value.get() if isinstance(value, FieldReference) else value
+    assert isinstance(held, Mapping | ConfigDict), key
+    inner, value = _without(held, rest)
     return out | {key: inner} if inner else out, value
 
 
-def _with(values: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+def _with(values: Mapping[str, Value], path: list[str], value: Value) -> dict[str, Value]:
     key, *rest = path
     out = raw_items(values)
-    return out | {key: _with(out.get(key) or {}, rest, value) if rest else value}
+    if not rest:
+        return out | {key: value}
+    held = out.get(key) or {}
+    assert isinstance(held, Mapping | ConfigDict), key
+    return out | {key: _with(held, rest, value)}

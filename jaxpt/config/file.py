@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ml_collections import ConfigDict
 
 from jaxpt.config import schema
 from jaxpt.config.choice import importing
+from jaxpt.config.hints import Value
 from jaxpt.config.overrides import apply
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.files.digests import NAME, read_file
@@ -47,12 +48,13 @@ def _read(file: str) -> ConfigDict:
     if path.endswith(".json"):
         return ConfigDict(_json(path))
     spec = importlib.util.spec_from_file_location("jaxpt_run_config", path)
-    if spec is None or spec.loader is None:
+    loader = spec.loader if spec is not None else None
+    if spec is None or loader is None:
         raise JaxptError(f"--config={file}: give a Python file (.py) with get_config(), or a .json file")
     module = importlib.util.module_from_spec(spec)
 
     def run() -> ModuleType:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
         return module
 
     importing(run, f"--config={file}", path)
@@ -83,8 +85,8 @@ def _read(file: str) -> ConfigDict:
     return values if isinstance(values, ConfigDict) else ConfigDict(values)
 
 
-def _json(path: str) -> dict[str, Any]:
-    def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _json(path: str) -> dict[str, Value]:
+    def distinct(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
         for name, count in Counter(name for name, _ in pairs).items():
             if count > 1:
                 raise JaxptError(f"--config={path} gives {name!r} twice; name each key and each source once")

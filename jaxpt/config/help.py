@@ -4,7 +4,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_origin
+from typing import Literal, get_origin
 
 from jaxpt.config.choice import Choice, choices, is_kind
 from jaxpt.config.hints import MISSING, Key, entries_of, is_section, is_tuple, keys_of, words
@@ -105,7 +105,7 @@ def _options(key: Key, path: str) -> SectionHelp:
     return block
 
 
-def _inside(key: Key) -> tuple[Any, str]:
+def _inside(key: Key) -> tuple[type | None, str]:
     """The section that a key holds, one or many, and how its entries are written."""
     if is_section(key.hint):
         return key.hint, ""
@@ -158,7 +158,7 @@ def _default(key: Key) -> str:
     return said if len(said) <= DEFAULT else "…"
 
 
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):

@@ -5,10 +5,15 @@ import functools
 import types
 import typing
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+if TYPE_CHECKING:  # which builds on this module
+    from jaxpt.config.choice import Choice
 
 MISSING = dataclasses.MISSING
-WANTED = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}  # in messages
+Hint = object  # a type hint: `int`, `X | None`, `tuple[X, ...]`, a dataclass; Python has no type for all of them
+Value = object  # a value of a config before it is checked: whatever a file or a flag gives
+WANTED: dict[Hint, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}  # in messages
 
 
 @dataclass(frozen=True)
@@ -20,11 +25,11 @@ class Key:
     """
 
     name: str
-    hint: Any
+    hint: Hint
     optional: bool
-    default: Any
+    default: Value
     doc: str
-    options_of: tuple[type, str] | None = None
+    options_of: "tuple[type[Choice], str] | None" = None
 
     @property
     def required(self) -> bool:
@@ -32,9 +37,13 @@ class Key:
         return self.default is MISSING
 
 
-@functools.cache
 def keys_of(cls: type) -> dict[str, Key]:
     """Returns the keys of a section by name, in the order in which they are stated."""
+    return _keys_of(cls)
+
+
+@functools.cache
+def _keys_of(cls: type) -> dict[str, Key]:
     hints = typing.get_type_hints(cls)
     out = {}
     for field in dataclasses.fields(cls):
@@ -54,17 +63,17 @@ def options_named_by(cls: type, name: str) -> Key | None:
     return next((key for key in keys_of(cls).values() if key.options_of and key.options_of[1] == name), None)
 
 
-def is_section(hint: Any) -> bool:
+def is_section(hint: Hint) -> TypeGuard[type]:
     """Whether values of this type are sections: dataclasses with keys."""
     return isinstance(hint, type) and dataclasses.is_dataclass(hint)
 
 
-def is_optional(hint: Any) -> bool:
+def is_optional(hint: Hint) -> bool:
     """Whether None is among the values of a type."""
     return typing.get_origin(hint) in (typing.Union, types.UnionType) and type(None) in typing.get_args(hint)
 
 
-def without_none(hint: Any) -> Any:
+def without_none(hint: Hint) -> Hint:
     """Returns the type of what is there where a value is not None."""
     if not is_optional(hint):
         return hint
@@ -72,23 +81,24 @@ def without_none(hint: Any) -> Any:
     return inner[0] if len(inner) == 1 else Any
 
 
-def entries_of(hint: Any) -> Any:
+def entries_of(hint: Hint) -> Hint:
     """Returns the type of the entries of a `dict[str, X]` or `tuple[X, ...]`, else None."""
     args = typing.get_args(hint)
-    return {dict: args[-1:], tuple: args[:1]}.get(typing.get_origin(hint), (None,))[0]
+    inner: dict[Hint, tuple[Hint, ...]] = {dict: args[-1:], tuple: args[:1]}
+    return inner.get(typing.get_origin(hint), (None,))[0]
 
 
-def is_dict(hint: Any) -> bool:
+def is_dict(hint: Hint) -> bool:
     """Whether a type is `dict[str, X]`."""
     return typing.get_origin(hint) is dict
 
 
-def is_tuple(hint: Any) -> bool:
+def is_tuple(hint: Hint) -> bool:
     """Whether a type is `tuple[X, ...]`."""
     return typing.get_origin(hint) is tuple
 
 
-def words(hint: Any) -> str:
+def words(hint: Hint) -> str:
     """Returns a type as people say it, e.g. `whole number`."""
     if typing.get_origin(hint) is typing.Literal:
         return " | ".join(map(str, typing.get_args(hint)))

@@ -7,13 +7,13 @@ from typing import Any, Literal, get_args, get_origin
 from ml_collections import ConfigDict
 
 from jaxpt.config.choice import is_kind
-from jaxpt.config.hints import WANTED, is_dict, is_section, is_tuple, keys_of, words
+from jaxpt.config.hints import WANTED, Hint, Value, is_dict, is_section, is_tuple, keys_of, words
 from jaxpt.errors import JaxptError
 
 TRUE, FALSE = ("true", "t", "1"), ("false", "f", "0")
 
 
-def read(text: str, values: Sequence[str | bool], hint: Any, current: Any) -> Any:
+def read(text: str, values: Sequence[str | bool], hint: Hint, current: Value) -> Value:
     """Returns what a flag gives its key.
 
     Args:
@@ -43,15 +43,15 @@ def read(text: str, values: Sequence[str | bool], hint: Any, current: Any) -> An
     return _scalar(text, value, hint)
 
 
-def _type_of(value: Any) -> Any:
+def _type_of(value: Value) -> Value:
     if isinstance(value, bool | int | float):
         return type(value)
     if isinstance(value, list | tuple):
         return tuple[Any, ...]
-    return dict[str, Any] if isinstance(value, Mapping | ConfigDict) else str
+    return dict[str, Value] if isinstance(value, Mapping | ConfigDict) else str
 
 
-def _scalar(text: str, value: str, hint: Any) -> Any:
+def _scalar(text: str, value: str, hint: Hint) -> Value:
     if get_origin(hint) is Literal:
         hint = type(get_args(hint)[0])
     if hint is str:
@@ -76,7 +76,7 @@ def _number(text: str, value: str, kind: type[int] | type[float]) -> int | float
         raise JaxptError(f"{text}: it must be {WANTED[kind]}") from None
 
 
-def _literal(value: str) -> Any:
+def _literal(value: str) -> Value:
     """A Python literal, else the text itself."""
     try:
         return ast.literal_eval(value)
@@ -84,7 +84,7 @@ def _literal(value: str) -> Any:
         return value
 
 
-def _entries(text: str, value: str) -> tuple[Any, ...]:
+def _entries(text: str, value: str) -> tuple[Value, ...]:
     try:
         got = ast.literal_eval(value)
     except ValueError:
@@ -96,7 +96,7 @@ def _entries(text: str, value: str) -> tuple[Any, ...]:
     return tuple(got) if isinstance(got, tuple | list | set) else (got,)
 
 
-def _dict(text: str, value: str, hint: Any) -> dict[str, Any]:
+def _dict(text: str, value: str, hint: Hint) -> dict[str, Value]:
     got = _literal(value)
     if isinstance(got, dict):
         return got

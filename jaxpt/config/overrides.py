@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, FieldReference
 from jaxpt.config import earlier
 from jaxpt.config.choice import Choice, find, is_kind, names, pick
 from jaxpt.config.earlier import Path
-from jaxpt.config.hints import MISSING, Key, entries_of, is_dict, is_section, keys_of, options_named_by
+from jaxpt.config.hints import MISSING, Hint, Key, Value, entries_of, is_dict, is_section, keys_of, options_named_by
 from jaxpt.config.literals import read
 from jaxpt.config.schema import chosen, plain, translated, unknown_key
 from jaxpt.errors import JaxptError, nearest
@@ -36,9 +36,9 @@ class Override:
 class KeyPlace:
     """Where a walk has come to: what is there (MISSING: nothing), how it is replaced, and what it must be."""
 
-    value: Any
-    put: Callable[[Any], None]
-    hint: Any
+    value: Value
+    put: Callable[[Value], None]
+    hint: Hint
     path: Path
 
     @property
@@ -112,7 +112,8 @@ class _Walk:
 
     def _choose(self, at: KeyPlace, flag: Override) -> None:
         """Picks a choice by name; the file's options of another that was picked before are dropped."""
-        base: type[Choice] = at.hint
+        base = at.hint
+        assert is_kind(base)
         node = self._section(at, flag)
         new = find(base, flag.values[-1], f"{at.where}.name")
         before = node.get("name") or base.default
@@ -144,7 +145,7 @@ class _Walk:
             return self._entry(at, part, flag)
         node = self._section(at, flag)
 
-        def put(value: Any) -> None:
+        def put(value: Value) -> None:
             _put(node, part, value)
 
         if not is_section(at.hint):
@@ -182,14 +183,14 @@ class _Walk:
         if not -len(entries) <= index < len(entries):
             raise JaxptError(f"{flag.text}: {at.where} has {len(entries)} entries, there is no {at.where}[{index}]")
 
-        def put(value: Any) -> None:
+        def put(value: Value) -> None:
             changed = list(entries)
             changed[index] = value
             at.put(type(entries)(changed))
 
         return KeyPlace(entries[index], put, entries_of(at.hint) or Any, (*at.path, index))
 
-    def _begin(self, hint: Any, node: ConfigDict, path: Path, at: KeyPlace) -> None:
+    def _begin(self, hint: Hint, node: ConfigDict, path: Path, at: KeyPlace) -> None:
         """Adds an entry to a dict, where that is what the flags mean and no mistyped name.
 
         A section is added where the flags give all that it must have (of a choice its name, unless the entry is called
@@ -210,15 +211,16 @@ class _Walk:
             return
         if required and required <= below:
             return
-        if not required and (len(path) == 1 or is_section(hint)) and (elsewhere or not nearest(name, node)):
+        if not required and (len(path) == 1 or is_section(hint)) and (elsewhere or not nearest(str(name), node)):
             return
         needs = f"; a new one needs {', '.join(sorted(required))}" if required else ""
         raise JaxptError(f"{unknown_key(at.hint, str(name), at.where, list(node))}{needs}")
 
 
-def _picked(at: KeyPlace) -> Any:
+def _picked(at: KeyPlace) -> type:
     """The dataclass of a section: of a kind what its name picks."""
     if not is_kind(at.hint):
+        assert isinstance(at.hint, type)
         return at.hint
     return pick(at.hint, at.value if isinstance(at.value, ConfigDict) else {}, at.where)[0]
 
@@ -231,8 +233,8 @@ def _names_options(cls: Any, path: Path) -> bool:
     return is_section(cls) and options_named_by(cls, str(path[-1])) is not None
 
 
-def _stated(key: Key) -> Any:
-    """The value of a key that a config leaves out, as far as it is not the default of the keys within it."""
+def _stated(key: Key) -> Value:
+    """What stands at a key that a config leaves out, as far as it is not the default of what stands within it."""
     value = key.default
     if is_section(type(value)):
         named = {"name": value.name} if isinstance(value, Choice) else {}
@@ -242,7 +244,7 @@ def _stated(key: Key) -> Any:
     return translated(key.hint, ConfigDict(made) if isinstance(made, dict) else made, key.name)
 
 
-def _put(node: ConfigDict, key: str, value: Any) -> None:
+def _put(node: ConfigDict, key: str, value: Value) -> None:
     """Sets a key; what refers to it moves along."""
     refers = key in node and isinstance(earlier.raw_items(node)[key], FieldReference)
     with node.unlocked(), node.ignore_type():

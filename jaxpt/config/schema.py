@@ -9,13 +9,13 @@ from ml_collections import ConfigDict
 
 from jaxpt.config import earlier
 from jaxpt.config.choice import Choice, find, has_option, is_kind, name_of, pick
-from jaxpt.config.hints import WANTED, Key, entries_of, is_dict, is_section, is_tuple, keys_of
+from jaxpt.config.hints import WANTED, Hint, Key, Value, entries_of, is_dict, is_section, is_tuple, keys_of
 from jaxpt.errors import JaxptError, nearest
 
 T = TypeVar("T")
 
 
-def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
+def build(cls: type[T], values: Value, where: str = "config") -> T:
     """Turns plain values (or a ConfigDict) into the frozen dataclass `cls`, checking every key and every type.
 
     Args:
@@ -31,7 +31,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
     values = earlier.of_today(cls, {key: values[key] for key in values}, where)
     picked: Any = cls
     if is_kind(cls):
-        picked, values = pick(cls, values, where)  # type: ignore[type-var]
+        picked, values = pick(cls, values, where)
         values = earlier.of_today(picked, values, where) if earlier.has_own(picked) else values
     keys = keys_of(picked)
     for key in values:
@@ -40,9 +40,10 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
     missing = [key.name for key in keys.values() if key.required and key.name not in values]
     if missing:
         raise JaxptError(f"{where} lacks {', '.join(missing)}; set {where}.{missing[0]}")
-    for key in keys.values():
-        if key.options_of and values.get(key.name):
-            check_stated(chosen(key, values, where), values[key.name], f"{where}.{key.name}")
+    for held in keys.values():
+        stated = values.get(held.name)
+        if held.options_of and stated and isinstance(stated, Mapping | ConfigDict):
+            check_stated(chosen(held, values, where), stated, f"{where}.{held.name}")
     checked = {k: _value(keys[k].hint, v, f"{where}.{k}", keys[k].optional) for k, v in values.items()}
     try:
         return picked(**checked)
@@ -54,7 +55,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
         raise JaxptError(f"{where} ({name_of(picked)}): {type(error).__name__}: {error}") from error
 
 
-def chosen(key: Key, values: Mapping[str, Any], where: str) -> type[Choice]:
+def chosen(key: Key, values: Mapping[str, Value], where: str) -> type[Choice]:
     """Returns the dataclass whose options the dict under `key` holds; `values` are those of its section.
 
     Raises:
@@ -66,7 +67,7 @@ def chosen(key: Key, values: Mapping[str, Any], where: str) -> type[Choice]:
     return find(base, values[by], f"{where}.{by}")
 
 
-def check_stated(cls: type, values: Mapping[str, Any], where: str) -> None:
+def check_stated(cls: type, values: Mapping[str, Value], where: str) -> None:
     """Checks keys and types of some of the options of `cls`; the others need not be there.
 
     Raises:
@@ -95,7 +96,7 @@ def translate(cls: type, values: ConfigDict, where: str = "config") -> None:
     References between fields stay references.
     """
     earlier.rewrite(cls, values, where)
-    picked = pick(cls, values, where)[0] if is_kind(cls) else cls  # type: ignore[type-var]
+    picked = pick(cls, values, where)[0] if is_kind(cls) else cls
     if picked is not cls and earlier.has_own(picked):
         earlier.rewrite(picked, values, where)
     for key in keys_of(picked).values():
@@ -103,7 +104,7 @@ def translate(cls: type, values: ConfigDict, where: str = "config") -> None:
             _replace(values, key.name, translated(key.hint, values[key.name], f"{where}.{key.name}"))
 
 
-def translated(hint: Any, value: Any, where: str) -> Any:
+def translated(hint: Hint, value: Value, where: str) -> Value:
     """Returns a value of a config with the keys of today; a ConfigDict is changed in place."""
     if isinstance(value, Mapping) and (is_section(hint) or is_dict(hint)):
         value = ConfigDict(value)
@@ -128,13 +129,13 @@ def _whole_to_float(values: ConfigDict) -> None:
             _replace(values, key, float(values[key]))
 
 
-def _replace(values: ConfigDict, key: str, value: Any) -> None:
+def _replace(values: ConfigDict, key: str, value: Value) -> None:
     if values[key] is not value:
         with values.unlocked(), values.ignore_type():
             values[key] = value
 
 
-def unknown_key(cls: type, key: str, where: str, known: Iterable[str] | None = None) -> JaxptError:
+def unknown_key(cls: Hint, key: str, where: str, known: Iterable[str] | None = None) -> JaxptError:
     """Returns the error of a key that is not there: its nearest neighbour, or the choice that has it.
 
     Args:
@@ -143,7 +144,8 @@ def unknown_key(cls: type, key: str, where: str, known: Iterable[str] | None = N
         where: the section.
         known: the keys it has, of a dict or with `name`; None: the fields of `cls`.
     """
-    names = list(keys_of(cls) if known is None else known)
+    own = keys_of(cls) if isinstance(cls, type) and known is None else {}
+    names = list(own if known is None else known)
     hint = (cls.no_key(key) if hasattr(cls, "no_key") else "") or nearest(key, names)
     if isinstance(cls, type) and issubclass(cls, Choice):
         other = [n for n in has_option(cls.base, key) if n != name_of(cls)]
@@ -154,13 +156,13 @@ def unknown_key(cls: type, key: str, where: str, known: Iterable[str] | None = N
     return JaxptError(f"{where}.{key} is not a key{hint}")
 
 
-def what_section(cls: Any) -> str:
+def what_section(cls: type) -> str:
     """Returns what the value of a section must be."""
     names = ", ".join([*(["name"] if is_kind(cls) else []), *keys_of(cls)])
     return f"it must be a dict with the keys {names}" + (" and the choice's own" if is_kind(cls) else "")
 
 
-def plain(value: Any) -> Any:
+def plain(value: Value) -> Any:
     """Returns a dataclass tree as JSON-ready plain values."""
     if is_section(type(value)):
         named = {"name": value.name} if isinstance(value, Choice) else {}
@@ -170,7 +172,7 @@ def plain(value: Any) -> Any:
     return [plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def _value(hint: Any, value: Any, where: str, optional: bool = False) -> Any:
+def _value(hint: Hint, value: Value, where: str, optional: bool = False) -> Value:
     if optional and (value is None or value == "None"):
         return None
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -193,9 +195,10 @@ def _value(hint: Any, value: Any, where: str, optional: bool = False) -> Any:
     return _scalar(hint, value, where)
 
 
-def _scalar(hint: Any, value: Any, where: str) -> Any:
+def _scalar(hint: Hint, value: Value, where: str) -> Value:
     if hint is Any:
         return plain(value)
+    assert isinstance(hint, type), hint
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):

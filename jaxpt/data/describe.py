@@ -1,5 +1,7 @@
 """What a packed source holds, as text: counts, options, and some of its rows."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from jaxpt import tokenizers
@@ -10,7 +12,9 @@ from jaxpt.errors import JaxptError
 
 def describe(source: PackedSource) -> str:
     """Returns a packed source's counts and options as a table."""
-    facts = [[k, source.facts[k]] for k in ("rows", "sequence_length", "tokens", "documents", "vocab_size", "dtype")]
+    facts: list[Sequence[object]] = [
+        [k, source.facts[k]] for k in ("rows", "sequence_length", "tokens", "documents", "vocab_size", "dtype")
+    ]
     facts += [["mean fill", source.mean_fill], ["fingerprint", source.fingerprint[:16]]]
     facts += [["tokenizer", source.tokenizer_fingerprint[:16]]]
     facts += [[k, str(v)] for k, v in source.facts["options"].items()]

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import grain
 import numpy as np
@@ -34,6 +34,16 @@ class _Planned:
     row_id: np.ndarray
     first: int
     pose: Pose | None
+
+
+class DataItem(TypedDict):
+    """What a checkpoint keeps of the data, JSON-ready."""
+
+    schedule_log: dict[str, object]
+    ledger: list[dict[str, object]]
+    prior_ledger: list[dict[str, object]]
+    other_orders: bool
+    fingerprints: dict[str, str]
 
 
 class Loader:
@@ -136,15 +146,15 @@ class Loader:
         size = len(planned.row_id)
         part = rows(size) or slice(None)
         source_id, row_id = planned.source_id[part], planned.row_id[part]
-        out = {**self._read(source_id, row_id), "source_id": source_id, "row_id": row_id}
+        out: Delivered = {**self._read(source_id, row_id), "source_id": source_id, "row_id": row_id}
         if planned.pose is not None:
             number = (planned.first + np.arange(size))[part]
             out["positions"] = skip(out["positions"], out["segment_ids"], planned.pose, self.seed, number)
         return out
 
-    def _read(self, source_id: np.ndarray, row_id: np.ndarray) -> "Rows":
+    def _read(self, source_id: np.ndarray, row_id: np.ndarray) -> "Rows[np.ndarray]":
         sources = list(self.sources.values())
-        raw: list[Any] = [None] * len(row_id)
+        raw = [b""] * len(row_id)
         kinds: dict[str, list[int]] = {}
         for i in np.unique(source_id):
             here = np.flatnonzero(source_id == i)
@@ -156,7 +166,7 @@ class Loader:
             return records.decode(raw, length, next(iter(kinds)))
         parts = {kind: records.decode([raw[i] for i in at], length, kind) for kind, at in kinds.items()}
         order = np.argsort(np.concatenate([np.array(at) for at in kinds.values()]))
-        return {k: np.concatenate([p[k] for p in parts.values()])[order] for k in next(iter(parts.values()))}
+        return records.joined(list(parts.values()), order)
 
     def iterate(
         self,
@@ -213,7 +223,7 @@ class Loader:
         now = (e for o, count in zip(self.orders, self._committed.consumed(step)) for e in o.used(count))
         return Ledger([*self.prior.entries, *now])
 
-    def to_save(self, step: int) -> dict[str, object]:
+    def to_save(self, step: int) -> DataItem:
         """Returns what a checkpoint at `step` keeps of the data: the log with an anchor at `step`, and the ledger."""
         anchor = self._committed.anchor(step)
         log = self.log.copy()

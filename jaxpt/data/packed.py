@@ -296,7 +296,7 @@ class PackedSource:
         """Returns the stored bytes of the given rows, in their order."""
         return self._shards.read(rows)
 
-    def read(self, rows: Sequence[int]) -> "Rows":
+    def read(self, rows: Sequence[int]) -> "Rows[np.ndarray]":
         """Returns the batch arrays of the given rows, as `jaxpt.data.records.decode` describes them."""
         return records.decode(self.records(rows), self.sequence_length, self.facts["dtype"])
 

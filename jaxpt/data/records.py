@@ -1,6 +1,6 @@
 """One packed row as bytes, and many rows as the arrays of a batch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,7 +36,7 @@ def encode(row: Row, dtype: str) -> bytes:
     return row.tokens.astype(DTYPES[dtype]).tobytes() + bits.tobytes() + row.starts.astype("<u4").tobytes()
 
 
-def decode(records: Sequence[bytes], sequence_length: int, dtype: str) -> "Rows":
+def decode(records: Sequence[bytes], sequence_length: int, dtype: str) -> "Rows[np.ndarray]":
     """Returns the arrays of a batch.
 
     A target is the next token of the same segment, 0 where there is none; a loss weight is 0 at a segment's last token,
@@ -76,4 +76,19 @@ def decode(records: Sequence[bytes], sequence_length: int, dtype: str) -> "Rows"
         "segment_ids": segment_ids,
         "positions": positions,
         "loss_weights": weights.astype(np.float32),
+    }
+
+
+def joined(parts: Sequence["Rows[np.ndarray]"], order: np.ndarray) -> "Rows[np.ndarray]":
+    """Returns the rows of all parts, one part after the other, and of these those that `order` counts."""
+
+    def join(arrays: Iterable[np.ndarray]) -> np.ndarray:
+        return np.concatenate(list(arrays))[order]
+
+    return {
+        "tokens": join(p["tokens"] for p in parts),
+        "targets": join(p["targets"] for p in parts),
+        "segment_ids": join(p["segment_ids"] for p in parts),
+        "positions": join(p["positions"] for p in parts),
+        "loss_weights": join(p["loss_weights"] for p in parts),
     }

@@ -12,13 +12,14 @@ from jax.sharding import Mesh
 
 from jaxpt.config.choice import option
 from jaxpt.errors import JaxptError
-from jaxpt.evaluation.evaluation import Evaluation, EvaluationSetting, Measure, Params
+from jaxpt.evaluation.evaluation import Evaluation, EvaluationSetting, Measure
 from jaxpt.evaluation.held_out import HeldOut, held_out, read_texts
 from jaxpt.files.names import path_component
 from jaxpt.kernels.cross_entropy import from_logits
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.forward import forward
+from jaxpt.models.params import Params
 from jaxpt.sharding import batch_sharding
 from jaxpt.tokenizers import Tokenizer
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jax.sharding import Mesh
 
@@ -12,9 +11,9 @@ from jaxpt.config.duration import parse_interval
 from jaxpt.errors import JaxptError
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
+from jaxpt.models.params import Params
 from jaxpt.tokenizers import Tokenizer
 
-Params = Mapping[str, Any]  # nested dict of arrays
 Measure = Callable[[int, Params], Mapping[str, float]]  # (finished steps, params) -> {name: value}
 
 

@@ -45,7 +45,7 @@ def held_out(
     start = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
     if start is None:
         raise JaxptError("bits per byte: the tokenizer has neither BOS nor EOS to begin a document with")
-    windows = []
+    windows: list[Document] = []
     for ids in tokenizer.encode_batch(texts):
         whole = np.concatenate([[start], ids])
         for i in range(0, len(whole) - 1, sequence_length - 1):
@@ -56,7 +56,7 @@ def held_out(
     short = -len(rows) % batch_size
     batches = {
         k: np.concatenate([a, np.zeros((short, *a.shape[1:]), a.dtype)]).reshape(-1, batch_size, sequence_length)
-        for k, a in arrays.items()
+        for k, a in ((key, np.asarray(value)) for key, value in arrays.items())
     }
     return HeldOut(batches, sum(len(t.encode("utf-8", "surrogatepass")) for t in texts), len(texts))
 
@@ -71,5 +71,5 @@ def read_texts(file: str, limit: int | None = None) -> Sequence[str]:
     for document in read_documents(file):
         if limit is not None and len(out) >= limit:
             break
-        out.append(document["text"])
+        out.append(str(document["text"]))
     return out

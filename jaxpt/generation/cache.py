@@ -40,5 +40,6 @@ def extend(
     Returns:
         Float32 logits `[B, S, V]` and the cache with these tokens in it.
     """
-    x, cache, _ = hidden(config, params, tokens, None, positions, compute, cache)
-    return logits(config, params, x, compute)[..., : config.vocab_size], cache
+    x, extended, _ = hidden(config, params, tokens, None, positions, compute, cache)
+    assert extended is not None, "a cache was given"
+    return logits(config, params, x, compute)[..., : config.vocab_size], extended

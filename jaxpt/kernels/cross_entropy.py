@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-Leaves = Mapping[str, "jax.Array | Leaves"]  # what the unembedding reads of the parameters, a nested dict of arrays
+Leaves = Mapping[str, "jax.Array | np.ndarray | Leaves"]  # what the unembedding reads of the parameters
 LogitsOf = Callable[[Leaves, Leaves, jax.Array], jax.Array]  # (head, rest, x [B, C, D]) -> float32 logits [B, C, V]
 Losses = tuple[jax.Array, jax.Array, jax.Array]
 Pieces = tuple[jax.Array, jax.Array, jax.Array]  # x, targets and weights, of one chunk or a leading axis of all

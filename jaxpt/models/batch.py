@@ -1,12 +1,12 @@
 """A batch of rows: its keys, stated once, with their dimensions and dtypes."""
 
 from dataclasses import dataclass
-from typing import Annotated, TypedDict, get_type_hints
+from typing import Annotated, Generic, TypedDict, TypeVar, get_type_hints
 
 import jax
 import numpy as np
 
-Array = jax.Array | np.ndarray
+A = TypeVar("A", jax.Array, np.ndarray)  # on the devices, or as the loader reads it
 
 
 @dataclass(frozen=True)
@@ -21,28 +21,28 @@ class Kind:
         return tuple({"B": rows, "S": length}[d] for d in self.dims)
 
 
-Ids = Annotated[Array, Kind("BS", np.int32)]
-Weights = Annotated[Array, Kind("BS", np.float32)]
-RowIds = Annotated[Array, Kind("B", np.int32)]
+Ids = Annotated[A, Kind("BS", np.int32)]
+Weights = Annotated[A, Kind("BS", np.float32)]
+RowIds = Annotated[A, Kind("B", np.int32)]
 
 
-class Rows(TypedDict):
+class Rows(TypedDict, Generic[A]):
     """Rows of one packed source. `segment_ids` count from 1, 0 is padding; `positions` restart in each segment."""
 
-    tokens: Ids
-    targets: Ids
-    segment_ids: Ids
-    positions: Ids
-    loss_weights: Weights
+    tokens: Ids[A]
+    targets: Ids[A]
+    segment_ids: Ids[A]
+    positions: Ids[A]
+    loss_weights: Weights[A]
 
 
-class Batch(Rows):
+class Batch(Rows[A]):
     """Rows of a mixture; `source_id` says which source each row comes from."""
 
-    source_id: RowIds
+    source_id: RowIds[A]
 
 
-class Delivered(Batch):
+class Delivered(Batch[np.ndarray]):
     """A batch as the loader gives it: with each row's number in its source, `[B]` int64."""
 
     row_id: np.ndarray

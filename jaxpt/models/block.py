@@ -118,7 +118,8 @@ class Block:
         valid = jnp.ones(x.shape[:2], bool) if ctx.segment_ids is None else ctx.segment_ids != 0
         bias = self.leaves["router_bias"] if moe.selection_bias else None
         experts, shares, routing = route(moe, self.leaves["router"], bias, x, valid, compute.jnp_router_dtype)
-        w = tuple(self.leaves[f"expert_{n}"].astype(compute.jnp_dtype) for n in ("gate", "up", "down"))
+        gate, up, down = (self.leaves[f"expert_{n}"].astype(compute.jnp_dtype) for n in ("gate", "up", "down"))
+        w = gate, up, down
         ctx.show("router_shares", shares)
         net = Network(ACTIVATIONS[self.config.activation], compute)
         if ctx.tap is not None:

@@ -1,6 +1,6 @@
 """How a model is computed, as opposed to what it is: dtypes, remat, attention implementation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,18 +53,18 @@ class Compute:
         from jaxpt.kernels import grouped_matmul
         from jaxpt.kernels.attention import IMPLEMENTATIONS
 
-        known = {
-            "dtype": _DTYPES,
-            "residual_dtype": {None: None, **_DTYPES},
-            "remat": REMAT_POLICIES,
-            "attention": {"auto": None, **IMPLEMENTATIONS},
-            "router_dtype": _DTYPES,
-            "grouped_matmul": {"auto": None, **grouped_matmul.IMPLEMENTATIONS},
+        known: dict[str, Sequence[str | None]] = {
+            "dtype": [*_DTYPES],
+            "residual_dtype": [None, *_DTYPES],
+            "remat": [*REMAT_POLICIES],
+            "attention": ["auto", *IMPLEMENTATIONS],
+            "router_dtype": [*_DTYPES],
+            "grouped_matmul": ["auto", *grouped_matmul.IMPLEMENTATIONS],
         }
         for name, names in known.items():
             value = getattr(self, name)
             if value not in names:
-                raise JaxptError(f"compute.{name} is {value!r}, it must be one of {list(names)}{nearest(value, names)}")
+                raise JaxptError(f"compute.{name} is {value!r}, it must be one of {names}{nearest(value, names)}")
 
     @property
     def jnp_dtype(self) -> DTypeLike:

@@ -12,10 +12,11 @@ from jaxpt.models.compute import REMAT_POLICIES, Compute
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.init import init_leaf, leaf_key
 from jaxpt.models.norms import rms_norm
+from jaxpt.models.params import Params, branch, leaf
 from jaxpt.models.pattern import Span, spans
 from jaxpt.models.rope import cos_sin
 from jaxpt.models.routing import Routing
-from jaxpt.models.specs import Params, ParamSpec, Specs, param_specs
+from jaxpt.models.specs import ParamSpec, Specs, param_specs
 from jaxpt.sharding.activations import constrain
 
 Cache = tuple[jax.Array, jax.Array]  # keys and values of all layers, each [L, B, T, K, h]
@@ -61,18 +62,18 @@ def hidden(
 
     The statistics (None without mixture-of-experts layers) are stacked over those layers, in order.
     """
-    x = embedded(config, params["embed"]["table"], tokens, compute)
+    x = embedded(config, leaf(params, "embed", "table"), tokens, compute)
     ctx = Context(rope_tables(config, positions), segment_ids, positions if cache is not None else None)
     done: list[Any] = []
     routings: list[Routing] = []
     for span in spans(config):
-        x, part, routing = _run(config, params["blocks"], span, x, ctx, compute, cache)
+        x, part, routing = _run(config, branch(params, "blocks"), span, x, ctx, compute, cache)
         done.append(part)
         routings += [] if routing is None else [routing]
     if cache is not None:
         cache = jax.tree.map(lambda *parts: jnp.concatenate(parts), *done)
     routing = jax.tree.map(lambda *parts: jnp.concatenate(parts), *routings) if routings else None
-    return normalised(config, params["final_norm"], x, compute), cache, routing
+    return normalised(config, leaf(params, "final_norm"), x, compute), cache, routing
 
 
 def embedded(config: ModelConfig, table: jax.Array, tokens: jax.Array, compute: Compute) -> jax.Array:
@@ -121,8 +122,8 @@ def _run(
 def logits(config: ModelConfig, params: Params, x: jax.Array, compute: Compute) -> jax.Array:
     """Returns float32 logits `[..., V]` of normalised streams `[..., D]`; columns past the vocabulary are -inf."""
     tied = config.tie_embeddings
-    equation, head = ("...d,vd->...v", params["embed"]["table"]) if tied else ("...d,dv->...v", params["head"])
-    head = head.astype(compute.jnp_dtype)
+    equation = "...d,vd->...v" if tied else "...d,dv->...v"
+    head = (leaf(params, "embed", "table") if tied else leaf(params, "head")).astype(compute.jnp_dtype)
     out = jnp.einsum(equation, x, head, precision=compute.precision, preferred_element_type=jnp.float32)
     if config.logit_scale != 1.0:
         out = out * config.logit_scale

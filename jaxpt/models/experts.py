@@ -86,8 +86,9 @@ def mix(
     tensor = "tensor" if mesh.shape.get("tensor", 1) > 1 and config.mlp % mesh.shape["tensor"] == 0 else None
     owner = "expert" if ways > 1 else None
     tokens = P(rows or None, None, None)
+    split = Network(net.activation, net.compute, tensor)
     run = jax.shard_map(
-        lambda *args: _local(config, *args, Network(net.activation, net.compute, tensor), ways),
+        lambda x, experts, shares, w: _local(config, x, experts, shares, w, split, ways),
         mesh=mesh,
         in_specs=(tokens, tokens, tokens, (P(owner, None, tensor),) * 2 + (P(owner, tensor, None),)),
         out_specs=tokens,

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jaxpt.models import decoder
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
+from jaxpt.models.params import Params
 from jaxpt.models.routing import Routing
-from jaxpt.models.specs import Params
 
 
 def forward(

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxpt.models.config import ModelConfig
-from jaxpt.models.specs import Params, ParamSpec, flatten, param_specs, unflatten
+from jaxpt.models.params import Params, Shardings
+from jaxpt.models.specs import ParamSpec, flatten, param_specs, unflatten
 
 
 def leaf_key(seed: int | jax.Array, path: str) -> jax.Array:
@@ -34,7 +35,7 @@ def init_leaf(spec: ParamSpec, key: jax.Array, dtype: DTypeLike = jnp.float32) -
     return jax.lax.map(lambda k: draw(k, spec.shape[1:]), keys)
 
 
-def init_params(config: ModelConfig, seed: int, shardings: Params | None = None) -> Params:
+def init_params(config: ModelConfig, seed: int, shardings: Shardings | None = None) -> Params:
     """Returns freshly drawn float32 parameters.
 
     Args:

@@ -8,7 +8,7 @@ from jaxpt.models.block import Block, Context
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import LayerSpec, ModelConfig
 from jaxpt.models.decoder import embedded, logits, normalised, rope_tables
-from jaxpt.models.specs import Params
+from jaxpt.models.params import Params, leaf
 
 
 def run_layer(
@@ -43,5 +43,6 @@ def embed_tokens(config: ModelConfig, table: jax.Array, tokens: jax.Array, compu
 
 
 def finish(config: ModelConfig, outer: Params, x: jax.Array, compute: Compute) -> jax.Array:
-    """Returns float32 logits `[B, S, V]` of the last stream, from the parameters `outer` outside blocks."""
-    return logits(config, outer, normalised(config, outer["final_norm"], x, compute), compute)[..., : config.vocab_size]
+    """Returns float32 logits `[B, S, V]` of the last stream, from the parameters `outer` that stand outside blocks."""
+    x = normalised(config, leaf(outer, "final_norm"), x, compute)
+    return logits(config, outer, x, compute)[..., : config.vocab_size]

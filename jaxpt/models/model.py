@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jaxpt.models.config import ModelConfig
-from jaxpt.models.specs import Params, flatten, param_specs
+from jaxpt.models.params import Params
+from jaxpt.models.specs import flatten, param_specs
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 
 from jaxpt.models.config import LayerSpec, ModelConfig
-from jaxpt.models.specs import Params
+from jaxpt.models.params import Params
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,12 @@ def _tiny(layers: int, embed: int, heads: int, kv_heads: int, mlp: int, vocab: i
 
 def _mixture(layers: int, **more: Any) -> ModelConfig:
     """A published mixture of experts: one in every layer, heads of 128."""
-    base = {"embed": 2048, "norm_eps": 1e-6, "rope": RopeConfig(theta=1_000_000.0), "vocab_size": 151_936}
+    base: dict[str, Any] = {
+        "embed": 2048,
+        "norm_eps": 1e-6,
+        "rope": RopeConfig(theta=1_000_000.0),
+        "vocab_size": 151_936,
+    }
     return ModelConfig(layers=uniform_layers(layers, ffn="moe"), head_dim=128, **(base | more))
 
 

@@ -1,5 +1,7 @@
 """Which experts a token goes to, with which weight, and what the balance of a batch is judged by."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -7,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxpt.models.moe_config import MoeConfig
 
 # per layer, sums over valid tokens: "counts", "probs" [E]; "entropy", "z", "tokens", "sequence", "sequences" scalars
-Routing = dict[str, jax.Array]
+Routing = Mapping[str, jax.Array]
 
 
 def route(

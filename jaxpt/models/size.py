@@ -13,8 +13,8 @@ def active_param_count(config: ModelConfig) -> int:
     """Number of parameters that one token passes through: of the routed experts only `experts_per_token`."""
     total = 0
     for spec in flatten(param_specs(config)).values():
-        routed = config.moe is not None and "expert_mlp" in spec.axes
-        total += spec.size * config.moe.experts_per_token // config.moe.experts if routed else spec.size
+        moe = config.moe if "expert_mlp" in spec.axes else None
+        total += spec.size if moe is None else spec.size * moe.experts_per_token // moe.experts
     return total
 
 

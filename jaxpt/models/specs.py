@@ -4,12 +4,14 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, overload
 
 from jaxpt.models.config import ModelConfig
+from jaxpt.models.params import Array, Params, Tree
 
-Params = Mapping[str, Any]  # nested dict of arrays (or of one thing for each of them), as an axis table declares it
-Specs = Mapping[str, Any]  # an axis table: nested dict of `ParamSpec`
+T = TypeVar("T")
+U = TypeVar("U")
+
 GLOBAL_AXES = ("embed", "vocab")  # one index set for the whole model; every other axis has one per layer
 Residual = Literal["reads", "writes", "none"]
 
@@ -65,6 +67,9 @@ class ParamSpec:
     def fan_in(self) -> int:
         """Length of what is contracted with the input; 1 where nothing is."""
         return math.prod(self.shape[self.axes.index(a)] for a in self.fan_in_axes)
+
+
+Specs = Tree[ParamSpec]  # an axis table
 
 
 def param_specs(config: ModelConfig) -> Specs:
@@ -158,9 +163,17 @@ def _stack(spec: ParamSpec, count: int) -> ParamSpec:
     return ParamSpec(**values)
 
 
-def flatten(tree: Params) -> dict[str, Any]:
+@overload
+def flatten(tree: Params) -> dict[str, Array]: ...
+
+
+@overload
+def flatten(tree: Tree[T]) -> dict[str, T]: ...
+
+
+def flatten(tree: Tree[T]) -> dict[str, T]:
     """Returns a nested dict as one level, keys joined by "/": `{"blocks/dense/q": leaf}`; order is kept."""
-    out: dict[str, Any] = {}
+    out: dict[str, T] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
             out |= {f"{key}/{rest}": leaf for rest, leaf in flatten(value).items()}
@@ -169,7 +182,7 @@ def flatten(tree: Params) -> dict[str, Any]:
     return out
 
 
-def unflatten(leaves: Params) -> dict[str, Any]:
+def unflatten(leaves: Mapping[str, T]) -> dict[str, T | Tree[T]]:
     """Inverse of `flatten`."""
     out: dict[str, Any] = {}
     for path, leaf in leaves.items():
@@ -181,7 +194,7 @@ def unflatten(leaves: Params) -> dict[str, Any]:
     return out
 
 
-def map_specs(f: Callable[..., Any], specs: Specs, *trees: Params) -> dict[str, Any]:
+def map_specs(f: Callable[..., T], specs: Tree[U], *trees: Tree[object]) -> dict[str, T | Tree[T]]:
     """Returns the tree of `f(path, spec, *leaves)` over the axis table and trees of the same structure."""
     flat = [flatten(t) for t in trees]
     return unflatten({path: f(path, spec, *(t[path] for t in flat)) for path, spec in flatten(specs).items()})

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from jaxpt.config.choice import option
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.forward import hidden_and_routing
+from jaxpt.models.params import Params
 from jaxpt.models.routing import Routing
 from jaxpt.models.specs import flatten, param_specs, unflatten
-from jaxpt.objectives.objective import Inputs, Params, Sums, Terms
+from jaxpt.objectives.objective import Inputs, Sums, Terms
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Balance:
         if inputs.microbatches == 1 or inputs.model.moe is None or not wanted:
             return None
         b = inputs.batch
+        assert b is not None
         args = b["tokens"], b["segment_ids"], b["positions"], inputs.compute
         return hidden_and_routing(inputs.model, inputs.params, *args)[1]
 

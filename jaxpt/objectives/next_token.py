@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jaxpt.config.choice import option
 from jaxpt.kernels import cross_entropy
 from jaxpt.models.forward import hidden_and_routing, unembed
+from jaxpt.models.params import Params
 from jaxpt.objectives.balance import Balance
-from jaxpt.objectives.objective import Inputs, Objective, Params, Terms
+from jaxpt.objectives.objective import Inputs, Objective, Sums, Terms
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class NextToken(Balance, Objective):
     def terms(self, inputs: Inputs) -> Terms:
         """Returns the share of the loss; named `loss` (nll alone), `z_loss` and `balance_loss`; sums per source."""
         b = inputs.batch
+        assert b is not None
         x, routing = hidden_and_routing(
             inputs.model, inputs.params, b["tokens"], b["segment_ids"], b["positions"], inputs.compute
         )
@@ -31,6 +33,7 @@ class NextToken(Balance, Objective):
     def cross_entropy(self, inputs: Inputs, x: jax.Array) -> Terms:
         """Returns the terms of the last stream `x [B, S, D]`, without those of the routers."""
         config, params, b = inputs.model, inputs.params, inputs.batch
+        assert b is not None
         weights = b["loss_weights"] / inputs.weight_sum
         head_name = "embed" if config.tie_embeddings else "head"
         head = {head_name: params[head_name]}
@@ -48,6 +51,6 @@ class NextToken(Balance, Objective):
         named = {"loss": jnp.sum(weights * nll), "z_loss": self.z_loss * jnp.sum(weights * jnp.square(lse))}
         return Terms(loss, named, {"source_nll": by_source[0], "source_weight": by_source[1]})
 
-    def report(self, sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def report(self, sums: Sums) -> dict[str, jax.Array]:
         """Returns the sums per source, `[sources]`, and the metrics of the routers."""
         return {k: sums[k] for k in ("source_nll", "source_weight")} | super().report(sums)

@@ -20,7 +20,7 @@ batch; divide by sums over the global batch (`weight_sum`, or what `first_pass` 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Never
 
 import jax
 
@@ -28,11 +28,12 @@ from jaxpt.config.choice import Choice
 from jaxpt.models.batch import Batch
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
-from jaxpt.models.specs import Params, ParamSpec
+from jaxpt.models.params import Params
+from jaxpt.models.specs import ParamSpec
 from jaxpt.optim.optimizer import Optimizer
 
 Sums = Mapping[str, Any]  # tree of arrays that add up over microbatches
-NONE: Mapping[str, Any] = {}
+NONE: Mapping[str, Never] = {}
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class Inputs:
 
     model: ModelConfig
     params: Params = field(repr=False)
-    batch: Batch | None = field(repr=False)
+    batch: Batch[jax.Array] | None = field(repr=False)
     weight_sum: jax.Array
     compute: Compute
     microbatches: int = 1

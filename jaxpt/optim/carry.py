@@ -5,14 +5,15 @@ from collections.abc import Mapping
 import numpy as np
 from jax.sharding import NamedSharding
 
+from jaxpt.models.params import Array, Params, Tree
 from jaxpt.models.specs import ParamSpec, flatten
 from jaxpt.optim.chain import BuiltOptimizer
-from jaxpt.optim.pieces import Arrays, NamedState, tree_like
+from jaxpt.optim.pieces import NamedState, tree_like
 from jaxpt.optim.state_axes import StateSpec
 from jaxpt.reshape.apply import apply
 from jaxpt.reshape.rewrite import Rewrite
 
-Shardings = Mapping[str, "NamedSharding | Shardings"]
+Shardings = Tree[NamedSharding]
 
 
 def carry_state(
@@ -20,7 +21,7 @@ def carry_state(
     old: BuiltOptimizer,
     new: BuiltOptimizer,
     state: NamedState,
-    params: Arrays,
+    params: Params,
     shardings: Shardings | None = None,
 ) -> tuple[NamedState, tuple[str, ...]]:
     """Returns the state of the reshaped model's optimizer, and what of it started new.
@@ -39,8 +40,8 @@ def carry_state(
     Returns:
         The state, and the names of what started new: `v_row`, or `mu/blocks/moe/router` where only some of it did.
     """
-    fresh: NamedState = new.init(params)
-    out: NamedState = {}
+    fresh = new.init(params)
+    out: dict[str, Array | Params] = {}
     reset: list[str] = []
     for name, spec in new.state_specs.items():
         if isinstance(spec, StateSpec):
@@ -48,16 +49,19 @@ def carry_state(
             out[name] = state[name] if same else fresh[name]
             reset += [] if same else [name]
             continue
-        carried = _carry_tree(rewrite, old, new, name, state.get(name, {}), shardings)
+        first, held = fresh[name], state.get(name, {})
+        assert isinstance(first, Mapping), name
+        tree = held if isinstance(held, Mapping) else {}
+        carried = _carry_tree(rewrite, old, new, name, tree, shardings)
         begun = [path for path in flatten(spec) if path not in carried]
-        out[name] = tree_like(new.specs, {**flatten(fresh[name]), **carried})
+        out[name] = tree_like(new.specs, {**flatten(first), **carried})
         reset += [name] if not carried else [f"{name}/{path}" for path in begun]
     return out, tuple(reset)
 
 
 def _carry_tree(
-    rewrite: Rewrite, old: BuiltOptimizer, new: BuiltOptimizer, name: str, tree: Arrays, shardings: Shardings | None
-) -> Arrays:
+    rewrite: Rewrite, old: BuiltOptimizer, new: BuiltOptimizer, name: str, tree: Params, shardings: Shardings | None
+) -> dict[str, Array]:
     """The leaves of a state that can be carried, by path."""
     power = new.config.moments.get(name)
     if power is None or type(old.config) is not type(new.config):
@@ -83,5 +87,6 @@ def _carry_tree(
 def _like_parameters(optimizer: BuiltOptimizer, name: str) -> set[str]:
     """The paths at which a state has its parameter's shape and axes."""
     specs: Mapping[str, ParamSpec] = flatten(optimizer.specs)
-    states = flatten(optimizer.state_specs.get(name, {}))
+    tree: StateSpec | Tree[StateSpec] = optimizer.state_specs.get(name, {})
+    states = flatten(tree) if isinstance(tree, Mapping) else {}
     return {p for p, s in states.items() if (s.shape, s.axes) == (specs[p].shape, specs[p].axes)}

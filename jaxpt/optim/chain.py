@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxpt.models.specs import flatten
+from jaxpt.models.params import Params, Tree
+from jaxpt.models.specs import Specs, flatten
 from jaxpt.optim.multipliers import multipliers
-from jaxpt.optim.optimizer import Optimizer, Specs
-from jaxpt.optim.pieces import Arrays, NamedState, StateSpecs, by_piece, tree_like
+from jaxpt.optim.optimizer import Optimizer
+from jaxpt.optim.pieces import NamedState, StateSpecs, by_piece, tree_like
 from jaxpt.optim.state_axes import StateSpec, state_sharding
 
-Shardings = Mapping[str, "NamedSharding | Shardings"]
+Shardings = Tree[NamedSharding]
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,9 @@ class BuiltOptimizer:
 
     config: Optimizer
     specs: Specs
-    init: Callable[[Arrays], NamedState]
-    update: Callable[[Arrays, NamedState, Arrays], tuple[Arrays, NamedState]]
-    lr_mult: Mapping  # tree of floats
+    init: Callable[[Params], NamedState]
+    update: Callable[[Params, NamedState, Params], tuple[Params, NamedState]]
+    lr_mult: Tree[float]
     state_specs: StateSpecs
 
     @property
@@ -47,7 +48,7 @@ class BuiltOptimizer:
         where, specs = flatten(params), flatten(self.specs)
         mesh = next(iter(where.values())).mesh
 
-        def of(state: StateSpec | Mapping) -> NamedSharding | Shardings:
+        def of(state: StateSpec | Tree[StateSpec]) -> NamedSharding | Shardings:
             if isinstance(state, StateSpec):
                 return NamedSharding(mesh, PartitionSpec())
             return tree_like(self.specs, {p: state_sharding(s, specs[p], where[p]) for p, s in flatten(state).items()})
@@ -72,10 +73,10 @@ def make_optimizer(config: Optimizer, specs: Specs) -> BuiltOptimizer:
     decay = {path: config.weight_decay * m.weight_decay for path, m in table.items()}
     chain = optax.chain(_clip(config.clip_norm), core, _add_decay(specs, decay))
 
-    def init(params: Arrays) -> NamedState:
+    def init(params: Params) -> NamedState:
         return chain.init(params)[1]
 
-    def update(grads: Arrays, state: NamedState, params: Arrays) -> tuple[Arrays, NamedState]:
+    def update(grads: Params, state: NamedState, params: Params) -> tuple[Params, NamedState]:
         empty = optax.EmptyState()  # of clipping and decay, which keep none
         updates, (_, state, _) = chain.update(grads, (empty, state, empty), params)
         return updates, state
@@ -91,28 +92,31 @@ def _clip(limit: float | None) -> optax.GradientTransformation:
     on a CPU the clipped gradients are then written to memory and read again.
     """
 
-    def clip(grads: Arrays, params: Arrays | None) -> Arrays:
+    if limit is None:
+        return optax.identity()
+
+    def clip(grads: Params, params: Params | None) -> Params:
         scale = jnp.minimum(1.0, limit / jnp.maximum(global_norm(grads), 1e-12))
         return jax.tree.map(lambda g: g * scale, grads)
 
-    return optax.identity() if limit is None else optax.stateless(clip)
+    return optax.stateless(clip)
 
 
 def _add_decay(specs: Specs, decay: Mapping[str, float]) -> optax.GradientTransformation:
     """Adds each parameter times its decay; `optax.add_decayed_weights` has one number for all."""
 
-    def add(updates: Arrays, params: Arrays) -> Arrays:
+    def add(updates: Params, params: Params) -> Params:
         old, values = flatten(updates), flatten(params)
         return tree_like(specs, {p: u + decay[p] * values[p] if decay[p] else u for p, u in old.items()})
 
     return optax.stateless(add)
 
 
-def descend(params: Arrays, updates: Arrays, learning_rate: jax.Array, lr_mult: Mapping) -> Arrays:
+def descend(params: Params, updates: Params, learning_rate: jax.Array, lr_mult: Tree[float]) -> Params:
     """Returns the parameters after a step: `p - learning_rate · lr_mult · update`."""
     return jax.tree.map(lambda p, u, m: p - learning_rate * m * u, params, updates, lr_mult)
 
 
-def global_norm(tree: Arrays) -> jax.Array:
+def global_norm(tree: Params) -> jax.Array:
     """Euclidean norm over all entries of a tree, float32 scalar."""
     return jnp.sqrt(sum(jnp.sum(jnp.square(x.astype(jnp.float32))) for x in jax.tree.leaves(tree)))

@@ -2,7 +2,7 @@
 
 import fnmatch
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,11 @@ import numpy as np
 
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models.config import ModelConfig
-from jaxpt.models.specs import flatten, map_specs
-from jaxpt.optim.optimizer import Specs
-from jaxpt.optim.pieces import Arrays
+from jaxpt.models.params import Params, Tree
+from jaxpt.models.specs import Specs, flatten, map_specs
 
 Mask = bool | np.ndarray  # True: trained; False: frozen; array [L, 1, …]: some layers of a stack
-Masks = Mapping[str, "Mask | Masks"]
+Masks = Tree[Mask]
 
 
 def trainable(
@@ -68,16 +67,16 @@ def _without(mask: Mask, frozen: np.ndarray, ndim: int) -> Mask:
     return bool(kept[0]) if kept.all() or not kept.any() else kept.reshape(-1, *[1] * (ndim - 1))
 
 
-def stop_frozen(params: Arrays, masks: Masks) -> Arrays:
+def stop_frozen(params: Params, masks: Masks) -> Params:
     """Cuts the gradient of frozen leaves, so that it is never computed."""
     return jax.tree.map(lambda p, m: jax.lax.stop_gradient(p) if m is False else p, params, masks)
 
 
-def mask_gradients(grads: Arrays, masks: Masks) -> Arrays:
+def mask_gradients(grads: Params, masks: Masks) -> Params:
     """Zeroes the gradients of frozen leaves and layers, so that norms count what is trained."""
     return jax.tree.map(lambda g, m: g if m is True else g * jnp.asarray(m, g.dtype), grads, masks)
 
 
-def keep_frozen(new: Arrays, old: Arrays, masks: Masks) -> Arrays:
+def keep_frozen(new: Params, old: Params, masks: Masks) -> Params:
     """Returns `new` where trained and `old` where frozen: neither decay nor momentum moves a frozen weight."""
     return jax.tree.map(lambda n, o, m: n if m is True else o if m is False else jnp.where(m, n, o), new, old, masks)

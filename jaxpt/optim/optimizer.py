@@ -8,9 +8,7 @@ import optax
 
 from jaxpt.config.choice import Choice, option
 from jaxpt.errors import JaxptError
-from jaxpt.models.specs import ParamSpec
-
-Specs = Mapping[str, "ParamSpec | Specs"]  # the axis table, or a part of it
+from jaxpt.models.specs import ParamSpec, Specs
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,15 @@ import jax.numpy as jnp
 import optax
 
 from jaxpt.errors import JaxptError
-from jaxpt.models.specs import ParamSpec, flatten, unflatten
-from jaxpt.optim.optimizer import Optimizer, Specs
+from jaxpt.models.params import Array, Params, T, Tree
+from jaxpt.models.specs import ParamSpec, Specs, flatten, unflatten
+from jaxpt.optim.optimizer import Optimizer
 from jaxpt.optim.state_axes import Axes, StateSpec, infer_axes
 from jaxpt.optim.state_names import Slot, name_states
 
-Arrays = Mapping[str, "jax.Array | Arrays"]  # a tree by parameter path
-NamedState = dict[str, "jax.Array | Arrays"]  # {state name: tree by parameter path, or one array for all of them}
-StateSpecs = dict[str, "StateSpec | Mapping"]  # the same, of StateSpec
-OwnAndShared = tuple[list[jax.Array], list[jax.Array]]  # a parameter's own arrays, and those that all parameters share
+NamedState = Params  # {state name: tree by parameter path, or one array for all of them}
+StateSpecs = dict[str, StateSpec | Tree[StateSpec]]  # the same, of StateSpec
+OwnAndShared = tuple[list[Array], list[Array]]  # a parameter's own arrays, and those that all parameters share
 
 
 @dataclass(frozen=True)
@@ -36,36 +36,41 @@ class _Rule:
     abstract: optax.OptState  # the state of a piece, of ShapeDtypeStruct
     slots: tuple[Slot, ...] = ()
 
-    def init(self, param: jax.Array) -> OwnAndShared:
+    def init(self, param: Array) -> OwnAndShared:
         """The first state; the parameter's own arrays are stacked as it is."""
 
-        def one(piece: jax.Array) -> OwnAndShared:
+        def one(piece: Array) -> OwnAndShared:
             return self._split(jax.tree.leaves(self.core.init(_tree(self.path, piece))))
 
         for _ in self.spec.pieces:
             one = jax.vmap(one, out_axes=(0, None))
         return one(param)
 
-    def update(self, grad: jax.Array, own: list, shared: list, param: jax.Array) -> tuple[jax.Array, list, list]:
+    def update(
+        self, grad: Array, own: list[Array], shared: list[Array], param: Array
+    ) -> tuple[jax.Array, list[Array], list[Array]]:
         """The direction of a step and the new state."""
         one = self._update_piece
         for _ in self.spec.pieces:
             one = jax.vmap(one, in_axes=(0, 0, None, 0), out_axes=(0, 0, None))
         return one(grad, own, shared, param)
 
-    def _update_piece(self, grad: jax.Array, own: list, shared: list, param: jax.Array) -> tuple[jax.Array, list, list]:
+    def _update_piece(
+        self, grad: Array, own: list[Array], shared: list[Array], param: Array
+    ) -> tuple[jax.Array, list[Array], list[Array]]:
         rest, all_ = iter(own), iter(shared)
         leaves = [next(rest) if slot.own else next(all_) for slot in self.slots]
         structure = jax.tree.structure(self.abstract)
         state = jax.tree.unflatten(structure, leaves)
         updates, new = self.core.update(_tree(self.path, grad), state, _tree(self.path, param))
-        if jax.tree.structure(new) != structure:
+        after: object = jax.tree.structure(new)
+        if after != structure:
             raise JaxptError(f"the state of {self.path} has another structure after an update")
         (update,) = jax.tree.leaves(updates)
         return update.astype(jnp.float32), *self._split(jax.tree.leaves(new))
 
-    def _split(self, leaves: list[jax.Array]) -> OwnAndShared:
-        kept = [jnp.asarray(x).astype(a.dtype) for x, a in zip(leaves, jax.tree.leaves(self.abstract))]
+    def _split(self, leaves: list[Array]) -> OwnAndShared:
+        kept: list[Array] = [jnp.asarray(x).astype(a.dtype) for x, a in zip(leaves, jax.tree.leaves(self.abstract))]
         own = [x for x, slot in zip(kept, self.slots) if slot.own]
         return own, [x for x, slot in zip(kept, self.slots) if not slot.own]
 
@@ -112,32 +117,34 @@ def by_piece(config: Optimizer, specs: Specs) -> tuple[optax.GradientTransformat
     for rule in rules.values():
         rule.check(where)
 
-    def init(params: Arrays) -> NamedState:
+    def init(params: Params) -> NamedState:
         leaves = flatten(params)
         return _gather(specs, {path: (rule, *rule.init(leaves[path])) for path, rule in rules.items()})
 
-    def update(grads: Arrays, state: NamedState, params: Arrays | None = None) -> tuple[Arrays, NamedState]:
+    def update(grads: Params, state: NamedState, params: Params | None = None) -> tuple[Params, NamedState]:
         assert params is not None
         before, values = flatten(grads), flatten(params)
-        trees = {name: flatten(tree) if isinstance(tree, Mapping) else tree for name, tree in state.items()}
-        updates, after = {}, {}
+        trees = {name: flatten(tree) for name, tree in state.items() if isinstance(tree, Mapping)}
+        single = {name: leaf for name, leaf in state.items() if not isinstance(leaf, Mapping)}
+        updates: dict[str, jax.Array] = {}
+        after: dict[str, tuple[_Rule, list[Array], list[Array]]] = {}
         for path, rule in rules.items():
             own = [trees[name][path] for name in rule.names(own=True)]
-            shared = [trees[name] for name in rule.names(own=False)]
+            shared = [single[name] for name in rule.names(own=False)]
             updates[path], *new = rule.update(before[path], own, shared, values[path])
-            after[path] = (rule, *new)
+            after[path] = (rule, new[0], new[1])
         return tree_like(specs, updates), _gather(specs, after)
 
     return optax.GradientTransformation(init, update), _state_specs(config, specs, rules, where)
 
 
-def tree_like(specs: Specs, leaves: Mapping[str, object]) -> dict:
+def tree_like(specs: Specs, leaves: Mapping[str, T]) -> dict[str, T | Tree[T]]:
     """Returns leaves by path as a tree of the form of `specs`, without the paths that have none."""
     return _tree_like(specs, leaves, "")
 
 
-def _tree_like(specs: Specs, leaves: Mapping[str, object], prefix: str) -> dict:
-    out = {}
+def _tree_like(specs: Specs, leaves: Mapping[str, T], prefix: str) -> dict[str, T | Tree[T]]:
+    out: dict[str, T | Tree[T]] = {}
     for key, value in specs.items():
         path = f"{prefix}{key}"
         if not isinstance(value, Mapping):
@@ -147,10 +154,10 @@ def _tree_like(specs: Specs, leaves: Mapping[str, object], prefix: str) -> dict:
     return out
 
 
-def _gather(specs: Specs, states: Mapping[str, tuple[_Rule, list, list]]) -> NamedState:
+def _gather(specs: Specs, states: Mapping[str, tuple[_Rule, list[Array], list[Array]]]) -> NamedState:
     """The named state: trees of the parameters' own arrays; what all share is taken from the first that has it."""
-    trees: dict[str, dict[str, jax.Array]] = {}
-    shared: dict[str, jax.Array] = {}
+    trees: dict[str, dict[str, Array]] = {}
+    shared: dict[str, Array] = {}
     for path, (rule, own, all_) in states.items():
         for name, leaf in zip(rule.names(own=True), own):
             trees.setdefault(name, {})[path] = leaf
@@ -171,7 +178,7 @@ def _core(config: Optimizer, path: str, piece: ParamSpec) -> tuple[optax.Gradien
     return core, jax.eval_shape(core.init, _tree(path, jax.ShapeDtypeStruct(piece.shape, jnp.float32)))
 
 
-def _tree(path: str, leaf: object) -> Mapping:
+def _tree(path: str, leaf: T) -> Tree[T]:
     return unflatten({path: leaf})
 
 

@@ -54,7 +54,8 @@ def name_states(states: Mapping[str, PyTreeDef], where: str) -> dict[str, list[S
 
 def _clashes(names: Mapping[str, Sequence[tuple[_Place, str]]]) -> set[str]:
     """The names that two different states of one parameter have, or two states that are not parameters' own."""
-    out, shared = set(), {}
+    out: set[str] = set()
+    shared: dict[str, str] = {}
     for slots in names.values():
         here: dict[str, str] = {}
         for place, name in slots:

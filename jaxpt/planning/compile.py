@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import jax
 from jax.experimental import topologies
+from jax.sharding import NamedSharding
 
 from jaxpt.errors import JaxptError
 from jaxpt.models.batch import kinds
@@ -35,7 +36,7 @@ class CompiledStep:
     temporary: int
     peak: int
     collectives: dict[str, int]
-    state_shardings: State
+    state_shardings: State[NamedSharding]
     custom_kernels: int
 
 
@@ -91,8 +92,9 @@ def compile_step(plan: RunPlan, devices: Sequence[jax.Device], stage: int = 0) -
             raise JaxptError(
                 f"stage {chosen.config.name} does not fit the memory of a device ({figures}); {way_out}"
             ) from e
-    memory = compiled.memory_analysis()
-    text = compiled.as_text()
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    assert memory is not None
+    assert text is not None
     counts = Counter(re.findall(rf"\b({'|'.join(COLLECTIVES)})(?:-start)?\(", text))
     return CompiledStep(
         arguments=memory.argument_size_in_bytes,

@@ -1,8 +1,5 @@
 """The pictures of a run report, each a function from the run's records to a figure."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import matplotlib
 
 matplotlib.use("Agg")
@@ -12,9 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from jaxpt.reporting.series import runs, series, smooth
-
-Records = Sequence[Mapping[str, Any]]
+from jaxpt.reporting.series import Records, runs, series, smooth
 
 
 def _figure(title: str, y: str) -> tuple[Figure, Axes]:

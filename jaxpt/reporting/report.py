@@ -6,7 +6,6 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 
@@ -16,7 +15,7 @@ from jaxpt.errors import JaxptError
 from jaxpt.files.digests import read_json
 from jaxpt.reporting import stages
 from jaxpt.reporting.pictures import PICTURES
-from jaxpt.reporting.series import series
+from jaxpt.reporting.series import Records, series
 from jaxpt.reporting.summary import read_events, summary
 from jaxpt.training.config import RunConfig
 from jaxpt.training.history import newest_saved, read_legs
@@ -107,7 +106,7 @@ def _notes(folder: Path, notes: Mapping[str, str] | None) -> Mapping[str, str]:
     return kept
 
 
-def _first_and_last(title: str, records: Sequence[Mapping[str, Any]], prefix: str) -> str:
+def _first_and_last(title: str, records: Records, prefix: str) -> str:
     curves = series(records, prefix)
     if not curves:
         return ""

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
+Records = Sequence[Mapping[str, Any]]  # of a metrics.jsonl or events.jsonl: numbers, texts, and dicts of them
 Series = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
-def series(records: Sequence[Mapping[str, Any]], prefix: str) -> Series:
+def series(records: Records, prefix: str) -> Series:
     """Returns every metric whose name starts with `prefix`, the prefix cut off: name to (steps, values)."""
     out: dict[str, tuple[list[int], list[float]]] = {}
     for record in records:
@@ -31,7 +32,7 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
     return (total[high] - total[low]) / (high - low)
 
 
-def runs(steps: np.ndarray, records: Sequence[Mapping[str, Any]], needed: str) -> list[slice]:
+def runs(steps: np.ndarray, records: Records, needed: str) -> list[slice]:
     """Returns `steps` in pieces between which some record has `needed` at 0.
 
     Args:

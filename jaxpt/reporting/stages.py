@@ -4,15 +4,15 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxpt.reporting.series import Records
 from jaxpt.training.config import RunConfig
 from jaxpt.training.history import Leg, spans
 
-Records = Sequence[Mapping[str, Any]]
 Table = tuple[list[str], list[list[str]]]
 NEAR = 0.5  # per cent of a stage's rows: a row more or less of a short stage
 
 
-def by_stage(records: Records) -> dict[str, list[Mapping[str, Any]]]:
+def by_stage(records: Records) -> Mapping[str, Records]:
     """Returns the training records of each stage, in the order in which the stages began."""
     out: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:

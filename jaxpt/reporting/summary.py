@@ -1,18 +1,16 @@
 """A run at a glance: what it is, how far it came, what it reached, at which speed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.size import active_param_count, param_count
-from jaxpt.reporting.series import series
+from jaxpt.reporting.series import Records, series
 from jaxpt.training.config import RunConfig
 from jaxpt.training.history import Leg, whole
 from jaxpt.training.metrics import read
 
-Records = Sequence[Mapping[str, Any]]
 TableRows = list[list[str]]
 
 
@@ -36,7 +34,7 @@ def summary(
     return rows + _speed(records) + _starts(events)
 
 
-def read_events(path: Path) -> list[dict[str, Any]]:
+def read_events(path: Path) -> Records:
     """Returns the events of an events.jsonl, none where there is no file; a half-written last line is left out."""
     return read(path) if path.is_file() else []
 

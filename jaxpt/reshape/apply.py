@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxpt.models import Model, ParamSpec, flatten, unflatten
-from jaxpt.models.model import Params
+from jaxpt.models.params import Params, Tree
 from jaxpt.reshape.ops import Array, Mix, Op
 from jaxpt.reshape.rewrite import ParamRule, Rewrite, Term, draw
 
@@ -18,7 +18,7 @@ MakeSlice = Callable[[Mapping[str, jax.Array], LayerTables, jax.Array | int | No
 CHUNK_BYTES = 256 << 20  # host arrays are worked on in pieces of this size where arithmetic is needed
 
 
-def reshaped(model: Model, rewrite: Rewrite, shardings: Params | None = None) -> Model:
+def reshaped(model: Model, rewrite: Rewrite, shardings: Tree[NamedSharding] | None = None) -> Model:
     """Returns the model that `rewrite` makes of `model`, with the rewrite's entry added to its lineage.
 
     Args:
@@ -32,7 +32,7 @@ def reshaped(model: Model, rewrite: Rewrite, shardings: Params | None = None) ->
     return Model(rewrite.target, params, model.tokenizer, (*model.lineage, rewrite.entry))
 
 
-def apply(rewrite: Rewrite, params: Params, shardings: Params | None = None, *, moment: int = 0) -> Params:
+def apply(rewrite: Rewrite, params: Params, shardings: Tree[NamedSharding] | None = None, *, moment: int = 0) -> Params:
     """Returns the parameters that `rewrite` makes of `params`; each keeps the dtype of what it comes from.
 
     Args:

@@ -46,7 +46,7 @@ class ExtraSums:
 
 def activation_scores(
     source: ModelSlices,
-    batches: Iterable[Rows],
+    batches: Iterable[Rows[np.ndarray]],
     *,
     data: object,
     over_sequence: str = "mean",
@@ -180,7 +180,7 @@ def _finish_scores(config: ModelConfig, sums: LayerSums, over_batch: str) -> dic
 
 def removal_losses(
     source: ModelSlices,
-    batches: Sequence[Rows],
+    batches: Sequence[Rows[np.ndarray]],
     compute: Compute = Compute(),  # noqa: B008
 ) -> np.ndarray:
     """Returns, per layer, the loss without it minus the loss with all layers, `[L]` float32 nats per token."""

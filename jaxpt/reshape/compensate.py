@@ -89,7 +89,7 @@ def moment_flops(config: ModelConfig, axes: Iterable[str], tokens: int) -> float
 
 def gather_compensation(
     source: ModelSlices,
-    batches: Sequence[Rows],
+    batches: Sequence[Rows[np.ndarray]],
     kept: Mapping[str, np.ndarray],
     *,
     ridge: float = RIDGE,
@@ -123,7 +123,7 @@ def gather_compensation(
 
 def score_and_compensate(
     source: ModelSlices,
-    batches: Sequence[Rows],
+    batches: Sequence[Rows[np.ndarray]],
     want: Mapping[str, int],
     *,
     ridge: float = RIDGE,

@@ -18,7 +18,7 @@ BY = ("influence", "loss")
 def prune_depth(
     source: ModelSlices,
     layers: int,
-    batches: Sequence[Rows],
+    batches: Sequence[Rows[np.ndarray]],
     *,
     by: str = "influence",
     rescale: bool = True,

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from jaxpt.errors import JaxptError
 from jaxpt.models import Compute
 from jaxpt.models.batch import Rows
@@ -25,7 +27,7 @@ class ReshapeSetting:
     """
 
     target: Target
-    batches: Sequence[Rows] = ()
+    batches: Sequence[Rows[np.ndarray]] = ()
     data: Mapping[str, object] | None = None
     calibration: CalibrationConfig = dataclasses.field(default_factory=CalibrationConfig)
     scores: Scores | None = None

@@ -33,7 +33,7 @@ class StepZero:
     @property
     def agrees(self) -> bool:
         """Whether the measurement does not contradict the claim."""
-        return not self.exact or self.before is None or abs(self.after - self.before) <= self.tolerance  # type: ignore
+        return not self.exact or self.before is None or abs(self.after - self.before) <= self.tolerance  # type: ignore[operator]
 
     def entry(self) -> dict[str, object]:
         """What the lineage keeps."""
@@ -44,7 +44,7 @@ def measure(
     rewrites: Sequence[Rewrite],
     before: ModelSlices,
     after: ModelSlices,
-    batches: Sequence[Rows],
+    batches: Sequence[Rows[np.ndarray]],
     dtypes: Mapping[str, str],
     compute: Compute = Compute(),  # noqa: B008
 ) -> StepZero:

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from jaxpt.models import ModelConfig, flatten, param_specs, unflatten
-from jaxpt.models.model import Params
+from jaxpt.models.params import Params
 from jaxpt.reshape.apply import build_slice
 from jaxpt.reshape.ops import Array
 from jaxpt.reshape.rewrite import Rewrite

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jax.sharding import NamedSharding
 
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models import Model, ModelConfig, flatten, param_specs
-from jaxpt.models.model import Params
+from jaxpt.models.params import Tree
 from jaxpt.reshape.apply import reshaped
 from jaxpt.reshape.axes import AxisMap, axis_size, rewrite_axes, with_groups
 from jaxpt.reshape.datafree import weight_scores
@@ -55,7 +56,7 @@ def subclone(
     selection: str = "importance",
     scaling: str = "none",
     depth: str | None = None,
-    shardings: Params | None = None,
+    shardings: Tree[NamedSharding] | None = None,
 ) -> Model:
     """Returns `model` cut to `target`, with its tokenizer and one lineage entry more.
 

@@ -16,7 +16,7 @@ from jaxpt.errors import JaxptError
 from jaxpt.models import Compute, LayerSpec, ModelConfig, ParamSpec, flatten, param_specs, unflatten
 from jaxpt.models.batch import Rows
 from jaxpt.models.layer import embed_tokens, finish, run_layer
-from jaxpt.models.model import Params
+from jaxpt.models.params import Params
 from jaxpt.models.specs import block_specs
 from jaxpt.reshape.stream import ModelSlices
 
@@ -66,7 +66,7 @@ def _token_table(source: ModelSlices) -> jax.Array:
 
 def walk(
     source: ModelSlices,
-    batches: Sequence[Rows],
+    batches: Sequence[Rows[np.ndarray]],
     measure: LayerMeasure | None = None,
     on_layer: Callable[[int, LayerSums], object] = lambda l, sums: None,
     compute: Compute = Compute(),  # noqa: B008
@@ -118,7 +118,7 @@ def _nll(
     return -(picked * weights).sum(), weights.sum()
 
 
-def loss(source: ModelSlices, batches: Sequence[Rows], compute: Compute = Compute()) -> float:  # noqa: B008
+def loss(source: ModelSlices, batches: Sequence[Rows[np.ndarray]], compute: Compute = Compute()) -> float:  # noqa: B008
     """Returns the weighted mean next-token loss in nats over all batches (which also hold `targets, loss_weights`)."""
     outer = outer_leaves(source)
     one = source.config.replace(layers=source.config.layers[:1])

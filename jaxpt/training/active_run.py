@@ -10,6 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxpt.checkpoints.checkpoints import Checkpoints
+from jaxpt.models.batch import Batch
+from jaxpt.models.params import Array
 from jaxpt.training.events import Changes, Event
 from jaxpt.training.feed import Feed
 from jaxpt.training.metrics import MetricsLog
@@ -35,11 +37,11 @@ class ActiveRun:
     log: Log
     check_writer: Callable[[], None]  # raises where another process has taken over the directory
 
-    state: State
+    state: State[Array]
     step: int  # finished steps
     events: Sequence[Event] = ()
     clock: Clock = field(default_factory=Clock)
-    batches: Iterator[tuple[int, Mapping[str, np.ndarray]]] = field(default_factory=lambda: iter(()))
+    batches: Iterator[tuple[int, Batch[np.ndarray]]] = field(default_factory=lambda: iter(()))
     values: Mapping[str, jax.Array] = field(default_factory=dict)  # what the last step returned, on the devices
     progress: tqdm | None = None
     save_requested: bool = False

@@ -2,30 +2,32 @@
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
 from jaxpt.errors import JaxptError
-from jaxpt.objectives.objective import NONE, Objective, Params, Progress
+from jaxpt.models.params import Array, Params, Tree
+from jaxpt.objectives.objective import NONE, Objective, Progress
 
-Scalar = jax.Array | np.generic | jax.ShapeDtypeStruct
+S = TypeVar("S")  # a scalar, its shape and dtype, or where it lies
+P = TypeVar("P")  # the same of an array of a frozen model
 
 
-class StepArguments(NamedTuple):
+class StepArguments(NamedTuple, Generic[S, P]):
     """The learning rate, and what an objective asks for.
 
     `rates` are the learning rates of its optimizer groups, `scheduled` its own scheduled values, all float32 scalars;
     `seed` and `step` (uint32) make its random key; `frozen` holds the parameters of its frozen models.
     """
 
-    learning_rate: Scalar
-    rates: Mapping[str, Scalar] = NONE
-    scheduled: Mapping[str, Scalar] = NONE
-    seed: Scalar = np.uint32(0)
-    step: Scalar = np.uint32(0)
-    frozen: Mapping[str, Params] = NONE
+    learning_rate: S
+    rates: Mapping[str, S] = NONE
+    scheduled: Mapping[str, S] = NONE
+    seed: S | np.uint32 = np.uint32(0)
+    step: S | np.uint32 = np.uint32(0)
+    frozen: Mapping[str, Tree[P]] = NONE
 
 
 def step_arguments(
@@ -37,7 +39,7 @@ def step_arguments(
     seed: int = 0,
     step: int = 0,
     frozen: Mapping[str, Params] | None = None,
-) -> StepArguments:
+) -> StepArguments[np.generic, Array]:
     """Returns the arguments of one step.
 
     Args:
@@ -61,12 +63,14 @@ def step_arguments(
     for name, value in {**rates, **scheduled}.items():
         if not isinstance(value, int | float | np.number) or not math.isfinite(value):
             raise JaxptError(f"objective {objective.name}: the schedule of {name!r} gives {value!r} at step {step}")
-    scalars = ({name: np.float32(v) for name, v in values.items()} for values in (rates, scheduled))
+    scalars = [{name: np.float32(v) for name, v in values.items()} for values in (rates, scheduled)]
     seeds = np.uint32(seed % 2**32), np.uint32(step)
-    return StepArguments(np.float32(learning_rate), *scalars, *seeds, frozen or {})
+    return StepArguments(np.float32(learning_rate), scalars[0], scalars[1], *seeds, frozen or {})
 
 
-def abstract_arguments(objective: Objective, frozen: Mapping[str, Params]) -> StepArguments:
+def abstract_arguments(
+    objective: Objective, frozen: Mapping[str, Tree[jax.ShapeDtypeStruct]]
+) -> StepArguments[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of the arguments; `frozen` are trees of `ShapeDtypeStruct` with shardings."""
     scalar, whole = jax.ShapeDtypeStruct((), np.float32), jax.ShapeDtypeStruct((), np.uint32)
     rates, scheduled = dict.fromkeys(objective.groups(), scalar), dict.fromkeys(objective.scheduled(), scalar)

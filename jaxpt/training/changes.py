@@ -29,11 +29,11 @@ def changes(plan: RunPlan, saved: RunItem) -> list[str]:
         elif history.left(stage.config, mine) < 0:
             then = f"stage {plan.stages[i + 1].config.name} begins" if i + 1 < len(plan.stages) else "nothing is left"
             lines.append(f"{key} is less than what was trained of stage {name} ({size}): it ends here, and {then}")
-    before = saved.get("learning_rate_next")
-    if before is not None and step < plan.steps:
+    planned = saved.get("learning_rate_next")
+    if planned is not None and step < plan.steps:
         now = plan.stages[plan.stage_of(step)].rate(step)
-        if not math.isclose(now, before, rel_tol=1e-6):
+        if not math.isclose(now, planned, rel_tol=1e-6):
             lines.append(
-                f"the learning rate jumps: at step {step} it is {now:.6g}, the checkpoint's plan had {before:.6g}"
+                f"the learning rate jumps: at step {step} it is {now:.6g}, the checkpoint's plan had {planned:.6g}"
             )
     return lines

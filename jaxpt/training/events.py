@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from jaxpt.config.duration import Duration
 from jaxpt.models.config import ModelConfig
+from jaxpt.models.params import Params
 from jaxpt.training.run_plan import RunPlan, StagePlan
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class RunView:
         return self._run.state
 
     @property
-    def params(self) -> Mapping[str, jax.Array]:
+    def params(self) -> Params:
         """The parameters, sharded over `mesh`."""
         return self._run.state.params
 

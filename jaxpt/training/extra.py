@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.init import init_leaf, leaf_key
-from jaxpt.models.specs import Params, flatten, unflatten
+from jaxpt.models.params import Array, Params, T, Tree, branch
+from jaxpt.models.specs import flatten, unflatten
 from jaxpt.objectives.objective import ExtraSpec, Group, Objective
 from jaxpt.optim.chain import BuiltOptimizer, descend, global_norm, make_optimizer
 from jaxpt.optim.optimizer import Optimizer
@@ -29,9 +31,8 @@ class Extra:
         draw = lambda path, spec: init_leaf(spec, leaf_key(seed, f"extra/{path}")) + spec.init_mean  # noqa: E731
         return unflatten({path: draw(path, spec) for path, spec in self.specs.items()})
 
-    def of_group(self, tree: Params, group: str) -> Params:
-        """The part of a tree by path that belongs to `group`."""
-        flat = flatten(tree)
+    def of_group(self, flat: Mapping[str, T], group: str) -> Tree[T]:
+        """The part of a tree, given by path, that belongs to `group`, as a tree."""
         return unflatten({path: flat[path] for path, spec in self.specs.items() if spec.group == group})
 
     def init(self, seed: jax.Array) -> Params:
@@ -41,20 +42,20 @@ class Extra:
         values = self.values(seed)
         return {
             "values": values,
-            "opt_state": {g: o.init(self.of_group(values, g)) for g, o in self.optimizers.items()},
+            "opt_state": {g: o.init(self.of_group(flatten(values), g)) for g, o in self.optimizers.items()},
         }
 
-    def shardings(self, layout: Layout) -> Params:
+    def shardings(self, layout: Layout) -> Tree[NamedSharding]:
         """Where `State.extra` lies."""
         if not self.specs:
             return {}
         where = layout.of(unflatten(self.specs))
         return {
             "values": where,
-            "opt_state": {g: o.state_shardings(self.of_group(where, g)) for g, o in self.optimizers.items()},
+            "opt_state": {g: o.state_shardings(self.of_group(flatten(where), g)) for g, o in self.optimizers.items()},
         }
 
-    def abstract(self, layout: Layout) -> Params:
+    def abstract(self, layout: Layout) -> Tree[jax.ShapeDtypeStruct]:
         """Shapes, dtypes and shardings of `State.extra`."""
         return with_shardings(jax.eval_shape(self.init, jnp.uint32(0)), self.shardings(layout))
 
@@ -62,12 +63,17 @@ class Extra:
         self, grads: Params, extra: Params, rates: Mapping[str, jax.Array]
     ) -> tuple[Params, Mapping[str, jax.Array]]:
         """Moves every group by its optimizer at its rate; returns the new `extra` and each group's gradient norm."""
-        values, states, norms = {}, {}, {}
+        values: dict[str, Array] = {}
+        states: dict[str, Params] = {}
+        norms: dict[str, jax.Array] = {}
         for name, group in self.groups.items():
-            g = self.of_group(grads, name)
+            g = self.of_group(flatten(grads), name)
             if group.ascent:
                 g = jax.tree.map(jnp.negative, g)
-            own, before = self.of_group(extra["values"], name), extra["opt_state"][name]
+            own, before = (
+                self.of_group(flatten(branch(extra, "values")), name),
+                branch(branch(extra, "opt_state"), name),
+            )
             norms[name] = global_norm(g)
             optimizer = self.optimizers[name]
             updates, states[name] = optimizer.update(g, before, own)

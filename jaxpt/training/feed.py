@@ -19,7 +19,7 @@ HostRows = Callable[[int], slice | None]  # batch size -> this host's rows, None
 class Feed(Protocol):
     """A pure function from the step to its global batch, with its bookkeeping."""
 
-    def iterate(self, start_step: int, rows: HostRows = lambda size: None) -> Iterator[tuple[int, Batch]]:
+    def iterate(self, start_step: int, rows: HostRows = lambda size: None) -> Iterator[tuple[int, Batch[np.ndarray]]]:
         """Yields `(step, batch)` from `start_step` to the run's end: those rows of a batch that `rows` says."""
 
     def metrics(self, step: int) -> dict[str, float]:
@@ -32,18 +32,18 @@ class Feed(Protocol):
     def change(self, step: int, weights: Mapping[str, float]) -> None:
         """Lets other weights hold from the batch at `step` to the stage's end; `iterate` again from there."""
 
-    def to_save(self, step: int) -> dict[str, Any]:
+    def to_save(self, step: int) -> RunItem:
         """The schedule log and the ledger after `step` finished steps, JSON-ready."""
 
 
 class PackedFeed:
     """The batches of a plan's packed sources."""
 
-    def __init__(self, loader: Loader, facts: Mapping[str, Any]):
+    def __init__(self, loader: Loader, facts: RunItem):
         """Reads from `loader`; `facts` are what else a checkpoint keeps of how the data was chosen."""
         self.loader, self._facts = loader, facts
 
-    def iterate(self, start_step: int, rows: HostRows = lambda size: None) -> Iterator[tuple[int, Batch]]:
+    def iterate(self, start_step: int, rows: HostRows = lambda size: None) -> Iterator[tuple[int, Batch[np.ndarray]]]:
         """As `Feed.iterate`."""
         return self.loader.iterate(start_step, rows)
 
@@ -64,7 +64,7 @@ class PackedFeed:
         """As `Feed.change`."""
         self.loader.change(step, weights)
 
-    def to_save(self, step: int) -> dict[str, Any]:
+    def to_save(self, step: int) -> RunItem:
         """As `Feed.to_save`."""
         return {**self.loader.to_save(step), **self._facts}
 
@@ -112,6 +112,7 @@ def make_feed(
         seed=config.seed,
     )
     if saved:
+        assert schedule_log is not None
         consumed = schedule_log.anchors[schedule_log.at(saved["step"])].consumed
         resume.check_rows(saved, loader.orders, consumed, prior, config.leave_out_seen)
     for order in loader.orders:
@@ -121,7 +122,7 @@ def make_feed(
     lines = budget.budget(loader.log, loader.orders, loader.limits, plan.steps)
     log(budget.show(lines))
     budget.check(lines)
-    facts = {"joined": joined, "order_seeds": seeds, "leave_out_seen": config.leave_out_seen}
+    facts: RunItem = {"joined": joined, "order_seeds": seeds, "leave_out_seen": config.leave_out_seen}
     return PackedFeed(loader, facts)
 
 

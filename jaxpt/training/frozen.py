@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 import jax
 
+from jaxpt.models.params import Params, Tree
 from jaxpt.models.specs import map_specs, param_specs
-from jaxpt.objectives.objective import Objective, Params
+from jaxpt.objectives.objective import Objective
 from jaxpt.training.starting_point import StartingPoint, open_start
 from jaxpt.training.state import Layout, with_shardings
 
@@ -31,9 +32,9 @@ def load_frozen(models: Mapping[str, StartingPoint], layout: Layout) -> dict[str
     return {name: m.params(layout.of(param_specs(m.model)), None) for name, m in models.items()}
 
 
-def abstract_frozen(models: Mapping[str, StartingPoint], layout: Layout) -> dict[str, Params]:
+def abstract_frozen(models: Mapping[str, StartingPoint], layout: Layout) -> dict[str, Tree[jax.ShapeDtypeStruct]]:
     """Returns shapes, dtypes and shardings of their parameters."""
-    out = {}
+    out: dict[str, Tree[jax.ShapeDtypeStruct]] = {}
     for name, m in models.items():
         specs = param_specs(m.model)
         shapes = map_specs(lambda path, s, m=m: jax.ShapeDtypeStruct(s.shape, m.dtypes.get(path, "float32")), specs)

@@ -8,6 +8,7 @@ import jax
 from jaxpt.checkpoints.checkpoints import Checkpoints
 from jaxpt.checkpoints.run_item import RunItem
 from jaxpt.config.schema import plain
+from jaxpt.models.params import Array
 from jaxpt.optim.chain import BuiltOptimizer
 from jaxpt.training.active_run import ActiveRun, Log
 from jaxpt.training.changes import changes
@@ -26,7 +27,7 @@ def open_run(
     peak: tuple[float, str],
     workdir: Path,
     make_feed: Callable[[RunPlan, RunItem | None], Feed],
-    start: Callable[[Layout, BuiltOptimizer], State] | None,
+    start: Callable[[Layout, BuiltOptimizer], State[Array]] | None,
     log: Log,
     from_step: int | None,
     check_writer: Callable[[], None],
@@ -47,7 +48,7 @@ def open_run(
     set_aside = checkpoints.go_back(restored, log) if restored else []
     metrics = _open_metrics(plan, workdir, layout, saved, set_aside)
     if restored:
-        state = State(**restored.state)
+        state: State[Array] = State(**restored.state)
     else:
         state = start(layout, optimizer) if start else drawn_state(plan, program)
     log(f"MFU: {convention()}; {peak[1]}")

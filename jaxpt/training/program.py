@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 
 from jaxpt.models.init import init_params
+from jaxpt.models.params import Array
 from jaxpt.models.specs import param_specs
 from jaxpt.optim.chain import BuiltOptimizer, make_optimizer
 from jaxpt.training.frozen import open_frozen
@@ -40,7 +41,7 @@ def make_program(plan: RunPlan, devices: Sequence[jax.Device] | None = None) -> 
     return Program(layout, optimizer, steps)
 
 
-def drawn_state(plan: RunPlan, program: Program) -> State:
+def drawn_state(plan: RunPlan, program: Program) -> State[Array]:
     """Returns the first state of a run that starts from nothing: parameters drawn from its seed."""
     layout, optimizer, _ = program
     return new_state(layout, optimizer, init_params(plan.model, plan.config.seed, layout.params))

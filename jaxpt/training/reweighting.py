@@ -14,12 +14,12 @@ from jaxpt.data.reweight import reweight
 from jaxpt.data.weights import flat_weights
 from jaxpt.errors import JaxptError
 from jaxpt.evaluation.bits_per_byte import BitsPerByte, token_losses
-from jaxpt.evaluation.evaluation import Params
 from jaxpt.evaluation.held_out import HeldOut
 from jaxpt.files.digests import canonical_digest, read_bytes, report_without_digests
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.model import Model
+from jaxpt.models.params import Params
 from jaxpt.tokenizers import Tokenizer
 from jaxpt.training.config import RunConfig, StageConfig
 from jaxpt.training.events import Changes, Due, Event, RunView

@@ -86,8 +86,10 @@ def _restored(workdir: Path, new: Mapping[str, bytes]) -> tuple[Digests | None, 
         (workdir / NAME).unlink(missing_ok=True)  # the files are proven by what they should hold
         write_files(workdir, new)
         return open_digests(workdir, WAY_OUT), [f"{workdir / NAME} was damaged; written again, the files are whole"]
+    if digests is None:
+        return None, []
     again = {}
-    for name, allowed in digests.files.items() if digests is not None else ():
+    for name, allowed in digests.files.items():
         old = read_bytes(workdir / name)
         if (None if old is None else hashlib.sha256(old).hexdigest()) in allowed:
             continue

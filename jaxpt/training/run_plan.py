@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from jaxpt.checkpoints.run_item import RunItem
 from jaxpt.config.duration import parse
+from jaxpt.data import PackedSource
 from jaxpt.data.weights import flat_weights, row_weights
 from jaxpt.errors import JaxptError
 from jaxpt.models.config import ModelConfig
@@ -66,7 +67,7 @@ class RunPlan:
     config: RunConfig
     model: ModelConfig  # before any stage changes its rope
     stages: tuple[StagePlan, ...]
-    sources: Mapping[str, SourceFacts]
+    sources: Mapping[str, PackedSource]
     past: tuple[Leg, ...] = ()
 
     @property
@@ -92,7 +93,7 @@ class RunPlan:
         """Index of the stage that global step `step` belongs to; at the run's end that of the last."""
         return sum(step >= stage.stop for stage in self.stages[:-1])
 
-    def to_save(self, step: int) -> dict[str, Any]:
+    def to_save(self, step: int) -> RunItem:
         """What a checkpoint at `step` keeps of the past, JSON-ready, and of the plan as it is now."""
         stage = self.stages[self.stage_of(step)]
         return {
@@ -105,7 +106,7 @@ class RunPlan:
 
 def make_plan(
     config: RunConfig,
-    sources: Mapping[str, SourceFacts],
+    sources: Mapping[str, PackedSource],
     model: ModelConfig | None = None,
     tokenizer: Tokenizer | None = None,
     past: Sequence[Leg] = (),
@@ -199,6 +200,7 @@ def stage_weights(stage: StageConfig, sources: Mapping[str, SourceFacts], where:
 
 def check_pose(where: str, stage: StageConfig, model: ModelConfig) -> None:
     """Raises a JaxptError where positions would not skip, or would skip past what the model is made for."""
+    assert stage.pose is not None
     target = stage.pose.target
     if target <= stage.sequence_length:
         raise JaxptError(f"{where} is {target}, it must be above the stage's sequence_length ({stage.sequence_length})")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from jaxpt.checkpoints.checkpoints import Retention
+from jaxpt.checkpoints.run_item import RunItem
 from jaxpt.config.duration import parse_interval
 from jaxpt.training.active_run import ActiveRun
 from jaxpt.training.events import Changes, Due, Event, RunView
@@ -32,7 +33,11 @@ class Saving(Event):
         run.check_writer()
         if view.step not in run.checkpoints.steps():
             run.metrics.event("save", view.step)
-            item = {"model": view.model.to_dict(), **run.plan.to_save(view.step), **run.feed.to_save(view.step)}
+            item: RunItem = {
+                "model": view.model.to_dict(),
+                **run.plan.to_save(view.step),
+                **run.feed.to_save(view.step),
+            }
             run.checkpoints.save(view.step, view.state.to_items(), item)
         if self._must_wait(view):
             run.checkpoints.wait()

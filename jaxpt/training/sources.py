@@ -1,5 +1,6 @@
 """The sources a config names, opened: packed ones as they are, text packed into the cache on first use."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from jaxpt.data import PackedSource
@@ -10,7 +11,7 @@ from jaxpt.data.remote import default_cache
 from jaxpt.data.weights import flat_weights
 from jaxpt.errors import JaxptError
 from jaxpt.tokenizers import Tokenizer
-from jaxpt.training.config import RunConfig, SourceConfig
+from jaxpt.training.config import RunConfig, SourceConfig, StageConfig
 
 
 def open_sources(config: RunConfig, tokenizer: Tokenizer | None) -> dict[str, PackedSource]:
@@ -50,7 +51,7 @@ def row_length(config: RunConfig, name: str) -> int:
         JaxptError: they differ.
     """
     weights = [flat_weights(stage.mixture) for stage in config.stages]
-    using = [s for s, w in zip(config.stages, weights) if w.get(name, 0) > 0]
+    using: Sequence[StageConfig] = [s for s, w in zip(config.stages, weights) if w.get(name, 0) > 0]
     using = using or [s for s, w in zip(config.stages, weights) if name in w] or config.stages
     lengths = sorted({stage.sequence_length for stage in using})
     if len(lengths) > 1:

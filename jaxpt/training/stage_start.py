@@ -2,6 +2,9 @@
 
 from collections.abc import Callable
 
+import numpy as np
+
+from jaxpt.models.params import Array
 from jaxpt.objectives.objective import Progress
 from jaxpt.optim.chain import BuiltOptimizer
 from jaxpt.training.arguments import StepArguments, step_arguments
@@ -12,8 +15,8 @@ from jaxpt.training.state import Layout, State, new_state
 
 
 def begin_stage(
-    state: State, stage: StagePlan, layout: Layout, optimizer: BuiltOptimizer, seed: int, step: int
-) -> tuple[State, Callable[[int], StepArguments], list[str]]:
+    state: State[Array], stage: StagePlan, layout: Layout, optimizer: BuiltOptimizer, seed: int, step: int
+) -> tuple[State[Array], Callable[[int], StepArguments[np.generic, Array]], list[str]]:
     """Returns the state to go on with, the arguments of a global step, and lines for the person watching.
 
     Args:
@@ -35,7 +38,7 @@ def begin_stage(
     values, lines = begin(state.extra, extra, layout, seed, fresh=fresh)
     frozen = load_frozen(open_frozen(objective, f"stage {config.name}, objective {objective.name}"), layout)
 
-    def arguments(step: int) -> StepArguments:
+    def arguments(step: int) -> StepArguments[np.generic, Array]:
         progress = Progress(step - stage.first, stage.stop - stage.first, config.tokens_per_step)
         return step_arguments(objective, progress, stage.rate(step), stage.peak, seed=seed, step=step, frozen=frozen)
 

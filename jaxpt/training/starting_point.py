@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from jax.sharding import NamedSharding
 
 from jaxpt.bundles import open_bundle
 from jaxpt.checkpoints.checkpoints import model_of, read_run, read_state
@@ -17,8 +19,9 @@ from jaxpt.interop import importing
 from jaxpt.interop.checkpoint import HuggingFaceCheckpoint
 from jaxpt.interop.importing import lineage_entry, read_params
 from jaxpt.models.config import ModelConfig
+from jaxpt.models.params import Array, Params, Tree
 from jaxpt.optim.chain import BuiltOptimizer
-from jaxpt.training.state import Layout, Params, State, abstract_state, new_state
+from jaxpt.training.state import Layout, State, abstract_state, new_state
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,9 @@ class StartingPoint:
     model: ModelConfig
     tokenizer_path: Path | None
     lineage: list[dict[str, Any]]
-    state: Callable[[Layout, BuiltOptimizer], State]
+    state: Callable[[Layout, BuiltOptimizer], State[Array]]
     description: str  # one line for the person watching
-    params: Callable[[Params, str | None], Params]
+    params: Callable[[Tree[NamedSharding], str | None], Params]
     dtypes: Mapping[str, str] = field(default_factory=dict)  # of each parameter, those that are not float32
     ledger: list[dict[str, Any]] = field(default_factory=list)  # rows that the run it comes from has used
 
@@ -75,7 +78,7 @@ def as_begun(workdir: Path) -> StartingPoint:
         JaxptError: a damaged file of the run.
     """
 
-    def gone(*_: Any) -> Any:
+    def gone(*_: object) -> NoReturn:
         raise JaxptError(f"{workdir} has lost its checkpoints; begin in another --workdir")
 
     path = workdir / "tokenizer" if has_tokenizer(workdir) else None
@@ -86,10 +89,10 @@ def as_begun(workdir: Path) -> StartingPoint:
 def _from_bundle(path: Path) -> StartingPoint:
     bundle = open_bundle(path)
 
-    def state(layout: Layout, optimizer: BuiltOptimizer) -> State:
+    def state(layout: Layout, optimizer: BuiltOptimizer) -> State[Array]:
         return new_state(layout, optimizer, params(layout.params, "float32"))
 
-    def params(shardings: Params, dtype: str | None) -> Params:
+    def params(shardings: Tree[NamedSharding], dtype: str | None) -> Params:
         return bundle.params(dtype, shardings)
 
     tokenizer = path / "tokenizer"
@@ -111,13 +114,13 @@ def _from_run(run: Path, step: int | None, load: str) -> StartingPoint:
         facts = read_run(run, number)
         model = model_of(facts)
 
-        def state(layout: Layout, optimizer: BuiltOptimizer) -> State:
+        def state(layout: Layout, optimizer: BuiltOptimizer) -> State[Array]:
             if not with_moments:
                 return new_state(layout, optimizer, params(layout.params, None))
             wanted = with_extra(abstract_state(model, optimizer, layout).to_items(), facts)
             return State(**read_once(run, number, lambda n: read_state(run, n, wanted, facts), named=named))
 
-        def params(shardings: Params, dtype: str | None) -> Params:
+        def params(shardings: Tree[NamedSharding], dtype: str | None) -> Params:
             read = lambda n: read_checkpoint_params(run, n, facts, shardings)  # noqa: E731
             return read_once(run, number, read, named=named)
 
@@ -133,10 +136,10 @@ def _from_run(run: Path, step: int | None, load: str) -> StartingPoint:
 def _from_hugging_face(path: Path, with_lineage: bool) -> StartingPoint:
     checkpoint = HuggingFaceCheckpoint(path)
 
-    def state(layout: Layout, optimizer: BuiltOptimizer) -> State:
+    def state(layout: Layout, optimizer: BuiltOptimizer) -> State[Array]:
         return new_state(layout, optimizer, params(layout.params, "float32"))
 
-    def params(shardings: Params, dtype: str | None) -> Params:
+    def params(shardings: Tree[NamedSharding], dtype: str | None) -> Params:
         return read_params(checkpoint, dtype, shardings)
 
     description = f"Hugging Face directory {path} ({checkpoint.family.model_type})"

@@ -2,33 +2,36 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, Never, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxpt.models.config import ModelConfig
-from jaxpt.models.specs import Params, Specs, flatten, map_specs, param_specs
+from jaxpt.models.params import Array, Params, Tree
+from jaxpt.models.specs import Specs, flatten, map_specs, param_specs
 from jaxpt.optim.chain import BuiltOptimizer
 from jaxpt.sharding import RULES, make_mesh, param_shardings
 from jaxpt.training.config import ShardingConfig
 
-NO_EXTRA: Mapping[str, Any] = {}
+X = TypeVar("X")  # an array, its shape and dtype, or where it lies
+Shapes = TypeVar("Shapes")  # a tree of ShapeDtypeStruct
+NO_EXTRA: Mapping[str, Never] = {}
 
 
-class State(NamedTuple):
+class State(NamedTuple, Generic[X]):
     """All that a step changes and a checkpoint holds.
 
     `opt_state` is `{state name: tree by parameter path, or a scalar}`. `extra` is `{}`, or what the objective trains
     besides the model: `{"values": tree, "opt_state": {group: {state name: tree or scalar}}}`.
     """
 
-    params: Params
-    opt_state: Mapping[str, Any]
-    extra: Mapping[str, Any] = NO_EXTRA
+    params: Tree[X]
+    opt_state: Tree[X]
+    extra: Tree[X] = NO_EXTRA
 
-    def to_items(self) -> dict[str, Any]:
+    def to_items(self) -> dict[str, Tree[X]]:
         """Returns the items of a checkpoint by name, those that there are; `State(**items)` is the state again."""
         return {name: tree for name, tree in self._asdict().items() if name != "extra" or tree}
 
@@ -38,7 +41,7 @@ class Layout:
     """The mesh and where everything lies on it; `rules` say which axis name is split over which mesh axis."""
 
     mesh: Mesh
-    params: Params  # of NamedSharding
+    params: Tree[NamedSharding]
     rows: int  # devices that the rows of a batch are split over
     rules: Mapping[str, str] = field(default_factory=lambda: RULES)
 
@@ -47,7 +50,7 @@ class Layout:
         """Whole on every device."""
         return NamedSharding(self.mesh, PartitionSpec())
 
-    def of(self, specs: Specs) -> Params:
+    def of(self, specs: Specs) -> Tree[NamedSharding]:
         """Shardings of another axis table; what the mesh does not divide stays whole."""
         return param_shardings(specs, self.mesh, self.rules, tuple(flatten(specs)))
 
@@ -64,29 +67,29 @@ def make_layout(model: ModelConfig, sharding: ShardingConfig, devices: Sequence[
     return Layout(mesh, params, mesh.shape["data"] * mesh.shape["fsdp"] * mesh.shape["expert"], rules)
 
 
-def state_shardings(layout: Layout, optimizer: BuiltOptimizer) -> State:
+def state_shardings(layout: Layout, optimizer: BuiltOptimizer) -> State[NamedSharding]:
     """Shardings of parameters and optimizer state, without extra things."""
     return State(layout.params, optimizer.state_shardings(layout.params))
 
 
-def new_state(layout: Layout, optimizer: BuiltOptimizer, params: Params) -> State:
+def new_state(layout: Layout, optimizer: BuiltOptimizer, params: Params) -> State[Array]:
     """The first state of a run: the optimizer's is made in place on the devices that will hold it."""
     shardings = state_shardings(layout, optimizer)
     return State(params, jax.jit(optimizer.init, out_shardings=shardings.opt_state)(params))
 
 
-def abstract_state(model: ModelConfig, optimizer: BuiltOptimizer, layout: Layout) -> State:
+def abstract_state(model: ModelConfig, optimizer: BuiltOptimizer, layout: Layout) -> State[jax.ShapeDtypeStruct]:
     """Shapes, dtypes and shardings of the state without its values: what a restore or a compile needs."""
     params = abstract_params(model)
     state = State(params, jax.eval_shape(optimizer.init, params))
     return with_shardings(state, state_shardings(layout, optimizer))
 
 
-def with_shardings(shapes: Any, shardings: Any) -> Any:
+def with_shardings(shapes: Shapes, shardings: object) -> Shapes:
     """Returns the tree of `ShapeDtypeStruct` with these shardings."""
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
-def abstract_params(model: ModelConfig) -> Params:
+def abstract_params(model: ModelConfig) -> Tree[jax.ShapeDtypeStruct]:
     """Shapes of the float32 master parameters."""
     return map_specs(lambda path, spec: jax.ShapeDtypeStruct(spec.shape, jnp.float32), param_specs(model))

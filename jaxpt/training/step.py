@@ -1,15 +1,19 @@
 """The train step: one global mean, its gradient over microbatches, one update; compiled once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
 
 from jaxpt.errors import JaxptError
 from jaxpt.models.batch import Batch
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
+from jaxpt.models.params import Array, branch
 from jaxpt.models.specs import param_specs
 from jaxpt.objectives.objective import FrozenModel, Inputs, Objective
 from jaxpt.optim.chain import BuiltOptimizer, descend, global_norm
@@ -22,7 +26,26 @@ from jaxpt.training.gradient import gradient
 from jaxpt.training.state import Layout, State, state_shardings
 
 Metrics = dict[str, jax.Array]
-Step = Callable[[State, Batch, StepArguments], tuple[State, Metrics]]
+
+
+class Step(Protocol):
+    """A jitted train step."""
+
+    def __call__(
+        self, state: State[Array], batch: Batch[jax.Array], arguments: StepArguments[np.generic, Array]
+    ) -> tuple[State[Array], Metrics]:
+        """Returns the new state and the metrics; the state given is donated."""
+
+    def lower(
+        self,
+        state: State[jax.ShapeDtypeStruct],
+        batch: Mapping[str, jax.ShapeDtypeStruct],
+        arguments: StepArguments[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct],
+    ) -> jax.stages.Lowered:
+        """Returns the step for such arguments, to be compiled ahead of time."""
+
+    def _cache_size(self) -> int:
+        """How often it was compiled."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +95,14 @@ def make_step(
     of_model = (spec.model, param_specs(spec.model))
     masks = trainable(*of_model, spec.freeze, f"{where}.freeze", may_freeze_all=bool(extra.specs))
     shardings = state_shardings(layout, optimizer)._replace(extra=extra.shardings(layout))
-    of_trained = (layout.params, shardings.extra.get("values", {}))
+    of_trained = (layout.params, branch(shardings.extra, "values") if extra.specs else {})
 
-    def step(state: State, batch: Batch, given: StepArguments) -> tuple[State, Metrics]:
+    def step(
+        state: State[Array], batch: Batch[jax.Array], given: StepArguments[jax.Array, Array]
+    ) -> tuple[State[Array], Metrics]:
         total = jnp.sum(batch["loss_weights"])
         weight_sum = jnp.where(total > 0, total, 1.0)
-        values = state.extra.get("values", {})
+        values = branch(state.extra, "values") if extra.specs else {}
         inputs = Inputs(
             spec.model,
             state.params,
@@ -102,9 +127,19 @@ def make_step(
         parts = {f"train/{name}": value for name, value in {**named, **norms}.items()}
         return State(params, opt_state, new_extra), {**parts, **objective.report(sums)}
 
-    arguments = StepArguments(*[layout.replicated] * 5, {n: layout.of(param_specs(c)) for n, c in configs.items()})
+    arguments = _arguments(objective, layout, configs)
     inward, outward = (shardings, batch_sharding(layout.mesh), arguments), (shardings, layout.replicated)
-    return jax.jit(step, donate_argnums=0, in_shardings=inward, out_shardings=outward)
+    compiled = jax.jit(step, donate_argnums=0, in_shardings=inward, out_shardings=outward)
+    return compiled  # type: ignore[return-value]  # its type in JAX lacks _cache_size
+
+
+def _arguments(
+    objective: Objective, layout: Layout, frozen: Mapping[str, ModelConfig]
+) -> StepArguments[NamedSharding, NamedSharding]:
+    """Where the arguments of a step lie."""
+    whole, of_frozen = layout.replicated, {n: layout.of(param_specs(c)) for n, c in frozen.items()}
+    rates, scheduled = dict.fromkeys(objective.groups(), whole), dict.fromkeys(objective.scheduled(), whole)
+    return StepArguments(whole, rates, scheduled, whole, whole, of_frozen)
 
 
 def _rows_per_device(spec: StepSpec, layout: Layout, where: str) -> int:

@@ -7,7 +7,8 @@ from typing import ClassVar
 import optax
 
 from jaxpt.config.choice import option
-from jaxpt.optim.optimizer import Optimizer, Specs, fraction, positive
+from jaxpt.models.specs import Specs
+from jaxpt.optim.optimizer import Optimizer, fraction, positive
 
 
 @dataclass(frozen=True)
