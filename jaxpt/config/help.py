@@ -103,10 +103,10 @@ def _inside(key: Key) -> tuple[Any, str]:
 
 
 def _first_sentence(cls: type) -> str:
-    """What a class says of itself; a dataclass without docstring says its signature, which helps nobody."""
+    """The first sentence of a class's docstring; empty where a dataclass has none of its own."""
     doc = (cls.__doc__ or "").strip()
-    said = " ".join(doc.split("\n\n")[0].split())
-    return "" if doc.startswith(f"{cls.__name__}(") else re.split(r"\.(?: |$)", said)[0]
+    sentences = " ".join(doc.split("\n\n")[0].split())
+    return "" if doc.startswith(f"{cls.__name__}(") else re.split(r"\.(?: |$)", sentences)[0]
 
 
 def _text(block: SectionHelp) -> str:
@@ -131,8 +131,8 @@ def _cells(key: Key) -> Sequence[str]:
 
 
 def _type(key: Key) -> str:
-    said = words(key.hint)
-    return said if len(said) <= TYPE else "one of" if get_origin(key.hint) is Literal else said[:TYPE]
+    text = words(key.hint)
+    return text if len(text) <= TYPE else "one of" if get_origin(key.hint) is Literal else text[:TYPE]
 
 
 def _doc(key: Key) -> str:
