@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 
 class JaxptError(ValueError):
-    """A mistake in what the user gave (a file, a key, a value), said in one line.
+    """A mistake in what the user gave (a file, a key, a value), reported in one line.
 
     The commands print it without a traceback and exit with 1; library callers catch it like any `ValueError`.
     Message form: what is wrong, with the name and both values; then what to do about it.

@@ -96,8 +96,8 @@ def judge(probabilities: np.ndarray, truth: Sequence[str], labels: Sequence[str]
     np.add.at(confusion, (true, best), 1)
     scores = []
     for i, label in enumerate(labels):
-        hit, said, real = confusion[i, i], confusion[:, i].sum(), confusion[i].sum()
-        precision, recall = float(hit / max(said, 1)), float(hit / max(real, 1))
+        hit, predicted, real = confusion[i, i], confusion[:, i].sum(), confusion[i].sum()
+        precision, recall = float(hit / max(predicted, 1)), float(hit / max(real, 1))
         scores.append(
             LabelScore(label, int(real), precision, recall, 2 * precision * recall / max(precision + recall, 1e-12))
         )
@@ -132,7 +132,7 @@ def quantile_threshold(scores: np.ndarray, keep: float, weights: np.ndarray | No
         JaxptError: no scores, or a share outside (0, 1].
     """
     if not len(scores) or not 0 < keep <= 1:
-        raise JaxptError(f"threshold: keep={keep} must be in (0, 1] and {len(scores)} scores more than none")
+        raise JaxptError(f"threshold: keep={keep} must be in (0, 1], and there must be scores ({len(scores)})")
     weights = np.ones(len(scores)) if weights is None else np.asarray(weights, dtype=np.float64)
     order = np.argsort(-scores, kind="stable")
     total = np.cumsum(weights[order])

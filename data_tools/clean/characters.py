@@ -1,4 +1,4 @@
-"""What single characters are: the sets that rules speak about, each defined once."""
+"""What single characters are: the sets that rules use, each defined once."""
 
 import unicodedata
 from functools import cache

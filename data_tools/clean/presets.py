@@ -76,7 +76,7 @@ def _read(name: str) -> dict[str, Any]:
 def _merged(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     """Returns a preset with what it takes over from its bases."""
     if name in seen:
-        raise JaxptError(f"--preset={name}: bases go round in a circle: {' -> '.join((*seen, name))}")
+        raise JaxptError(f"--preset={name}: bases form a cycle: {' -> '.join((*seen, name))}")
     mine = _read(name)
     if "base" not in mine:
         return mine

@@ -1,4 +1,4 @@
-"""`jaxpt-data dedup`: drop what was said before, exactly or nearly, and say what each drop repeats."""
+"""`jaxpt-data dedup`: drop exact and near duplicates, and say what each one repeats."""
 
 import json
 import os

@@ -1,1 +1,1 @@
-"""Find what was said before: signatures, candidates, verification, and the global steps on an engine."""
+"""Find duplicates: signatures, candidates, verification, and the global steps on an engine."""

@@ -25,7 +25,7 @@ EVIDENCE = ("jaccard", "covered", "new_run")
 
 @dataclass(frozen=True)
 class DedupOptions:
-    """How a run goes about it."""
+    """Options of a deduplication."""
 
     strictness: str = "balanced"
     exact: bool = True

@@ -113,7 +113,7 @@ def _next(window: "_Window", longest: int) -> Record | Lost:
 
 
 def _broken(window: "_Window", place: int, start: int, reason: str, cut: bool = False) -> Lost:
-    """Goes on to the next record behind byte `start`, which may lie within this one; returns what is said of this.
+    """Goes on to the next record behind byte `start`, which may lie within this one; returns what is wrong with this.
 
     Args:
         window: the content.
@@ -139,7 +139,7 @@ class _Window:
         self._pieces, self.compressed = pieces, compressed
         self._stop: ArchivePart | None = None
         self._origin = self._member = 0  # byte of the file where the first and the last member of the data begin
-        self._skipped = 0  # bytes of the content gone by
+        self._skipped = 0  # bytes of the content that were skipped
         self._reported = False  # the damage at the stop
 
     @property

@@ -27,7 +27,7 @@ class Dependence:
     compression: float  # compressed bytes / bytes; very low: generated text
 
     def against(self, least_tokens: int = 1, least_gain: float = LEAST_GAIN) -> tuple[str, float] | None:
-        """Returns what speaks against a long document, `(rule, value)`: short, lines, compression or gain."""
+        """Returns why a long document is dropped, `(rule, value)`: short, lines, compression or gain."""
         if self.tokens < least_tokens:
             return "short", self.tokens
         if self.unique_lines < UNIQUE_LINES:

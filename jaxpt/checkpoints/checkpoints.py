@@ -63,9 +63,7 @@ class Checkpoints:
                 self.folder, options=options, item_names=("params", "opt_state", "extra", "run")
             )
         except OSError as error:
-            raise JaxptError(
-                f"{error.filename or self.folder}: {error.strerror}; put that right and start again"
-            ) from error
+            raise JaxptError(f"{error.filename or self.folder}: {error.strerror}; fix that and start again") from error
 
     def steps(self) -> list[int]:
         """Finished checkpoints, ascending."""
@@ -172,7 +170,7 @@ class Checkpoints:
             verdict = ReadVerdict(UNKNOWN, f"{error.filename}: {error.strerror}")
         verdict = agreed(verdict)
         if verdict.kind != WHOLE:
-            raise JaxptError(f"{self.folder} cannot be listed ({verdict.reason}); put that right and start again")
+            raise JaxptError(f"{self.folder} cannot be listed ({verdict.reason}); fix that and start again")
         return names
 
     def _tidy(self) -> None:

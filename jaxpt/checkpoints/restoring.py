@@ -27,10 +27,10 @@ ASIDE = re.compile(r"\d+\.(damaged|set-aside)(-\d+)?")  # names of checkpoints t
 
 @dataclass(frozen=True)
 class GoBack:
-    """A wish to go on from an earlier checkpoint, `--from_step`."""
+    """A request to go on from an earlier checkpoint, `--from_step`."""
 
     step: int
-    config: str  # digest of the config it was made with: the same command again is not another wish
+    config: str  # digest of the config it was made with: the same command again is the same request
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def go_back(folder: Path, restored: Restored, log: Log) -> list[str]:
     """Sets aside the checkpoints after the restored one; returns the names of all that was set aside."""
     names = [_set_aside(folder, s, "set-aside") for s in reversed(restored.later)]  # a kill leaves the earlier ones
     if names:
-        log(f"set aside in {folder}: {', '.join(reversed(names))}; remove what is of no use any more")
+        log(f"set aside in {folder}: {', '.join(reversed(names))}; remove those that are not needed")
     return [*restored.set_aside, *names]
 
 
@@ -152,7 +152,7 @@ def _whole(folder: Path, step: int, abstract: Shapes, log: Log, earlier: list[in
             raise DamagedError(verdict.reason)
         verdict = readable
     raise JaxptError(
-        f"{checkpoint} could not be read ({verdict.reason}); it was left as it is: put that right and start again{way}"
+        f"{checkpoint} could not be read ({verdict.reason}); it was left as it is: fix that and start again{way}"
     )
 
 
@@ -181,7 +181,7 @@ def _set_aside(folder: Path, step: int, mark: str) -> str:
             verdict = ReadVerdict(UNKNOWN, f"{folder / str(step)} cannot be renamed: {error.strerror}")
     verdict = agreed(verdict)
     if verdict.kind != WHOLE:
-        raise JaxptError(f"{verdict.reason}; put that right and start again")
+        raise JaxptError(f"{verdict.reason}; fix that and start again")
     return verdict.reason.rpartition(" ")[2]  # of several hosts with "process 0: " before it
 
 

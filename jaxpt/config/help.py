@@ -48,15 +48,15 @@ def describe(cls: type, section: str = "") -> str:
 
 def _head(blocks: Sequence[SectionHelp]) -> str:
     """How to read the lines that follow."""
-    said = "Set a key with --config.KEY=VALUE. A line: the key, its type, its default, what it means."
+    text = "Set a key with --config.KEY=VALUE. A line: the key, its type, its default, what it means."
     if any("[N]" in block.path for block in blocks):
-        said += " [N] counts from 0."
+        text += " [N] counts from 0."
     if any(".NAME" in block.path for block in blocks):
-        said += " NAME is any name of yours."
+        text += " NAME is any name of yours."
     names = {heading.partition("=")[0] for block in blocks for heading, _ in block.parts if "=" in heading}
     if names:
-        said += f" `{'`, `'.join(sorted(names))}` may also be package.module:Class, a dataclass of your own."
-    return textwrap.fill(said, WIDTH)
+        text += f" `{'`, `'.join(sorted(names))}` may also be package.module:Class, a dataclass of your own."
+    return textwrap.fill(text, WIDTH)
 
 
 def _bare(path: str) -> str:
@@ -116,10 +116,10 @@ def _inside(key: Key) -> tuple[type | None, str]:
 
 
 def _first_sentence(cls: type) -> str:
-    """What a class says of itself; a dataclass without docstring says its signature, which helps nobody."""
+    """The first sentence of a class's docstring; empty where a dataclass has none of its own."""
     doc = (cls.__doc__ or "").strip()
-    said = " ".join(doc.split("\n\n")[0].split())
-    return "" if doc.startswith(f"{cls.__name__}(") else re.split(r"\.(?: |$)", said)[0]
+    sentences = " ".join(doc.split("\n\n")[0].split())
+    return "" if doc.startswith(f"{cls.__name__}(") else re.split(r"\.(?: |$)", sentences)[0]
 
 
 def _text(block: SectionHelp) -> str:
@@ -144,18 +144,18 @@ def _cells(key: Key) -> Sequence[str]:
 
 
 def _type(key: Key) -> str:
-    said = words(key.hint)
-    return "one of" if len(said) > TYPE and get_origin(key.hint) is Literal else said
+    text = words(key.hint)
+    return "one of" if len(text) > TYPE and get_origin(key.hint) is Literal else text
 
 
 def _doc(key: Key) -> str:
-    said = ": ".join(filter(None, [key.doc, words(key.hint) if _type(key) == "one of" else ""]))
-    return f"{said}; default {_value(key.default)}".lstrip("; ") if _default(key) == "…" else said
+    text = ": ".join(filter(None, [key.doc, words(key.hint) if _type(key) == "one of" else ""]))
+    return f"{text}; default {_value(key.default)}".lstrip("; ") if _default(key) == "…" else text
 
 
 def _default(key: Key) -> str:
-    said = "required" if key.default is MISSING else _value(key.default)
-    return said if len(said) <= DEFAULT else "…"
+    text = "required" if key.default is MISSING else _value(key.default)
+    return text if len(text) <= DEFAULT else "…"
 
 
 def _value(value: object) -> str:

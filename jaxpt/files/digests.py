@@ -58,7 +58,7 @@ class Digests:
 
 
 def open_digests(folder: Path, way_out: str = WAY_OUT) -> Digests | None:
-    """Returns the digests of a folder; None where it was written before there were any, which is said once.
+    """Returns the digests of a folder; None where it was written before there were any, which is printed once.
 
     Args:
         folder: a bundle or a run directory.

@@ -42,7 +42,7 @@ class HeldElsewhere(JaxptError):
     """Another process holds the lock; the message says which, since when, and the way out."""
 
     def __init__(self, message: str, holder: Holder | None):
-        """Takes the line and the holder (None: it has not said who it is)."""
+        """Takes the line and the holder (None: it has not written who it is)."""
         super().__init__(message)
         self.holder = holder
 
@@ -95,13 +95,13 @@ class Lock:
 
     def wait(self, report: Callable[[str], None] = print) -> "Lock":
         """Takes the lock, waiting as long as another process has it; one line says for whom."""
-        said = None
+        shown = None
         while True:
             try:
                 return self.acquire()
             except HeldElsewhere as error:
-                if error.holder is not None and error.holder.token != said:
-                    said = error.holder.token
+                if error.holder is not None and error.holder.token != shown:
+                    shown = error.holder.token
                     report(f"waiting for {error.holder}, which writes {self._what}")
                 time.sleep(POLL)
 
@@ -142,7 +142,7 @@ class Lock:
                 if time.monotonic() - self._confirmed > STALE:
                     raise JaxptError(
                         f"{self.file} has been out of reach for {STALE:.0f} s ({error.strerror}), so that another "
-                        f"process may have taken over; mend that and start again"
+                        f"process may have taken over; fix that and start again"
                     ) from error
             if self._taken_by:
                 raise JaxptError(

@@ -149,8 +149,8 @@ def _config(
     if original.get("model_type") == family.model_type:
         try:
             if read_config(family, original, "the imported config") == bundle.config:
-                said = {k: stored for k in ("dtype", "torch_dtype") if original.get(k)} if dtype else {}
-                return {**original, **said}
+                as_stored = {k: stored for k in ("dtype", "torch_dtype") if original.get(k)} if dtype else {}
+                return {**original, **as_stored}
         except JaxptError:
             pass
     carried = {k: v for k, v in original.items() if k in INERT and k != "torch_dtype"}

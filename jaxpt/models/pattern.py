@@ -12,7 +12,7 @@ from jaxpt.models.params import Params
 class Span:
     """`repeats` times the layers `period`, from global layer `first`.
 
-    `slots[i]` is (structure, position within the period) of layer i: where its parameters stand in their stack.
+    `slots[i]` is (structure, position within the period) of layer i: where its parameters are in their stack.
     `starts` says, per structure, at which entry of its stack the span begins.
     """
 

@@ -93,7 +93,7 @@ def _followers(
     changed: Callable[[int], int],
     follows: Callable[[int, int], bool],
 ) -> list[Followers | None]:
-    """For each array and each of its dimensions, the dimensions of the parameter it follows; None: not to be said."""
+    """For each dimension of each array, the dimensions of the parameter it follows; None: cannot be inferred."""
     before = _shapes(shapes_of, spec, base)
     if before is None or len(before) != count:
         return [None] * count

@@ -12,7 +12,7 @@ from jaxpt.reshape.rewrite import LineageEntry, Rewrite
 from jaxpt.reshape.stream import ModelSlices
 from jaxpt.reshape.walk import loss
 
-CUT = "parts of the model are left out"  # what is said of transforms that claim nothing
+CUT = "parts of the model are left out"  # of transforms that do not keep the function
 ROUNDING = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 5e-3}  # nats by which an exact step may change the loss
 
 

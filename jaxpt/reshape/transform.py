@@ -66,10 +66,12 @@ class Transform(Choice, kind="transform", room="jaxpt.reshape.transforms"):
             return values
         own = find(cls, name, "name").__dataclass_fields__
         return {
-            key: value for key, value in values.items() if not _unsaid(key, value) or (key in own and value is not None)
+            key: value
+            for key, value in values.items()
+            if not _is_old_default(key, value) or (key in own and value is not None)
         }
 
 
-def _unsaid(key: str, value: Any) -> bool:
+def _is_old_default(key: str, value: Any) -> bool:
     """Whether an option has the value that earlier versions gave it by default."""
     return key in ALL_OPTIONS_THEN and (tuple(value) if isinstance(value, list) else value) == ALL_OPTIONS_THEN[key]

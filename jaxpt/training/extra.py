@@ -111,7 +111,7 @@ def make_extra(objective: Objective, model: ModelConfig, where: str = "objective
 
 
 def begin(held: Params, extra: Extra, layout: Layout, seed: int, *, fresh: bool) -> tuple[Params, list[str]]:
-    """Returns the `State.extra` that a stage begins or goes on with, and what a person should know of it.
+    """Returns the `State.extra` that a stage begins or goes on with, and lines to print about it.
 
     Args:
         held: that of the state so far.

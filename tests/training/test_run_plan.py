@@ -6,6 +6,9 @@ import pytest
 
 from jaxpt.config.schema import build
 from jaxpt.errors import JaxptError
+from jaxpt.models.specs import param_specs
+from jaxpt.optim.chain import make_optimizer
+from jaxpt.optim.optimizers.adamw import AdamW
 from jaxpt.training.config import RunConfig
 from jaxpt.training.run_plan import check_disk, make_plan
 from jaxpt.training.sources import row_length
@@ -124,7 +127,7 @@ def test_equal_stages_share_one_compiled_step():
 def test_a_disk_too_small_for_the_checkpoints_is_refused(tmp_path):
     model = plan(model={"preset": "llama3.1-405b"}).model
     with pytest.raises(JaxptError, match="checkpoints take"):
-        check_disk(tmp_path, model, 2, 3)
+        check_disk(tmp_path, model, make_optimizer(AdamW(), param_specs(model)), 3)
 
 
 def test_a_text_that_no_stage_uses_any_more_keeps_the_row_length_of_the_stage_that_names_it():

@@ -93,7 +93,7 @@ def test_mistakes_in_a_file_name_the_file(tmp_path):
         ("{", "not JSON"),
         ("[]", "is a JSON object"),
         ('{"step": {}}', "did you mean 'steps'"),
-        (json.dumps({"base": str(path)}), "circle"),
+        (json.dumps({"base": str(path)}), "form a cycle"),
         ('{"steps": {"word": {}}}', "did you mean 'words'"),
     ):
         path.write_text(text)
