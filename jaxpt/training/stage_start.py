@@ -6,13 +6,19 @@ from jaxpt.objectives.objective import Progress
 from jaxpt.optim.chain import BuiltOptimizer
 from jaxpt.training.arguments import StepArguments, step_arguments
 from jaxpt.training.extra import begin, make_extra
-from jaxpt.training.frozen import load_frozen, open_frozen
+from jaxpt.training.frozen import NO_PINS, Pins, load_frozen, open_frozen
 from jaxpt.training.run_plan import StagePlan
 from jaxpt.training.state import Layout, State, new_state
 
 
 def begin_stage(
-    state: State, stage: StagePlan, layout: Layout, optimizer: BuiltOptimizer, seed: int, step: int
+    state: State,
+    stage: StagePlan,
+    layout: Layout,
+    optimizer: BuiltOptimizer,
+    seed: int,
+    step: int,
+    pins: Pins = NO_PINS,
 ) -> tuple[State, Callable[[int], StepArguments], list[str]]:
     """Returns the state to go on with, the arguments of a global step, and lines for the person watching.
 
@@ -23,6 +29,7 @@ def begin_stage(
         optimizer: of the model's parameters.
         seed: the run's.
         step: finished steps.
+        pins: which models the paths of frozen ones name.
 
     Raises:
         JaxptError: a frozen model that cannot be read.
@@ -33,7 +40,9 @@ def begin_stage(
         state = new_state(layout, optimizer, state.params)._replace(extra=state.extra)
     extra = make_extra(objective, stage.model)
     values, lines = begin(state.extra, extra, layout, seed, anew=anew)
-    frozen = load_frozen(open_frozen(objective, f"stage {config.name}, objective {objective.name}"), layout)
+    models = open_frozen(objective, f"stage {config.name}, objective {objective.name}", pins)
+    lines += [f"frozen model {name}: {model.description}" for name, model in models.items()]
+    frozen = load_frozen(models, layout)
 
     def arguments(step: int) -> StepArguments:
         progress = Progress(step - stage.first, stage.stop - stage.first, config.tokens_per_step)
