@@ -30,7 +30,7 @@ def read_checked(folder: Path, abstract: Shapes) -> tuple[Items | None, RunItem,
         run = run_item.read(folder)
         abstract = with_extra(abstract, run)
         _same_leaves(folder, run, abstract)
-        state = read_arrays(folder, abstract)
+        state = _read_alike(folder, abstract)
     except Exception as e:  # whatever a reader makes of it: judged here
         error = e
     verdict = agreed(judge(error))
@@ -42,6 +42,34 @@ def read_checked(folder: Path, abstract: Shapes) -> tuple[Items | None, RunItem,
             error = e
         verdict = agreed(judge(error))
     return state if verdict.kind == WHOLE else None, run, values, verdict
+
+
+def _read_alike(folder: Path, abstract: Shapes) -> Items:
+    """As `read_arrays`; what fails because an array was saved in another shape says so."""
+    try:
+        return read_arrays(folder, abstract)
+    except Exception:
+        odd = _other_shapes(folder, abstract)
+        if not odd:
+            raise
+        raise JaxptError(
+            f"it and this config's state differ in {odd[0]}{f' and {len(odd) - 1} more' if odd[1:] else ''}: take the "
+            f"optimizer back that it was trained with, or start another run from it with config.init_from={folder}"
+        ) from None
+
+
+def _other_shapes(folder: Path, abstract: Shapes) -> list[str]:
+    """The arrays that were saved in another shape than `abstract` wants, as far as the checkpoint says."""
+    odd = []
+    for item, tree in abstract.items():
+        try:
+            have = flatten(ocp.PyTreeCheckpointHandler().metadata(folder / item).tree)
+        except Exception:  # damage is found and judged by whoever reads the arrays
+            continue
+        for path, want in flatten(tree).items():
+            if path in have and tuple(have[path].shape) != tuple(want.shape):
+                odd.append(f"{item}/{path} (saved as {list(have[path].shape)}, wanted as {list(want.shape)})")
+    return odd
 
 
 def read_arrays(folder: Path, abstract: Shapes) -> Items:

@@ -15,6 +15,7 @@ class RunItem(TypedDict, total=False):
     tokens: int  # positions (B × S) trained on
     model: dict[str, Any]  # of `ModelConfig.from_dict`, with the rope of the stage
     extra: dict[str, Any]  # of an objective's own things: dtype and shape by path
+    frozen: dict[str, dict[str, str]]  # of each path of a frozen model: the `path` and `digest` of what it names
     digests: dict[str, list[str]]  # of the state's values, by path, one per layer
     finite: bool
     format: int

@@ -22,6 +22,7 @@ from jaxpt.training import loop, run_directory
 from jaxpt.training.config import RunConfig
 from jaxpt.training.evaluating import evaluations
 from jaxpt.training.events import Event
+from jaxpt.training.extra import make_extra
 from jaxpt.training.feed import Feeds
 from jaxpt.training.history import newest_saved, read_legs
 from jaxpt.training.interrupt import EXIT_PREEMPTED
@@ -114,7 +115,8 @@ def _train(config: RunConfig, workdir: Path, events: Sequence[Event], from_step:
         lock.acquire(take_over)
         for line in run_directory.prepare(workdir, config, plan.model, tokenizer, start.lineage if start else []):
             print(line)
-        check_disk(workdir, plan.model, optimizer, config.checkpoint.keep)
+        extra = max(make_extra(stage.config.objective, stage.model).nbytes for stage in plan.stages)
+        check_disk(workdir, plan.model, optimizer, config.checkpoint.keep, extra)
 
     with lock:
         on_first_process(open_workdir)

@@ -1,5 +1,6 @@
 """The objective's own trainable things: made, laid out, updated by their groups, carried from stage to stage."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -25,6 +26,12 @@ class Extra:
     specs: Mapping[str, ExtraSpec]  # by path
     groups: Mapping[str, Group]
     optimizers: Mapping[str, BuiltOptimizer]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values and of their optimizers' states."""
+        values = sum(4 * math.prod(spec.shape) for spec in self.specs.values())
+        return values + sum(optimizer.state_bytes for optimizer in self.optimizers.values())
 
     def values(self, seed: jax.Array) -> Params:
         """First values, each from the seed and its path alone."""
@@ -121,6 +128,7 @@ def begin(held: Params, extra: Extra, layout: Layout, seed: int, *, fresh: bool)
         fresh: nothing of `held` is taken.
     """
     names = lambda tree: ", ".join(flatten(tree["values"])) if tree else "none"  # noqa: E731
+    held = _whole(held, extra)
     shardings = extra.shardings(layout)
     wanted = jax.eval_shape(extra.init, jnp.uint32(0))
     if _shapes(held) == _shapes(wanted) and not fresh:
@@ -130,6 +138,14 @@ def begin(held: Params, extra: Extra, layout: Layout, seed: int, *, fresh: bool)
     if not wanted:
         return {}, lines
     return jax.jit(extra.init, out_shardings=shardings)(jnp.uint32(seed)), lines
+
+
+def _whole(held: Params, extra: Extra) -> Params:
+    """`held` as it was before it was saved: with the groups whose optimizers keep no state, of which nothing is."""
+    if not held:
+        return held
+    saved = branch(held, "opt_state") if "opt_state" in held else {}
+    return {**held, "opt_state": {group: saved.get(group, {}) for group in extra.groups}}
 
 
 def _shapes(tree: Params) -> dict[str, tuple[tuple[int, ...], str]]:

@@ -1,26 +1,69 @@
 """The models that an objective reads and does not train: opened by their paths, laid out by their own axis tables."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 
+from jaxpt.checkpoints.run_item import RunItem
+from jaxpt.checkpoints.verdict import UNKNOWN, WHOLE, ReadVerdict, agreed
+from jaxpt.errors import JaxptError
+from jaxpt.files.digests import canonical_digest
 from jaxpt.models.params import Params, Tree
 from jaxpt.models.specs import map_specs, param_specs
 from jaxpt.objectives.objective import Objective
+from jaxpt.training.config import StageConfig
 from jaxpt.training.starting_point import StartingPoint, open_start
 from jaxpt.training.state import Layout, with_shardings
 
+Pins = Mapping[str, Mapping[str, str]]  # by the path of a frozen model: the exact `path` and the `digest` of its start
+NO_PINS: Pins = {}
 
-def open_frozen(objective: Objective, where: str = "objective") -> dict[str, StartingPoint]:
+
+def open_frozen(objective: Objective, where: str = "objective", pins: Pins = NO_PINS) -> dict[str, StartingPoint]:
     """Opens the models of `objective.frozen()`, by name, without reading their parameters.
 
     Raises:
-        JaxptError: a path where no model is; the message begins with `where`.
+        JaxptError: a path where no model is, or another one than that which `pins` says; the message begins with
+            `where`.
     """
-    return {
-        name: open_start(path, "params", f"{where}: {name}", with_lineage=False)
-        for name, path in objective.frozen().items()
-    }
+    return {name: _open(path, f"{where}: {name}", pins.get(path)) for name, path in objective.frozen().items()}
+
+
+def _open(path: str, where: str, pin: Mapping[str, str] | None) -> StartingPoint:
+    if pin is None:
+        return open_start(path, "params", where, with_lineage=False)
+    way = f"this run began with {pin['path']} as it was; put that back, or begin in another --workdir"
+    try:
+        model = open_start(pin["path"], "params", where, with_lineage=False)
+    except JaxptError as error:
+        raise JaxptError(f"{where}: {str(error).removeprefix(f'{where}: ')}; {way}") from error
+    if model.digest != pin["digest"]:
+        raise JaxptError(f"{where}: {pin['path']} holds another model now; {way}")
+    return model
+
+
+def pin_frozen(stages: Sequence[StageConfig], saved: RunItem | None) -> Pins:
+    """Returns, by the paths of all frozen models of a run, which model each of them names from its first start on.
+
+    A run directory is thus the checkpoint that was its newest then, whatever is trained in it meanwhile.
+
+    Args:
+        stages: of the run.
+        saved: the `run` item of the checkpoint that it goes on from, whose pins hold.
+
+    Raises:
+        JaxptError: a path where no model is; several hosts that do not see the same.
+    """
+    pins = dict(saved.get("frozen", {})) if saved else {}
+    for i, stage in enumerate(stages):
+        for name, model in open_frozen(stage.objective, f"config.stages[{i}].objective", pins).items():
+            path = stage.objective.frozen()[name]
+            pins.setdefault(path, {"path": model.exact or path, "digest": model.digest})
+    seen = canonical_digest(pins)
+    alike = agreed(ReadVerdict(WHOLE, seen)).reason.endswith(seen)  # the text of process 0
+    if agreed(ReadVerdict(WHOLE if alike else UNKNOWN)).kind != WHOLE:
+        raise JaxptError(f"not all hosts see the same in {', '.join(pins)}; give a checkpoint: RUN/checkpoints/STEP")
+    return pins
 
 
 def load_frozen(models: Mapping[str, StartingPoint], layout: Layout) -> dict[str, Params]:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -17,6 +18,8 @@ from jaxpt.training.active_run import ActiveRun, Log
 from jaxpt.training.batches import host_rows, place
 from jaxpt.training.events import Event, RunView
 from jaxpt.training.feed import Feed
+from jaxpt.training.frozen import pin_frozen
+from jaxpt.training.history import newest_saved
 from jaxpt.training.interrupt import EXIT_PREEMPTED, Interrupt, Preemption
 from jaxpt.training.opening import open_run
 from jaxpt.training.program import make_program
@@ -60,6 +63,7 @@ def train(
         JaxptError: a full disk, no whole checkpoint beside those that were set aside, a checkpoint that cannot be read
             for another reason than damage, a value or a state that is not finite.
     """
+    plan = replace(plan, frozen=pin_frozen(plan.config.stages, newest_saved(workdir, from_step)))
     program = make_program(plan, devices)
     all_devices = program.layout.mesh.devices.flatten().tolist()
     peak = peak_flops(plan.config.metrics.peak_flops_per_device, all_devices)  # may measure, outside the mesh
@@ -113,8 +117,10 @@ def _read(run: ActiveRun) -> None:
 
 def _train_stage(run: ActiveRun, stage: StagePlan, bar: tqdm) -> bool:
     """Runs one stage from where the run is; returns whether to stop."""
-    program, seed = run.program, run.plan.config.seed
-    run.state, arguments, lines = begin_stage(run.state, stage, program.layout, program.optimizer, seed, run.step)
+    program, config = run.program, run.plan.config
+    run.state, arguments, lines = begin_stage(
+        run.state, stage, program.layout, program.optimizer, config.seed, run.step, run.plan.frozen
+    )
     for line in lines:
         run.log(line)
     run.metrics.event("stage", run.step, stage=stage.config.name)

@@ -67,4 +67,5 @@ def _special(stage: StagePlan, i: int) -> list[str]:
         out.append(f"weights follow the losses every {c.reweight.every}")
     if c.objective.name != Objective.default:
         out.append(f"objective: {c.objective.name}")
+    out += [f"frozen model {name}: {path}" for name, path in c.objective.frozen().items()]
     return out

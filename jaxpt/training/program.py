@@ -36,7 +36,9 @@ def make_program(plan: RunPlan, devices: Sequence[jax.Device] | None = None) -> 
     for i, stage in enumerate(plan.stages):
         if stage.step not in steps:
             where = f"config.stages[{i}]"
-            frozen = {n: m.model for n, m in open_frozen(stage.config.objective, f"{where}.objective").items()}
+            frozen = {
+                n: m.model for n, m in open_frozen(stage.config.objective, f"{where}.objective", plan.frozen).items()
+            }
             steps[stage.step] = make_step(stage.step, optimizer, layout, where, frozen)
     return Program(layout, optimizer, steps)
 

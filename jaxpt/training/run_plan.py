@@ -3,7 +3,7 @@
 import functools
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
@@ -62,13 +62,17 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A run that passed all checks. `past` are the steps that are done: no change of the config moves them."""
+    """A run that passed all checks. `past` are the steps that are done: no change of the config moves them.
+
+    `frozen` says which models the paths of the objectives name in this run (`jaxpt.training.frozen.pin_frozen`).
+    """
 
     config: RunConfig
     model: ModelConfig  # before any stage changes its rope
     stages: tuple[StagePlan, ...]
     sources: Mapping[str, PackedSource]
     past: tuple[Leg, ...] = ()
+    frozen: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
@@ -101,6 +105,7 @@ class RunPlan:
             "history": history.to_json(history.until(self.legs, step)),
             "durations": {s.config.name: s.config.duration for s in self.stages},
             "learning_rate_next": stage.rate(step) if stage.schedule else None,
+            **({"frozen": {path: dict(pin) for path, pin in self.frozen.items()}} if self.frozen else {}),
         }
 
 
@@ -225,9 +230,12 @@ def check_source(where: str, path: str, source: SourceFacts, model: ModelConfig,
         )
 
 
-def check_disk(workdir: Path, model: ModelConfig, optimizer: BuiltOptimizer, keep: int) -> None:
-    """Raises a JaxptError where the disk cannot hold `keep + 1` checkpoints of float32 parameters and their state."""
-    need = (4 * param_count(model) + optimizer.state_bytes) * (keep + 1)
+def check_disk(workdir: Path, model: ModelConfig, optimizer: BuiltOptimizer, keep: int, extra: int = 0) -> None:
+    """Raises a JaxptError where the disk cannot hold `keep + 1` checkpoints of float32 parameters and their state.
+
+    `extra` is the bytes of what an objective trains besides, with its state.
+    """
+    need = (4 * param_count(model) + optimizer.state_bytes + extra) * (keep + 1)
     free = shutil.disk_usage(workdir).free
     if free < need:
         raise JaxptError(

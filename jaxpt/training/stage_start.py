@@ -9,13 +9,19 @@ from jaxpt.objectives.objective import Progress
 from jaxpt.optim.chain import BuiltOptimizer
 from jaxpt.training.arguments import StepArguments, step_arguments
 from jaxpt.training.extra import begin, make_extra
-from jaxpt.training.frozen import load_frozen, open_frozen
+from jaxpt.training.frozen import NO_PINS, Pins, load_frozen, open_frozen
 from jaxpt.training.run_plan import StagePlan
 from jaxpt.training.state import Layout, State, new_state
 
 
 def begin_stage(
-    state: State[Array], stage: StagePlan, layout: Layout, optimizer: BuiltOptimizer, seed: int, step: int
+    state: State[Array],
+    stage: StagePlan,
+    layout: Layout,
+    optimizer: BuiltOptimizer,
+    seed: int,
+    step: int,
+    pins: Pins = NO_PINS,
 ) -> tuple[State[Array], Callable[[int], StepArguments[np.generic, Array]], list[str]]:
     """Returns the state to go on with, the arguments of a global step, and lines for the person watching.
 
@@ -26,6 +32,7 @@ def begin_stage(
         optimizer: of the model's parameters.
         seed: the run's.
         step: finished steps.
+        pins: which models the paths of frozen ones name.
 
     Raises:
         JaxptError: a frozen model that cannot be read.
@@ -36,7 +43,9 @@ def begin_stage(
         state = new_state(layout, optimizer, state.params)._replace(extra=state.extra)
     extra = make_extra(objective, stage.model)
     values, lines = begin(state.extra, extra, layout, seed, fresh=fresh)
-    frozen = load_frozen(open_frozen(objective, f"stage {config.name}, objective {objective.name}"), layout)
+    models = open_frozen(objective, f"stage {config.name}, objective {objective.name}", pins)
+    lines += [f"frozen model {name}: {model.description}" for name, model in models.items()]
+    frozen = load_frozen(models, layout)
 
     def arguments(step: int) -> StepArguments[np.generic, Array]:
         progress = Progress(step - stage.first, stage.stop - stage.first, config.tokens_per_step)

@@ -15,6 +15,7 @@ from jaxpt.checkpoints.reading import with_extra
 from jaxpt.checkpoints.run_files import has_tokenizer, read_lineage, stored_model
 from jaxpt.data.ledger import Ledger
 from jaxpt.errors import JaxptError
+from jaxpt.files.digests import canonical_digest
 from jaxpt.interop import importing
 from jaxpt.interop.checkpoint import HuggingFaceCheckpoint
 from jaxpt.interop.importing import lineage_entry, read_params
@@ -41,6 +42,8 @@ class StartingPoint:
     params: Callable[[Tree[NamedSharding], str | None], Params]
     dtypes: Mapping[str, str] = field(default_factory=dict)  # of each parameter, those that are not float32
     ledger: list[dict[str, Any]] = field(default_factory=list)  # rows that the run it comes from has used
+    exact: str | None = None  # a path that goes on naming these very parameters; None: the one that was given
+    digest: str = ""  # of the parameters, as whoever wrote them noted it; "": there is none
 
 
 def open_start(path: str, load: str, where: str = "config.init_from", *, with_lineage: bool = True) -> StartingPoint:
@@ -99,7 +102,8 @@ def _from_bundle(path: Path) -> StartingPoint:
     ledger = ledger_of(bundle.lineage).to_json()
     kept = tokenizer if tokenizer.exists() else None
     description = f"bundle {path}"
-    return StartingPoint(bundle.config, kept, list(bundle.lineage), state, description, params, bundle.dtypes, ledger)
+    lineage, digest = list(bundle.lineage), canonical_digest(bundle.digests)
+    return StartingPoint(bundle.config, kept, lineage, state, description, params, bundle.dtypes, ledger, None, digest)
 
 
 def ledger_of(lineage: Sequence[Mapping[str, Any]]) -> Ledger:
@@ -128,7 +132,10 @@ def _from_run(run: Path, step: int | None, load: str) -> StartingPoint:
         description = f"checkpoint {number} of run {run} ({'parameters and moments' if with_moments else 'parameters'})"
         path = run / "tokenizer" if has_tokenizer(run) else None
         lineage, ledger = [*read_lineage(run), entry], facts.get("ledger", [])
-        return StartingPoint(model, path, lineage, state, description, params, ledger=ledger)
+        exact, digest = str(run / "checkpoints" / str(number)), canonical_digest(facts["digests"])
+        return StartingPoint(
+            model, path, lineage, state, description, params, ledger=ledger, exact=exact, digest=digest
+        )
 
     return read_checkpoint(run, step, opened)
 

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.params import Array, Params, Tree
-from jaxpt.models.specs import Specs, flatten, map_specs, param_specs
+from jaxpt.models.specs import Specs, flatten, map_specs, param_specs, unflatten
 from jaxpt.optim.chain import BuiltOptimizer
 from jaxpt.sharding import RULES, make_mesh, param_shardings
 from jaxpt.training.config import ShardingConfig
@@ -33,7 +33,8 @@ class State(NamedTuple, Generic[X]):
 
     def to_items(self) -> dict[str, Tree[X]]:
         """Returns the items of a checkpoint by name, those that there are; `State(**items)` is the state again."""
-        return {name: tree for name, tree in self._asdict().items() if name != "extra" or tree}
+        items: dict[str, Tree[X]] = {"params": self.params, "opt_state": self.opt_state}
+        return items | ({"extra": unflatten(flatten(self.extra))} if self.extra else {})  # without empty groups
 
 
 @dataclass(frozen=True)

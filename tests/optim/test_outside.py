@@ -145,7 +145,7 @@ def state_at(run, step):
     layout = make_layout(model, ShardingConfig(), jax.devices()[:1])
     optimizer = make_optimizer(AdamW(), param_specs(model))
     abstract = abstract_state(model, optimizer, layout)
-    return flatten(read_state(Path(run), step, dict(abstract), saved)["opt_state"])
+    return flatten(read_state(Path(run), step, abstract.to_items(), saved)["opt_state"])
 
 
 @pytest.mark.parametrize(

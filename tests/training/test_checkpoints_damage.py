@@ -10,8 +10,9 @@ import jax
 import orbax.checkpoint as ocp
 import pytest
 
-from jaxpt.checkpoints.checkpoints import finished_steps, read_run
+from jaxpt.checkpoints.checkpoints import Checkpoints, Retention, finished_steps, read_run
 from jaxpt.errors import JaxptError
+from jaxpt.training.state import abstract_state
 from tests.training import checkpoint_folders, run_made
 from tests.training.checkpoint_folders import FIRST_STAGE, contents, copy, restore, without_rights
 from tests.training.processes import free_address, start
@@ -330,3 +331,17 @@ def test_an_error_on_one_host_stops_all_and_damage_is_damage_for_all(trained, tm
     assert codes == [0, 0], lines
     assert "resumed at step 15 of 20" in lines[0]
     assert (workdir / "checkpoints" / "20.damaged").is_dir()
+
+
+def test_an_array_that_the_config_wants_in_another_shape_is_named_and_nothing_is_set_aside(trained, tmp_path):
+    workdir = copy(trained, tmp_path / "run")
+    plan, layout, optimizer = checkpoint_folders.program()
+    abstract = abstract_state(plan.model, optimizer, layout).to_items()
+    norm = abstract["opt_state"]["mu"]["final_norm"]
+    abstract["opt_state"]["mu"]["final_norm"] = jax.ShapeDtypeStruct((4, 4), norm.dtype, sharding=norm.sharding)
+    with pytest.raises(JaxptError) as error:
+        Checkpoints(workdir, Retention(9), asynchronous=False).restore(abstract, pytest.fail)
+    line = str(error.value)
+    assert "differ in opt_state/mu/final_norm (saved as [16], wanted as [4, 4])" in line
+    assert "take the optimizer back that it was trained with" in line
+    assert finished_steps(workdir) == finished_steps(trained)
