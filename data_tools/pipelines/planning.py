@@ -128,7 +128,9 @@ def _build(cls: type[DataStep], values: Mapping[str, Value], where: str, command
     for field in dataclasses.fields(cls):
         needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if needed and field.name not in values:
-            raise JaxptError(f"{where} ({command}): --{field.name} is missing; state {where}.options.{field.name}")
+            shared = field.name in {f.name for f in dataclasses.fields(Pipeline)}
+            way_out = f"config.{field.name}" if shared else f"{where}.options.{field.name}"
+            raise JaxptError(f"{where} ({command}): --{field.name} is missing; state {way_out}")
     return schema.build(cls, values, f"{where}.options")
 
 
