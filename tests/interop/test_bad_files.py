@@ -23,7 +23,7 @@ from jaxpt.interop import export_bundle, import_bundle, load_hf
 from tests.interop.made import hf_directory
 
 HEADERS = {
-    "no dictionary of tensors": lambda h: [h],
+    "not a dictionary of tensors": lambda h: [h],
     "model.norm.weight has no dtype": lambda h: {**h, "model.norm.weight": {"shape": [24]}},
     "model.norm.weight has no shape or place": lambda h: {**h, "model.norm.weight": {"dtype": "F32", "shape": [-1]}},
     "has 1 data_offsets": lambda h: {**h, "a": {"dtype": "F32", "shape": [0], "data_offsets": [0]}},
