@@ -71,5 +71,8 @@ def read_texts(file: str, limit: int | None = None) -> Sequence[str]:
     for document in read_documents(file):
         if limit is not None and len(out) >= limit:
             break
-        out.append(str(document["text"]))
+        text = document["text"]
+        if not isinstance(text, str | None):
+            raise JaxptError(f"{file}: the field 'text' of a document is a {type(text).__name__}, not text")
+        out.append(text or "")
     return out

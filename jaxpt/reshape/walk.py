@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpt.errors import JaxptError
+from jaxpt.kernels.cross_entropy import from_logits
 from jaxpt.models import Compute, LayerSpec, ModelConfig, ParamSpec, flatten, param_specs, unflatten
 from jaxpt.models.batch import Rows
 from jaxpt.models.layer import embed_tokens, finish, run_layer
@@ -113,9 +114,8 @@ def _on_host(x: jax.Array) -> np.ndarray:
 def _nll(
     config: ModelConfig, compute: Compute, outer: Params, x: jax.Array, targets: jax.Array, weights: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    logp = jax.nn.log_softmax(finish(config, outer, x, compute))
-    picked = jnp.take_along_axis(logp, targets[..., None], -1)[..., 0]
-    return -(picked * weights).sum(), weights.sum()
+    nll, _ = from_logits(finish(config, outer, x, compute), targets)
+    return (nll * weights).sum(), weights.sum()
 
 
 def loss(source: ModelSlices, batches: Sequence[Rows[np.ndarray]], compute: Compute = Compute()) -> float:  # noqa: B008

@@ -16,7 +16,7 @@ from jaxpt.sharding import RULES, make_mesh, param_shardings
 from jaxpt.training.config import ShardingConfig
 
 X = TypeVar("X")  # an array, its shape and dtype, or where it lies
-Shapes = TypeVar("Shapes")  # a tree of ShapeDtypeStruct
+S = TypeVar("S")  # a tree of ShapeDtypeStruct
 NO_EXTRA: Mapping[str, Never] = {}
 
 
@@ -86,7 +86,7 @@ def abstract_state(model: ModelConfig, optimizer: BuiltOptimizer, layout: Layout
     return with_shardings(state, state_shardings(layout, optimizer))
 
 
-def with_shardings(shapes: Shapes, shardings: object) -> Shapes:
+def with_shardings(shapes: S, shardings: object) -> S:
     """Returns the tree of `ShapeDtypeStruct` with these shardings."""
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 

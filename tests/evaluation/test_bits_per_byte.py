@@ -9,7 +9,7 @@ import pytest
 
 from jaxpt.errors import JaxptError
 from jaxpt.evaluation.bits_per_byte import bits_per_byte
-from jaxpt.evaluation.held_out import held_out
+from jaxpt.evaluation.held_out import held_out, read_texts
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig, uniform_layers
 from jaxpt.models.forward import forward
@@ -56,3 +56,12 @@ def test_every_byte_is_predicted_once():
 def test_no_text_is_an_error_naming_the_set():
     with pytest.raises(JaxptError, match=r"code\.jsonl: there is no text"):
         held_out([""], Bytes(), 8, 4, "code.jsonl")
+
+
+def test_a_document_without_text_is_left_out_and_one_of_another_kind_refused(tmp_path):
+    file = tmp_path / "held_out.jsonl"
+    file.write_text('{"text": "abc"}\n{"text": null}\n')
+    assert read_texts(str(file)) == ["abc", ""]
+    file.write_text('{"text": "abc"}\n{"text": 7}\n')
+    with pytest.raises(JaxptError, match=r"held_out\.jsonl: the field 'text' of a document is a int"):
+        read_texts(str(file))

@@ -13,6 +13,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxpt.errors import JaxptError
+from jaxpt.models.size import param_count
 from jaxpt.models.specs import ParamSpec, flatten
 from jaxpt.optim.chain import make_optimizer
 from jaxpt.optim.optimizer import Optimizer
@@ -225,7 +226,7 @@ def test_the_second_dimension_of_a_square_factor_stays_whole():
 
 
 def test_the_disk_must_hold_the_state_that_the_optimizer_has(tmp_path, monkeypatch):
-    count = MODEL.param_count()
+    count = param_count(MODEL)
     free = 4 * count * 3 * 2  # two checkpoints of parameters and two moments, without the count of steps
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
     with pytest.raises(JaxptError, match="2 checkpoints take"):

@@ -43,7 +43,8 @@ def test_later_checkpoints_and_metrics_are_set_aside_and_the_run_goes_on(trained
     saved = (workdir / "checkpoints" / "15" / "run" / "metadata").read_bytes()
     lines = go(workdir, 10, rate=1e-3)
     assert any(
-        "set aside in" in line and "15.set-aside, 20.set-aside; remove what is of no use" in line for line in lines
+        "set aside in" in line and "15.set-aside, 20.set-aside; remove those that are not needed" in line
+        for line in lines
     )
     assert "resumed at step 10 of 20" in lines
     assert finished_steps(workdir) == [5, 10, 15, 20]
