@@ -6,13 +6,16 @@ WORKDIR ?= runs/quickstart
 WORKERS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint house clean
+.PHONY: quickstart test test-slow lint house clean
 
 quickstart: $(VENV)/core
 	$(BIN)/jaxpt quickstart --workdir=$(WORKDIR)
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
+
+test-slow: $(VENV)/dev
+	$(BIN)/python -m pytest -n $(WORKERS) --dist load -m slow
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
