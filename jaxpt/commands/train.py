@@ -10,6 +10,7 @@ from jaxpt import api, tokenizers
 from jaxpt.checkpoints.checkpoints import finished_steps
 from jaxpt.checkpoints.newest import while_pruned
 from jaxpt.checkpoints.restoring import check_step
+from jaxpt.checkpoints.run_files import has_tokenizer
 from jaxpt.checkpoints.run_item import RunItem
 from jaxpt.cli.dispatch import Parser
 from jaxpt.config.file import load
@@ -37,8 +38,8 @@ HELP = "train a model: stages of a mixture, checkpoints, metrics; run again to r
 
 EPILOG = f"""\
 example:
-  jaxpt train --config=configs/tiny.py --workdir=runs/a --config.optimizer.learning_rate=1e-3
-  jaxpt train --config=configs/tiny.py --workdir=runs/a --config.stages[0].duration="2M tokens"
+  jaxpt train --config=configs/tiny.py:PACKED_SOURCE --workdir=runs/a --config.optimizer.learning_rate=1e-3
+  jaxpt train --config=configs/tiny.py:PACKED_SOURCE --workdir=runs/b --config.stages[0].duration="20k tokens"
 
 Any key of the config may be set with --config.key=value. Started again in the same workdir, the run goes on from its
 newest whole checkpoint; --from_step=N goes back to an earlier one, for instance with a lower learning rate after the
@@ -149,13 +150,15 @@ def open_plan(
 ) -> tuple[RunPlan, StartingPoint | None, Tokenizer | None]:
     """Opens what the config names and checks it: the plan, where it starts from if it does, and the tokenizer.
 
-    A run in `workdir` that has checkpoints goes on from where it began, whatever is there now; `saved` is the `run`
-    item of the checkpoint that it goes on from.
+    The tokenizer is that of `config.tokenizer`, else of `init_from`, else the one that a packed source carries. A run
+    in `workdir` that has checkpoints goes on from where it began, whatever is there now; `saved` is the `run` item of
+    the checkpoint that it goes on from.
     """
     past = read_legs(saved, config.stages) if saved else ()
     start = _start(config, workdir) if config.init_from else None
-    tokenizer = _tokenizer(config, start.tokenizer_path if start else None)
-    sources = open_sources(config, tokenizer)
+    sources, tokenizer = open_sources(config, _tokenizer(config, start.tokenizer_path if start else None))
+    if tokenizer is None and workdir is not None and finished_steps(workdir) and has_tokenizer(workdir):
+        tokenizer = tokenizers.load(workdir / "tokenizer")  # of a source that has lost it since
     return make_plan(config, sources, start.model if start else None, tokenizer, past), start, tokenizer
 
 

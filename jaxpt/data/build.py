@@ -103,7 +103,7 @@ def build(
         for packed in PACKERS[packing.packer](documents, sequence_length, pad):
             writer.write(packed)
         facts |= {"text_bytes": book.text_bytes, **({"left_out": book.left_out} if packing.kind == "chat" else {})}
-        return writer.finish(book.ids, book.lengths, tokenizer.fingerprint, facts)
+        return writer.finish(book.ids, book.lengths, tokenizer.fingerprint, facts, tokenizer)
 
 
 def build_tokenized(
@@ -139,7 +139,7 @@ def build_tokenized(
         for packed in PACKERS[packer](documents, sequence_length, made["pad_id"]):
             writer.write(packed)
         facts = {**packing.facts(None), "text_bytes": book.text_bytes, **({"where": list(where)} if where else {})}
-        return writer.finish(book.ids, book.lengths, made["tokenizer_fingerprint"], facts)
+        return writer.finish(book.ids, book.lengths, made["tokenizer_fingerprint"], facts, inputs.tokenizer)
 
 
 def _tokenized(

@@ -16,18 +16,24 @@ def describe(source: PackedSource) -> str:
         [k, source.facts[k]] for k in ("rows", "sequence_length", "tokens", "documents", "vocab_size", "dtype")
     ]
     facts += [["mean fill", source.mean_fill], ["fingerprint", source.fingerprint[:16]]]
-    facts += [["tokenizer", source.tokenizer_fingerprint[:16]]]
+    carried = "carried along" if source.tokenizer() is not None else "not carried along"
+    facts += [["tokenizer", f"{source.tokenizer_fingerprint[:16]}, {carried}"]]
     facts += [[k, str(v)] for k, v in source.facts["options"].items()]
     return table([str(source.path), ""], facts)
 
 
 def show_rows(source: PackedSource, count: int, tokenizer: str | None) -> str:
-    """Returns `count` rows, their segments as text (as ids without a tokenizer).
+    """Returns `count` rows, their segments as text (as ids where there is no tokenizer).
+
+    Args:
+        source: an opened source.
+        count: how many rows, evenly spaced.
+        tokenizer: a path; None: the tokenizer that the source carries, if it does.
 
     Raises:
         JaxptError: the tokenizer is not the one the source was packed with.
     """
-    words = tokenizers.load(tokenizer) if tokenizer else None
+    words = tokenizers.load(tokenizer) if tokenizer else source.tokenizer()
     if words is not None and words.fingerprint != source.tokenizer_fingerprint:
         raise JaxptError(f"--tokenizer={tokenizer} is not the tokenizer {source.path} was packed with")
     lines = []

@@ -1,4 +1,12 @@
-"""A packed source: a directory of fixed-length token rows in which row k is always the same tokens."""
+"""A packed source: a directory of fixed-length token rows in which row k is always the same tokens.
+
+    source.json            what it holds, with the digest of every file below; written last
+    rows-NNNNN.array_record, COLUMN.npy
+    tokenizer/             the files of the tokenizer that made the ids; `digests.json` beside it holds their digests
+
+The tokenizer is no part of the fingerprint: the same rows are the same source with and without it, and
+`tokenizer_fingerprint` says which one it must be. Sources of earlier versions carry none.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,12 +18,14 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from jaxpt.data import records
+from jaxpt.data.carried import carried_tokenizer
 from jaxpt.data.packing import Packed
 from jaxpt.data.remote import default_cache, file_digest, file_system, is_remote, local_copy
 from jaxpt.data.shards import Shards
 from jaxpt.errors import JaxptError
-from jaxpt.files.digests import canonical_digest, report_without_digests
+from jaxpt.files.digests import canonical_digest, report_without_digests, write_digests
 from jaxpt.files.partial import partial_directory, sha256, storage_error
+from jaxpt.tokenizers.interface import Tokenizer
 
 if TYPE_CHECKING:  # the models need JAX and Flax, which reading data does not
     from jaxpt.models.batch import Rows
@@ -131,6 +141,7 @@ class PackedWriter:
         document_tokens: Sequence[int],
         tokenizer_fingerprint: str,
         options: Mapping[str, object],
+        tokenizer: Tokenizer | None = None,
     ) -> "PackedSource":
         """Writes the columns and, last, `source.json`; renames the directory to its final name.
 
@@ -139,6 +150,7 @@ class PackedWriter:
             document_tokens: tokens of each document.
             tokenizer_fingerprint: of the tokenizer that made the ids.
             options: packer and its options, BOS/EOS policy, text field, …: what decided the rows.
+            tokenizer: that one, to be carried along; None: the source carries none.
 
         Raises:
             JaxptError: no rows were written, or the disk is full.
@@ -147,6 +159,9 @@ class PackedWriter:
             raise JaxptError(f"{self.path}: nothing to pack, the input holds no text")
         self._close_shard()
         try:
+            if tokenizer is not None:
+                tokenizer.save(self._partial / "tokenizer")
+                write_digests(self._partial, [f"tokenizer/{file.name}" for file in tokenizer.files])
             self._write_facts(document_ids, document_tokens, tokenizer_fingerprint, options)
         except OSError as error:
             raise storage_error(self.path, error) from error
@@ -306,8 +321,16 @@ class PackedSource:
         numbers = self.column("segment_document")[first:last]
         return [self.column("document_id")[n].tobytes() for n in numbers]
 
+    def tokenizer(self) -> Tokenizer | None:
+        """Returns the tokenizer that the source carries; None where it carries none, as those of earlier versions.
+
+        Raises:
+            JaxptError: its files are damaged, or those of another tokenizer than the one that made the ids.
+        """
+        return carried_tokenizer(self.path, self.tokenizer_fingerprint, self._cache)
+
     def verify(self) -> None:
-        """Rehashes every file.
+        """Rehashes every file, the tokenizer's too.
 
         Raises:
             JaxptError: a file's content is not what was packed.
@@ -315,6 +338,7 @@ class PackedSource:
         for entry in self.facts["files"]:
             if file_digest(f"{self.path}/{entry['name']}") != entry["sha256"]:
                 raise JaxptError(f"{self.path}/{entry['name']} was changed since it was packed; pack the source again")
+        self.tokenizer()
 
 
 _intact: set[tuple[str, str, int, int, int]] = set()  # columns that this process has checked

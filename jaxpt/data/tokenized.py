@@ -1,9 +1,10 @@
 """Tokenized documents at rest: encoded once, packed at any sequence length without the tokenizer.
 
-A folder of Parquet shards (`id, tokens, text_bytes` and the fields that were kept) and, written last, `tokenized.json`:
-what decided the tokens, and the shards with their counts.
+A folder of Parquet shards (`id, tokens, text_bytes` and the fields that were kept), `tokenizer/`, which packed sources made
+of it carry on, and, written last, `tokenized.json`: what decided the tokens, and the shards with their counts.
 """
 
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,12 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jaxpt.data.carried import carried_tokenizer
 from jaxpt.data.packing import Document
 from jaxpt.data.records import DTYPES, token_dtype
 from jaxpt.data.tokenize import ALL, Selection, Tokenized
 from jaxpt.errors import JaxptError
 from jaxpt.files.digests import canonical_digest, report_without_digests
 from jaxpt.files.partial import sha256
+from jaxpt.tokenizers.interface import Tokenizer
 
 FORMAT = 1
 NOTE = "tokenized.json"
@@ -102,6 +105,15 @@ class TokenizedDocuments:
             report_without_digests(note)
         elif digest != canonical_digest(self.facts):
             raise JaxptError(f"{note} is damaged: its content is not what its digest says; tokenize again")
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer that made the tokens; None where the folder holds none.
+
+        Raises:
+            JaxptError: its files are damaged, or those of another.
+        """
+        return carried_tokenizer(self.path, self.facts["tokenizer_fingerprint"], self.path)
 
     def values(self, field: str, selection: Selection = ALL) -> list[str]:
         """Returns the values of a kept field among the documents that are taken, sorted; "none" where there is none.

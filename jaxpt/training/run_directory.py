@@ -119,7 +119,9 @@ def _changes(workdir: Path, new: Mapping[str, bytes], model: ModelConfig) -> lis
             raise _another_run(workdir, f"the model's {key}", old, value)
         before = read_json(workdir, "model.json", dict, WAY_OUT).get("tokenizer_fingerprint")
         now = json.loads(new["model.json"])["tokenizer_fingerprint"]
-        if before != now:
+        if before is None and now is not None:
+            changed.append("the run had no tokenizer, its source carries one now")
+        elif before != now:
             raise _another_run(workdir, "the tokenizer's fingerprint", (before or "none")[:12], (now or "none")[:12])
     return changed
 

@@ -226,7 +226,8 @@ def check_source(where: str, path: str, source: SourceFacts, model: ModelConfig,
     if tokenizer is not None and tokenizer.fingerprint != source.tokenizer_fingerprint:
         raise JaxptError(
             f"{where}: {path} was packed with tokenizer {source.tokenizer_fingerprint[:12]}, this run's is "
-            f"{tokenizer.fingerprint[:12]}; tokenize again or set config.tokenizer to the one it was packed with"
+            f"{tokenizer.fingerprint[:12]}; tokenize again, or set config.tokenizer to the one it was packed with (left out, "
+            f"it is the one that the source carries in tokenizer/)"
         )
 
 

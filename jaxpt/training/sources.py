@@ -11,34 +11,46 @@ from jaxpt.data.remote import default_cache
 from jaxpt.data.weights import flat_weights
 from jaxpt.errors import JaxptError
 from jaxpt.tokenizers import Tokenizer
-from jaxpt.training.config import RunConfig, SourceConfig, StageConfig
+from jaxpt.training.config import RunConfig, StageConfig
 
 
-def open_sources(config: RunConfig, tokenizer: Tokenizer | None) -> dict[str, PackedSource]:
-    """Returns the opened sources of `config.sources`, in that order.
+def open_sources(config: RunConfig, tokenizer: Tokenizer | None) -> tuple[dict[str, PackedSource], Tokenizer | None]:
+    """Returns the opened sources of `config.sources`, in that order, and the run's tokenizer.
 
     Args:
         config: the run.
-        tokenizer: of `config.tokenizer` or `init_from`; None where neither has one.
+        tokenizer: of `config.tokenizer` or `init_from`; None where neither has one: then the first that a packed source
+            carries is the run's.
 
     Raises:
         JaxptError: a source that is neither, text without a tokenizer or with no one row length.
     """
-    return {name: _open(config, name, source, tokenizer) for name, source in config.sources.items()}
+    packed = {name: _packed(config, name) for name, source in config.sources.items() if not is_text(source.path)}
+    carried = (source.tokenizer() for source in packed.values())
+    tokenizer = tokenizer or next((one for one in carried if one is not None), None)
+    return {name: packed.get(name) or _text(config, name, tokenizer) for name in config.sources}, tokenizer
 
 
-def _open(config: RunConfig, name: str, source: SourceConfig, tokenizer: Tokenizer | None) -> PackedSource:
-    where = f"config.sources.{name}"
-    cache = Path(config.cache) if config.cache else default_cache()
-    if not is_text(source.path):
-        if source.pack != Packing():
-            raise JaxptError(f"{where}.pack is set, but {source.path} is packed already; remove pack or name the text")
-        return PackedSource.open(source.path, cache)
+def _cache(config: RunConfig) -> Path:
+    return Path(config.cache) if config.cache else default_cache()
+
+
+def _packed(config: RunConfig, name: str) -> PackedSource:
+    source = config.sources[name]
+    if source.pack != Packing():
+        raise JaxptError(
+            f"config.sources.{name}.pack is set, but {source.path} is packed already; remove pack or name the text"
+        )
+    return PackedSource.open(source.path, _cache(config))
+
+
+def _text(config: RunConfig, name: str, tokenizer: Tokenizer | None) -> PackedSource:
+    source, where = config.sources[name], f"config.sources.{name}"
     if tokenizer is None:
         raise JaxptError(f"{where}: {source.path} is text, which needs a tokenizer; set config.tokenizer")
     try:
         length = row_length(config, name)
-        return packed_on_first_use(source.path, length, source.pack, tokenizer, cache, name)
+        return packed_on_first_use(source.path, length, source.pack, tokenizer, _cache(config), name)
     except JaxptError as error:
         raise JaxptError(f"{where}: {error}") from error
 
