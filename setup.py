@@ -1,8 +1,14 @@
 """Metadata and dependencies, each with an upper bound: one command installs what was tested."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(
+    '^VERSION = "(.+)"', (HERE / "jaxpt" / "cli" / "version.py").read_text(encoding="utf-8"), re.MULTILINE
+)[1]
 
 CORE = [
     "jax>=0.10.2,<0.13",
@@ -63,9 +69,9 @@ EXTRAS = {
 
 setup(
     name="jaxpt",
-    version="0.1.0",
+    version=VERSION,
     description="Pretrain a language model of exactly the shape you want, out of one that exists (JAX, TPU, GPU, CPU)",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",

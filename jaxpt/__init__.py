@@ -19,6 +19,8 @@ def __getattr__(name: str) -> Any:
     """Imports on first use, so that `import jaxpt` is quick and starts no device."""
     if name in _PUBLIC:
         return getattr(importlib.import_module(f"jaxpt.{_PUBLIC[name]}"), name)
+    if name == "__version__":
+        return importlib.import_module("jaxpt.cli.version").VERSION
     if name in _ROOMS:
         return importlib.import_module(f"jaxpt.{name}")
     raise AttributeError(f"module 'jaxpt' has no attribute {name!r}; it has {', '.join(__all__)}")

@@ -10,6 +10,7 @@ from jaxpt.checkpoints.checkpoints import model_of, read_params, read_run
 from jaxpt.checkpoints.newest import read_checkpoint
 from jaxpt.checkpoints.run_files import has_tokenizer, read_lineage
 from jaxpt.errors import JaxptError
+from jaxpt.files.absent import absent_model
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.forward import forward
 from jaxpt.models.model import Model
@@ -33,7 +34,9 @@ def kind_of(path: str | Path) -> str:
         return "bundle"
     if (path / "config.json").is_file():
         return "hugging_face"
-    reason = "it does not exist" if not path.exists() else "it has no model.json, checkpoints/ or config.json"
+    if not path.exists():
+        raise JaxptError(f"{path} {absent_model(path)}")
+    reason = "it has no model.json, checkpoints/ or config.json"
     raise JaxptError(f"{path} is not a bundle, run directory or Hugging Face directory: {reason}")
 
 

@@ -2,6 +2,8 @@
 
     jaxpt-data run --config=configs/data/web.py:'raw/*.jsonl.gz' --workdir=data/web --config.tokenizer=TOKENIZER \
                    --config.eval='eval/*.jsonl.gz'
+
+Without --config.eval nothing is decontaminated, and the command says so.
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +14,7 @@ def get_config(inputs: str) -> ConfigDict:
     steps = [
         {"command": "clean", "options": {"preset": "harsh"}},
         {"command": "dedup", "options": {"strictness": "balanced"}},
-        {"command": "decontaminate"},
+        {"command": "decontaminate", "only_with": "eval"},
         {"command": "tokenize", "options": {"keep": "source"}},
         {"command": "pack", "options": {"sequence_length": 1024, "by": "source"}},
     ]

@@ -13,13 +13,15 @@ class PipelineStep:
 
     `command` may also be `package.module:Class`, a data step of the user's own. `inputs` names earlier steps, or paths;
     by default a step reads what the one before it wrote, the first the pipeline's input.
-    A text among the options may hold `{NAME}`, the folder of an earlier step.
+    A text among the options may hold `{NAME}`, the folder of an earlier step. A step that is `only_with` a key of the
+    pipeline is left out where that key is not set, and a line says so.
     """
 
     command: str = option(doc="a command of jaxpt-data, or package.module:Class")
     name: str = option("", "of the step and its folder (default: the command's)")
     inputs: tuple[str, ...] = option((), "names of earlier steps, or paths (default: the step before, or the input)")
     options: dict[str, Any] = options_of(DataStep, "command", "those of the command")
+    only_with: str = option("", "a key of the pipeline without which the step is left out, for instance eval")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ steps it reads from.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,8 +51,13 @@ class _Checked:
     options: Mapping[str, Value]  # those of the config and those that the pipeline gives, as they are written
 
 
-def plan(pipeline: Pipeline, workdir: str) -> list[PlannedStep]:
+def plan(pipeline: Pipeline, workdir: str, log: Callable[[str], None] = print) -> list[PlannedStep]:
     """Checks every step against its command's options and returns them in order, before anything runs.
+
+    Args:
+        pipeline: its config.
+        workdir: the folder of all steps.
+        log: is given a line for each step that is left out.
 
     Raises:
         JaxptError: an unknown command, option or input, or a value that the command refuses; nothing is written then.
@@ -62,6 +67,8 @@ def plan(pipeline: Pipeline, workdir: str) -> list[PlannedStep]:
     folders.check_notes(workdir)
     checked: dict[str, _Checked] = {}
     for i, stated in enumerate(pipeline.steps):
+        if _is_left_out(stated, f"config.steps[{i}]", pipeline, log):
+            continue
         one = _check(stated, f"config.steps[{i}]", pipeline, workdir, checked)
         checked[one.name] = one
     keys: dict[str, str] = {}
@@ -71,6 +78,21 @@ def plan(pipeline: Pipeline, workdir: str) -> list[PlannedStep]:
         PlannedStep(name, one.stated.command, one.folder, one.step, one.argv, keys[name])
         for name, one in checked.items()
     ]
+
+
+def _is_left_out(stated: PipelineStep, where: str, pipeline: Pipeline, log: Callable[[str], None]) -> bool:
+    """Whether the key that a step is only with is not set."""
+    if not stated.only_with:
+        return False
+    known = list(_shared(pipeline))
+    if stated.only_with not in known:
+        hint = nearest(stated.only_with, known) or f"; there are {', '.join(known)}"
+        raise JaxptError(f"{where}.only_with={stated.only_with} is no key of a pipeline{hint}")
+    if getattr(pipeline, stated.only_with) not in (None, ""):
+        return False
+    name = stated.name or stated.command
+    log(f"step {name} is left out: config.{stated.only_with} is not set; give --config.{stated.only_with}=…")
+    return True
 
 
 def _check(
@@ -129,8 +151,8 @@ def _build(cls: type[DataStep], values: Mapping[str, Value], where: str, command
         needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if needed and field.name not in values:
             shared = field.name in {f.name for f in dataclasses.fields(Pipeline)}
-            way_out = f"config.{field.name}" if shared else f"{where}.options.{field.name}"
-            raise JaxptError(f"{where} ({command}): --{field.name} is missing; state {way_out}")
+            key = f"config.{field.name}" if shared else f"{where}.options.{field.name}"
+            raise JaxptError(f"{where} ({command}) needs {field.name}; give --{key}=…")
     return schema.build(cls, values, f"{where}.options")
 
 

@@ -14,6 +14,7 @@ from jaxpt.bundles import store
 from jaxpt.bundles.digest import digest, slice_digest
 from jaxpt.errors import JaxptError
 from jaxpt.files import digests as small_files
+from jaxpt.files.absent import absent_model
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.model import Model
 from jaxpt.models.params import Array, ArrayIndex, Params, Shardings
@@ -147,7 +148,7 @@ def open_bundle(path: str | Path) -> Bundle:
     """
     path = Path(path)
     if not path.is_dir():
-        raise JaxptError(f"bundle {path} does not exist")
+        raise JaxptError(f"bundle {path} {absent_model(path)}")
     for name in ("lineage.json", "model.json"):
         if not (path / name).is_file():
             raise JaxptError(f"{path} is not a bundle: it has no {name}")

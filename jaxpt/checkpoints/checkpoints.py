@@ -128,10 +128,10 @@ class Checkpoints:
         """What to do once values are not finite, as the end of a line."""
         step = self.newest_finite()
         if step is None:
-            return "there is no finite checkpoint yet: start again with a lower config.optimizer.learning_rate"
+            return "there is no finite checkpoint yet: start again with a lower --config.optimizer.learning_rate"
         return (
             f"the newest finite checkpoint is {step}: start again with --from_step={step} (or an earlier one) and a "
-            f"lower config.optimizer.learning_rate"
+            f"lower --config.optimizer.learning_rate"
         )
 
     def restore(
@@ -260,8 +260,8 @@ def _storage_error(folder: Path, error: Exception) -> JaxptError:
     if getattr(error, "errno", 0) == 28 or "No space left" in text:
         free = shutil.disk_usage(folder).free / 2**20
         return JaxptError(
-            f"{folder}: the disk is full ({free:.0f} MiB free), {newest}; free space or lower config.checkpoint.keep, "
-            f"and start again in the same workdir"
+            f"{folder}: the disk is full ({free:.0f} MiB free), {newest}; free space or lower "
+            f"--config.checkpoint.keep, and start again in the same workdir"
         )
     return JaxptError(f"{folder}: a checkpoint could not be written ({text[:300]}); {newest}")
 

@@ -54,7 +54,7 @@ def _read_alike(folder: Path, abstract: Shapes) -> Items:
             raise
         raise JaxptError(
             f"it and this config's state differ in {odd[0]}{f' and {len(odd) - 1} more' if odd[1:] else ''}: take the "
-            f"optimizer back that it was trained with, or start another run from it with config.init_from={folder}"
+            f"optimizer back that it was trained with, or start another run from it with --config.init_from={folder}"
         ) from None
 
 
@@ -149,7 +149,7 @@ def _same_leaves(folder: Path, run: RunItem, abstract: Shapes) -> None:
         more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
         raise JaxptError(
             f"it and this config's state differ in {', '.join(odd[:3])}{more}: take the optimizer back that it was "
-            f"trained with, or start another run from it with config.init_from={folder}"
+            f"trained with, or start another run from it with --config.init_from={folder}"
         )
 
 

@@ -166,7 +166,7 @@ def _before(folder: Path, earlier: list[int], abstract: Shapes) -> str:
                 f"the newest finite checkpoint before it is {step}: start again with --from_step={step} and a lower "
                 f"config.optimizer.learning_rate"
             )
-    return "none before it is finite: begin in another --workdir with a lower config.optimizer.learning_rate"
+    return "none before it is finite: begin in another --workdir with a lower --config.optimizer.learning_rate"
 
 
 def _set_aside(folder: Path, step: int, mark: str) -> str:

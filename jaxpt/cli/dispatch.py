@@ -4,11 +4,14 @@ import argparse
 import importlib
 import os
 import pkgutil
+import platform
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from types import ModuleType
 from typing import Any, NamedTuple, NoReturn
 
+from jaxpt.cli.version import VERSION
 from jaxpt.errors import JaxptError, nearest
 
 OVERRIDE = ("--config.", "--noconfig.")  # how a flag begins that changes the config
@@ -148,8 +151,11 @@ def dispatch(
         assert choose is not None
         return choose(modules.get(name, name))
 
+    if args[:1] in (["--version"], ["-V"]):
+        print(f"{program} {VERSION}, JAX {version('jax')}, Python {platform.python_version()}")
+        return 0
     if not args or args[0] in ("-h", "--help"):
-        print(f"usage: {program} COMMAND …     ({program} COMMAND --help shows more)\n")
+        print(f"usage: {program} COMMAND …     ({program} COMMAND --help shows more; {program} --version)\n")
         width = max(len(n) for n in modules) + 2
         print("\n".join(f"  {name:<{width}}{command(name).help}" for name in sorted(modules)))
         return 0 if args else 2

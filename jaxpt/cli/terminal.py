@@ -1,14 +1,30 @@
 """What a person sees in the terminal: tables that line up and one kind of progress bar."""
 
+import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from tqdm import tqdm
 
+NARROWEST = 40  # columns of a terminal; a narrower one breaks the lines itself
+LEAST = 16  # columns of a text that is broken
+
+
+def terminal_width() -> int | None:
+    """Returns how many columns a line has: those of the terminal, or of `COLUMNS`; None for a file or a pipe."""
+    if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit():
+        return max(shutil.get_terminal_size().columns, NARROWEST)
+    return None
+
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Returns `rows` under `head` as lines of text: numbers flush right, everything else flush left.
+
+    No line is wider than the terminal: texts are broken within their column, and columns that do not fit beside each
+    other come below, behind the first one again.
 
     Args:
         head: column titles.
@@ -23,13 +39,51 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
         return f"{x:.4g}" if isinstance(x, float) else str(x)
 
     body = [list(r) for r in rows]
+    columns = [[r[i] for r in body] for i in range(len(head))]
     text = [list(head)] + [[cell(x) for x in r] for r in body]
-    width = [max(len(r[i]) for r in text) for i in range(len(head))]
-    right = [any(isinstance(r[i], (int, float)) and not isinstance(r[i], bool) for r in body) for i in range(len(head))]
-    line = [
-        "  ".join(c.rjust(w) if flush else c.ljust(w) for c, w, flush in zip(r, width, right)).rstrip() for r in text
+    numbers = [
+        [cell(x) for x in column if isinstance(x, (int, float)) and not isinstance(x, bool)] for column in columns
     ]
-    return "\n".join([line[0], "  ".join("-" * w for w in width), *line[1:]])
+    right = [bool(n) for n in numbers]
+    widths = [max(len(r[i]) for r in text) for i in range(len(head))]
+    limit = terminal_width()
+    if limit is None:
+        return _lines(text, widths, right, list(range(len(head))))
+    least = [min(w, max([LEAST, *map(len, n)])) for w, n in zip(widths, numbers)]
+    blocks = _beside(least, limit)
+    return "\n\n".join(_lines(text, _narrowed(widths, least, limit, block), right, block) for block in blocks)
+
+
+def _beside(least: Sequence[int], limit: int) -> list[list[int]]:
+    """Which columns stand beside each other: all where they fit, else in blocks that begin with the first."""
+    blocks: list[list[int]] = [[]]
+    for i in range(len(least)):
+        if sum(least[j] + 2 for j in [*blocks[-1], i]) - 2 > limit and len(blocks[-1]) > 1:
+            blocks.append([0])
+        blocks[-1].append(i)
+    return blocks
+
+
+def _narrowed(widths: Sequence[int], least: Sequence[int], limit: int, block: Sequence[int]) -> list[int]:
+    """The widths with which the columns of a block fit: the widest gives way first."""
+    out = list(widths)
+    while sum(out[i] + 2 for i in block) - 2 > limit and (wide := [i for i in block if out[i] > least[i]]):
+        out[max(wide, key=lambda i: out[i])] -= 1
+    return out
+
+
+def _lines(text: Sequence[Sequence[str]], widths: Sequence[int], right: Sequence[bool], block: Sequence[int]) -> str:
+    """The columns `block` of the cells as lines; a cell that is wider than its column takes several."""
+    out = []
+    for number, row in enumerate(text):
+        cells = [textwrap.wrap(row[i], widths[i]) if len(row[i]) > widths[i] else [row[i]] for i in block]
+        for k in range(max(len(c) for c in cells)):
+            parts = [c[k] if k < len(c) else "" for c in cells]
+            line = "  ".join(p.rjust(widths[i]) if right[i] else p.ljust(widths[i]) for p, i in zip(parts, block))
+            out.append(line.rstrip())
+        if number == 0:
+            out.append("  ".join("-" * widths[i] for i in block))
+    return "\n".join(out)
 
 
 class _Bar(tqdm):

@@ -15,6 +15,7 @@ from jaxpt.checkpoints.run_item import RunItem
 from jaxpt.cli.dispatch import Parser
 from jaxpt.config.file import load
 from jaxpt.errors import JaxptError
+from jaxpt.files.absent import absent_model
 from jaxpt.files.lock import Lock, inside
 from jaxpt.models.size import param_count
 from jaxpt.sharding import join, on_first_process
@@ -181,5 +182,5 @@ def _tokenizer(config: RunConfig, of_start: Path | None) -> Tokenizer | None:
     if path is None:
         return None
     if not Path(path).exists():
-        raise JaxptError(f"config.tokenizer={path}: it does not exist; give --config.tokenizer=PATH")
+        raise JaxptError(f"config.tokenizer={path} {absent_model(path)}; give --config.tokenizer=PATH")
     return tokenizers.load(path)

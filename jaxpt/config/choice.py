@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any, ClassVar, TypeGuard, TypeVar, overload
 
 from jaxpt.config.hints import Hint, Value
+from jaxpt.config.users_line import reason, users_line
 from jaxpt.errors import JaxptError, nearest
 
 C = TypeVar("C", bound="Choice")
@@ -225,6 +226,6 @@ def importing(load: Callable[[], ModuleType], what: str, path: str) -> ModuleTyp
                 f"{what}: there is no module {error.name} in the current folder or on Python's path; put its folder "
                 f"there: PYTHONPATH=FOLDER before the command"
             ) from error
-        raise JaxptError(f"{what}: importing {path} failed: {error}") from error
+        raise JaxptError(f"{what}: importing {path} failed: {users_line(error)}{error}") from error
     except (Exception, SystemExit) as error:  # a script without `if __name__ == "__main__"` may end the process
-        raise JaxptError(f"{what}: importing {path} failed: {type(error).__name__}: {error}") from error
+        raise JaxptError(f"{what}: importing {path} failed: {users_line(error)}{reason(error)}") from error

@@ -3,7 +3,6 @@
 import importlib.util
 import inspect
 import json
-import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from jaxpt.config import schema
 from jaxpt.config.choice import importing
 from jaxpt.config.hints import Value
 from jaxpt.config.overrides import apply
+from jaxpt.config.users_line import reason, users_line
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.files.digests import NAME, read_file
 
@@ -58,31 +58,41 @@ def _read(file: str) -> ConfigDict:
         return module
 
     importing(run, f"--config={file}", path)
-    make = getattr(module, "get_config", None)
-    if make is None:
-        raise JaxptError(f"{path} has no function get_config()")
-    parameters = inspect.signature(make).parameters.values()
-    if argument and not parameters:
-        raise JaxptError(f"--config={file}: get_config() of {path} takes no argument")
-    if not argument and any(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters):
-        raise JaxptError(f"--config={file}: get_config() of {path} takes an argument: --config={path}:ARGUMENT")
-    variants = getattr(module, "VARIANTS", None)  # what the argument names, in configs that state it so
-    if argument and isinstance(variants, dict) and argument not in variants:
-        raise JaxptError(
-            f"--config={file}: {path} has no variant {argument!r}{nearest(argument, variants)}; "
-            f"there are {', '.join(variants)}"
-        )
-    try:
-        values = make(argument) if argument else make()
-    except JaxptError:
-        raise
-    except Exception as error:
-        line = traceback.extract_tb(error.__traceback__)[-1]
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())} ({line.filename}, line {line.lineno})"
-        raise JaxptError(f"--config={file}: get_config() failed: {reason}") from error
+    values = _called(module, file, path, argument)
     if not isinstance(values, Mapping | ConfigDict):
         raise JaxptError(f"--config={file}: get_config() gave {values!r}, it must give a dict")
     return values if isinstance(values, ConfigDict) else ConfigDict(values)
+
+
+def _called(module: ModuleType, file: str, path: str, argument: str) -> Value:
+    """What the file's `get_config` gives, called with the argument where there is one."""
+    make = getattr(module, "get_config", None)
+    if not callable(make):
+        raise JaxptError(f"{path} has no function get_config()")
+    parameters = inspect.signature(make).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if len(needed) > 1 or any(p.name in needed and p.kind is p.KEYWORD_ONLY for p in parameters):
+        raise JaxptError(
+            f"{path}: get_config({', '.join(needed)}) takes more than one argument, of which FILE:ARG gives one"
+        )
+    if argument and not parameters:
+        raise JaxptError(f"--config={file}: get_config() of {path} takes no argument")
+    variants = getattr(module, "VARIANTS", None)  # what the argument names, in configs that state it so
+    there_are = f"; there are {', '.join(variants)}" if isinstance(variants, dict) else ""
+    if not argument and needed:
+        about = inspect.getdoc(make) or ""
+        raise JaxptError(
+            f"--config={file} needs an argument, {needed[0]}: --config={path}:{needed[0].upper()}"
+            f"{f' ({about.splitlines()[0]})' if about else ''}{there_are}"
+        )
+    if argument and isinstance(variants, dict) and argument not in variants:
+        raise JaxptError(f"--config={file}: {path} has no variant {argument!r}{nearest(argument, variants)}{there_are}")
+    try:
+        return make(argument) if argument else make()
+    except JaxptError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise JaxptError(f"--config={file}: {users_line(error)}{reason(error)}") from error
 
 
 def _json(path: str) -> dict[str, Value]:

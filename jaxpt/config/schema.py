@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from jaxpt.config import earlier
 from jaxpt.config.choice import Choice, find, has_option, is_kind, name_of, pick
 from jaxpt.config.hints import WANTED, Hint, Key, Value, entries_of, is_dict, is_section, is_tuple, keys_of
+from jaxpt.config.users_line import reason, users_line
 from jaxpt.errors import JaxptError, nearest
 
 T = TypeVar("T")
@@ -39,7 +40,7 @@ def build(cls: type[T], values: Value, where: str = "config") -> T:
             raise unknown_key(picked, key, where, ["name", *keys] if is_kind(cls) else None)
     missing = [key.name for key in keys.values() if key.required and key.name not in values]
     if missing:
-        raise JaxptError(f"{where} lacks {', '.join(missing)}; set {where}.{missing[0]}")
+        raise JaxptError(f"{where} lacks {', '.join(missing)}; set --{where}.{missing[0]}")
     for held in keys.values():
         stated = values.get(held.name)
         if held.options_of and stated and isinstance(stated, Mapping | ConfigDict):
@@ -52,7 +53,7 @@ def build(cls: type[T], values: Value, where: str = "config") -> T:
     except Exception as error:
         if not is_kind(cls):
             raise
-        raise JaxptError(f"{where} ({name_of(picked)}): {type(error).__name__}: {error}") from error
+        raise JaxptError(f"{where} ({name_of(picked)}): {users_line(error)}{reason(error)}") from error
 
 
 def chosen(key: Key, values: Mapping[str, Value], where: str) -> type[Choice]:
@@ -63,7 +64,7 @@ def chosen(key: Key, values: Mapping[str, Value], where: str) -> type[Choice]:
     """
     base, by = key.options_of or (Choice, "")
     if by not in values:
-        raise JaxptError(f"{where} lacks {by}; set {where}.{by}")
+        raise JaxptError(f"{where} lacks {by}; set --{where}.{by}")
     return find(base, values[by], f"{where}.{by}")
 
 

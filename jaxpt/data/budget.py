@@ -72,7 +72,8 @@ def check(lines: Sequence[Line]) -> None:
         where = ", ".join(f"stages[{i}]" for i in line.stages)
         raise JaxptError(
             f"config.sources.{line.name} has {line.there:,} rows for this run, the plan needs {line.needed:,}; set "
-            f"sources.{line.name}.repeat={enough}, or when_exhausted=renormalise there, or lower its weight in {where}"
+            f"--config.sources.{line.name}.repeat={enough}, or when_exhausted=renormalise there, or "
+            f"lower its weight in {where}"
         )
 
 
@@ -117,6 +118,6 @@ def _estimate(log: ScheduleLog, limits: Mapping[str, int], steps: int) -> tuple[
                 if not total:
                     names = ", ".join(log.names[i] for i in gone)
                     raise JaxptError(f"near step {stop - math.ceil(rows / leg.batch_size)} {names} would end and no "
-                                     f"other source is left; set repeat higher")  # fmt: skip
+                                     f"other source is left; set --config.sources.NAME.repeat higher")  # fmt: skip
                 weights = [w / total for w in weights]
     return taken, doubt, ends

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxpt import tokenizers
-from jaxpt.cli.terminal import table
+from jaxpt.cli.terminal import table, terminal_width
 from jaxpt.data.packed import PackedSource
 from jaxpt.errors import JaxptError
 
@@ -44,5 +44,5 @@ def show_rows(source: PackedSource, count: int, tokenizer: str | None) -> str:
         for segment, document in enumerate(documents, 1):
             ids = batch["tokens"][0][batch["segment_ids"][0] == segment]
             text = repr(words.decode(ids[:60]))[1:-1] if words else " ".join(map(str, ids[:24]))
-            lines.append(f"  {document.hex()[:12]}  {len(ids):>6,} tokens  {text[:150]}")
+            lines.append(f"  {document.hex()[:12]}  {len(ids):>6,} tokens  {text[:150]}"[: terminal_width()])
     return "\n".join(lines)

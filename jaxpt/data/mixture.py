@@ -133,7 +133,9 @@ class Mixture:
         left = {str(i): 0 if i in ended else w for i, w in enumerate(a.weights)}
         if not any(left.values()):
             names = ", ".join(self.log.names[i] for i in ended)
-            raise JaxptError(f"step {self._step}: {names} ended and no other source is left; set repeat higher")
+            raise JaxptError(
+                f"step {self._step}: {names} ended and no other source is left; set --config.sources.NAME.repeat higher"
+            )
         weights = tuple(integer_weights(left).values())
         entry = LogEntry(self._step, a.batch_size, a.sequence_length, weights)
         self._insert(entry, a.row + (self._step - a.step) * a.batch_size, before)

@@ -95,7 +95,8 @@ class SourceOrder:
         if ordinals.size and int(ordinals.max()) >= self.rows:
             raise JaxptError(
                 f"source {self.name} is used up: this run has {self.rows:,} rows of it and row "
-                f"{int(ordinals.max()) + 1:,} was asked for; set sources.{self.name}.repeat higher or lower its weight"
+                f"{int(ordinals.max()) + 1:,} was asked for; set "
+                f"--config.sources.{self.name}.repeat higher or lower its weight"
             )
         at = np.searchsorted(self._offset, ordinals, side="right") - 1
         position = self._start[at] + ordinals - self._offset[at]

@@ -23,6 +23,7 @@ from jaxpt.data.packing import Packed
 from jaxpt.data.remote import default_cache, file_digest, file_system, is_remote, local_copy
 from jaxpt.data.shards import Shards
 from jaxpt.errors import JaxptError
+from jaxpt.files.absent import absent
 from jaxpt.files.digests import canonical_digest, report_without_digests, write_digests
 from jaxpt.files.partial import partial_directory, sha256, storage_error
 from jaxpt.tokenizers.interface import Tokenizer
@@ -244,8 +245,10 @@ class PackedSource:
         file = f"{path}/source.json"
         fs, inner = file_system(str(path))
         if not fs.isfile(f"{inner}/source.json"):
-            hint = "it was not packed to the end" if fs.isdir(inner) else "it does not exist"
-            raise JaxptError(f"{path} is not a packed source ({hint}: no source.json); make it with jaxpt-data pack")
+            hint = "it was not packed to the end: no source.json"
+            if not fs.isdir(inner):
+                hint = "it does not exist" if is_remote(path) else f"it {absent(path)}"
+            raise JaxptError(f"{path} is not a packed source ({hint}); make it with jaxpt-data pack")
         try:
             values = json.loads(fs.cat_file(f"{inner}/source.json"))
             if values["format"] != FORMAT:

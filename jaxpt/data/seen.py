@@ -111,7 +111,7 @@ def in_common(sources: Mapping[str, PackedSource]) -> list[tuple[str, str, int]]
 
 
 def _open(entry: Used, resumed: bool) -> PackedSource:
-    way_out = "restore it, or set config.leave_out_seen=False to leave out only rows of unchanged sources"
+    way_out = "restore it, or set --config.leave_out_seen=False to leave out only rows of unchanged sources"
     way_out = "restore it to go on with this run" if resumed else way_out
     what = f"the run before this one used source {entry.name} ({entry.path})"
     try:

@@ -49,7 +49,9 @@ def list_files(pattern: str, suffixes: Sequence[str] = SUFFIXES) -> list[str]:
         files_of_kind = [f for f in names if f.endswith(known)]
         others = [f for f in names if f not in set(files_of_kind)]
     if not files_of_kind and not others:
-        raise JaxptError(f"{pattern}: no such file; give a file, a directory or a glob of {', '.join(suffixes)}")
+        raise JaxptError(
+            f"{pattern}: no such file{_where(fs, path)}; give a file, a directory or a glob of {', '.join(suffixes)}"
+        )
     wrong = [f for f in files_of_kind if not f.endswith(known)] or (others if not files_of_kind else [])
     if wrong:
         more = f" (and {len(wrong) - 1:,} more)" if len(wrong) > 1 else ""
@@ -57,6 +59,11 @@ def list_files(pattern: str, suffixes: Sequence[str] = SUFFIXES) -> list[str]:
     if others:
         _warn_of_others(pattern, tuple(sorted(f.rsplit("/", 1)[-1] for f in others)))
     return sorted(fs.unstrip_protocol(f) if not is_local(fs) else f for f in files_of_kind)
+
+
+def _where(fs: AbstractFileSystem, path: str) -> str:
+    """Where a relative pattern was looked for: local paths come with the folder that the command runs in."""
+    return f" (it was looked for as {path})" if is_local(fs) else ""
 
 
 def _in_directory(

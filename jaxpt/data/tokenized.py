@@ -1,7 +1,7 @@
 """Tokenized documents at rest: encoded once, packed at any sequence length without the tokenizer.
 
-A folder of Parquet shards (`id, tokens, text_bytes` and the fields that were kept), `tokenizer/`, which packed sources made
-of it carry on, and, written last, `tokenized.json`: what decided the tokens, and the shards with their counts.
+A folder of Parquet shards (`id, tokens, text_bytes` and the fields that were kept), `tokenizer/`, which packed sources
+made of it carry on, and, written last, `tokenized.json`: what decided the tokens, and the shards with their counts.
 """
 
 import functools

@@ -50,7 +50,7 @@ class BitsPerByte(Evaluation):
     def check_inputs(self, where: str, tokenizer: Tokenizer | None) -> None:
         """As `Evaluation.check_inputs`: documents that can be read, and a tokenizer."""
         if tokenizer is None:
-            raise JaxptError(f"{where} needs a tokenizer; set config.tokenizer")
+            raise JaxptError(f"{where} needs a tokenizer; set --config.tokenizer")
         for name, file in self.documents.items():
             try:
                 read_texts(file, self.max_documents)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxpt.errors import JaxptError
+from jaxpt.files.absent import absent_model
 from jaxpt.interop.family import read_config
 from jaxpt.interop.find_family import family_of
 from jaxpt.interop.mapping import Tensor
@@ -34,6 +35,8 @@ class HuggingFaceCheckpoint:
                 that the config does not give, or anything the config asks for that is not implemented.
         """
         self.path = Path(path)
+        if not self.path.exists():
+            raise JaxptError(f"{path} {absent_model(path)}")
         self.values = _json(self.path / "config.json")
         generation = self.path / "generation_config.json"  # how to sample; carried through
         self.generation = _json(generation) if generation.is_file() else None

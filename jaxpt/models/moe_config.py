@@ -49,4 +49,4 @@ class MoeConfig:
         if self.capacity_factor is not None and not self.capacity_factor > 0:
             raise JaxptError(f"model.moe.capacity_factor is {self.capacity_factor!r}, it must be above 0 (or None)")
         if self.shared_score and not self.shared_mlp:
-            raise JaxptError("model.moe.shared_score needs shared experts; set model.moe.shared_mlp")
+            raise JaxptError("model.moe.shared_score needs shared experts; set --config.model.moe.shared_mlp")

@@ -88,7 +88,7 @@ def compile_step(plan: RunPlan, devices: Sequence[jax.Device], stage: int = 0) -
                 raise
             exceeds = re.search(r"memory on HBM.*?\([\d.]+\w\) exceeds.*?\([\d.]+\w\)", str(e), re.DOTALL)
             figures = " ".join((exceeds.group(0) if exceeds else str(e)[:160]).split())
-            way_out = "use more devices, compute.remat or microbatches"
+            way_out = "use more devices, --config.compute.remat=full or --config.stages[N].microbatches=M"
             raise JaxptError(
                 f"stage {chosen.config.name} does not fit the memory of a device ({figures}); {way_out}"
             ) from e

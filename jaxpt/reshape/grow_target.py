@@ -43,7 +43,7 @@ def widen(
     for growth in _growths(config, want, how, fresh, noise, seed):
         out.append(growth(out[-1].target if out else config))
     if not out:
-        raise JaxptError("grow_width: the target is not wider than the source; set config.target, e.g. target.mlp")
+        raise JaxptError("grow_width: the target is not wider than the source; set for instance --config.target.mlp=…")
     return out
 
 
@@ -53,7 +53,9 @@ def _check_way(config: ModelConfig, want: Mapping[str, int], how: str, noise: fl
     if noise and how not in ("duplicate", "fpi"):
         raise JaxptError(f"grow_width: noise is for copies, how='duplicate' or 'fpi'; how={how!r} needs none")
     if how == "aki" and want["mlp"] == config.mlp:
-        raise JaxptError("grow_width: how='aki' makes neurons of the next layer's; set target.mlp above the source's")
+        raise JaxptError(
+            "grow_width: how='aki' makes neurons of the next layer's; set --config.target.mlp above the source's"
+        )
     if how != "pad" and want["head_dim"] != config.head_dim:
         raise JaxptError(f"grow_width: how={how!r} does not grow head_dim; use how='pad' for it")
 

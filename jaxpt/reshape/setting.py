@@ -98,4 +98,4 @@ class ReshapeSetting:
     def need_data(self, what: str) -> None:
         """Raises a JaxptError if there is no calibration data."""
         if not self.batches:
-            raise JaxptError(f"{what} needs calibration data; set config.calibration.sources")
+            raise JaxptError(f"{what} needs calibration data; set --config.calibration.sources")

@@ -63,7 +63,8 @@ def lengths(config: ModelConfig, target: "Target | Mapping[str, object]") -> dic
     if want["heads"] // want["kv_heads"] > config.group:
         raise JaxptError(
             f"target.heads is {want['heads']} over {want['kv_heads']} kv heads, more per kv head than the source's "
-            f"{config.group}; set target.heads={want['kv_heads'] * config.group}, or merge kv heads (merge_kv) first"
+            f"{config.group}; set --config.target.heads={want['kv_heads'] * config.group}, or merge kv heads first "
+            f"(merge_kv)"
         )
     if config.moe is not None and want["experts"] < config.moe.experts_per_token:
         raise JaxptError(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxpt.errors import JaxptError
+from jaxpt.files.absent import absent_model
 from jaxpt.files.digests import NAME, Digests, with_digests
 from jaxpt.tokenizers.huggingface import HuggingFaceTokenizer, read_byte_level_bpe, read_json
 from jaxpt.tokenizers.interface import Tokenizer
@@ -27,7 +28,7 @@ def load(path: str | Path) -> Tokenizer:
     """
     path = Path(path)
     if not path.exists():
-        raise JaxptError(f"tokenizer {path} does not exist")
+        raise JaxptError(f"tokenizer {path} {absent_model(path)}")
     folder = path if path.is_dir() else path.parent
     _check_digests(path if path.name == "tokenizer" else folder)
     known = sorted(folder.glob("*.model"), key=lambda p: p.name != "tokenizer.model")

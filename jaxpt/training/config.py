@@ -138,7 +138,9 @@ class RunConfig:
     seed: int = option(0, "of everything random in the run")
     model: ModelSection = option(ModelSection(), "a preset and what differs from it")
     init_from: str | None = option(None, "a bundle, run or Hugging Face directory to start from")
-    tokenizer: str | None = option(None, "its directory; None: that of init_from, else the one that a packed source carries")
+    tokenizer: str | None = option(
+        None, "its directory; None: that of init_from, else the one that a packed source carries"
+    )
     cache: str | None = option(None, "where text is packed; None: ~/.cache/jaxpt")
     leave_out_seen: bool = option(True, "take no row that the run behind init_from saw")
     optimizer: Optimizer = choice_option(Optimizer, "how gradients move the parameters")

@@ -109,7 +109,7 @@ class Reweighting(Event):
             if name not in self._documents.documents:
                 raise JaxptError(
                     f"{where} needs held-out documents of {name}; set "
-                    f"config.evaluations.bits_per_byte.documents.{name} to a JSONL file"
+                    f"--config.evaluations.bits_per_byte.documents.{name} to a JSONL file"
                 )
         path = Path(str(stage.reweight.reference))
         if path.suffix == ".json":

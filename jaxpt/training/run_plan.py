@@ -164,7 +164,7 @@ def _stage_plans(
                 raise JaxptError(
                     f"{where}.sequence_length is {stage.sequence_length}, the rows of source {name} "
                     f"({config.sources[name].path}) have {sources[name].sequence_length} tokens; pack the source again "
-                    f"or set {where}.sequence_length={sources[name].sequence_length}"
+                    f"or set --{where}.sequence_length={sources[name].sequence_length}"
                 )
         if stage.rope is not None:
             now = with_rope(now, stated(stage.rope))
@@ -211,7 +211,7 @@ def check_pose(where: str, stage: StageConfig, model: ModelConfig) -> None:
         raise JaxptError(f"{where} is {target}, it must be above the stage's sequence_length ({stage.sequence_length})")
     if target > model.max_positions:
         rope = where.replace("pose.target", "rope.max_positions")
-        raise JaxptError(f"{where} is {target}, the model has {model.max_positions} positions; set {rope}={target}")
+        raise JaxptError(f"{where} is {target}, the model has {model.max_positions} positions; set --{rope}={target}")
 
 
 def check_source(where: str, path: str, source: SourceFacts, model: ModelConfig, tokenizer: Tokenizer | None) -> None:
@@ -221,13 +221,13 @@ def check_source(where: str, path: str, source: SourceFacts, model: ModelConfig,
     if source.vocab_size > model.vocab_size:
         raise JaxptError(
             f"{where}: {path} has token ids up to {source.vocab_size - 1}, the model's vocabulary has "
-            f"{model.vocab_size} entries; set config.model.vocab_size={source.vocab_size} or tokenize again"
+            f"{model.vocab_size} entries; set --config.model.vocab_size={source.vocab_size} or tokenize again"
         )
     if tokenizer is not None and tokenizer.fingerprint != source.tokenizer_fingerprint:
         raise JaxptError(
             f"{where}: {path} was packed with tokenizer {source.tokenizer_fingerprint[:12]}, this run's is "
-            f"{tokenizer.fingerprint[:12]}; tokenize again, or set config.tokenizer to the one it was packed with (left out, "
-            f"it is the one that the source carries in tokenizer/)"
+            f"{tokenizer.fingerprint[:12]}; tokenize again, or set "
+            f"--config.tokenizer to the one it was packed with (left out, it is the one that the source carries)"
         )
 
 
@@ -241,5 +241,5 @@ def check_disk(workdir: Path, model: ModelConfig, optimizer: BuiltOptimizer, kee
     if free < need:
         raise JaxptError(
             f"{workdir}: {free / 2**30:.1f} GiB free, {keep + 1} checkpoints take {need / 2**30:.1f} GiB; free space, "
-            f"lower config.checkpoint.keep or choose another --workdir"
+            f"lower --config.checkpoint.keep or choose another --workdir"
         )

@@ -47,7 +47,7 @@ def _packed(config: RunConfig, name: str) -> PackedSource:
 def _text(config: RunConfig, name: str, tokenizer: Tokenizer | None) -> PackedSource:
     source, where = config.sources[name], f"config.sources.{name}"
     if tokenizer is None:
-        raise JaxptError(f"{where}: {source.path} is text, which needs a tokenizer; set config.tokenizer")
+        raise JaxptError(f"{where}: {source.path} is text, which needs a tokenizer; set --config.tokenizer")
     try:
         length = row_length(config, name)
         return packed_on_first_use(source.path, length, source.pack, tokenizer, _cache(config), name)

@@ -15,6 +15,7 @@ from jaxpt.checkpoints.reading import with_extra
 from jaxpt.checkpoints.run_files import has_tokenizer, read_lineage, stored_model
 from jaxpt.data.ledger import Ledger
 from jaxpt.errors import JaxptError
+from jaxpt.files.absent import absent_model
 from jaxpt.files.digests import canonical_digest
 from jaxpt.interop import importing
 from jaxpt.interop.checkpoint import HuggingFaceCheckpoint
@@ -68,6 +69,8 @@ def open_start(path: str, load: str, where: str = "config.init_from", *, with_li
         return _from_bundle(here)
     if (here / "config.json").exists():
         return _from_hugging_face(here, with_lineage)
+    if not here.exists():
+        raise JaxptError(f"{where}: {path} {absent_model(path)}")
     raise JaxptError(
         f"{where}: {path} is not a bundle (model.json), run directory (checkpoints/) or Hugging Face directory "
         f"(config.json with *.safetensors)"

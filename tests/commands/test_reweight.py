@@ -109,7 +109,7 @@ def test_damage_to_the_kept_losses_is_noticed_before_they_are_aimed_at(setting):
     [
         (
             "evaluations.bits_per_byte.documents={}",
-            "stages[0].reweight needs held-out documents of sums; set config.evaluations.bits_per_byte.documents.sums",
+            "stages[0].reweight needs held-out documents of sums; set --config.evaluations.bits_per_byte.doc",
         ),
         ("stages[0].reweight.reference=None", "config.stages[0].reweight.reference is missing"),
         ("stages[0].reweight.reference=half.json", "half.json has no loss for words"),

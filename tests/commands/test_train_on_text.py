@@ -121,7 +121,7 @@ def test_a_tokenizer_the_data_was_not_packed_with_is_refused(setting, tmp_path, 
 
 def test_an_evaluation_without_a_tokenizer_is_refused(setting, tmp_path, capsys):
     assert train(setting, tmp_path / "run", "--config.tokenizer=None") == 1
-    assert "bits_per_byte needs a tokenizer; set config.tokenizer" in capsys.readouterr().err
+    assert "bits_per_byte needs a tokenizer; set --config.tokenizer" in capsys.readouterr().err
 
 
 def test_text_named_as_a_source_is_packed_on_first_use_and_trains_the_same(setting, run, tmp_path, capsys):

@@ -231,7 +231,7 @@ def test_a_dict_takes_a_new_choice_that_is_named_or_called_like_one(toy):
         ({}, ["--config.first.tail=3"], "config.first.tail is not a key; kite has it"),
         ({}, ["--config.first.radus=3"], "config.first.radus is not a key (did you mean 'radius'?)"),
         ({}, ["--config.first.name=kite", "--config.first.radius=3"], "config.first.radius is not a key; ball has it"),
-        ({}, ["--config.first.name=kite"], "config.first lacks tail; set config.first.tail"),
+        ({}, ["--config.first.name=kite"], "config.first lacks tail; set --config.first.tail"),
         ({}, ["--config.first.radius=big"], "--config.first.radius=big: it must be a number"),
         ({}, ["--config.first=kite"], "config.first has keys of its own; pick one with --config.first.name=kite"),
         ({"first": "kite"}, [], "config.first is 'kite', it must be a dict with the keys name, price"),
@@ -240,13 +240,25 @@ def test_a_dict_takes_a_new_choice_that_is_named_or_called_like_one(toy):
         ({}, ["--config.first.name=mine:Other"], "make it a frozen dataclass that inherits toys.toy:Toy"),
         ({}, ["--config.first.name=mine:number"], "mine has no class number"),
         ({}, ["--config.first.name=yours:Robot"], "there is no module yours in the current folder or on Python's path"),
-        ({}, ["--config.first.name=broken:Robot"], "importing broken failed: RuntimeError: no batteries"),
-        ({}, ["--config.first.name=lacking:Robot"], "importing lacking failed: No module named 'no_such_module"),
-        ({}, ["--config.first.name=leaving:Robot"], "importing leaving failed: SystemExit: 3"),
+        (
+            {},
+            ["--config.first.name=broken:Robot"],
+            "broken.py:1: raise RuntimeError('no batteries'): RuntimeError: no batteries",
+        ),
+        (
+            {},
+            ["--config.first.name=lacking:Robot"],
+            "lacking.py:1: import no_such_module_anywhere: No module named 'no_such_module",
+        ),
+        (
+            {},
+            ["--config.first.name=leaving:Robot"],
+            "leaving.py:1: raise SystemExit(3): SystemExit: 3",
+        ),
         ({}, ["--config.first.name=:Robot"], "config.first.name is ':Robot', it must look like package.module:Class"),
         ({}, ["--config.first.name=mine:"], "config.first.name is 'mine:', it must look like package.module:Class"),
         ({}, ["--config.first.name=a/mine:Robot"], "it must look like package.module:Class, with dots and without .py"),
-        ({}, ["--config.first.name=mine:Glass"], "config.first (mine:Glass): OSError: it broke"),
+        ({}, ["--config.first.name=mine:Glass"], ': raise OSError("it broke"): OSError: it broke'),
         ({}, ["--config.first.name=mine:Bare"], "make it a frozen dataclass that inherits toys.toy:Toy"),
         ({"first": {"nam": "kite"}}, [], "config.first.nam is not a key (did you mean 'name'?)"),
         ({}, ["--config.first.nam=kite"], "config.first.nam is not a key (did you mean 'name'?)"),
@@ -264,7 +276,7 @@ def test_a_broken_file_in_the_room_is_one_line_that_names_it(toy, monkeypatch):
     (room / "torn.py").write_text("def f(:\n")
     try:
         for flag in ("--config.first.name=torn", "--config.first.name=xyz", "--config.first.xyz=1"):
-            assert "toy toys.room.torn: importing toys.room.torn failed: SyntaxError" in refused(toy, {}, flag)
+            assert "torn.py:1: def f(:: SyntaxError" in refused(toy, {}, flag)
         assert load(toy, {}, "--config.first.name=box").first.name == "box", "others are not read"
     finally:
         (room / "torn.py").unlink()

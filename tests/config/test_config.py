@@ -138,8 +138,8 @@ def test_a_mistyped_override_is_one_line_with_the_way_out(file, override, messag
         ("mixture=dict(code=1", "mixture=dict(code=-1", "a weight must be at least 0"),
         ("def get_config", "def config", "has no function get_config()"),
         ("    return c", "    return 5", "get_config() gave 5, it must give a dict"),
-        ("    return c", "    return d", "get_config() failed: NameError: name 'd' is not defined"),
-        ('size="2"', "size", "takes an argument: --config="),
+        ("    return c", "    return d", "run.py:{line}: return d: NameError: name 'd' is not defined"),
+        ('size="2"', "size", "needs an argument, size: --config="),
         (
             "c = ConfigDict()",
             "c = ConfigDict(dict(evaluation=3))",
@@ -162,7 +162,8 @@ def test_a_mistake_in_the_file_is_one_line(tmp_path, before, after, message):
     path = tmp_path / "run.py"
     assert before in FILE
     path.write_text(FILE.replace(before, after))
-    assert message in refused(str(path))
+    line = FILE[: FILE.index(before)].count("\n") + 1
+    assert message.format(line=line) in refused(str(path))
 
 
 def test_a_missing_file_is_named():

@@ -78,7 +78,7 @@ def test_a_source_of_weight_zero_may_have_other_rows():
         ),
         (
             {"stages": [{**STAGE, "duration": "9 steps", "pose": {"target": 10**6}}]},
-            "positions; set config.stages[0].rope.max_positions=1000000",
+            "positions; set --config.stages[0].rope.max_positions=1000000",
         ),
     ],
 )

@@ -154,8 +154,8 @@ def test_a_key_is_made_of_what_is_stated_as_it_always_was(planned):
 
 
 def test_a_required_option_that_nobody_states_is_named(planned):
-    missing = r"config\.steps\[0\] \(pack\): --sequence_length is missing; state config\.steps\[0\]\.options\."
+    missing = r"config\.steps\[0\] \(pack\) needs sequence_length; give --config\.steps\[0\]\.options\."
     with pytest.raises(JaxptError, match=missing):
         planned([{"command": "pack"}])
-    with pytest.raises(JaxptError, match=r"--eval is missing; state config\.eval$"):
+    with pytest.raises(JaxptError, match=r"needs eval; give --config\.eval=…$"):
         planned([{"command": "decontaminate"}])

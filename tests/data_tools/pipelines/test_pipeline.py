@@ -122,7 +122,7 @@ def test_mistakes_are_reported_before_anything_runs(made, tmp_path):
         with pytest.raises(JaxptError, match=said):
             run.main([*arguments(made, tmp_path / "w"), change])
     without = [a for a in arguments(made, tmp_path / "w") if "tokenizer" not in a]
-    with pytest.raises(JaxptError, match=r"steps\[2\] \(tokenize\).*--tokenizer"):
+    with pytest.raises(JaxptError, match=r"steps\[2\] \(tokenize\).*--config\.tokenizer"):
         run.main(without)
     assert not (tmp_path / "w/dedup").exists()
 
