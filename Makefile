@@ -1,5 +1,6 @@
 # make quickstart: from a bare machine to a model trained on real text.  make test: the tests.
-PYTHON ?= python3.11
+# the newest that runs here of those that are tested; PYTHON=… takes another
+PYTHON ?= $(shell .ci/python 3.13 3.12 3.11)
 VENV ?= .venv
 WORKDIR ?= runs/quickstart
 # processes that share the tests, a file at a time; each takes up to 3 GB
@@ -28,6 +29,7 @@ house: $(VENV)/dev
 
 # The stamps are made again when setup.py changes; until then the environment is reused.
 $(VENV)/bin/python:
+	@[ -n "$(PYTHON)" ]
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/core: $(VENV)/bin/python setup.py
@@ -35,7 +37,7 @@ $(VENV)/core: $(VENV)/bin/python setup.py
 	touch $@
 
 $(VENV)/dev: $(VENV)/bin/python setup.py
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,data]"
 	touch $@
 
 clean:

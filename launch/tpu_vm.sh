@@ -12,6 +12,7 @@ launch/tpu_vm.sh COMMAND --name=NAME --zone=ZONE [options] [-- ARGUMENTS OF jaxp
   train    -- --config=… --workdir=FOLDER   run `jaxpt train` on all workers at once
   logs                                      follow worker 0
   stop                                      SIGTERM: the run saves a checkpoint, then exits with 75
+  fetch    --workdir=FOLDER [--to=FOLDER]   copy a run directory from worker 0 to here (default: the same folder)
   delete                                    give the TPU VM back
 
   --project=PROJECT   default: gcloud's own    --dry-run   print the commands, run nothing
@@ -20,6 +21,7 @@ launch/tpu_vm.sh COMMAND --name=NAME --zone=ZONE [options] [-- ARGUMENTS OF jaxp
   launch/tpu_vm.sh install --name=a --zone=us-west4-a
   launch/tpu_vm.sh mount --name=a --zone=us-west4-a --bucket=BUCKET
   launch/tpu_vm.sh train --name=a --zone=us-west4-a -- --config=configs/tiny.py:../BUCKET/web --workdir=../BUCKET/runs/a
+  launch/tpu_vm.sh fetch --name=a --zone=us-west4-a --workdir=../BUCKET/runs/a --to=runs/a
 
 Commands start in the checkout, ~/jaxpt. A bucket for runs needs the hierarchical namespace: in others the renaming of
 folders, by which a checkpoint becomes whole, is not atomic.
@@ -30,13 +32,19 @@ fail() { echo "launch/tpu_vm.sh: $1" >&2; exit 2; }
 
 command=${1:-}
 case "$command" in
-  create | install | mount | train | logs | stop | delete) shift ;;
+  create | install | mount | train | logs | stop | fetch | delete) shift ;;
   -h | --help | "") usage; exit 0 ;;
-  *) fail "no command '$command'; there are create, install, mount, train, logs, stop, delete" ;;
+  *) fail "no command '$command'; there are create, install, mount, train, logs, stop, fetch, delete" ;;
 esac
 
-name="" zone="" type="" version="" bucket="" project="" spot="" dry=""
+name="" zone="" type="" version="" bucket="" project="" workdir="" to="" spot="" dry=""
 while [ $# -gt 0 ]; do
+  case "$1" in # --name NAME is --name=NAME
+    --name | --zone | --type | --version | --bucket | --project | --workdir | --to)
+      [ $# -gt 1 ] || fail "$1 needs a value"
+      set -- "$1=$2" "${@:3}"
+      ;;
+  esac
   case "$1" in
     --name=*) name=${1#*=} ;;
     --zone=*) zone=${1#*=} ;;
@@ -44,6 +52,8 @@ while [ $# -gt 0 ]; do
     --version=*) version=${1#*=} ;;
     --bucket=*) bucket=${1#*=} ;;
     --project=*) project=${1#*=} ;;
+    --workdir=*) workdir=${1#*=} ;;
+    --to=*) to=${1#*=} ;;
     --spot) spot="--spot" ;;
     --dry-run) dry=1 ;;
     --) shift; break ;;
@@ -96,5 +106,14 @@ case "$command" in
     ;;
   logs) on_workers 0 'tail -n 50 -f jaxpt/train.log' ;;
   stop) on_workers all 'kill -TERM "$(cat jaxpt/train.pid)"' ;;
+  fetch)
+    [ -n "$workdir" ] || fail "--workdir is missing, the folder that train was given"
+    case "$workdir" in /*) there=$workdir ;; *) there=jaxpt/$workdir ;; esac
+    to=${to:-$workdir}
+    case "$to" in ../*) fail "--to is missing: $workdir lies outside the checkout; give for instance --to=runs/a" ;; esac
+    [ ! -e "$to" ] || fail "$to is here already; give another --to, or move it away"
+    run mkdir -p "$(dirname "$to")"
+    run gcloud compute tpus tpu-vm scp --recurse "$name:$there" "$to" "${where[@]}" --worker=0
+    ;;
   delete) run gcloud compute tpus tpu-vm delete "$name" "${where[@]}" --quiet ;;
 esac

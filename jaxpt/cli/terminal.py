@@ -76,8 +76,8 @@ def _lines(text: Sequence[Sequence[str]], widths: Sequence[int], right: Sequence
     """The columns `block` of the cells as lines; a cell that is wider than its column takes several."""
     out = []
     for number, row in enumerate(text):
-        cells = [textwrap.wrap(row[i], widths[i]) if len(row[i]) > widths[i] else [row[i]] for i in block]
-        for k in range(max(len(c) for c in cells)):
+        cells = [(textwrap.wrap(row[i], widths[i]) if len(row[i]) > widths[i] else None) or [row[i]] for i in block]
+        for k in range(max(map(len, cells), default=1)):
             parts = [c[k] if k < len(c) else "" for c in cells]
             line = "  ".join(p.rjust(widths[i]) if right[i] else p.ljust(widths[i]) for p, i in zip(parts, block))
             out.append(line.rstrip())

@@ -10,6 +10,7 @@ from jaxpt.cli.dispatch import Parser
 from jaxpt.cli.terminal import progress
 from jaxpt.errors import JaxptError
 from jaxpt.interop import export_bundle
+from jaxpt.interop.importing import has_tokenizer
 from jaxpt.models.specs import flatten, param_specs
 
 HELP = "write a bundle or a run as a Hugging Face model, bit for bit"
@@ -42,4 +43,6 @@ def main(argv: Sequence[str]) -> int:
         target = export_bundle(held or args.source, args.target, args.family, dtype=args.dtype, report=bar.update)
     family = json.loads((target / "config.json").read_text(encoding="utf-8"))["model_type"]
     print(f"{target} ({family})")
+    if not has_tokenizer(target):
+        print(f"{args.source} has no tokenizer, so {target} holds none either; copy one there, or train with one")
     return 0

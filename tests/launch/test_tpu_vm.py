@@ -1,5 +1,6 @@
 """The TPU VM script prints the commands it would run, and refuses mistakes in one line."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -32,6 +33,40 @@ def test_a_bucket_is_mounted_on_every_worker():
     assert "gcsfuse\\ --implicit-dirs\\ b\\ b" in done.stdout
 
 
+def test_results_are_fetched_from_the_first_worker_into_the_folder_of_the_same_name(tmp_path):
+    """`gcloud` is a stand-in here that copies from a folder, as scp does from a machine."""
+    (tmp_path / "vm/jaxpt/runs/a/checkpoints").mkdir(parents=True)
+    (tmp_path / "vm/jaxpt/runs/a/metrics.jsonl").write_text("{}\n")
+    (tmp_path / "bin").mkdir()
+    gcloud = tmp_path / "bin" / "gcloud"
+    gcloud.write_text('#!/usr/bin/env bash\necho "$@" >>log\ncp -r "vm/${6#*:}" "$7"\n')
+    gcloud.chmod(0o755)
+    path = f"{gcloud.parent}:{os.environ['PATH']}"
+    arguments = ("fetch", "--name", "a", "--zone", "z", "--workdir", "runs/a")
+
+    def fetch(*more):
+        command = ["bash", str(SCRIPT), *arguments, *more]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, "PATH": path}
+        )
+
+    assert fetch().returncode == 0
+    assert (tmp_path / "runs/a/metrics.jsonl").read_text() == "{}\n"
+    assert (tmp_path / "log").read_text() == (
+        "compute tpus tpu-vm scp --recurse a:jaxpt/runs/a runs/a --zone=z --worker=0\n"
+    )
+    assert "runs/a is here already" in fetch().stderr
+    assert fetch("--to=runs/b").returncode == 0
+    assert (tmp_path / "runs/b/checkpoints").is_dir()
+
+
+def test_a_flag_may_be_followed_by_its_value():
+    joined = launch("create", "--name=a", "--zone=z", "--type=v6e-8", "--dry-run")
+    apart = launch("create", "--name", "a", "--zone", "z", "--type", "v6e-8", "--dry-run")
+    assert apart.returncode == 0
+    assert apart.stdout == joined.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -42,6 +77,9 @@ def test_a_bucket_is_mounted_on_every_worker():
         (("mount", "--name=a", "--zone=z", "--bucket=gs://b"), "leave out gs://"),
         (("train", "--name=a", "--zone=z"), "give the arguments of jaxpt train after --"),
         (("logs", "--name=a", "--zon=z"), "unknown option '--zon=z'"),
+        (("logs", "--name"), "--name needs a value"),
+        (("fetch", "--name=a", "--zone=z"), "--workdir is missing"),
+        (("fetch", "--name=a", "--zone=z", "--workdir=../b/runs/a"), "--to is missing"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(arguments, message):
