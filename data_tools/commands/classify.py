@@ -29,7 +29,7 @@ from jaxpt.errors import JaxptError
 EXAMPLE = """examples:
   jaxpt-data classify --train='labelled/*.jsonl.gz' --recipe=topic --model=topics.bin
   jaxpt-data classify --input='web/*.jsonl.gz' --model=quality.bin --keep=0.1 --output=good
-  jaxpt-data classify --seed='math/*.jsonl.gz' --input='web/*.jsonl.gz' --recipe=math --top_tokens=4000000 --output=m"""
+  jaxpt-data classify --seed='math/*.jsonl.gz' --input='web/*.jsonl.gz' --recipe=math --top_tokens=5000 --output=m"""
 BATCH = 256
 
 

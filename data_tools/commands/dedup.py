@@ -30,7 +30,7 @@ from jaxpt.files.lock import Lock, inside
 
 EXAMPLE = """example:
   jaxpt-data dedup --input='clean/*.jsonl.gz' --output=dedup --strictness=balanced
-  jaxpt-data dedup --input='old/*.jsonl.gz,new/*.jsonl.gz' --output=dedup-new --store=dedup/signatures"""
+  jaxpt-data dedup --input='clean/*.jsonl.gz,new/*.jsonl.gz' --output=dedup-new --store=dedup/signatures"""
 
 CLUSTERS = "clusters.parquet"
 EXCERPT = 300  # characters shown of a removed text and of what it repeats

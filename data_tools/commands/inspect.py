@@ -16,7 +16,7 @@ HELP = "show what steps removed and why (with a page to look at), or what a pack
 
 EXAMPLE = """\
 example:
-  jaxpt-data inspect packed/web --tokenizer=TOKENIZER --rows=2
+  jaxpt-data inspect packed/web --rows=2
   jaxpt-data inspect packed/web --verify
   jaxpt-data inspect data/web --html=report.html        # a workdir of run, or one step's folder
 """

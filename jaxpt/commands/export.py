@@ -17,8 +17,8 @@ HELP = "write a bundle or a run as a Hugging Face model, bit for bit"
 
 EPILOG = """\
 example:
-  jaxpt export --from=BUNDLE --to=HF_DIR
-  jaxpt export --from=runs/a --to=HF_DIR --dtype=bfloat16
+  jaxpt export --from=BUNDLE --to=exported
+  jaxpt export --from=runs/a --to=run_exported --dtype=bfloat16
 """
 
 

@@ -12,7 +12,7 @@ HELP = "read a Hugging Face model into a bundle, bit for bit"
 
 EPILOG = """\
 example:
-  jaxpt import --from=HF_DIR --to=BUNDLE
+  jaxpt import --from=HF_DIR --to=bundles/a
 """
 
 

@@ -31,8 +31,8 @@ HELP = "show a bundle, run, checkpoint, Hugging Face directory or packed source"
 EPILOG = """\
 example:
   jaxpt inspect runs/quickstart/run
-  jaxpt inspect BUNDLE --mesh=fsdp=8,tensor=4        the parameter table with each leaf's sharding
-  jaxpt inspect packed/code --rows=2 --tokenizer=TOKENIZER
+  jaxpt inspect BUNDLE --mesh=fsdp=8,tensor=4        # the parameter table with each leaf's sharding
+  jaxpt inspect packed/code --rows=2
 """
 
 

@@ -26,7 +26,7 @@ HELP = "prepare real text, train a small model on it, evaluate it, sample from i
 EPILOG = """\
 example:
   jaxpt quickstart --workdir=runs/quickstart
-  jaxpt quickstart --workdir=runs/short --config.stages[0].duration="100 steps"
+  jaxpt quickstart --workdir=runs/short --config.stages[0].duration="40 steps"
 
 What is there already is used again; removed parts are made again. Any key of configs/quickstart.py may be set with
 --config.key=value.

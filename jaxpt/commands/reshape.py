@@ -36,11 +36,11 @@ HELP = "cut, grow or upcycle a model: subclone, prune depth, merge kv heads, gro
 
 EPILOG = """\
 example:
-  jaxpt reshape --config=configs/reshape/subclone.py --from=BUNDLE --to=BUNDLE --config.target.layers=12
-  jaxpt reshape --config=configs/reshape/subclone.py:compensated --from=HF_DIR --to=BUNDLE \\
-      --config.calibration.sources="{'text': 'data/packed'}" --config.target.embed=1024 --pictures=scores
-  jaxpt reshape --config=configs/reshape/grow_width.py --from=RUN --to=BUNDLE --config.target.mlp=3072
-  jaxpt reshape --config=configs/reshape/upcycle.py:fine --from=BUNDLE --to=BUNDLE \\
+  jaxpt reshape --config=configs/reshape/subclone.py --from=BUNDLE --to=SMALLER --config.target.layers=12
+  jaxpt reshape --config=configs/reshape/subclone.py:compensated --from=HF_DIR --to=NARROWER \\
+      --config.calibration.sources="{'text': 'data/packed'}" --config.target.embed=48 --pictures=scores
+  jaxpt reshape --config=configs/reshape/grow_width.py --from=RUN --to=WIDER --config.target.mlp=3072
+  jaxpt reshape --config=configs/reshape/upcycle.py:fine --from=BUNDLE --to=MIXTURE \\
       --config.held_out.sources="{'text': 'data/held_out'}"
 
 Without calibration sources the scores come from the weights alone. The model is read and written slice by slice; it

@@ -40,7 +40,7 @@ HELP = "train a model: stages of a mixture, checkpoints, metrics; run again to r
 EPILOG = f"""\
 example:
   jaxpt train --config=configs/tiny.py:PACKED_SOURCE --workdir=runs/a --config.optimizer.learning_rate=1e-3
-  jaxpt train --config=configs/tiny.py:PACKED_SOURCE --workdir=runs/b --config.stages[0].duration="20k tokens"
+  jaxpt train --config=configs/tiny.py:PACKED_SOURCE --workdir=runs/b --config.stages[0].duration="8k tokens"
 
 Any key of the config may be set with --config.key=value. Started again in the same workdir, the run goes on from its
 newest whole checkpoint; --from_step=N goes back to an earlier one, for instance with a lower learning rate after the
