@@ -1,4 +1,4 @@
-"""How good a classifier is: held-out precision and recall, calibration, and thresholds by quantile."""
+"""How good a classifier is: held-out precision and recall, and calibration."""
 
 import html
 import io
@@ -109,35 +109,6 @@ def judge(probabilities: np.ndarray, truth: Sequence[str], labels: Sequence[str]
             np.bincount(where, stated, bins) / count, np.bincount(where, right, bins) / count, count
         )
     return Judgement(float(right.mean()), tuple(scores), confusion, calibration)
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """A cut found on one's own corpus: both the share asked for and the value are kept."""
-
-    keep: float  # share asked for
-    value: float  # keep a text when its score is at least this
-    kept: float  # share really kept, larger where scores tie at the cut
-
-
-def quantile_threshold(scores: np.ndarray, keep: float, weights: np.ndarray | None = None) -> Threshold:
-    """Returns the score that keeps the best `keep` of a corpus.
-
-    Args:
-        scores: `[n]`.
-        keep: share of the total weight, in (0, 1].
-        weights: `[n]`, e.g. tokens per document; every document counts the same by default.
-
-    Raises:
-        JaxptError: no scores, or a share outside (0, 1].
-    """
-    if not len(scores) or not 0 < keep <= 1:
-        raise JaxptError(f"threshold: keep={keep} must be in (0, 1], and there must be scores ({len(scores)})")
-    weights = np.ones(len(scores)) if weights is None else np.asarray(weights, dtype=np.float64)
-    order = np.argsort(-scores, kind="stable")
-    total = np.cumsum(weights[order])
-    cut = scores[order[min(np.searchsorted(total, keep * total[-1] * (1 - 1e-12)), len(scores) - 1)]]
-    return Threshold(keep, float(cut), float(weights[scores >= cut].sum() / total[-1]))
 
 
 def diagram(calibration: Calibration) -> Figure:
