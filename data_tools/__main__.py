@@ -4,9 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from data_tools import commands
-from data_tools.pipelines.step import DataStep
 from jaxpt.cli.dispatch import Command, dispatch
-from jaxpt.config.choice import find
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,6 +13,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _step(name: str) -> Command:
+    from data_tools.pipelines.step import DataStep  # not needed for the list of commands
+    from jaxpt.config.choice import find
+
     step = find(DataStep, name, "the command")
     return Command(step.main, step.summary())
 

@@ -1,9 +1,17 @@
 """A mistake in a flag is an error of one line that names the way out."""
 
+import importlib
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
+from data_tools import commands as data_commands
+from jaxpt import commands
 from jaxpt.cli import main
-from jaxpt.cli.dispatch import Parser
+from jaxpt.cli.dispatch import Parser, help_of
 
 
 @pytest.fixture
@@ -54,3 +62,55 @@ def test_every_command_names_the_flag_that_was_meant(name, capsys):
     printed = capsys.readouterr().err.strip()
     assert printed.startswith(f"jaxpt {name}: there is no flag --hlep (did you mean '--help'?)")
     assert "\n" not in printed
+
+
+STARTED = """
+import contextlib, io, sys
+from {room}.{main} import main
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    for arguments in {calls}:
+        with contextlib.suppress(SystemExit):
+            main(arguments)
+print(*sorted(set(sys.modules) & {heavy}))
+"""
+SLOW = {
+    "jax",
+    "flax",
+    "grain",
+    "orbax",
+    "optax",
+    "matplotlib",
+    "scipy",
+    "numba",
+    "daft",
+    "torch",
+    "transformers",
+    "pandas",
+}
+SLOWER_THAN_A_LIST = SLOW | {"numpy", "pyarrow", "fsspec", "tqdm", "ml_collections"}
+
+
+def slow_modules(room, main, calls, heavy):
+    """Which of the modules that take long to import were imported by these calls, in a process of their own."""
+    code = STARTED.format(room=room, main=main, calls=calls, heavy=heavy)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_the_lists_of_commands_and_the_help_of_every_data_command_import_nothing_slow():
+    assert slow_modules("jaxpt", "cli", [["--help"]], SLOWER_THAN_A_LIST) == []
+    assert slow_modules("data_tools", "__main__", [["--help"]], SLOWER_THAN_A_LIST) == []
+    each = [[name.strip("_"), "--help"] for _, name, _ in pkgutil.iter_modules(data_commands.__path__)]
+    assert len(each) > 10
+    assert slow_modules("data_tools", "__main__", each, SLOW) == []
+
+
+def test_what_is_imported_too_early_would_be_noticed():
+    assert slow_modules("data_tools", "__main__", [["dedup", "--help"]], SLOWER_THAN_A_LIST) != []
+
+
+@pytest.mark.parametrize("package", [commands, data_commands])
+def test_the_line_of_help_read_from_the_source_is_that_of_the_module(package):
+    for module in pkgutil.iter_modules(package.__path__):
+        source = (Path(package.__path__[0]) / f"{module.name}.py").read_text()
+        assert help_of(source) == importlib.import_module(f"{package.__name__}.{module.name}").HELP

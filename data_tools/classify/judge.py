@@ -1,16 +1,18 @@
-"""How good a classifier is: held-out precision and recall, calibration, and thresholds by quantile."""
+"""How good a classifier is: held-out precision and recall, and calibration."""
 
 import html
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
 import xxhash
-from matplotlib.figure import Figure
 
 from jaxpt.errors import JaxptError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def held_out(text: str, share: float, seed: int = 0) -> bool:
@@ -111,37 +113,10 @@ def judge(probabilities: np.ndarray, truth: Sequence[str], labels: Sequence[str]
     return Judgement(float(right.mean()), tuple(scores), confusion, calibration)
 
 
-@dataclass(frozen=True)
-class Threshold:
-    """A cut found on one's own corpus: both the share asked for and the value are kept."""
-
-    keep: float  # share asked for
-    value: float  # keep a text when its score is at least this
-    kept: float  # share really kept, larger where scores tie at the cut
-
-
-def quantile_threshold(scores: np.ndarray, keep: float, weights: np.ndarray | None = None) -> Threshold:
-    """Returns the score that keeps the best `keep` of a corpus.
-
-    Args:
-        scores: `[n]`.
-        keep: share of the total weight, in (0, 1].
-        weights: `[n]`, e.g. tokens per document; every document counts the same by default.
-
-    Raises:
-        JaxptError: no scores, or a share outside (0, 1].
-    """
-    if not len(scores) or not 0 < keep <= 1:
-        raise JaxptError(f"threshold: keep={keep} must be in (0, 1], and there must be scores ({len(scores)})")
-    weights = np.ones(len(scores)) if weights is None else np.asarray(weights, dtype=np.float64)
-    order = np.argsort(-scores, kind="stable")
-    total = np.cumsum(weights[order])
-    cut = scores[order[min(np.searchsorted(total, keep * total[-1] * (1 - 1e-12)), len(scores) - 1)]]
-    return Threshold(keep, float(cut), float(weights[scores >= cut].sum() / total[-1]))
-
-
-def diagram(calibration: Calibration) -> Figure:
+def diagram(calibration: Calibration) -> "Figure":
     """Draws stated probability against what happened, with 68 % intervals (Wilson), and below it how many texts."""
+    from matplotlib.figure import Figure  # 0.5 s, which only training needs
+
     filled = calibration.count > 0
     stated, happened = calibration.stated[filled], calibration.happened[filled]
     number = calibration.count[filled]
@@ -160,7 +135,9 @@ def diagram(calibration: Calibration) -> Figure:
     return figure
 
 
-def _svg(figure: Figure) -> str:
+def _svg(figure: "Figure") -> str:
+    import matplotlib
+
     out = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "calibration"}):  # the same bytes every time
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,6 +30,7 @@ ZEROED_MEMORY = {"MALLOC_PERTURB_": "255"}
 TRAIN = """import json, sys, fasttext
 settings = json.loads(sys.argv[1])
 fasttext.train_supervised(sys.argv[2], **settings).save_model(sys.argv[3])"""
+_LEAST = 1e-9  # of a probability, in log-odds
 _UNSPACED = re.compile(r"([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])")
 _BREAKS = re.compile(r"[\s\x00\x1c-\x1f\x85\u2028\u2029]+")
 
@@ -130,15 +132,47 @@ class Classifier:
             for labels, chance in zip(names, values)
         ]
 
+    def margins(self, texts: Sequence[str]) -> np.ndarray:
+        """Returns `[n] float64`: the log-odds of the recipe's positive label, the same in whatever batch a text comes.
+
+        They rank texts whose probability is 1 in float32, where they are computed from the model's outputs (`loss`
+        softmax or ova); of other losses and of quantized models they are the log-odds of the probability.
+
+        Raises:
+            JaxptError: the recipe names no positive label, or one that the model does not know.
+        """
+        positive = self._positive()
+        if self.recipe.loss not in ("softmax", "ova") or self._model.is_quantized():
+            chance = self.probabilities(texts)[:, positive].astype(np.float64)
+            return np.log(np.maximum(chance, _LEAST)) - np.log(np.maximum(1.0 - chance, _LEAST))
+        out = np.empty(len(texts))
+        for i, text in enumerate(texts):
+            hidden = self._model.get_sentence_vector(prepare(text, self.recipe)).astype(np.float64)
+            logits = (self._outputs * hidden).sum(axis=1)  # no matrix product: its sums depend on the batch
+            mine, others = logits[positive], np.delete(logits, positive)
+            out[i] = mine if self.recipe.loss == "ova" else mine - np.logaddexp.reduce(others)
+        return out
+
+    @cached_property
+    def _outputs(self) -> np.ndarray:
+        """The output vector of every label, `[labels, dim] float64` in the order of `labels`."""
+        names = [name.removeprefix(PREFIX) for name in self._model.get_labels()]
+        matrix = self._model.get_output_matrix().astype(np.float64)
+        return matrix[[names.index(label) for label in self.labels]]
+
+    def _positive(self) -> int:
+        if self.recipe.positive not in self.labels:
+            raise JaxptError(f"classify: positive={self.recipe.positive!r} is not among the labels {self.labels}")
+        return self.labels.index(self.recipe.positive)
+
     def scores(self, texts: Sequence[str]) -> np.ndarray:
         """Returns `[n] float32`: the probability of the recipe's positive label.
 
         Raises:
             JaxptError: the recipe names no positive label, or one that the model does not know.
         """
-        if self.recipe.positive not in self.labels:
-            raise JaxptError(f"classify: positive={self.recipe.positive!r} is not among the labels {self.labels}")
-        return self.probabilities(texts)[:, self.labels.index(self.recipe.positive)]
+        positive = self._positive()
+        return self.probabilities(texts)[:, positive]
 
     def save(self, path: str | Path) -> None:
         """Writes `PATH` (fastText's own format) and, last, `PATH.json` with the recipe."""

@@ -86,7 +86,7 @@ class _Pool:
     domains: np.ndarray
     names: list[str]
     tokens: np.ndarray
-    scores: np.ndarray
+    scores: np.ndarray  # log-odds: probabilities near 1 are all the same number
     tie: np.ndarray  # order of equal scores, fixed by the ids
 
 
@@ -106,7 +106,7 @@ def _score(classifier: Classifier, documents: Iterable[PoolText], count: Callabl
         ids += [d.id for d in batch]
         domains += [names.setdefault(d.domain, len(names)) for d in batch]
         tokens += [count(d.text) for d in batch]
-        scores.append(classifier.scores([d.text for d in batch]))
+        scores.append(classifier.margins([d.text for d in batch]))
     if not ids:
         raise JaxptError("recall: the pool holds no documents")
     tie = np.array([_chance(id, 0) for id in ids])
@@ -196,7 +196,11 @@ def recall(
             learned |= _learn(scored, domains, budget)
             reports.append(_report(number, train, seen, recipe, scored, taken, domains, taken_before))
             taken_before = {scored.ids[i] for i in taken}
-    return Mined({scored.ids[i]: float(scored.scores[i]) for i in taken}, reports, classifier, seen)
+    return Mined({scored.ids[i]: _probability(scored.scores[i]) for i in taken}, reports, classifier, seen)
+
+
+def _probability(margin: float) -> float:
+    return float(np.exp(-np.logaddexp(0.0, -margin)))
 
 
 def _take(scored: _Pool, budget: MiningBudget) -> tuple[np.ndarray, list[tuple[str, int, int]]]:
@@ -232,7 +236,7 @@ def _report(
         number,
         positives,
         len(train) - positives,
-        float(scored.scores[taken[-1]]),
+        _probability(scored.scores[taken[-1]]),
         len(taken),
         int(scored.tokens[taken].sum()),
         new,

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from jaxpt.errors import JaxptError
 
@@ -62,6 +61,8 @@ class Shipped:
         return out
 
     def _group(self, data: list[bytes]) -> list[tuple[str, float]]:
+        from scipy.sparse import csr_matrix  # 0.3 s, which `--help` and runs without languages do not need
+
         feature, owner = self._walk(data)
         met = csr_matrix((np.ones(len(feature), np.float32), (owner, feature)), (len(data), len(self._weights)))
         present = np.diff(met.indptr) > 0  # equal pairs were summed

@@ -1,28 +1,30 @@
 """`jaxpt-data classify`: train a classifier on labelled text, apply it, or mine a pool for text like a seed."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import sha256
-from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from data_tools.classify.judge import Judgement, Threshold, held_out, judge, picture, quantile_threshold
+from data_tools.classify.judge import Judgement, held_out, judge, picture
+from data_tools.classify.labels import LabelNames
 from data_tools.classify.model import Classifier
 from data_tools.classify.recall import MiningBudget, PoolText, recall
 from data_tools.classify.recipes import RECIPES, Recipe, recipe
+from data_tools.classify.share import Cut, Ranking, ties
 from data_tools.io import ownership, storage
 from data_tools.io.batch import Outcome, Place, Removed, Rule, texts
 from data_tools.io.outputs import check_outputs
+from data_tools.io.readers import BytesRead, Problem, read_batches
 from data_tools.pipelines.step import DataStep
-from data_tools.shards.records import open_shards, run_shards
+from data_tools.shards.records import FileShard, open_shards, run_shards
 from data_tools.shards.rows import report_quarantine, rows_of
-from jaxpt.cli.terminal import table
+from jaxpt.cli.terminal import progress, table
 from jaxpt.config.choice import option
 from jaxpt.errors import JaxptError
 
@@ -30,7 +32,6 @@ EXAMPLE = """examples:
   jaxpt-data classify --train='labelled/*.jsonl.gz' --recipe=topic --model=topics.bin
   jaxpt-data classify --input='web/*.jsonl.gz' --model=quality.bin --keep=0.1 --output=good
   jaxpt-data classify --seed='math/*.jsonl.gz' --input='web/*.jsonl.gz' --recipe=math --top_tokens=5000 --output=m"""
-BATCH = 256
 
 
 def _show(seen: Judgement, model: str, count: int) -> None:
@@ -45,10 +46,10 @@ def _show(seen: Judgement, model: str, count: int) -> None:
 
 @dataclass(frozen=True)
 class Label:
-    """The batch step: labels every document, or drops those that score below the cut."""
+    """The batch step: labels every document, or drops those that rank behind the cut."""
 
     model: str
-    cut: Threshold | None = None  # None: only label
+    cut: Cut | None = None  # None: only label
 
     @cached_property
     def _classifier(self) -> Classifier:
@@ -66,9 +67,12 @@ class Label:
             columns = {"class": [labels[i] for i in best], "class_probability": chances.max(axis=1)}
             return Outcome.of(batch, columns=columns)
         scores = chances[:, labels.index(self._classifier.recipe.positive)]
-        low = np.flatnonzero(scores.astype(np.float32) < np.float32(self.cut.value)).tolist()
-        removed = [Removed(row, "classify", float(scores[row]), {"threshold": self.cut.value}) for row in low]
-        return Outcome.of(batch, removed, columns={"class_score": scores}, statistics={"classify": scores})
+        margins = self._classifier.margins(texts(batch))
+        low = np.flatnonzero(~self.cut.stays(margins, ties(place.shard, place.row, len(batch)))).tolist()
+        detail = {"threshold": self.cut.value}
+        removed = [Removed(row, "classify", float(margins[row]), {**detail, "score": scores[row]}) for row in low]
+        columns = {"class_score": scores, "class_margin": margins}
+        return Outcome.of(batch, removed, columns=columns, statistics={"classify": scores})
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ class Classify(DataStep):
     set: tuple[str, ...] = option((), "a setting of the recipe", metavar="KEY=VALUE")
     label_field: str = option("label", "of labelled records: the label")
     text_field: str = option("text", "of records: where the text is")
-    keep: float | None = option(None, "share of --input to keep, best scores first (default: only label)")
+    keep: float | None = option(None, "share of --input to keep, best ranks first (default: only label)")
     rounds: int = option(4, "of mining")
     top_tokens: int = option(0, "budget of mining")
     domain_rate: float = option(0.1, "share of recalled pages that makes a domain good")
@@ -148,13 +152,12 @@ class Classify(DataStep):
             raise JaxptError("classify --train needs --model, the file to write")
         _check_model(self.model)
         settings = self._settings()
-        rows = []
+        rows, names = [], LabelNames()
         for shard, row in rows_of(open_shards(self.train, self.text_field), "labelled text"):
-            value = row.get(self.label_field)
-            label = "" if value is None else "_".join(str(value).split())
-            if not label:
-                id = row.get("id", f"beginning {row['text'][:40]!r}")
-                raise JaxptError(f"{shard.path}: record {id} has no {self.label_field!r}; name it by --label_field")
+            record = f"{shard.path}: record {row.get('id') or 'beginning ' + repr(row['text'][:40])}"
+            if row.get(self.label_field) is None:
+                raise JaxptError(f"{record} has no {self.label_field!r}; name it by --label_field")
+            label = names.name(row[self.label_field], record)
             rows.append((row["text"], label))
         test = [r for r in rows if held_out(r[0], settings.held_out, settings.seed)]
         train = (r for r in rows if not held_out(r[0], settings.held_out, settings.seed))
@@ -166,21 +169,17 @@ class Classify(DataStep):
     def _apply(self) -> None:
         classifier = Classifier.load(self.model)
         shards = open_shards(self.input, self.text_field)
-        cut = None
-        if self.keep is not None:
-            parts, rows = [], rows_of(shards, "score", warn=False)
-            while batch := list(islice(rows, BATCH)):
-                parts.append(classifier.scores([row["text"] for _, row in batch]))
-            cut = quantile_threshold(np.concatenate(parts) if parts else np.zeros(0), self.keep)
-
+        cut = None if self.keep is None else _cut(classifier, shards, self.keep)
         digest = sha256(Path(self.model).read_bytes()).hexdigest()
         settings = {"model": digest, "keep": self.keep, "inputs": [s.fingerprint for s in shards]}
+        if cut:
+            settings["ranked by"] = "log-odds"  # shards that were cut by probability, before, are done again
         step = Label(self.model, cut)
         manifests = run_shards(shards, self.output, settings, step, "classify", [SCORE], self.workers)
         print(table(["shard", "documents", "kept"], [(m["name"], m["rows"], m["kept"]) for m in manifests]))
         report_quarantine(manifests, self.output, self.text_field)
         if cut:
-            print(f"threshold {cut.value:.6g} keeps {cut.kept:.2%} of the documents (asked for {cut.keep:.2%})")
+            print(f"log-odds from {cut.value:.6g} on: {cut.documents:,} documents, {cut.kept:.2%} (--keep={cut.keep})")
         report = {"threshold": cut and asdict(cut), "shards": manifests}
         storage.write_json(storage.join(self.output, "classify.json"), report)
 
@@ -209,6 +208,22 @@ class Classify(DataStep):
         print(table(["round", *counts, "calibration error", "good domains"], lines))
         report_quarantine(manifests, self.output, self.text_field)
         _show(mined.judgement, storage.join(self.output, "model.bin"), int(mined.judgement.confusion.sum()))
+
+
+def _cut(classifier: Classifier, shards: Sequence[FileShard], keep: float) -> Cut:
+    """Scores all documents and returns where the best `keep` of them ends."""
+    ranking = Ranking()
+    with progress(sum(s.size for s in shards), "score", "B", scale=True) as bar:
+        for shard in shards:
+            position, counted, first = BytesRead(), 0, 0
+            for batch, _ in read_batches(shard.path, shard.field, position):
+                bar.update(position.bytes - counted)
+                counted = position.bytes
+                if not isinstance(batch, Problem):
+                    ranking.add(classifier.margins(texts(batch)), ties(shard.name, first, len(batch)))
+                    first += len(batch)
+            bar.update(shard.size - counted)
+    return ranking.cut(keep)
 
 
 def _check_model(model: str) -> None:

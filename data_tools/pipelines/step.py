@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import ClassVar, Self
 
 from data_tools.pipelines import flags
+from jaxpt.cli.dispatch import first_line
 from jaxpt.config.choice import Choice, name_of, option
 from jaxpt.config.hints import Value
 
@@ -44,8 +45,7 @@ class DataStep(Choice, kind="data step", room="data_tools.commands"):
     @classmethod
     def summary(cls) -> str:
         """Returns what the step does: the first line of its docstring."""
-        line = (cls.__doc__ or "").strip().partition("\n")[0].rstrip(".")
-        return line[:1].lower() + line[1:]
+        return first_line(cls.__doc__ or "")
 
     @classmethod
     def main(cls, argv: Sequence[str]) -> int:

@@ -1,6 +1,7 @@
 """From `PROGRAM NAME ARGS` to the module of that name: shared by `jaxpt` and `jaxpt-data`."""
 
 import argparse
+import ast
 import importlib
 import os
 import pkgutil
@@ -8,6 +9,7 @@ import platform
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from importlib.resources import files
 from types import ModuleType
 from typing import Any, NamedTuple, NoReturn
 
@@ -109,6 +111,26 @@ def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
     return take
 
 
+def help_of(source: str) -> str:
+    """Returns the line of help of a command's module, read from its source: importing all takes seconds.
+
+    It is what is assigned to `HELP`: a text, or `CLASS.summary()`, the first line of that class's docstring.
+    """
+    body = ast.parse(source).body
+    values = [n.value for n in body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "HELP"]
+    if values and isinstance(values[0], ast.Constant):
+        return str(values[0].value)
+    classes = {n.name: ast.get_docstring(n) for n in body if isinstance(n, ast.ClassDef)}
+    name = ast.unparse(values[0]).partition(".")[0] if values else ""
+    return first_line(classes.get(name) or "")
+
+
+def first_line(docstring: str) -> str:
+    """Returns the first line of a docstring as a line of help."""
+    line = docstring.strip().partition("\n")[0].rstrip(".")
+    return line[:1].lower() + line[1:]
+
+
 class Command(NamedTuple):
     """A sub-command: what runs it with its arguments, and its one-line help."""
 
@@ -157,7 +179,10 @@ def dispatch(
     if not args or args[0] in ("-h", "--help"):
         print(f"usage: {program} COMMAND …     ({program} COMMAND --help shows more; {program} --version)\n")
         width = max(len(n) for n in modules) + 2
-        print("\n".join(f"  {name:<{width}}{command(name).help}" for name in sorted(modules)))
+        sources = {
+            name: files(commands).joinpath(f"{module}.py").read_text("utf-8") for name, module in modules.items()
+        }
+        print("\n".join(f"  {name:<{width}}{help_of(sources[name])}" for name in sorted(modules)))
         return 0 if args else 2
     name, rest = args[0], args[1:]
     if name.replace("_", "-") in modules:  # as a pipeline, where a name is that of its file, writes it

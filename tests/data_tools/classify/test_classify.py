@@ -6,7 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from data_tools.classify import judge
+from data_tools.__main__ import main
+from data_tools.classify import judge, share
+from data_tools.classify.labels import LabelNames
 from data_tools.classify.recall import MiningBudget, PoolText, recall
 from data_tools.classify.recipes import RECIPES, recipe
 from jaxpt.errors import JaxptError
@@ -94,17 +96,103 @@ def test_precision_recall_and_calibration_are_what_counting_gives():
         judge.judge(chances, ["a", "b", "c", "b"], ["a", "b"])
 
 
-def test_a_quantile_threshold_keeps_the_share_asked_for_by_documents_or_tokens():
-    scores = np.random.default_rng(0).random(1000)
-    cut = judge.quantile_threshold(scores, 0.1)
-    assert (scores >= cut.value).sum() == 100 == round(cut.kept * 1000)
-    weights = np.where(scores > 0.5, 9, 1)
-    heavy = judge.quantile_threshold(scores, 0.5, weights)
-    assert weights[scores >= heavy.value].sum() / weights.sum() == pytest.approx(0.5, abs=0.01)
-    tied = judge.quantile_threshold(np.ones(10), 0.1)
-    assert (tied.keep, tied.kept) == (0.1, 1.0)  # reported, not hidden
-    with pytest.raises(JaxptError, match="keep=0"):
-        judge.quantile_threshold(scores, 0)
+def stay(scores, keep, parts=1):
+    tie = share.ties("shard", 0, len(scores))
+    ranking = share.Ranking()
+    for some, places in zip(np.array_split(scores, parts), np.array_split(tie, parts)):
+        ranking.add(some, places)
+    cut = ranking.cut(keep)
+    return cut, cut.stays(scores, tie)
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.29, 0.001, 1 / 3, 1.0])
+def test_the_best_share_is_kept_to_the_document_whatever_ties(keep, monkeypatch):
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(share, "BLOCK", 100)  # many blocks
+    for scores in (
+        rng.normal(size=1000),
+        np.ones(1000),
+        rng.integers(-2, 3, 1000) * 0.0,
+        rng.integers(-2, 3, 1000) / 1,
+    ):
+        cut, kept = stay(scores, keep)
+        assert kept.sum() == cut.documents == round(keep * 1000)
+        assert scores[kept].min() == cut.value >= scores[~kept].max(initial=-np.inf)
+        assert (stay(scores, keep, 7)[1] == kept).all()
+    if keep >= 0.1:  # among equals not simply the first
+        assert np.flatnonzero(stay(np.ones(1000), keep)[1]).max() > 800
+
+
+def test_a_score_that_is_no_number_ranks_last_and_a_share_has_limits():
+    scores = np.array([np.nan, -np.inf, 3.0, 2.0, np.inf])
+    assert stay(scores, 0.6)[1].tolist() == [False, False, True, True, True]
+    for keep in (0, 1.1, -1, float("nan")):
+        with pytest.raises(JaxptError, match=r"must be in \(0, 1\]"):
+            stay(scores, keep)
+    with pytest.raises(JaxptError, match="there must be documents"):
+        share.Ranking().cut(0.5)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "ova", "hs"])
+def test_margins_are_the_log_odds_of_the_probabilities(trained, loss):
+    classifier, examples = trained
+    if loss != "softmax":
+        classifier = Classifier.train(examples, recipe("math", dim=4, bucket=2_000, loss=loss, lr=0.2, epoch=2))
+    probe = [*(t for t, _ in examples[::10]), "", "中文", "cheap theorem"]
+    chance = np.clip(classifier.scores(probe).astype(np.float64) - 1e-5, 1e-9, None)  # fastText adds as much
+    found = 1 / (1 + np.exp(-classifier.margins(probe)))
+    np.testing.assert_allclose(found, chance, atol=3e-5 if loss != "ova" else 0.02)  # of ova it is read from a table
+    alone = [classifier.margins([text])[0] for text in probe]
+    np.testing.assert_array_equal(alone, classifier.margins(probe))  # no batch changes them
+
+
+def test_labels_that_would_become_one_word_are_refused():
+    def named(*values):
+        names = LabelNames()
+        return [names.name(value, f"record {i}") for i, value in enumerate(values)]
+
+    assert named("very good", "bad", " very\u00a0 good", 1, True) == ["very_good", "bad", "very_good", "1", "True"]
+    for one, other in [
+        ("very good", "very_good"),
+        ("a b_c", "a_b c"),
+        (1, "1"),
+        (True, "True"),
+        (1.0, "1.0"),
+    ]:
+        with pytest.raises(JaxptError, match=r"\(record 0\) and .*\(record 1\) would both be called"):
+            named(one, other)
+    for value, what in [(["good"], "a list"), ({"a": 1}, "an object"), (float("nan"), "nan"), ("  ", "an empty label")]:
+        with pytest.raises(JaxptError, match=f"record 0 has {what}"):
+            named(value)
+
+
+def test_the_command_keeps_what_is_asked_of_saturated_scores(tmp_path, trained, capsys):
+    labelled = [{"text": text, "label": label} for text, label in trained[1]]
+    rng = np.random.default_rng(3)
+    pool = [
+        {"text": text} for text in texts(rng, MATH, 30) + texts(rng, SHOP, 70) + [" ".join(MATH * 5)] * 99 + ["\ud83d"]
+    ]
+
+    def write(name, rows):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return tmp_path / name
+
+    model = tmp_path / "m.bin"
+    good = write("labelled.jsonl", labelled)
+    settings = ["--recipe=math", "--set=dim=16", "--set=bucket=20000", "--set=lr=5"]
+    assert main(["classify", f"--train={good}", f"--model={model}", *settings]) == 0
+    scores = Classifier.load(model).scores([row["text"] for row in pool])
+    assert (scores >= np.sort(scores)[-20]).sum() > 90  # a threshold of the probability would keep five times as many
+    write("pool.jsonl", pool)
+    for keep, want in (("0.1", 20), ("0.335", 67), ("1", 200)):
+        out = tmp_path / f"keep{keep}"
+        places = [f"--input={tmp_path}/pool.jsonl", f"--model={model}", f"--output={out}"]
+        assert main(["classify", *places, f"--keep={keep}"]) == 0
+        assert len((out / "pool.jsonl").read_text().splitlines()) == want
+        assert f"{want} documents" in capsys.readouterr().out
+    bad = write("bad.jsonl", [*labelled, {"text": "x", "label": ["math"], "id": 7}])
+    assert main(["classify", f"--train={bad}", f"--model={model}"]) == 1
+    assert "bad.jsonl: record 7 has a list as label" in capsys.readouterr().err
 
 
 def mining_pool(rng):

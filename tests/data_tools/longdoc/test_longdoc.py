@@ -80,6 +80,55 @@ def test_a_circle_of_imports_is_broken_where_least_is_missing():
     assert order({**files, "a.py": "import b, c"})[-1] == "d.py"
 
 
+def test_a_circle_stands_behind_what_it_imports_and_before_what_imports_it():
+    circle = {"b.py": "import c, y, z", "c.py": "import b, x, y, z"}
+    files = {"a.py": "import b", **circle, "x.py": "import y", "y.py": "import z", "z.py": ""}
+    assert order(files) == ["z.py", "y.py", "x.py", "b.py", "c.py", "a.py"]
+
+
+def test_a_file_of_data_that_is_imported_stands_before_its_user():
+    files = {
+        "README.md": "",
+        "a.js": "require('./table.json')",
+        "b.js": "require('./a')",
+        "table.json": "{}",
+        "z.txt": "",
+    }
+    assert order(files) == ["README.md", "table.json", "a.js", "b.js", "z.txt"]
+
+
+def _reached(needs):
+    """By brute force: what each file imports, directly or through others."""
+    out = {path: set(wanted) for path, wanted in needs.items()}
+    while True:
+        more = {path: wanted.union(*(out[w] for w in wanted)) for path, wanted in out.items()}
+        if more == out:
+            return out
+        out = more
+
+
+def _backward(files):
+    """Edges whose file stands before what it imports: all of them, and those that are not part of a circle."""
+    needs, place = dependencies(files), {path: i for i, path in enumerate(order(files))}
+    reached = _reached(needs)
+    wrong = [(a, b) for a, wanted in needs.items() for b in wanted if place[b] > place[a]]
+    return len(wrong), sum(a not in reached[b] for a, b in wrong)
+
+
+def test_in_any_graph_only_edges_inside_circles_go_backward():
+    rng, circular = np.random.default_rng(0), 0
+    for _ in range(60):
+        names = [f"m{i}" for i in range(12)]
+        imports = {n: [names[j] for j in np.flatnonzero(rng.random(12) < 0.12)] for n in names}
+        files = {f"{n}.py": "".join(f"import {m}\n" for m in imports[n]) for n in names}
+        assert sorted(order(files)) == sorted(files)
+        assert order(dict(reversed(files.items()))) == order(files)
+        backward, outside = _backward(files)
+        assert outside == 0
+        circular += backward
+    assert circular > 20  # there were circles
+
+
 def test_joined_files_carry_their_path_and_are_cut_between_files():
     whole = join_repository(FILES)
     assert len(whole) == 1
@@ -109,6 +158,8 @@ def test_real_repositories_stand_in_dependency_order(shared):
         assert np.mean([found[b] < found[a] for a, b in edges]) >= least
         by_path = {p: i for i, p in enumerate(sorted(repos[name]))}
         assert np.mean([by_path[b] < by_path[a] for a, b in edges]) < least  # sorting by path would not do
+    for name in repos:
+        assert _backward(repos[name])[1] == 0
 
 
 def test_each_text_is_used_once_within_the_budget():
