@@ -15,7 +15,7 @@ from data_tools.io.batch import Outcome, Place, Removed, texts
 from data_tools.io.outputs import check_outputs
 from data_tools.pipelines.step import DataStep
 from data_tools.shards.records import open_shards, removals, run_shards
-from data_tools.shards.rows import report_quarantine, rows_of
+from data_tools.shards.rows import LIMIT, LIMIT_HELP, check_limit, report_quarantine, rows_of
 from jaxpt.cli.terminal import table
 from jaxpt.config.choice import option
 from jaxpt.errors import JaxptError
@@ -88,11 +88,13 @@ class Decontaminate(DataStep):
     share: float = option(0.01, "documents of which so much matches go, others lose the passages; 0: all go")
     margin: int = option(200, "characters on either side of a passage that go with it")
     mask: str = option("", "what stands where a passage was (default: a blank line)")
+    quarantine_limit: float = option(LIMIT, LIMIT_HELP, changes_output=False)
     text_field: str = option("text", "of records: where the text is")
     workers: int = option(1, "processes over shards; 0: one per core", changes_output=False)
 
     def run(self) -> None:
         """Indexes the evaluation sets, then checks shard after shard; finished shards are not done again."""
+        check_limit(self.quarantine_limit)
         if not 0 <= self.share <= 1 or self.margin < 0:
             raise JaxptError(f"--share={self.share} must be in [0, 1] and --margin={self.margin} at least 0")
         fields = [f.strip() for f in self.eval_fields.split(",")]
@@ -123,9 +125,8 @@ class Decontaminate(DataStep):
             for name, ids in line["items"].items():
                 ids_of.setdefault(name, set()).update(ids)
         parts = [(m, sum(m["removed"].values()), sum(m["cut"].values())) for m in manifests]
-        rows = [(m["name"], m["rows"], m["kept"], gone, masked) for m, gone, masked in parts]
-        print(table(["shard", "documents", "kept", "dropped", "passages cut out of"], rows))
-        report_quarantine(manifests, self.output, self.text_field)
+        rows = [(m["name"], m["rows"], m["kept"], gone, masked, m["quarantined"]) for m, gone, masked in parts]
+        print(table(["shard", "documents", "kept", "dropped", "passages cut out of", "in quarantine"], rows))
         items_of, unchecked = (Counter(i.task for i in group) for group in (index.items, index.unchecked))
         sets = {
             name: {
@@ -141,6 +142,7 @@ class Decontaminate(DataStep):
         print(f"{len(index.items):,} items, {len(index.unchecked):,} too short or only template wording: not checked")
         report = {"items": len(index.items), "sets": sets, "shards": manifests}
         storage.write_json(storage.join(self.output, "decontaminate.json"), report)
+        report_quarantine(manifests, self.output, self.text_field, self.quarantine_limit)
 
 
 HELP = Decontaminate.summary()
