@@ -16,6 +16,7 @@ from data_tools.io import ownership, storage
 from data_tools.io.batch import strings, texts
 from data_tools.io.outputs import check_outputs
 from data_tools.pipelines.step import DataStep
+from data_tools.shards.alarms import Loss, warnings
 from data_tools.shards.counts import total
 from data_tools.shards.records import FileShard, open_shards, run_shards
 from data_tools.shards.rows import LIMIT, LIMIT_HELP, check_limit, report_quarantine
@@ -154,9 +155,10 @@ def _report(summary: Mapping[str, Any], manifests: Sequence[Mapping[str, Any]]) 
 
 
 def _alarms(summary: Mapping[str, Any], alarm: float) -> list[str]:
-    out = []
-    for source, facts in sorted(summary.items()):
-        lost = 1 - facts["kept"]["documents"] / max(facts["in"]["documents"], 1)
-        if lost > alarm:
-            out.append(f"warning: {source} lost {lost:.0%} of its documents (alarm at {alarm:.0%})")
-    return out
+    losses = []
+    for source, facts in summary.items():
+        before, after = facts["in"]["documents"], facts["kept"]["documents"]
+        lost = 1 - after / max(before, 1)
+        line = f"warning: {source} lost {lost:.0%} of its documents (alarm at {alarm:.0%})"
+        losses.append(Loss(source, before, after, lost, line))
+    return warnings(losses, alarm)

@@ -21,6 +21,7 @@ from data_tools.io import ownership, storage
 from data_tools.io.batch import Outcome, Place, Removed, texts
 from data_tools.io.outputs import check_outputs
 from data_tools.pipelines.step import DataStep
+from data_tools.shards.alarms import Loss, warnings
 from data_tools.shards.records import FileShard, open_shards, run_shards
 from data_tools.shards.rows import LIMIT, LIMIT_HELP, check_limit, report_quarantine
 from jaxpt.cli.terminal import progress, table
@@ -181,13 +182,14 @@ class Dedup(DataStep):
         report_quarantine(manifests, self.output, self.text_field, self.quarantine_limit)
 
     def _report(self, manifests: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> None:
-        rows, alarms = [], []
+        rows, losses = [], []
         for m in manifests:
             lost = 1 - m["kept"] / max(m["rows"], 1)
+            line = f"warning: {m['name']} lost {lost:.0%} of its documents (alarm at {self.alarm:.0%})"
+            losses.append(Loss(m["name"], m["rows"], m["kept"], lost, line))
             parts = [m["removed"].get(rule, 0) + m["cut"].get(rule, 0) for rule in ("dedup-exact", "dedup-near")]
             rows.append((m["name"], m["rows"], m["kept"], *parts, m["quarantined"]))
-            if lost > self.alarm:
-                alarms.append(f"warning: {m['name']} lost {lost:.0%} of its documents (alarm at {self.alarm:.0%})")
+        alarms = warnings(losses, self.alarm)
         print(table(["shard", "documents", "kept", f"exact {self.unit}s", f"near {self.unit}s", "in quarantine"], rows))
         print(*alarms, sep="\n", end="\n" if alarms else "")
         report = {"counts": counts, "shards": manifests, "alarms": alarms}
