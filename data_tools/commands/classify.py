@@ -23,7 +23,7 @@ from data_tools.io.outputs import check_outputs
 from data_tools.io.readers import BytesRead, Problem, read_batches
 from data_tools.pipelines.step import DataStep
 from data_tools.shards.records import FileShard, open_shards, run_shards
-from data_tools.shards.rows import report_quarantine, rows_of
+from data_tools.shards.rows import LIMIT, LIMIT_HELP, check_limit, report_quarantine, rows_of
 from jaxpt.cli.terminal import progress, table
 from jaxpt.config.choice import option
 from jaxpt.errors import JaxptError
@@ -105,6 +105,7 @@ class Classify(DataStep):
     recipe: str = option("quality", ", ".join(RECIPES))
     set: tuple[str, ...] = option((), "a setting of the recipe", metavar="KEY=VALUE")
     label_field: str = option("label", "of labelled records: the label")
+    quarantine_limit: float = option(LIMIT, LIMIT_HELP, changes_output=False)
     text_field: str = option("text", "of records: where the text is")
     keep: float | None = option(None, "share of --input to keep, best ranks first (default: only label)")
     rounds: int = option(4, "of mining")
@@ -114,6 +115,7 @@ class Classify(DataStep):
 
     def run(self) -> None:
         """Trains, mines or applies, by what is given."""
+        check_limit(self.quarantine_limit)
         inputs = {f"--{name}": getattr(self, name) for name in ("train", "seed", "input")}
         written = {"--model": self.model} if self.train else {}
         check_outputs(inputs, {"--output": None if self.train else self.output}, written)
@@ -176,12 +178,13 @@ class Classify(DataStep):
             settings["ranked by"] = "log-odds"  # shards that were cut by probability, before, are done again
         step = Label(self.model, cut)
         manifests = run_shards(shards, self.output, settings, step, "classify", [SCORE], self.workers)
-        print(table(["shard", "documents", "kept"], [(m["name"], m["rows"], m["kept"]) for m in manifests]))
-        report_quarantine(manifests, self.output, self.text_field)
+        counts = [(m["name"], m["rows"], m["kept"], m["quarantined"]) for m in manifests]
+        print(table(["shard", "documents", "kept", "in quarantine"], counts))
         if cut:
             print(f"log-odds from {cut.value:.6g} on: {cut.documents:,} documents, {cut.kept:.2%} (--keep={cut.keep})")
         report = {"threshold": cut and asdict(cut), "shards": manifests}
         storage.write_json(storage.join(self.output, "classify.json"), report)
+        report_quarantine(manifests, self.output, self.text_field, self.quarantine_limit)
 
     def _mine(self) -> None:
         seed = [row["text"] for _, row in rows_of(open_shards(self.seed, self.text_field), "seed")]
@@ -206,8 +209,10 @@ class Classify(DataStep):
         counts = ["positives", "negatives", "threshold", "documents", "tokens", "new tokens", "precision", "recall"]
         lines = [(*list(asdict(r).values())[:9], r.calibration_error, len(r.domains)) for r in mined.rounds]
         print(table(["round", *counts, "calibration error", "good domains"], lines))
-        report_quarantine(manifests, self.output, self.text_field)
         _show(mined.judgement, storage.join(self.output, "model.bin"), int(mined.judgement.confusion.sum()))
+        lost = [(m["name"], m["rows"], m["kept"], m["quarantined"]) for m in manifests]
+        print(table(["shard", "documents", "kept", "in quarantine"], lost))
+        report_quarantine(manifests, self.output, self.text_field, self.quarantine_limit)
 
 
 def _cut(classifier: Classifier, shards: Sequence[FileShard], keep: float) -> Cut:

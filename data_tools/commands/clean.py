@@ -16,9 +16,10 @@ from data_tools.io import ownership, storage
 from data_tools.io.batch import strings, texts
 from data_tools.io.outputs import check_outputs
 from data_tools.pipelines.step import DataStep
+from data_tools.shards.alarms import Loss, warnings
 from data_tools.shards.counts import total
 from data_tools.shards.records import FileShard, open_shards, run_shards
-from data_tools.shards.rows import report_quarantine
+from data_tools.shards.rows import LIMIT, LIMIT_HELP, check_limit, report_quarantine
 from jaxpt.cli.terminal import progress, table
 from jaxpt.config.choice import option
 from jaxpt.errors import JaxptError
@@ -44,6 +45,7 @@ class Clean(DataStep):
     lines: str | None = option(None, "folder of the lines counted per domain (OUTPUT/lines)")
     alarm: float = option(0.5, "warn when a source loses more than this share", changes_output=False)
     list: bool = option(False, "show the rules and edits of the preset and all others")
+    quarantine_limit: float = option(LIMIT, LIMIT_HELP, changes_output=False)
     text_field: str = option("text", "of records: where the text is")
     workers: int = option(1, "processes over shards; 0: one per core", changes_output=False)
 
@@ -57,6 +59,7 @@ class Clean(DataStep):
             raise JaxptError("clean needs --input and --output (or --list)")
         if not 0 < self.alarm <= 1:
             raise JaxptError(f"--alarm={self.alarm} must be a share in (0, 1]")
+        check_limit(self.quarantine_limit)
         check_outputs({"--input": self.input}, {"--output": self.output, "--lines": self.lines})
         if "language" in preset.steps:
             identifier(preset.steps["language"]["model"])  # a missing package is reported before work begins
@@ -83,12 +86,13 @@ class Clean(DataStep):
         rules = preset.rules()
         manifests = run_shards(shards, self.output, settings, Cleaner(preset), "clean", rules, self.workers)
         summary = total(manifests)
-        print(_report(summary))
-        report_quarantine(manifests, self.output, self.text_field)
+        print(_report(summary, manifests))
         alarms = _alarms(summary, self.alarm)
         print(*alarms, sep="\n", end="\n" if alarms else "")
         facts = {"preset": preset.name, **settings, "sources": summary, "alarms": alarms}
+        facts["in_quarantine"] = {m["name"]: m["quarantined"] for m in manifests}
         storage.write_json(storage.join(self.output, "clean.json"), facts)
+        report_quarantine(manifests, self.output, self.text_field, self.quarantine_limit)
 
 
 HELP = Clean.summary()
@@ -131,7 +135,7 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _report(summary: Mapping[str, Any]) -> str:
+def _report(summary: Mapping[str, Any], manifests: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for source, facts in sorted(summary.items()):
         worst = Counter({rule: gone["documents"] for rule, gone in facts["removed"].items()}).most_common(3)
@@ -146,13 +150,15 @@ def _report(summary: Mapping[str, Any]) -> str:
                 ", ".join(f"{rule} {count:,}" for rule, count in worst),
             )
         )
+    rows.append(("(in quarantine)", sum(m["quarantined"] for m in manifests), "", "", "", ""))
     return table(["source", "documents", "kept", "of documents", "of words", "most removed by"], rows)
 
 
 def _alarms(summary: Mapping[str, Any], alarm: float) -> list[str]:
-    out = []
-    for source, facts in sorted(summary.items()):
-        lost = 1 - facts["kept"]["documents"] / max(facts["in"]["documents"], 1)
-        if lost > alarm:
-            out.append(f"warning: {source} lost {lost:.0%} of its documents (alarm at {alarm:.0%})")
-    return out
+    losses = []
+    for source, facts in summary.items():
+        before, after = facts["in"]["documents"], facts["kept"]["documents"]
+        lost = 1 - after / max(before, 1)
+        line = f"warning: {source} lost {lost:.0%} of its documents (alarm at {alarm:.0%})"
+        losses.append(Loss(source, before, after, lost, line))
+    return warnings(losses, alarm)

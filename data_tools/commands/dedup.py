@@ -21,8 +21,9 @@ from data_tools.io import ownership, storage
 from data_tools.io.batch import Outcome, Place, Removed, texts
 from data_tools.io.outputs import check_outputs
 from data_tools.pipelines.step import DataStep
+from data_tools.shards.alarms import Loss, warnings
 from data_tools.shards.records import FileShard, open_shards, run_shards
-from data_tools.shards.rows import report_quarantine
+from data_tools.shards.rows import LIMIT, LIMIT_HELP, check_limit, report_quarantine
 from jaxpt.cli.terminal import progress, table
 from jaxpt.config.choice import option
 from jaxpt.errors import JaxptError
@@ -128,10 +129,12 @@ class Dedup(DataStep):
     splits: int = option(1, "passes over each band; more passes, less memory")
     workers: int = option(1, "processes; 0: one per core", changes_output=False)
     alarm: float = option(0.5, "warn when a source loses more than this share", changes_output=False)
+    quarantine_limit: float = option(LIMIT, LIMIT_HELP, changes_output=False)
     text_field: str = option("text", "of records: where the text is")
 
     def run(self) -> None:
         """Signs, compares, decides, then writes shard after shard; what is done of it is not done again."""
+        check_limit(self.quarantine_limit)
         check_outputs({"--input": self.input}, {"--output": self.output, "--store": self.store})
         shards = open_shards(self.input, self.text_field)
         if clash := next((s for s in shards if s.name == CLUSTERS), None):
@@ -176,17 +179,18 @@ class Dedup(DataStep):
         with storage.new_file(storage.join(self.output, CLUSTERS)) as file:
             pq.write_table(result.clusters, file)
         self._report(manifests, result.counts)
-        report_quarantine(manifests, self.output, self.text_field)
+        report_quarantine(manifests, self.output, self.text_field, self.quarantine_limit)
 
     def _report(self, manifests: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> None:
-        rows, alarms = [], []
+        rows, losses = [], []
         for m in manifests:
             lost = 1 - m["kept"] / max(m["rows"], 1)
+            line = f"warning: {m['name']} lost {lost:.0%} of its documents (alarm at {self.alarm:.0%})"
+            losses.append(Loss(m["name"], m["rows"], m["kept"], lost, line))
             parts = [m["removed"].get(rule, 0) + m["cut"].get(rule, 0) for rule in ("dedup-exact", "dedup-near")]
-            rows.append((m["name"], m["rows"], m["kept"], *parts))
-            if lost > self.alarm:
-                alarms.append(f"warning: {m['name']} lost {lost:.0%} of its documents (alarm at {self.alarm:.0%})")
-        print(table(["shard", "documents", "kept", f"exact {self.unit}s", f"near {self.unit}s"], rows))
+            rows.append((m["name"], m["rows"], m["kept"], *parts, m["quarantined"]))
+        alarms = warnings(losses, self.alarm)
+        print(table(["shard", "documents", "kept", f"exact {self.unit}s", f"near {self.unit}s", "in quarantine"], rows))
         print(*alarms, sep="\n", end="\n" if alarms else "")
         report = {"counts": counts, "shards": manifests, "alarms": alarms}
         storage.write_json(storage.join(self.output, "dedup.json"), report)

@@ -11,6 +11,7 @@ from data_tools.io.outputs import check_outputs
 from data_tools.io.readers import kind_of
 from data_tools.pipelines.step import DataStep
 from data_tools.shards.records import FileShard, open_shards, run_shards
+from data_tools.shards.rows import LIMIT_HELP, check_limit, report_quarantine
 from jaxpt.cli.terminal import table
 from jaxpt.config.choice import option
 
@@ -42,10 +43,12 @@ class Extract(DataStep):
     input: str = option(doc="globs of WARC or HTML files, or of records with HTML")
     output: str = option(doc="folder: a shard of records for each file")
     text_field: str = option("text", "of records: where the HTML is; the text takes its place")
+    quarantine_limit: float = option(0.5, LIMIT_HELP, changes_output=False)
     workers: int = option(1, "processes over shards; 0: one per core", changes_output=False)
 
     def run(self) -> None:
         """Extracts shard after shard; finished shards are not done again."""
+        check_limit(self.quarantine_limit)
         check_outputs({"--input": self.input}, {"--output": self.output})
         shards = open_shards(self.input, self.text_field)
         with ownership.writing(self.output, "extract"):
@@ -60,6 +63,7 @@ class Extract(DataStep):
         rows = [(m["name"], m["rows"], m["kept"], m["quarantined"]) for m in manifests]
         print(table(["shard", "pages", "with text", "in quarantine"], rows))
         storage.write_json(storage.join(self.output, "extract.json"), {"shards": manifests})
+        report_quarantine(manifests, self.output, self.text_field, self.quarantine_limit)
 
 
 HELP = Extract.summary()

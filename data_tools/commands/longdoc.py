@@ -22,7 +22,7 @@ from data_tools.longdoc.spool import Spool
 from data_tools.perplexity.ngram import NgramModel
 from data_tools.pipelines.step import DataStep
 from data_tools.shards.records import FileShard, open_shards, run_shards
-from data_tools.shards.rows import report_quarantine, rows_of
+from data_tools.shards.rows import LIMIT, LIMIT_HELP, check_limit, report_quarantine, rows_of
 from jaxpt.cli.terminal import progress, table
 from jaxpt.config.choice import option
 
@@ -132,10 +132,12 @@ class Longdoc(DataStep):
     workers: int = option(1, "select: processes over shards; 0: one per core", changes_output=False)
     domain_field: str = option("source", "what is kept in balance")
     most: float = option(4.0, "largest weight when rebalancing")
+    quarantine_limit: float = option(LIMIT, LIMIT_HELP, changes_output=False)
     text_field: str = option("text", "of records: where the text is")
 
     def run(self) -> None:
         """Builds or picks; of picking, finished shards are not done again."""
+        check_limit(self.quarantine_limit)
         check_outputs({"--input": self.input}, {"--output": self.output})
         shards = open_shards(self.input, self.text_field)
         with ownership.writing(self.output, "longdoc"):
@@ -150,8 +152,8 @@ class Longdoc(DataStep):
                 spool = stack.enter_context(closing(Spool()))
                 {"repositories": self._repositories, "links": self._links}[self.how](shards, out, spool)
             before, after, manifests = measure(*out.before), measure(*out.after), [out.counts]
-        report_quarantine(manifests, self.output, self.text_field)
         self._report(before, after, manifests)
+        report_quarantine(manifests, self.output, self.text_field, self.quarantine_limit)
 
     def _repositories(self, shards: Sequence[FileShard], out: _Joined, spool: Spool) -> None:
         repos: dict[str, dict[str, int]] = {}
@@ -231,6 +233,8 @@ class Longdoc(DataStep):
         storage.write_json(storage.join(self.output, "longdoc.json"), report)
         longer = [(f"> {n:,} words", before.longer[n], after.longer[n]) for n in before.longer]
         print(table(["share of words in documents", "before", "after"], longer))
+        counts = [(m["name"], m["rows"], m["kept"], m["quarantined"]) for m in manifests]
+        print(table(["shard", "documents", "kept", "in quarantine"], counts))
         print(f"{after.documents:,} long documents, {after.tokens:,} words (of {before.tokens:,})")
 
 

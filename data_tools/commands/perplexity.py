@@ -16,7 +16,7 @@ from data_tools.perplexity.scorers import KenlmScorer, Scorer
 from data_tools.perplexity.tails import CURVE, TailCut, Tails, cuts
 from data_tools.pipelines.step import DataStep
 from data_tools.shards.records import FileShard, open_shards, run_shards
-from data_tools.shards.rows import report_quarantine, rows_of
+from data_tools.shards.rows import LIMIT, LIMIT_HELP, check_limit, report_quarantine, rows_of
 from jaxpt.cli.terminal import table
 from jaxpt.config.choice import option
 from jaxpt.errors import JaxptError
@@ -91,6 +91,7 @@ class Perplexity(DataStep):
     least: int = option(Tails.least, "smaller groups use their language's quantiles")
     language_field: str = option("lang", "of records: the language")
     source_field: str = option("source", "of records: the source")
+    quarantine_limit: float = option(LIMIT, LIMIT_HELP, changes_output=False)
     text_field: str = option("text", "of records: where the text is")
     workers: int = option(1, "processes over shards; 0: one per core", changes_output=False)
 
@@ -98,6 +99,7 @@ class Perplexity(DataStep):
         """Scores all documents, then writes shard after shard; finished shards are not written again."""
         tails = Tails(self.low, self.high, self.least)
         tails.check()
+        check_limit(self.quarantine_limit)
         check_outputs({"--input": self.input, "--train": self.train}, {"--output": self.output})
         shards = open_shards(self.input, self.text_field)
         with ownership.writing(self.output, "perplexity"):
@@ -131,17 +133,19 @@ class Perplexity(DataStep):
         step = CutTails(scores, cut_of, self.language_field, self.source_field)
         settings = {**asdict(self), "inputs": [s.fingerprint for s in shards]}
         settings["train"] = [s.fingerprint for s in open_shards(self.train)] if self.train else None
-        for name in ("output", "workers"):
+        for name in ("output", "workers", "quarantine_limit"):
             settings.pop(name)
         manifests = run_shards(shards, self.output, settings, step, "perplexity", [RULE], self.workers)
         lines = [(c.language, c.source, c.texts, c.basis, c.low, c.high) for c in cut_of.values()]
         print(table(["language", "source", "texts", "quantiles of", "low", "high"], lines))
-        report_quarantine(manifests, self.output, self.text_field)
+        counts = [(m["name"], m["rows"], m["kept"], m["quarantined"]) for m in manifests]
+        print(table(["shard", "documents", "kept", "in quarantine"], counts))
         unjudged = int(sum(np.isnan(s).sum() for s in scores.values()))
         if unjudged:
             print(f"{unjudged:,} documents have no words or no model for their language: kept unjudged")
         report = {"quantiles": CURVE, "cuts": [asdict(c) for c in cut_of.values()], "shards": manifests}
         storage.write_json(storage.join(self.output, "perplexity.json"), report)
+        report_quarantine(manifests, self.output, self.text_field, self.quarantine_limit)
 
     def _score(self, shards: Sequence[FileShard]) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
         """Returns the scores by shard, float64, and of all documents in order the languages and the sources."""

@@ -16,7 +16,7 @@ from data_tools.io.readers import BytesRead, Problem, read
 from data_tools.io.writers import LinesWriter
 from data_tools.pipelines.step import DataStep
 from data_tools.shards.records import FileShard, open_shards
-from data_tools.shards.rows import report_quarantine
+from data_tools.shards.rows import LIMIT, LIMIT_HELP, check_limit, report_quarantine
 from jaxpt import tokenizers
 from jaxpt.cli.terminal import progress, table
 from jaxpt.config.choice import option
@@ -44,12 +44,14 @@ class Tokenize(DataStep):
     keep: str = option("source", "fields kept beside the tokens, comma-separated")
     bos: bool = option(False, "begin each document with BOS")
     no_eos: bool = option(False, "do not end each document with EOS")
+    quarantine_limit: float = option(LIMIT, LIMIT_HELP, changes_output=False)
     text_field: str = option("text", "of records: where the text is")
 
     def run(self) -> None:
         """Encodes shard after shard on all cores; finished shards are not done again."""
         if storage.is_remote(self.output):
             raise JaxptError(f"--output={self.output} must be a local folder: pack reads it at random")
+        check_limit(self.quarantine_limit)
         check_outputs({"--input": self.input}, {"--output": self.output})
         tokenizer = tokenizers.load(self.tokenizer)
         fields = [f.strip() for f in self.keep.split(",") if f.strip()]
@@ -65,14 +67,16 @@ class Tokenize(DataStep):
         }
         shards = open_shards(self.input, self.text_field)
         with ownership.writing(self.output, "tokenize"):
-            _tokenize(shards, Path(self.output), tokenizer, facts)
+            finished = _tokenize(shards, Path(self.output), tokenizer, facts)
+        counts = [{**m, "rows": m["documents"]} for m in finished]
+        report_quarantine(counts, self.output, self.text_field, self.quarantine_limit)
 
 
 HELP = Tokenize.summary()
 main = Tokenize.main
 
 
-def _tokenize(shards: list[FileShard], out: Path, tokenizer: Tokenizer, facts: dict[str, Any]) -> None:
+def _tokenize(shards: list[FileShard], out: Path, tokenizer: Tokenizer, facts: dict[str, Any]) -> list[dict[str, Any]]:
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     finished = []
     with progress(sum(s.size for s in shards), "tokenize", "B", scale=True) as bar:
@@ -88,8 +92,9 @@ def _tokenize(shards: list[FileShard], out: Path, tokenizer: Tokenizer, facts: d
     tokenizer.save(out / "tokenizer")
     note = {**facts, "shards": finished}
     storage.write_json(out / NOTE, {**note, "digest": canonical_digest(note)})
-    print(table(["shard", "documents", "tokens"], [(m["name"], m["documents"], m["tokens"]) for m in finished]))
-    report_quarantine([{**m, "rows": m["documents"]} for m in finished], out, facts["text_field"])
+    counts = [(m["name"], m["documents"], m["tokens"], m["quarantined"]) for m in finished]
+    print(table(["shard", "documents", "tokens", "in quarantine"], counts))
+    return finished
 
 
 def _one_shard(shard: FileShard, out: Path, tokenizer: Tokenizer, facts: dict[str, Any], bar: tqdm) -> dict[str, Any]:

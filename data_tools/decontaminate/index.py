@@ -1,11 +1,12 @@
 """Index evaluation items by their n-grams and match documents against them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
+from data_tools.decontaminate.gapped import GappedTable
 from data_tools.dedup import folding, minhash
 from data_tools.dedup import shingles as sh
 from jaxpt.errors import JaxptError
@@ -19,8 +20,9 @@ class Rules:
 
     Any common run of `long` tokens (GPT-3 used 13), or at least `ratio` of the item's distinct `short`-grams (PaLM
     used 70 % of 8-grams). An item with fewer than `short` tokens matches as a whole if it has at least `shortest`,
-    and is reported as unchecked if not. N-grams that `template` or more items share are the set's wording, not its
-    content, and are ignored.
+    and is reported as unchecked if not. An item that was edited is found by `gapped_ratio` of its tokens, at least
+    `gapped_tokens`, in runs of four within one and a half times its length (0: not looked for). N-grams that `template`
+    or more items share are the set's wording, not its content, and are ignored.
     """
 
     long: int = 13
@@ -28,6 +30,8 @@ class Rules:
     ratio: float = 0.7
     shortest: int = 5
     template: int = 5
+    gapped_ratio: float = 0.4
+    gapped_tokens: int = 8
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,15 @@ class Item:
 class Match:
     """What tied a document to an item: the rule, the value that tripped it, and where."""
 
-    rule: str  # "long" (tokens in common), "ratio" (share of the item's n-grams) or "whole"
+    rule: str  # "long" (tokens in common), "ratio" (share of the item's n-grams), "whole" or "gapped" (share of tokens)
     item: Item
     value: float
-    token: int  # first matching token of the document
+    spans: tuple[tuple[int, int], ...]  # tokens of the document that match, from and to, ascending
+
+    @property
+    def token(self) -> int:
+        """First matching token of the document."""
+        return self.spans[0][0]
 
 
 class _Table:
@@ -76,7 +85,7 @@ class _Table:
 
 
 class ItemIndex:
-    """Evaluation items ready to be looked for; memory about 32 bytes per token of the evaluation sets and 48 MB."""
+    """Evaluation items ready to be looked for; memory about 56 bytes per token of the evaluation sets and 64 MB."""
 
     def __init__(self, items: Sequence[Item], rules: Rules | None = None, path: str = "auto"):
         """Indexes `items`.
@@ -95,6 +104,8 @@ class ItemIndex:
             raise JaxptError("decontaminate: the evaluation sets hold no items")
         if not 1 <= self.rules.shortest <= self.rules.short <= self.rules.long or not 0 < self.rules.ratio <= 1:
             raise JaxptError(f"decontaminate: rules {self.rules} need shortest <= short <= long and 0 < ratio <= 1")
+        if not 0 <= self.rules.gapped_ratio <= 1 or self.rules.gapped_tokens < 1:
+            raise JaxptError(f"decontaminate: rules {self.rules} need 0 <= gapped_ratio <= 1 and gapped_tokens >= 1")
         tokens = minhash.hash_tokens([item.text for item in self.items], path)
         counts = tokens.lengths
         self._tables = {}
@@ -107,6 +118,10 @@ class ItemIndex:
         for name, (width, take) in spans.items():
             if take.any():
                 self._tables[name] = width, _Table(_only(sh.ngrams(tokens, width), take), self.rules.template)
+        self._gapped = None
+        if self.rules.gapped_ratio:
+            least, ratio = self.rules.gapped_tokens, self.rules.gapped_ratio
+            self._gapped = GappedTable(tokens, counts >= least, self.rules.template, least, ratio)
         indexed = sum((t.sizes for _, t in self._tables.values()), np.zeros(len(self.items), np.int64))
         self.unchecked = [self.items[i] for i in np.flatnonzero(indexed == 0)]  # too short, or nothing but template
 
@@ -123,24 +138,45 @@ class ItemIndex:
                     continue  # its only n-gram is shorter than the rule's
                 mine = hits[documents == document]
                 out[document] += self._judge(name, width, table, grams.values, mine, int(grams.offsets[document]))
+        for seen in self._gapped.match(tokens) if self._gapped else ():
+            item = self.items[seen.item]
+            before = next((i for i, m in enumerate(out[seen.document]) if m.item is item), None)
+            if before is None:
+                out[seen.document].append(Match("gapped", item, seen.share, merged(seen.spans)))
+            else:  # what lies around the run in common is the item too
+                match = out[seen.document][before]
+                out[seen.document][before] = replace(match, spans=merged([*match.spans, *seen.spans]))
         return out
 
     def _judge(
         self, name: str, width: int, table: "_Table", values: np.ndarray, hits: np.ndarray, begin: int
     ) -> list[Match]:
         """Returns the matches of one document, whose tokens begin at `begin`, by the rule `name`."""
-        seen: dict[int, dict[int, int]] = {}  # item -> distinct n-gram -> first position
+        seen: dict[int, dict[int, list[int]]] = {}  # item -> distinct n-gram -> positions
         for hit in hits:
             for item in table.owners(values[hit]):
-                seen.setdefault(int(item), {}).setdefault(int(values[hit]), int(hit) - begin)
+                seen.setdefault(int(item), {}).setdefault(int(values[hit]), []).append(int(hit) - begin)
         matches = []
         for item, grams in sorted(seen.items()):
             share = len(grams) / table.sizes[item]
             if name == "ratio" and share < self.rules.ratio:
                 continue
-            value = share if name == "ratio" else float(width + _run(sorted(grams.values())) - 1)
-            matches.append(Match(name.rstrip("0123456789"), self.items[item], value, min(grams.values())))
+            places = sorted(at for positions in grams.values() for at in positions)
+            spans = merged([(at, at + width) for at in places])
+            value = share if name == "ratio" else float(width + _run(sorted(p[0] for p in grams.values())) - 1)
+            matches.append(Match(name.rstrip("0123456789"), self.items[item], value, spans))
         return matches
+
+
+def merged(spans: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Returns spans in order, those that touch joined."""
+    out: list[tuple[int, int]] = []
+    for start, stop in sorted(spans):
+        if out and start <= out[-1][1]:
+            out[-1] = out[-1][0], max(out[-1][1], stop)
+        else:
+            out.append((start, stop))
+    return tuple(out)
 
 
 def _only(grams: sh.Ragged, take: np.ndarray) -> sh.Ragged:
@@ -160,13 +196,5 @@ def _run(positions: Sequence[int]) -> int:
 
 def excerpt(text: str, token: int, width: int = 13) -> str:
     """Returns the piece of `text` from its `token`-th token on, `width` tokens long, as it is written there."""
-    codes = np.frombuffer((text + "\n").encode("utf-32-le", "surrogatepass"), dtype="<u4")
-    folded = folding.table().take(codes)
-    kept = np.flatnonzero(folded != folding.DELETE)
-    folded = folded[kept]
-    word, unspaced = folded != folding.SEPARATOR, folded >= folding.UNSPACED
-    start = word.copy()
-    start[1:] &= ~word[:-1] | unspaced[1:] | unspaced[:-1]
-    begin = kept[np.flatnonzero(start)]
-    stop = begin[token + width] if token + width < len(begin) else len(text)
-    return text[begin[token] : stop].strip() if token < len(begin) else ""
+    begin, end = folding.token_spans(text)
+    return text[begin[token] : end[min(token + width, len(end)) - 1]] if token < len(begin) else ""

@@ -27,7 +27,7 @@ class Scheme:
     seed: int = 1
     width: int = sh.WIDTH
     name: str = "affine32"
-    folding: str = sh.folding.DIGEST
+    folding: str = sh.folding.VERSION
 
     def coefficients(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns `(a, b)`, each `[K] uint32`, drawn as datasketch draws them for this seed."""

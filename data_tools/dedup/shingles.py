@@ -8,6 +8,7 @@ the compiled path (`compiled.py`) give the same bits on every platform.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -84,11 +85,8 @@ def hash_tokens(folded: np.ndarray, offsets: np.ndarray) -> Ragged:
     Returns:
         Token hashes, uint64, per text.
     """
-    word = folded != folding.SEPARATOR
     unspaced = folded >= folding.UNSPACED
-    start = word.copy()
-    start[1:] &= ~word[:-1] | unspaced[1:] | unspaced[:-1]
-    begin = np.flatnonzero(start)
+    begin = np.flatnonzero(folding.token_starts(folded))
     if not len(begin):
         return Ragged(np.zeros(0, np.uint64), np.zeros_like(offsets))
     power, inverse = powers()
@@ -114,9 +112,8 @@ def _blocks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
         yield texts[first:]
 
 
-def _long_text(text: str, kernel: Kernel) -> Ragged:
-    """Hashes one text of more than `BLOCK` characters piece by piece, cutting between tokens where it can."""
-    folded, _ = folding.fold([text])
+def _pieces(folded: np.ndarray, kernel: Kernel) -> Ragged:
+    """Hashes one folded text of more than `BLOCK` characters piece by piece, cutting between tokens where it can."""
     parts, at = [], 0
     while at < len(folded):
         stop = min(at + BLOCK, len(folded))
@@ -133,10 +130,11 @@ def tokens(texts: Sequence[str], kernel: Kernel = hash_tokens) -> Ragged:
     """Returns the token hashes (uint64) of `texts`; `kernel` is `hash_tokens` or its compiled twin."""
     parts = []
     for block in _blocks(texts):
-        if len(block) == 1 and len(block[0]) >= BLOCK:
-            parts.append(_long_text(block[0], kernel))
-        else:
-            parts.append(kernel(*folding.fold(block)))
+        folded, offsets = folding.fold(block)
+        if len(folded) <= BLOCK:
+            parts.append(kernel(folded, offsets))
+        else:  # one long text, or ligatures that became several characters
+            parts += [_pieces(folded[start:stop], kernel) for start, stop in pairwise(offsets)]
     return Ragged.join(parts) if parts else Ragged(np.zeros(0, np.uint64), np.zeros(1, np.int64))
 
 

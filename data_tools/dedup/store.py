@@ -88,6 +88,7 @@ class Store:
         want = {"format": 1, **asdict(layout)}
         if note.is_file():
             stored = json.loads(note.read_text())
+            self._check_folding(note, stored["layout"])
             differ = [key for key in want if stored["layout"].get(key) != want[key]]
             if differ:
                 old, new = stored["layout"].get(differ[0]), want[differ[0]]
@@ -96,6 +97,15 @@ class Store:
         else:
             self.shards = []
             self._save()
+
+    def _check_folding(self, note: Path, layout: Mapping[str, Any]) -> None:
+        """Refuses signatures of texts that were folded by other rules: they cannot be compared with new ones."""
+        old, new = layout.get("scheme", {}).get("folding"), self.layout.scheme.folding
+        if old != new:
+            raise JaxptError(
+                f"{note}: signatures of character folding {old}, this version folds by {new}; name a new --store and "
+                f"give all shards as --input, those of earlier runs too"
+            )
 
     def _check_folder(self) -> None:
         """Refuses a folder that holds other things than a store."""

@@ -15,6 +15,7 @@ KINDS = ("text/html", "application/xhtml+xml", "text/plain")
 PAGES = ("response", "resource", "conversion")
 OTHERS = ("warcinfo", "request", "metadata", "revisit")
 CHARSET = re.compile(r"""charset\s*=\s*["']?([\w.:-]+)""", re.IGNORECASE)
+SOFT_HYPHEN = "\u00ad"
 LINE = 300  # characters of a message or an address
 
 
@@ -24,10 +25,14 @@ def decode(page: bytes, charset: str | None = None) -> str:
 
 
 def main_text(html: str) -> str:
-    """Returns the main content of a page as text, without navigation, comments, forms and image descriptions."""
-    return extract_plain_text(
+    """Returns the main content of a page as text, without navigation, comments, forms and image descriptions.
+
+    Soft hyphens (`&shy;`) go: they say where a browser may break a word, and are no part of it.
+    """
+    text = extract_plain_text(
         html, main_content=True, alt_texts=False, links=False, comments=False, preserve_formatting=True
-    ).strip()
+    )
+    return text.replace(SOFT_HYPHEN, "").strip()
 
 
 def pages(file: BinaryIO, path: str, longest: int) -> Iterator[dict[str, Any] | str]:

@@ -1,7 +1,7 @@
 """Every kind of input file as records: JSON lines, Parquet, WARC, HTML and plain text, on any file system.
 
 A reader yields `(place, record)` for each record and a `Problem` for whatever is not one; it never stops at
-a bad one.
+a bad one. The line ends of every text are line feeds from here on.
 """
 
 import gzip
@@ -15,11 +15,11 @@ from typing import Any, BinaryIO
 
 import fsspec
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import zstandard
 
-from data_tools.io.batch import PLACE, from_rows, with_column
+from data_tools.io import columns
+from data_tools.io.batch import PLACE, from_rows
 from jaxpt.data import text_files
 from jaxpt.errors import JaxptError
 
@@ -130,7 +130,11 @@ def read(path: str, field: str, progress: BytesRead) -> Iterator[RecordOrProblem
                     yield place, ({**row, field: row.pop("text")} if field != "text" else row)
         else:
             with _open(path, progress) as file:
-                yield from {"jsonl": _lines, "warc": _pages, "html": _page, "txt": _text}[kind](file, field, path)
+                reader = {"jsonl": _lines, "warc": _pages, "html": _page, "txt": _text}[kind]
+                for item in reader(file, field, path):
+                    if not isinstance(item, Problem):
+                        item[1][field] = text_files.fold_line_ends(item[1][field])
+                    yield item
     except DAMAGED as error:
         why = " ".join(str(error).split())[:200]
         raise JaxptError(f"{path}: damaged archive ({why}); replace the file or leave it out of --input") from error
@@ -143,10 +147,7 @@ def read_batches(path: str, field: str, progress: BytesRead) -> Iterator[Repaire
         JaxptError: as `read`.
     """
     if kind_of(path) == "parquet":
-        try:
-            yield from _parquet_batches(path, field, progress)
-        except DAMAGED as error:
-            raise JaxptError(f"{path}: damaged ({str(error)[:120]}); replace the file") from error
+        yield from _parquet_batches(path, field, progress)
         return
     rows: list[dict] = []
     places: list[int] = []
@@ -239,29 +240,14 @@ def _pages(file: BinaryIO, field: str, path: str) -> Iterator[RecordOrProblem]:
 
 def _parquet_batches(path: str, field: str, progress: BytesRead) -> Iterator[Repaired]:
     place = 0
-    with fsspec.open(path, "rb") as raw, pq.ParquetFile(raw) as file:
-        size, rows = int(getattr(raw, "size", 0) or 0), max(file.metadata.num_rows, 1)
-        for batch in file.iter_batches(batch_size=ROWS):
-            places = pa.array(range(place, place + len(batch)), pa.int64())
-            place += len(batch)
-            progress.bytes = size * place // rows
-            yield from _checked_columns(batch, places, field)
-
-
-def _checked_columns(batch: pa.RecordBatch, places: pa.Array, field: str) -> Iterator[Repaired]:
-    """Turns a batch of a Parquet file into one of records: the text as `text`, rows without one as problems."""
-    at = batch.schema.get_field_index(field)
-    kind = batch.schema.field(at).type if at >= 0 else None
-    if kind is None or not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        reason = f"field {field!r} is missing" if kind is None else f"field {field!r} is a {kind} instead of a string"
-        for place, row in zip(places.to_pylist(), batch.to_pylist()):
-            yield Problem(place, reason, str(row)[:200]), 0
-        return
-    empty = batch.column(at).is_null()
-    for place, row in zip(places.filter(empty).to_pylist(), batch.filter(empty).to_pylist()):
-        yield Problem(place, f"field {field!r} is null instead of a string", str(row)[:200]), 0
-    batch = with_column(batch, PLACE, places).filter(pc.invert(empty))
-    if field != "text":
-        batch = batch.drop_columns(["text"]) if batch.schema.get_field_index("text") >= 0 else batch
-        batch = batch.rename_columns(["text" if n == field else n for n in batch.schema.names])
-    yield with_column(batch, "text", batch.column("text").cast(pa.large_string())), 0
+    try:
+        with fsspec.open(path, "rb") as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
+            size, rows = int(getattr(raw, "size", 0) or 0), max(file.metadata.num_rows, 1)
+            for batch in file.iter_batches(batch_size=ROWS):
+                places = pa.array(range(place, place + len(batch)), pa.int64())
+                place += len(batch)
+                progress.bytes = size * place // rows
+                for item in columns.records(columns.plain(batch), places, field):
+                    yield (item, 0) if isinstance(item, pa.RecordBatch) else (Problem(*item), 0)
+    except (pa.ArrowException, OSError) as error:
+        raise text_files.damaged_parquet(path, place, error) from error

@@ -131,7 +131,7 @@ class NgramModel:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {f"{name}{n}": a for n, order in enumerate(self.orders) for name, a in vars(order).items()}
-        note = json.dumps({"format": 1, "discounts": self.discounts, "folding": sh.folding.DIGEST})
+        note = json.dumps({"format": 1, "discounts": self.discounts, "folding": sh.folding.VERSION})
         temporary = path.with_name(path.name + ".tmp.npz")
         np.savez(temporary, note=np.array(note), **arrays)
         os.replace(temporary, path)
@@ -147,7 +147,7 @@ class NgramModel:
             raise JaxptError(f"perplexity: n-gram model {path} does not exist; train one with --train")
         with np.load(path) as arrays:
             note = json.loads(str(arrays["note"]))
-            if note["folding"] != sh.folding.DIGEST:
+            if note["folding"] != sh.folding.VERSION:
                 raise JaxptError(f"perplexity: {path} was counted with other character folding; train it again")
             names = ("grams", "counts", "histories", "totals", "kinds")
             count = len(note["discounts"])

@@ -35,3 +35,4 @@ class Pipeline:
     eval: str | None = option(None, "evaluation sets that must not be in the text")
     workers: int = option(0, "processes; 0: one per core")
     alarm: float = option(0.5, "a source that loses more than this share is warned of")
+    quarantine_limit: float | None = option(None, "share in quarantine above which a step fails (default: the step's)")

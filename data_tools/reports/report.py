@@ -11,6 +11,7 @@ from typing import Any
 
 from data_tools.io import storage
 from data_tools.io.batch import Rule
+from data_tools.shards.alarms import Loss, warnings
 from data_tools.shards.counts import total
 from data_tools.shards.records import removals
 
@@ -57,17 +58,23 @@ def lost(entry: Mapping[str, Any], unit: str = "documents") -> float:
 
 
 def alarms(steps: Sequence[StepReport], share: float) -> list[str]:
-    """Returns a line for every source that lost more than `share` of its documents or words in one step."""
+    """Returns a line for every source that lost more than `share` of its documents or words in one step.
+
+    Sources of few documents have one line together.
+    """
     lines = []
     for report in steps:
+        losses = []
         for source, entry in report.sources.items():
             units = ("documents",) if report.manifests[0]["step"] == "extract" else ("documents", "words")
             by = {unit: lost(entry, unit) for unit in units}  # of HTML most words are no text
-            if max(by.values()) > share:
-                rules = sorted(entry["removed"].items(), key=lambda r: -r[1]["documents"])[:3]
-                most = ", ".join(f"{rule} {amount['documents']:,}" for rule, amount in rules) or "parts cut out"
-                line = f"warning: {report.name}: {source} lost {by['documents']:.0%} of {entry['in']['documents']:,} "
-                lines.append(f"{line}documents, {lost(entry, 'words'):.0%} of its words (alarm at {share:.0%}): {most}")
+            rules = sorted(entry["removed"].items(), key=lambda r: -r[1]["documents"])[:3]
+            most = ", ".join(f"{rule} {amount['documents']:,}" for rule, amount in rules) or "parts cut out"
+            line = f"warning: {report.name}: {source} lost {by['documents']:.0%} of {entry['in']['documents']:,} "
+            line += f"documents, {lost(entry, 'words'):.0%} of its words (alarm at {share:.0%}): {most}"
+            before, after = entry["in"]["documents"], entry["kept"]["documents"]
+            losses.append(Loss(source, before, after, max(by.values()), line))
+        lines += warnings(losses, share, f"{report.name}: ")
     return lines
 
 

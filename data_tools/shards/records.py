@@ -32,7 +32,7 @@ from jaxpt.errors import JaxptError
 from jaxpt.files.partial import sha256
 
 SMALL = 8 << 20  # bytes of input: fewer are done before further processes have started
-FORMAT = 2  # of the manifests; a change makes every shard be done again
+FORMAT = 3  # of the manifests and of how text is read; a change makes every shard be done again
 READ_ANEW = {"warc": b"2"}  # kinds of which more is read than once: what was made of them before is not done
 BatchStep = Callable[[pa.RecordBatch, Place], Outcome]  # a pure function
 Tick = Callable[[int, int], None]  # (bytes of input, documents) since the last call

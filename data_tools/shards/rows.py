@@ -10,6 +10,10 @@ from data_tools.shards.records import FileShard
 from jaxpt.cli.terminal import progress
 from jaxpt.errors import JaxptError
 
+LIMIT = 0.1  # of `report_quarantine`
+LIMIT_HELP = "share of the records in quarantine above which the exit code is not 0"
+FEW = 10  # records in quarantine: fewer are no reason to fail while others were read
+
 
 def rows_of(
     shards: Sequence[FileShard],
@@ -46,17 +50,42 @@ def rows_of(
         print(f"warning: {what}: not records, left out: {bad:,} lines (first: {first})", file=sys.stderr)
 
 
-def report_quarantine(manifests: Sequence[Mapping[str, Any]], output: str | Path, field: str) -> None:
-    """Prints how many lines of the input were not records and where they are kept.
+def report_quarantine(manifests: Sequence[Mapping[str, Any]], output: str | Path, field: str, limit: float) -> None:
+    """Prints how many records of the input could not be read and where they are kept. Comes last in a command.
+
+    Args:
+        manifests: of the shards, each with `name`, `rows` and `quarantined`.
+        output: the command's folder.
+        field: where the text is.
+        limit: share of the records; a single shard counts from `FEW` records in quarantine on.
 
     Raises:
-        JaxptError: there was not a single record.
+        JaxptError: there was not a single record, or more than `limit` is in quarantine.
     """
     rows, bad = sum(m["rows"] for m in manifests), sum(m["quarantined"] for m in manifests)
-    if bad and not rows:
+    if not bad:
+        return
+    if not rows:
         raise JaxptError(
             f"none of {bad:,} lines is a record with a string field {field!r}; name the text's field by --text_field "
             f"(reasons: {output}/quarantine)"
         )
-    if bad:
-        print(f"not records: {bad:,} of {rows + bad:,} lines, see {output}/quarantine")
+    print(f"not records: {bad:,} of {rows + bad:,} lines, see {output}/quarantine")
+    over = [m for m in manifests if m["quarantined"] > max(limit * (m["rows"] + m["quarantined"]), FEW - 1)]
+    if not over and (bad < FEW or bad <= limit * (rows + bad)):
+        return
+    what, first = "all shards together", {"rows": rows, "quarantined": bad}
+    if over:
+        first = over[0]
+        what = first["name"] + (f" (and {len(over) - 1:,} more shards)" if len(over) > 1 else "")
+    share = first["quarantined"] / (first["rows"] + first["quarantined"])
+    raise JaxptError(
+        f"{share:.1%} of the records of {what} could not be read (--quarantine_limit={limit:g}); the rest is written: "
+        f"see {output}/quarantine, then mend the input or raise the limit"
+    )
+
+
+def check_limit(limit: float) -> None:
+    """Raises JaxptError for a `--quarantine_limit` that is no share."""
+    if not 0 <= limit <= 1:
+        raise JaxptError(f"--quarantine_limit={limit} must be a share from 0 to 1")

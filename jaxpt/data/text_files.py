@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
 import fsspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 from fsspec import AbstractFileSystem
@@ -106,10 +107,24 @@ def is_local(fs: AbstractFileSystem) -> bool:
     return "file" in (fs.protocol if isinstance(fs.protocol, (tuple, list)) else (fs.protocol,))
 
 
+def fold_line_ends(text: str) -> str:
+    """Returns `text` with every line end as a line feed: CR LF, lone CR and U+2028 as one, U+2029 as two.
+
+    Vertical tabs, form feeds and U+0085 (in wrongly decoded text an ellipsis) stay.
+    """
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if not text.isascii():
+        text = text.replace("\u2028", "\n").replace("\u2029", "\n\n")
+    return text
+
+
 def read_documents(
     file: str, fields: tuple[str, ...] = ("text",), at: Callable[[int], None] = lambda position: None
 ) -> Iterator[dict[str, object]]:
     """Yields the documents of one file as dicts holding at least `fields`; calls `at` with how many bytes are read.
+
+    The line ends of `fields` that are texts are line feeds; bytes in a Parquet file are decoded as UTF-8.
 
     Raises:
         JaxptError: a line that is no JSON object, a field that is missing, with file and line; a truncated file.
@@ -121,10 +136,21 @@ def read_documents(
                 for field in fields:
                     if field not in document:
                         raise JaxptError(f"{file}:{number} lacks the field {field!r}; it has {', '.join(document)}")
+                    document[field] = _as_text(document[field], f"{file}:{number}")
                 at(raw.tell())
                 yield document
     except (EOFError, gzip.BadGzipFile, zstandard.ZstdError) as e:
         raise JaxptError(f"{file} is truncated or not compressed as its name says ({e})") from e
+
+
+def _as_text(value: object, where: str) -> object:
+    """Returns a field's value, of bytes and texts as text with line feeds."""
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError as e:
+            raise JaxptError(f"{where} is not UTF-8 ({e.reason}); clean it first with jaxpt-data clean") from e
+    return fold_line_ends(value) if isinstance(value, str) else value
 
 
 def _json_lines(raw: IO[bytes], file: str) -> Iterator[dict[str, object]]:
@@ -160,5 +186,21 @@ def _parquet(raw: IO[bytes], file: str, fields: tuple[str, ...]) -> Iterator[dic
     for field in fields:
         if field not in table.schema_arrow.names:
             raise JaxptError(f"{file} lacks the column {field!r}; it has {', '.join(table.schema_arrow.names)}")
-    for batch in table.iter_batches(batch_size=1024):
-        yield from batch.to_pylist()
+    rows = 0
+    try:
+        for batch in table.iter_batches(batch_size=1024):
+            yield from batch.to_pylist()
+            rows += len(batch)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
+        raise damaged_parquet(file, rows, e) from e
+
+
+def damaged_parquet(file: str, rows: int, error: Exception) -> Exception:
+    """Returns what to raise where a Parquet file cannot be read on after `rows` rows: an error that names both.
+
+    What the operating system reports (it has a number) is not the file's fault and stays as it is.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
+    why = " ".join(str(error).split())[:120]
+    return JaxptError(f"{file}: a page after row {rows:,} is damaged ({why}); replace the file, or leave it out")
