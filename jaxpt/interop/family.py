@@ -50,9 +50,7 @@ class Family:
     limits: tuple[Callable[[ModelConfig], None], ...] = ()
 
 
-def read_config(
-    family: Family, values: Mapping[str, object], where: str, inert: Sequence[str] = ()
-) -> ModelConfig:
+def read_config(family: Family, values: Mapping[str, object], where: str, inert: Sequence[str] = ()) -> ModelConfig:
     """Returns the ModelConfig that a config.json describes; `where` names it in errors.
 
     `inert` are keys that do not change the forward pass by the user's word.

@@ -135,7 +135,8 @@ def _qk_norm_eps(ours: ModelConfig, theirs: ModelConfig, specs: Mapping[str, Par
 
 
 def _route_scale(ours: ModelConfig, theirs: ModelConfig, specs: Mapping[str, ParamSpec]) -> Factors:
-    assert ours.moe is not None and theirs.moe is not None
+    assert ours.moe is not None
+    assert theirs.moe is not None
     return dict.fromkeys(_leaves(specs, "expert_down"), ours.moe.route_scale / theirs.moe.route_scale)
 
 
