@@ -10,6 +10,8 @@ from jaxpt.cli.dispatch import Parser
 from jaxpt.cli.terminal import progress
 from jaxpt.errors import JaxptError
 from jaxpt.interop import export_bundle, export_form
+from jaxpt.interop.exporting import own_family
+from jaxpt.interop.find_family import holding
 
 HELP = "write a bundle or a run as a Hugging Face model, bit for bit"
 
@@ -38,6 +40,9 @@ def main(argv: Sequence[str]) -> int:
     held = None if kind == "bundle" else api.load(args.source)  # a checkpoint is verified, hence read, as a whole
     facts = open_bundle(args.source) if held is None else held
     form = export_form(facts.config, facts.lineage, args.family)
+    own = own_family(facts.lineage)
+    if args.family is None and own is not None and own != form.family.model_type:
+        print(holding(facts.config, own))  # with the reason why it is another
     for fact in form.folded:
         print(f"{form.family.model_type} has no key for it: {fact}")
     with progress(sum(math.prod(s.pieces) for s in form.specs.values()), "export", "tensor") as bar:

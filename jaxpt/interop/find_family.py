@@ -120,14 +120,15 @@ def holding(config: ModelConfig, own: str | None = None) -> str:
 
 
 def _named(kind: str, own: str | None) -> str:
-    return f"{kind}, its own" if kind == own else kind
+    return f"{kind} (its own)" if kind == own else kind
 
 
 def _grouped(reasons: Mapping[str, str], own: str | None) -> list[tuple[str, str]]:
-    """(families, reason), those of one reason together, the own family by itself and first."""
-    together: dict[tuple[bool, str], list[str]] = {}
-    for kind, reason in reasons.items():
+    """(families, reason): that of the own family first, families of one reason together."""
+    together: dict[str, list[str]] = {}
+    for kind in sorted(reasons, key=lambda kind: kind != own):
+        reason = reasons[kind]
         for lead in ("cannot hold the model: ", "cannot express "):
             reason = reason.removeprefix(f"export: the family {kind} {lead}")
-        together.setdefault((kind != own, reason.removeprefix("export: ")), []).append(_named(kind, own))
-    return [(", ".join(kinds), reason) for (_, reason), kinds in sorted(together.items(), key=lambda x: x[0][0])]
+        together.setdefault(reason.removeprefix("export: "), []).append(_named(kind, own))
+    return [(" and ".join(kinds) if len(kinds) < 3 else ", ".join(kinds), reason) for reason, kinds in together.items()]

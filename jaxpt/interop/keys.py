@@ -186,7 +186,8 @@ def write_rope(rope: RopeConfig) -> dict[str, object]:
     """
     if rope.inv_freq is not None:
         raise JaxptError(
-            "export: rope.inv_freq (an explicit frequency table) cannot be written in a Hugging Face config"
+            "export: rope.inv_freq (an explicit frequency table) cannot be written in a Hugging Face config; "
+            "make target.head_dim a divisor or a multiple of the source's"
         )
     out: dict[str, object] = {"rope_type": rope.kind, "rope_theta": rope.theta}
     if rope.kind != "default":

@@ -9,7 +9,7 @@ from pathlib import Path
 OPENED = []  # config.json of each export that was opened in this process
 
 
-def open_by_transformers(folder):
+def open_by_transformers(folder, **options):
     """Loads an export with transformers; every tensor must be there, wanted, and of the shape that its config gives."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from transformers import AutoModelForCausalLM
@@ -17,7 +17,7 @@ def open_by_transformers(folder):
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, dtype="auto")
+    model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, dtype="auto", **options)
     wrong = {name: keys for name, keys in info.items() if keys}
     assert not wrong, f"transformers opens {folder} with {wrong}"
     return model
