@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from jaxpt.interop.safetensors_file import index_of, shards, write_file
 from jaxpt.models.model import Model
 from jaxpt.models.params import ArrayIndex
 from jaxpt.models.specs import flatten, param_specs
-from jaxpt.tokenizers.interface import Tokenizer
+from jaxpt.tokenizers.exported import exported_files
+from jaxpt.tokenizers.interface import Tokenizer, write_contents
 
 SHARD_BYTES = 4 * 2**30
 DTYPES = ("float32", "bfloat16", "float16")
@@ -75,7 +77,7 @@ def export_bundle(
             _write(partial / "model.safetensors.index.json", index_of(dict(zip(names, parts))))
         tokenizer = bundle.tokenizer()
         if tokenizer is not None:
-            tokenizer.save(partial)
+            _write_tokenizer(tokenizer, partial, target)
         if "generation_config" in imported:
             _write(partial / "generation_config.json", imported["generation_config"])
         _write(partial / "config.json", values)
@@ -155,6 +157,18 @@ def _config(
             pass
     carried = {k: v for k, v in original.items() if k in INERT and k != "torch_dtype"}
     return {**carried, **write_config(family, bundle.config), "dtype": stored}
+
+
+def _write_tokenizer(tokenizer: Tokenizer, partial: Path, target: Path) -> None:
+    files = exported_files(tokenizer)
+    if files is None:
+        print(
+            f"{target}: {tokenizer.files[0].name} has no exact tokenizer.json and is written as it is; other libraries "
+            f"may split text otherwise",
+            file=sys.stderr,
+        )
+        files = tokenizer.contents()
+    write_contents(files, partial)
 
 
 def _write(file: Path, values: object) -> None:
