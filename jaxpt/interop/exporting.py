@@ -21,7 +21,7 @@ from jaxpt.interop.safetensors_file import index_of, shards, write_file
 from jaxpt.models.model import Model
 from jaxpt.models.params import ArrayIndex
 from jaxpt.models.specs import flatten, param_specs
-from jaxpt.tokenizers.exported import exported_files
+from jaxpt.tokenizers.exported import exported_files, splits_alike
 from jaxpt.tokenizers.interface import Tokenizer, write_contents
 
 SHARD_BYTES = 4 * 2**30
@@ -77,7 +77,7 @@ def export_bundle(
             _write(partial / "model.safetensors.index.json", index_of(dict(zip(names, parts))))
         tokenizer = bundle.tokenizer()
         if tokenizer is not None:
-            _write_tokenizer(tokenizer, partial, target)
+            _write_tokenizer(tokenizer, partial, target, values.get("model_type"))
         if "generation_config" in imported:
             _write(partial / "generation_config.json", imported["generation_config"])
         _write(partial / "config.json", values)
@@ -159,15 +159,16 @@ def _config(
     return {**carried, **write_config(family, bundle.config), "dtype": stored}
 
 
-def _write_tokenizer(tokenizer: Tokenizer, partial: Path, target: Path) -> None:
-    files = exported_files(tokenizer)
+def _write_tokenizer(tokenizer: Tokenizer, partial: Path, target: Path, model_type: object) -> None:
+    """Writes the tokenizer's files; a line is printed where transformers would not give the ids that jaxpt gives."""
+    files, why = exported_files(tokenizer), None
     if files is None:
-        print(
-            f"{target}: {tokenizer.files[0].name} has no exact tokenizer.json and is written as it is; other libraries "
-            f"may split text otherwise",
-            file=sys.stderr,
-        )
+        why = f"{tokenizer.files[0].name} has no exact tokenizer.json and is written as it is"
         files = tokenizer.contents()
+    elif not splits_alike(files, model_type):
+        why = f"AutoTokenizer splits the text of every {model_type} model in one way, use PreTrainedTokenizerFast there"
+    if why is not None:
+        print(f"{target}: {why}; other libraries may split text otherwise", file=sys.stderr)
     write_contents(files, partial)
 
 

@@ -13,7 +13,8 @@ from jaxpt.errors import JaxptError
 
 _MODEL_PROTO: Any = vars(sentencepiece_model_pb2)["ModelProto"]  # made when the module is imported
 UNIGRAM, BPE = 1, 2  # ModelProto.TrainerSpec.ModelType
-NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # ModelProto.SentencePiece.Type
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6  # ModelProto.SentencePiece.Type
+UNREACHED = -1e4
 
 
 def read_proto(model: Path) -> Any:
@@ -108,11 +109,12 @@ def _bpe(proto: Any) -> models.BPE:
 
 
 def _unigram(proto: Any) -> models.Unigram:
-    scores = [(p.piece, p.score) for p in proto.pieces]
+    """Byte pieces get a score that no text takes: SentencePiece never reads `<0x41>` as the byte, the library would."""
+    scores = [(p.piece, UNREACHED if p.type == BYTE else p.score) for p in proto.pieces]
     return models.Unigram(scores, proto.trainer_spec.unk_id, proto.trainer_spec.byte_fallback)
 
 
 def _add_control(inner: tokenizers.Tokenizer, proto: Any) -> None:
     """Control pieces are special, and so is the unknown one."""
-    kinds = (CONTROL, 2)
+    kinds = (CONTROL, UNKNOWN)
     inner.add_special_tokens([AddedToken(p.piece, normalized=False) for p in proto.pieces if p.type in kinds])

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Collection, Sequence
 from importlib import resources
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 ALONE, AT_AN_END = 2048, 256  # pieces whose text is encoded by itself; and of the first and last of the vocabulary
 TOGETHER = 64  # pieces in a line
+_A_BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 def fingerprint(tokenizer: "Tokenizer") -> str:
@@ -128,9 +130,10 @@ def _splitting() -> list[str]:
 
 
 def _texts(pieces: Sequence[str], special: Collection[int]) -> list[str]:
-    """The texts that tell tokenizers apart; of the pieces all but the special ones."""
+    """The texts that tell tokenizers apart; of the pieces all but the special ones and those that stand for a byte."""
     read = _byte_level if _is_byte_level(pieces) else _metaspace
-    texts = {i: text for i, piece in enumerate(pieces) if i not in special and (text := read(piece))}
+    kept = (i for i, piece in enumerate(pieces) if i not in special and not _A_BYTE.fullmatch(piece))
+    texts = {i: text for i in kept if (text := read(pieces[i]))}
     ids = list(texts)
     ends = [texts[i] for i in dict.fromkeys([*ids[:AT_AN_END], *ids[-AT_AN_END:]])]
     alone = [texts[i] for i in ids[:: max(1, len(ids) // ALONE)]]

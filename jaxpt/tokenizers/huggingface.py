@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +92,16 @@ class HuggingFaceTokenizer(Tokenizer):
         model = described["model"]
         if model.get("type") != "BPE" or "ByteLevel" not in json.dumps(described["pre_tokenizer"]):
             return None
-        pairs = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
-        merges = [(left, right) for left, right in pairs]
-        inner = as_gpt2(models.BPE(model["vocab"], merges))
-        return HuggingFaceTokenizer(inner, self.files, self.settings, self.name)
+        return HuggingFaceTokenizer(as_gpt2(bpe_of(model)), self.files, self.settings, self.name)
 
     def piece(self, i: int) -> str:
         """Returns the vocabulary entry of an id, as stored; an empty string for an id that has none."""
         return (self._inner.id_to_token(i) if 0 <= i < self.vocab_size else None) or ""
+
+    def token_text(self, i: int) -> str:
+        """As `Tokenizer.token_text`; the library's piece of an added token may be its normalised text."""
+        added = self._inner.get_added_tokens_decoder().get(i)
+        return self.piece(i) if added is None else added.content
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         return [e.ids for e in self._inner.encode_batch_fast(texts, add_special_tokens=False)]
@@ -123,6 +125,12 @@ def read_json(file: Path) -> tokenizers.Tokenizer:
         return tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
     except Exception as e:  # the library raises bare exceptions
         raise JaxptError(f"{file} is not a Hugging Face tokenizer description: {str(e)[:120]}") from e
+
+
+def bpe_of(model: Mapping[str, Any]) -> models.BPE:
+    """Returns vocabulary and merges of a `tokenizer.json`'s model, without its other options."""
+    pairs = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
+    return models.BPE(model["vocab"], [(left, right) for left, right in pairs])
 
 
 def as_gpt2(model: models.BPE) -> tokenizers.Tokenizer:

@@ -42,6 +42,10 @@ class Tokenizer(ABC):
     def piece(self, i: int) -> str:
         """Returns the vocabulary entry of an id, as stored."""
 
+    def token_text(self, i: int) -> str:
+        """Returns a special token as texts and templates write it."""
+        return self.piece(i)
+
     @abstractmethod
     def _encode(self, texts: list[str]) -> list[list[int]]:
         """Encodes without special tokens, on all cores."""
@@ -108,7 +112,7 @@ class Tokenizer(ABC):
             JaxptError: it is not made of the tokenizer's control tokens.
         """
         known = {content: i for i, content, _ in self.control_tokens()}
-        known |= {self.piece(i): i for i in (self.bos_id, self.eos_id, self.pad_id) if i is not None}
+        known |= {self.token_text(i): i for i in (self.bos_id, self.eos_id, self.pad_id) if i is not None}
         ids: list[int] = []
         left = text
         while left or not ids:
@@ -176,7 +180,7 @@ class Tokenizer(ABC):
     def special_texts(self) -> dict[str, str]:
         """`bos_token`, `eos_token`, `pad_token`, `unk_token` as templates write them; empty where there is none."""
         ids = {name: getattr(self, f"{name}_id") for name in ("bos", "eos", "pad", "unk")}
-        return {f"{name}_token": "" if i is None else self.piece(i) for name, i in ids.items()}
+        return {f"{name}_token": "" if i is None else self.token_text(i) for name, i in ids.items()}
 
 
 def write_contents(contents: Mapping[str, bytes], directory: str | Path) -> None:

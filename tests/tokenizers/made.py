@@ -1,10 +1,14 @@
 """Small tokenizers in every form that a directory can have, trained on a few lines."""
 
 import json
+import shutil
 
 import sentencepiece
 import tokenizers as hf
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from jaxpt.tokenizers import load
+from jaxpt.tokenizers.slow import QWEN2_SPLIT
 
 LINES = [
     "def f(x):\n    return x + 12345  # two  spaces\n",
@@ -25,6 +29,11 @@ TEXTS = [
     "<s>[INST] hi [/INST] yes </s><s> again",
 ]
 
+ROBERTA = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+LSTRIP = {"__type": "AddedToken", "content": "<mask>", "lstrip": True, "rstrip": False, "single_word": False}
+QWEN = {"tokenizer_class": "Qwen2Tokenizer"}
+LLAMA = {"tokenizer_class": "LlamaTokenizer"}
+
 
 def train_bpe(size=420, split=None, special=("<|endoftext|>",), normalizer=None):
     """A byte-level BPE of the `tokenizers` library; `split` is a pre-tokenizer, None GPT-2's."""
@@ -41,8 +50,6 @@ def train_bpe(size=420, split=None, special=("<|endoftext|>",), normalizer=None)
 
 def qwen2_split():
     """The pre-tokenizer of Qwen 2."""
-    from jaxpt.tokenizers.slow import QWEN2_SPLIT
-
     split = pre_tokenizers.Split(hf.Regex(QWEN2_SPLIT), behavior="isolated")
     return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
@@ -102,3 +109,69 @@ def with_bos(inner, token):
     i = inner.token_to_id(token)
     inner.post_processor = processors.TemplateProcessing(f"{token} $A", special_tokens=[(token, i)])
     return inner
+
+
+def decoder(first, texts=CHAT, **flags):
+    """`added_tokens_decoder` of special tokens from an id on."""
+    return {str(first + i): {"content": t, "special": True, "normalized": False, **flags} for i, t in enumerate(texts)}
+
+
+def size(inner):
+    return len(json.loads(inner.to_str())["model"]["vocab"])
+
+
+def spm(model, folder, config, **files):
+    shutil.copytree(model, folder)
+    return write_beside(folder, config, **files)
+
+
+def directories(folder, bpe, qwen, model):
+    """(name, directory, class of transformers) of every form."""
+    n, q, k = bpe.get_vocab_size(), size(qwen), load(model).vocab_size
+    roberta = train_bpe(special=ROBERTA)
+    base = decoder(0, ["<unk>", "<s>", "</s>"])
+    qwen_added = {"added_tokens_decoder": decoder(q), "eos_token": "<|im_end|>", "extra_special_tokens": CHAT[1:]}
+    prefix = {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": True, "pad_token": "<pad>"}
+    fast = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    told = {**fast, "eos_token": "<|im_end|>", "added_tokens_decoder": decoder(n, CHAT[1:], lstrip=True)}
+    added = {t: q + i for i, t in enumerate(CHAT)}
+    return [
+        ("slow GPT-2", write_slow(folder / "a", bpe, {"tokenizer_class": "GPT2TokenizerFast"}), "GPT2Tokenizer"),
+        ("slow GPT-2, padded", write_slow(folder / "b", bpe, prefix), "GPT2Tokenizer"),
+        ("slow Qwen 2", write_slow(folder / "c", qwen, {**QWEN, **qwen_added}), "Qwen2Tokenizer"),
+        ("added_tokens.json", write_slow(folder / "d", qwen, QWEN, added_tokens=added), "Qwen2Tokenizer"),
+        ("a bare slow class", write_slow(folder / "e", qwen, QWEN), "Qwen2Tokenizer"),
+        (
+            "slow RoBERTa",
+            write_slow(folder / "f", roberta, {"tokenizer_class": "RobertaTokenizer"}),
+            "RobertaTokenizer",
+        ),
+        (
+            "a mask that takes the space before it",
+            write_slow(folder / "g", roberta, {"tokenizer_class": "RobertaTokenizer", "mask_token": LSTRIP}),
+            "RobertaTokenizer",
+        ),
+        (
+            "Llama, added",
+            spm(model, folder / "h", {**LLAMA, "added_tokens_decoder": base | decoder(k)}),
+            "LlamaTokenizer",
+        ),
+        (
+            "Llama, legacy",
+            spm(model, folder / "i", {**LLAMA, "legacy": True, "added_tokens_decoder": base | decoder(k)}),
+            "LlamaTokenizer",
+        ),
+        ("Llama, a pad it lacks", spm(model, folder / "j", {**LLAMA, "pad_token": "<pad>"}), "LlamaTokenizer"),
+        (
+            "a .model, added",
+            spm(model, folder / "k", {**fast, "added_tokens_decoder": base | decoder(k)}),
+            "PreTrainedTokenizerFast",
+        ),
+        ("a json, added", write_json(folder / "l", bpe, told), "PreTrainedTokenizerFast"),
+        (
+            "a json, an eos it lacks",
+            write_json(folder / "m", bpe, {**fast, "eos_token": "<|im_end|>", "bos_token": "<|endoftext|>"}),
+            "PreTrainedTokenizerFast",
+        ),
+        ("a json of a bare class", write_json(folder / "n", qwen, QWEN), "Qwen2Tokenizer"),
+    ]

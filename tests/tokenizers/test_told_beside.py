@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import shutil
 from importlib.util import find_spec
 
 import pytest
@@ -14,21 +13,19 @@ from jaxpt.tokenizers.fingerprints import accepts, earlier_fingerprint, earlier_
 from jaxpt.tokenizers.huggingface import HuggingFaceTokenizer, as_gpt2, read_json
 from tests.tokenizers.made import (
     CHAT,
+    LLAMA,
+    QWEN,
     TEXTS,
+    directories,
     qwen2_split,
+    spm,
     train_bpe,
     train_qwen2,
     train_sentencepiece,
     with_bos,
-    write_beside,
     write_json,
     write_slow,
 )
-
-ROBERTA = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-LSTRIP = {"__type": "AddedToken", "content": "<mask>", "lstrip": True, "rstrip": False, "single_word": False}
-QWEN = {"tokenizer_class": "Qwen2Tokenizer"}
-LLAMA = {"tokenizer_class": "LlamaTokenizer"}
 
 
 @pytest.fixture(scope="module")
@@ -44,72 +41,6 @@ def qwen():
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return train_sentencepiece(tmp_path_factory.mktemp("model"))
-
-
-def decoder(first, texts=CHAT, **flags):
-    """`added_tokens_decoder` of special tokens from an id on."""
-    return {str(first + i): {"content": t, "special": True, "normalized": False, **flags} for i, t in enumerate(texts)}
-
-
-def size(inner):
-    return len(json.loads(inner.to_str())["model"]["vocab"])
-
-
-def spm(model, folder, config, **files):
-    shutil.copytree(model, folder)
-    return write_beside(folder, config, **files)
-
-
-def directories(folder, bpe, qwen, model):
-    """(name, directory, class of transformers) of every form."""
-    n, q, k = bpe.get_vocab_size(), size(qwen), load(model).vocab_size
-    roberta = train_bpe(special=ROBERTA)
-    base = decoder(0, ["<unk>", "<s>", "</s>"])
-    qwen_added = {"added_tokens_decoder": decoder(q), "eos_token": "<|im_end|>", "extra_special_tokens": CHAT[1:]}
-    prefix = {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": True, "pad_token": "<pad>"}
-    fast = {"tokenizer_class": "PreTrainedTokenizerFast"}
-    told = {**fast, "eos_token": "<|im_end|>", "added_tokens_decoder": decoder(n, CHAT[1:], lstrip=True)}
-    added = {t: q + i for i, t in enumerate(CHAT)}
-    return [
-        ("slow GPT-2", write_slow(folder / "a", bpe, {"tokenizer_class": "GPT2TokenizerFast"}), "GPT2Tokenizer"),
-        ("slow GPT-2, padded", write_slow(folder / "b", bpe, prefix), "GPT2Tokenizer"),
-        ("slow Qwen 2", write_slow(folder / "c", qwen, {**QWEN, **qwen_added}), "Qwen2Tokenizer"),
-        ("added_tokens.json", write_slow(folder / "d", qwen, QWEN, added_tokens=added), "Qwen2Tokenizer"),
-        ("a bare slow class", write_slow(folder / "e", qwen, QWEN), "Qwen2Tokenizer"),
-        (
-            "slow RoBERTa",
-            write_slow(folder / "f", roberta, {"tokenizer_class": "RobertaTokenizer"}),
-            "RobertaTokenizer",
-        ),
-        (
-            "a mask that takes the space before it",
-            write_slow(folder / "g", roberta, {"tokenizer_class": "RobertaTokenizer", "mask_token": LSTRIP}),
-            "RobertaTokenizer",
-        ),
-        (
-            "Llama, added",
-            spm(model, folder / "h", {**LLAMA, "added_tokens_decoder": base | decoder(k)}),
-            "LlamaTokenizer",
-        ),
-        (
-            "Llama, legacy",
-            spm(model, folder / "i", {**LLAMA, "legacy": True, "added_tokens_decoder": base | decoder(k)}),
-            "LlamaTokenizer",
-        ),
-        ("Llama, a pad it lacks", spm(model, folder / "j", {**LLAMA, "pad_token": "<pad>"}), "LlamaTokenizer"),
-        (
-            "a .model, added",
-            spm(model, folder / "k", {**fast, "added_tokens_decoder": base | decoder(k)}),
-            "PreTrainedTokenizerFast",
-        ),
-        ("a json, added", write_json(folder / "l", bpe, told), "PreTrainedTokenizerFast"),
-        (
-            "a json, an eos it lacks",
-            write_json(folder / "m", bpe, {**fast, "eos_token": "<|im_end|>", "bos_token": "<|endoftext|>"}),
-            "PreTrainedTokenizerFast",
-        ),
-        ("a json of a bare class", write_json(folder / "n", qwen, QWEN), "Qwen2Tokenizer"),
-    ]
 
 
 @pytest.mark.parametrize("case", range(14))
