@@ -16,10 +16,11 @@ from jaxpt.config.choice import option
 from jaxpt.data.build import Packing, build, build_tokenized
 from jaxpt.data.origins import open_origin
 from jaxpt.data.packed import PackedSource
-from jaxpt.data.tokenize import Selection
+from jaxpt.data.tokenize import EOS_TOKEN, Selection
 from jaxpt.data.tokenized import NOTE, TokenizedDocuments
 from jaxpt.errors import JaxptError
 from jaxpt.files.lock import Lock, beside
+from jaxpt.tokenizers.fingerprints import accepts
 
 EXAMPLE = """examples:
   jaxpt-data pack --input='text/*.jsonl.gz' --output=packed/web --tokenizer=TOKENIZER --sequence_length=4096
@@ -47,6 +48,7 @@ class Pack(DataStep):
     )
     bos: bool = option(False, "begin each document with BOS")
     no_eos: bool = option(False, "do not end each document with EOS", aliases=("--no-eos",))
+    eos_token: str | None = option(None, EOS_TOKEN, aliases=("--eos-token",))
     part: Literal["all", "train", "held_out"] = option("all", "which of the documents")
     held_out: float = option(0.0, "share of documents held out", aliases=("--held-out",))
     group_field: str | None = option(
@@ -103,6 +105,7 @@ class Pack(DataStep):
             packer=self.packer,
             bos=self.bos or None,
             eos=False if self.no_eos else None,
+            eos_token=self.eos_token,
             template=self.template,
             selection=self._selection,
         )
@@ -115,13 +118,14 @@ class Pack(DataStep):
             return build(origin, self.output, tokenizer, self.sequence_length, packing, report=report)
 
     def _pack_tokenized(self) -> list[PackedSource]:
-        decided = [name for name in ("template", "bos", "no_eos") if getattr(self, name)]
+        decided = [name for name in ("template", "bos", "no_eos", "eos_token") if getattr(self, name)]
         if decided := [*decided, *(["kind"] if self.kind != "text" else [])]:
             raise JaxptError(
                 f"--{decided[0]} was decided when {self.input} was tokenized; give it to jaxpt-data tokenize"
             )
         documents = TokenizedDocuments(self.input)
-        if self.tokenizer and tokenizers.load(self.tokenizer).fingerprint != documents.facts["tokenizer_fingerprint"]:
+        stored = documents.facts["tokenizer_fingerprint"]
+        if self.tokenizer and not accepts(tokenizers.load(self.tokenizer), stored, self.input):
             raise JaxptError(f"--tokenizer={self.tokenizer} is not the tokenizer of {self.input}; leave it out")
         jobs: list[tuple[Path, tuple[str, str] | None]] = [(Path(self.output), None)]
         if self.by:

@@ -1,7 +1,5 @@
 """`jaxpt-data tokenize`: text to tokenized documents, which pack at any sequence length without being encoded again."""
 
-import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,11 +18,12 @@ from data_tools.shards.rows import LIMIT, LIMIT_HELP, check_limit, report_quaran
 from jaxpt import tokenizers
 from jaxpt.cli.terminal import progress, table
 from jaxpt.config.choice import option
-from jaxpt.data.tokenize import encoded
+from jaxpt.data.tokenize import EOS_TOKEN, encoded
 from jaxpt.data.tokenized import FORMAT, NOTE, TokenizedWriter
 from jaxpt.errors import JaxptError
 from jaxpt.files.digests import canonical_digest
 from jaxpt.files.partial import sha256
+from jaxpt.tokenizers.fingerprints import earlier_names
 from jaxpt.tokenizers.interface import Tokenizer
 
 EXAMPLE = """examples:
@@ -45,6 +44,7 @@ class Tokenize(DataStep):
     bos: bool = option(False, "begin each document with BOS")
     no_eos: bool = option(False, "do not end each document with EOS")
     quarantine_limit: float = option(LIMIT, LIMIT_HELP, changes_output=False)
+    eos_token: str | None = option(None, EOS_TOKEN)
     text_field: str = option("text", "of records: where the text is")
 
     def run(self) -> None:
@@ -54,6 +54,9 @@ class Tokenize(DataStep):
         check_limit(self.quarantine_limit)
         check_outputs({"--input": self.input}, {"--output": self.output})
         tokenizer = tokenizers.load(self.tokenizer)
+        if self.no_eos and self.eos_token is not None:
+            raise JaxptError(f"--eos_token={self.eos_token} and --no_eos exclude each other; leave one out")
+        end = {} if self.eos_token is None else {"eos_ids": tokenizer.token_ids(self.eos_token, "--eos_token")}
         fields = [f.strip() for f in self.keep.split(",") if f.strip()]
         facts = {
             "format": FORMAT,
@@ -63,6 +66,7 @@ class Tokenize(DataStep):
             "text_field": self.text_field,
             "bos": self.bos,
             "eos": not self.no_eos,
+            **end,
             "fields": fields,
         }
         shards = open_shards(self.input, self.text_field)
@@ -77,13 +81,14 @@ main = Tokenize.main
 
 
 def _tokenize(shards: list[FileShard], out: Path, tokenizer: Tokenizer, facts: dict[str, Any]) -> list[dict[str, Any]]:
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    names = [facts["tokenizer_fingerprint"], *earlier_names(tokenizer)]  # what earlier versions encoded is kept
+    key, *earlier = [canonical_digest({**facts, "tokenizer_fingerprint": name}) for name in names]
     finished = []
     with progress(sum(s.size for s in shards), "tokenize", "B", scale=True) as bar:
         for shard in shards:
             note = storage.join(out, "manifests", f"{shard.name}.json")
             manifest = storage.read_json(note) or {}
-            if manifest.get("input") != shard.fingerprint or manifest.get("key") != key:
+            if manifest.get("input") != shard.fingerprint or manifest.get("key") not in (key, *earlier):
                 manifest = _one_shard(shard, out, tokenizer, facts, bar)
                 storage.write_json(note, {**manifest, "input": shard.fingerprint, "key": key})
             names = ("name", "sha256", "documents", "tokens", "quarantined", "sources")
@@ -115,7 +120,7 @@ def _one_shard(shard: FileShard, out: Path, tokenizer: Tokenizer, facts: dict[st
                 else:
                     yield entry[1]
 
-        where = {"text_field": shard.field, "bos": facts["bos"], "eos": facts["eos"]}
+        where = {"text_field": shard.field, "bos": facts["bos"], "eos": facts["eos"], "end": facts.get("eos_ids", ())}
         for document, identity, ids in encoded(documents(), tokenizer, **where):
             size = len(document[shard.field].encode("utf-8", "surrogatepass"))
             kept = [None if (v := document.get(f)) is None else str(v) for f in facts["fields"]]

@@ -49,9 +49,10 @@ class Bundle:
         if self.tokenizer_fingerprint is None and not (self.path / "tokenizer").is_dir():
             return None
         from jaxpt import tokenizers
+        from jaxpt.tokenizers.fingerprints import known_as
 
         tokenizer = tokenizers.load(self.path / "tokenizer")
-        if tokenizer.fingerprint != self.tokenizer_fingerprint:
+        if not known_as(tokenizer, self.tokenizer_fingerprint):
             raise JaxptError(
                 f"{self.path / 'tokenizer'} is not the tokenizer this bundle was written with; write it again"
             )

@@ -126,7 +126,8 @@ class BundleWriter:
 
     def _small_files(self) -> list[str]:
         """All files but the chunks, which carry checksums of their own."""
-        tokenizer = [f"tokenizer/{file.name}" for file in (self._partial / "tokenizer").glob("*")]
+        files = [file for file in (self._partial / "tokenizer").rglob("*") if file.is_file()]
+        tokenizer = [file.relative_to(self._partial).as_posix() for file in files]
         return ["model.json", "lineage.json", *tokenizer, *(store.metadata_file(leaf) for leaf in self._specs)]
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxpt.config.choice import option
-from jaxpt.data.chat import template_of, tokenize_chats
+from jaxpt.data.chat import templates_of, tokenize_chats
 from jaxpt.data.documents import Fields
 from jaxpt.data.origins import Origin, open_origin
 from jaxpt.data.packed import PackedSource, PackedWriter
 from jaxpt.data.packing import PACKERS, Document
-from jaxpt.data.tokenize import ALL, Selection, Tokenized, tokenize
+from jaxpt.data.tokenize import ALL, EOS_TOKEN, Selection, Tokenized, tokenize
 from jaxpt.data.tokenized import TokenizedDocuments
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.tokenizers.interface import Tokenizer
@@ -27,7 +27,8 @@ class Packing:
     document's text or messages are (None: `text`, `messages`). `packer` is "best_fit" (documents are cut only where
     longer than a row) or "concat" (no padding). `bos` and `eos` begin and end each text (None: only `eos`). `template`
     writes a chat: one that comes with jaxpt, a `.jinja` file, or None for the tokenizer's; it alone writes a chat's
-    special tokens. `selection` says which documents are taken.
+    special tokens. `eos_token` ends each text instead of the tokenizer's own EOS: the text of a token, or of several
+    one after the other. `selection` says which documents are taken.
     """
 
     kind: Literal["text", "chat"] = option("text", "chat: conversations, only the assistant's turns are targets")
@@ -35,14 +36,19 @@ class Packing:
     packer: str = option("best_fit", "best_fit (only documents longer than a row are cut) or concat (no padding)")
     bos: bool | None = option(None, "begin each text with it; None: no")
     eos: bool | None = option(None, "end each text with it; None: yes")
+    eos_token: str | None = option(None, EOS_TOKEN)
     template: str | None = option(None, "of chats: one of jaxpt's, a .jinja file, or None for the tokenizer's")
     selection: Selection = option(ALL, "which documents are taken: all, the held-out share, or the rest")
 
     def __post_init__(self) -> None:
         if self.kind == "chat" and (self.bos is not None or self.eos is not None):
             raise JaxptError("bos and eos are of kind=text; a chat's special tokens are written by its template")
+        if self.kind == "chat" and self.eos_token is not None:
+            raise JaxptError(f"eos_token={self.eos_token} is of kind=text; a chat's template writes its end tokens")
         if self.kind == "text" and self.template is not None:
             raise JaxptError(f"template={self.template} is of kind=chat; set kind=chat")
+        if self.eos is False and self.eos_token is not None:
+            raise JaxptError(f"eos_token={self.eos_token} and eos=False exclude each other; leave one out")
         if self.packer not in PACKERS:
             known = ", ".join(PACKERS)
             raise JaxptError(f"packer={self.packer} is unknown{nearest(self.packer, PACKERS)}; there are {known}")
@@ -60,8 +66,10 @@ class Packing:
 
     def facts(self, tokenizer: Tokenizer | None) -> dict[str, object]:
         """Returns the options as plain values with everything decided, the template as its text."""
-        ends = {"bos": bool(self.bos), "eos": self.eos is not False} if self.kind == "text" else {}
-        template = {"template": template_of(tokenizer, self.template)} if self.kind == "chat" else {}
+        ends: dict[str, object] = {"bos": bool(self.bos), "eos": self.eos is not False} if self.kind == "text" else {}
+        template = templates_of(tokenizer, self.template) if self.kind == "chat" else {}
+        if self.eos_token is not None and tokenizer is not None:
+            ends["eos_ids"] = tokenizer.token_ids(self.eos_token, "eos_token")
         chosen = {"kind": self.kind, "field": self.content_field, "packer": self.packer, **ends, **template}
         return {**chosen, "selection": asdict(self.selection)}
 
@@ -138,7 +146,13 @@ def build_tokenized(
     with PackedWriter(output, sequence_length, made["vocab_size"], rows_per_shard=rows_per_shard) as writer:
         for packed in PACKERS[packer](documents, sequence_length, made["pad_id"]):
             writer.write(packed)
-        facts = {**packing.facts(None), "text_bytes": book.text_bytes, **({"where": list(where)} if where else {})}
+        ends = {"eos_ids": made["eos_ids"]} if "eos_ids" in made else {}
+        facts = {
+            **packing.facts(None),
+            **ends,
+            "text_bytes": book.text_bytes,
+            **({"where": list(where)} if where else {}),
+        }
         return writer.finish(book.ids, book.lengths, made["tokenizer_fingerprint"], facts, inputs.tokenizer)
 
 
@@ -151,9 +165,9 @@ def _tokenized(
 ) -> Iterator[Document]:
     where: dict[str, Any] = {"selection": packing.selection}
     if packing.kind == "chat":
-        where |= {"field": facts["field"], "template": facts["template"]}
+        where |= {"field": facts["field"], "template": facts["template"], "tool_template": facts.get("tool_template")}
         return tokenize_chats(documents, tokenizer, book, **where)
-    where |= {"text_field": facts["field"], "bos": facts["bos"], "eos": facts["eos"]}
+    where |= {"text_field": facts["field"], "bos": facts["bos"], "eos": facts["eos"], "end": facts.get("eos_ids", ())}
     return tokenize(documents, tokenizer, book, **where)
 
 

@@ -10,6 +10,7 @@ from jaxpt.data.build import Packing, build
 from jaxpt.data.origins import Origin, open_origin
 from jaxpt.data.packed import FORMAT, PackedSource
 from jaxpt.files.lock import Lock, beside
+from jaxpt.tokenizers.fingerprints import earlier_names
 from jaxpt.tokenizers.interface import Tokenizer
 
 
@@ -40,14 +41,15 @@ def packed_on_first_use(
     """
     origin = open_origin(path)
     cache.mkdir(parents=True, exist_ok=True)
-    facts = [
-        FORMAT,
-        origin.fingerprint(cache / "files.json"),
-        tokenizer.fingerprint,
-        sequence_length,
-        packing.facts(tokenizer),
-    ]
-    place = cache / hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+    content, options = origin.fingerprint(cache / "files.json"), packing.facts(tokenizer)
+
+    def place_of(fingerprint: str) -> Path:
+        facts = [FORMAT, content, fingerprint, sequence_length, options]
+        return cache / hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+    place = place_of(tokenizer.fingerprint)
+    earlier = () if place.exists() else (place_of(name) for name in earlier_names(tokenizer))
+    place = next((p for p in earlier if p.exists()), place)
     if not place.exists():
         with Lock(beside(place), what).wait():
             if not place.exists():

@@ -12,25 +12,35 @@ from jaxpt.data.tokenize import ALL, Selection, Tokenized
 from jaxpt.errors import JaxptError
 from jaxpt.tokenizers.chat import NAMED, CharacterSpan, named_template, render_with_spans
 from jaxpt.tokenizers.interface import Tokenizer
+from jaxpt.tokenizers.templates import DEFAULT, TOOL_USE
 
 TOOLS = "tools"  # the field with a conversation's function signatures, where it has any
 
 
-def template_of(tokenizer: Tokenizer | None, name: str | None) -> str:
-    """Returns the chat template called `name`, or the tokenizer's own for None.
+def templates_of(tokenizer: Tokenizer | None, name: str | None) -> dict[str, str]:
+    """Returns the chat template called `name` as `template`, or the tokenizer's own for None.
+
+    Of the tokenizer's own, the one called `tool_use` stands as `tool_template`, where there is one: it writes the
+    conversations that have tools. A name is one of jaxpt's, one of the tokenizer's, or a file.
 
     Raises:
         JaxptError: the tokenizer has none, or there is none of that name.
     """
-    if name is not None:
-        return named_template(name)
     assert tokenizer is not None  # only text is packed without one
-    if tokenizer.chat_template is None:
+    own = tokenizer.chat_templates
+    if name is not None:
+        return {"template": own[name] if name in own and name not in NAMED else named_template(name)}
+    if not own:
         raise JaxptError(
             f"the tokenizer {tokenizer.files[0]} has no chat template; set template to one of {', '.join(NAMED)} or to "
             f"a .jinja file"
         )
-    return tokenizer.chat_template
+    if DEFAULT not in own:
+        raise JaxptError(
+            f"the tokenizer {tokenizer.files[0]} has no chat template called {DEFAULT}; set template to one of "
+            f"{', '.join(own)}"
+        )
+    return {"template": own[DEFAULT], **({"tool_template": own[TOOL_USE]} if TOOL_USE in own else {})}
 
 
 def tokenize_chats(
@@ -39,6 +49,7 @@ def tokenize_chats(
     book: Tokenized,
     *,
     template: str,
+    tool_template: str | None = None,
     field: str = "messages",
     selection: Selection = ALL,
     batch: int = 256,
@@ -53,6 +64,7 @@ def tokenize_chats(
         tokenizer: a `jaxpt.tokenizers.Tokenizer`.
         book: receives id and length of each conversation, and the UTF-8 bytes of the rendered text.
         template: the chat template's source.
+        tool_template: that of conversations with tools; None: the same.
         field: where the messages are.
         selection: which conversations are taken.
         batch: conversations encoded together.
@@ -81,7 +93,8 @@ def tokenize_chats(
             identity = conversation_id(messages, tools)
             if selection.takes(document, identity):
                 values = {**tokenizer.special_texts, "tools": tools}
-                waiting.append((identity, *render_with_spans(template, messages, values)))
+                written_by = tool_template if tools and tool_template is not None else template
+                waiting.append((identity, *render_with_spans(written_by, messages, values)))
         except JaxptError as error:
             raise JaxptError(f"conversation {number}: {error}") from error
         if len(waiting) == batch:

@@ -8,6 +8,7 @@ from jaxpt import tokenizers
 from jaxpt.cli.terminal import table, terminal_width
 from jaxpt.data.packed import PackedSource
 from jaxpt.errors import JaxptError
+from jaxpt.tokenizers.fingerprints import accepts
 
 
 def describe(source: PackedSource) -> str:
@@ -34,7 +35,7 @@ def show_rows(source: PackedSource, count: int, tokenizer: str | None) -> str:
         JaxptError: the tokenizer is not the one the source was packed with.
     """
     words = tokenizers.load(tokenizer) if tokenizer else source.tokenizer()
-    if words is not None and words.fingerprint != source.tokenizer_fingerprint:
+    if words is not None and not accepts(words, source.tokenizer_fingerprint, str(source.path)):
         raise JaxptError(f"--tokenizer={tokenizer} is not the tokenizer {source.path} was packed with")
     lines = []
     for row in np.unique(np.linspace(0, source.rows - 1, min(count, source.rows)).astype(int)):

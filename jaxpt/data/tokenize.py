@@ -1,7 +1,7 @@
 """Text to tokenized documents: all cores, in the order of the files, whichever batch a document falls in."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -71,6 +71,7 @@ class Tokenized:
         return Document(ids, np.ones(len(ids), bool), len(self.ids) - 1)
 
 
+EOS_TOKEN = "what ends each document instead of EOS: a token's text, or several written together"
 BATCH_CHARS = 4 << 20  # texts of so many characters are encoded together at most, however few they are
 
 
@@ -82,6 +83,7 @@ def encoded(
     bos: bool = False,
     eos: bool = True,
     selection: Selection = ALL,
+    end: Sequence[int] = (),
     batch: int = 512,
 ) -> Iterator[tuple[Fields, bytes, np.ndarray]]:
     """Yields each document that is taken with its id and its tokens; a text without tokens is left out.
@@ -95,14 +97,20 @@ def encoded(
         bos: begin each document with BOS.
         eos: end each document with EOS (it belongs to its document).
         selection: which documents are taken.
+        end: ids that end each document instead of EOS.
         batch: documents encoded together, at most.
 
     Raises:
         JaxptError: a text that is not a string.
     """
 
+    last = np.asarray(end, np.int32)
+
     def encode(taken: list[tuple[Fields, bytes]]) -> list[np.ndarray]:
-        return tokenizer.encode_batch([str(document[text_field]) for document, _ in taken], bos=bos, eos=eos)
+        texts = [str(document[text_field]) for document, _ in taken]
+        if not end:
+            return tokenizer.encode_batch(texts, bos=bos, eos=eos)
+        return [np.append(ids, last) for ids in tokenizer.encode_batch(texts, bos=bos)]
 
     with ThreadPoolExecutor(1) as pool:
         ahead: deque[tuple[list[tuple[Fields, bytes]], Future[list[np.ndarray]]]] = deque()
@@ -153,6 +161,7 @@ def tokenize(
     bos: bool = False,
     eos: bool = True,
     selection: Selection | None = None,
+    end: Sequence[int] = (),
 ) -> Iterator[Document]:
     """Yields the documents as tokens, numbered as they come; fills `book`.
 
@@ -164,10 +173,12 @@ def tokenize(
         bos: begin each document with BOS.
         eos: end each document with EOS (it belongs to its document).
         selection: which documents are taken.
+        end: ids that end each document instead of EOS.
 
     Raises:
         JaxptError: a text that is not a string.
     """
     where: dict[str, Any] = {"text_field": text_field, "bos": bos, "eos": eos, "selection": selection or ALL}
+    where["end"] = end
     for document, identity, ids in encoded(documents, tokenizer, **where):
         yield book.add(identity, ids, len(str(document[text_field]).encode("utf-8", "surrogatepass")))

@@ -52,8 +52,9 @@ class Digests:
         for name in self.files:
             if name.startswith(f"{below}/"):
                 self.read(name)
-        for file in sorted((self.folder / below).glob("*")):
-            if f"{below}/{file.name}" not in self.files and not file.name.startswith(".") and file.suffix != ".tmp":
+        for file in sorted(f for f in (self.folder / below).rglob("*") if not f.is_dir()):
+            name = file.relative_to(self.folder).as_posix()
+            if name not in self.files and not file.name.startswith(".") and file.suffix != ".tmp":
                 raise JaxptError(f"{file} was not written with the rest ({NAME} does not list it); remove it")
 
 
@@ -150,7 +151,7 @@ def write_files(folder: Path, contents: Mapping[str, bytes], kept: Iterable[str]
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder, {**files, **{n: tuple(dict.fromkeys((*before[n], *final[n]))) for n in contents}})
         for name, content in contents.items():
-            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             _replace(folder / name, content)
         _write(folder, final)
     except OSError as error:

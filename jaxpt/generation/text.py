@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from jaxpt.errors import JaxptError
+from jaxpt.generation.ends import end_ids
 from jaxpt.generation.generate import generate
 from jaxpt.generation.sampling import Sampling
 from jaxpt.models.compute import Compute
@@ -21,7 +22,7 @@ def continue_texts(
     compute: Compute = Compute(),  # noqa: B008
     notice: Callable[[str], object] = warnings.warn,
 ) -> list[str]:
-    """Returns each prompt with its continuation, which ends before EOS.
+    """Returns each prompt with its continuation, which ends before one of the model's end tokens (`end_ids`).
 
     Args:
         model: with a tokenizer.
@@ -29,19 +30,24 @@ def continue_texts(
         max_new_tokens: of each continuation, at most.
         sampling: how tokens are drawn.
         seed: of the random numbers.
-        bos: begin each prompt with BOS, where the tokenizer has one.
+        bos: begin each prompt with BOS, where the tokenizer does so and none is written in it.
         compute: dtypes.
         notice: as `generate` takes it.
 
     Raises:
-        JaxptError: the model has no tokenizer; a prompt without tokens.
+        JaxptError: the model has no tokenizer, or none of a prompt's tokens; a prompt without tokens.
     """
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise JaxptError("the model has no tokenizer; write the bundle with one")
-    begins = bos and tokenizer.bos_id is not None
-    ids = [tokenizer.encode(text, bos=begins) for text in prompts]
-    stop = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    ids = [tokenizer.encode_prompt(text, bos) for text in prompts]
+    for text, prompt in zip(prompts, ids):
+        if beyond := [i for i in prompt if i >= model.config.vocab_size]:
+            raise JaxptError(
+                f"the prompt {text[:40]!r} holds {tokenizer.piece(beyond[0])!r} (token {beyond[0]}), the model's "
+                f"vocabulary has {model.config.vocab_size} entries; leave that token out"
+            )
+    stop = end_ids(model)
     made = generate(
         model.config,
         model.params,
@@ -56,6 +62,7 @@ def continue_texts(
     out = []
     for text, prompt, new in zip(prompts, ids, made):
         kept = [i for i in new if i not in stop]
-        whole = tokenizer.decode([*(prompt[1:] if begins else prompt), *kept])
+        begun = prompt[:1] == [tokenizer.bos_id]
+        whole = tokenizer.decode([*(prompt[1:] if begun else prompt), *kept])
         out.append(whole if whole.startswith(text) else text + tokenizer.decode(kept))
     return out

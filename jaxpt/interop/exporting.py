@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from jaxpt.models.config import ModelConfig
 from jaxpt.models.model import Model
 from jaxpt.models.params import ArrayIndex
 from jaxpt.models.specs import flatten, param_specs
-from jaxpt.tokenizers.interface import Tokenizer
+from jaxpt.tokenizers.exported import exported_files, splits_alike
+from jaxpt.tokenizers.interface import Tokenizer, write_contents
 
 SHARD_BYTES = 4 * 2**30
 DTYPES = ("float32", "bfloat16", "float16")
@@ -77,7 +79,7 @@ def export_bundle(
             _write(partial / "model.safetensors.index.json", index_of(dict(zip(names, parts))))
         tokenizer = bundle.tokenizer()
         if tokenizer is not None:
-            tokenizer.save(partial)
+            _write_tokenizer(tokenizer, partial, target, values.get("model_type"))
         if "generation_config" in imported:
             _write(partial / "generation_config.json", imported["generation_config"])
         _write(partial / "config.json", values)
@@ -184,6 +186,19 @@ def _config(
             pass
     kept = carried(original, inert, same_family)
     return loadable({**kept, **form.values, "dtype": stored}, form.values)
+
+
+def _write_tokenizer(tokenizer: Tokenizer, partial: Path, target: Path, model_type: object) -> None:
+    """Writes the tokenizer's files; a line is printed where transformers would not give the ids that jaxpt gives."""
+    files, why = exported_files(tokenizer), None
+    if files is None:
+        why = f"{tokenizer.files[0].name} has no exact tokenizer.json and is written as it is"
+        files = tokenizer.contents()
+    elif not splits_alike(files, model_type):
+        why = f"AutoTokenizer splits the text of every {model_type} model in one way, use PreTrainedTokenizerFast there"
+    if why is not None:
+        print(f"{target}: {why}; other libraries may split text otherwise", file=sys.stderr)
+    write_contents(files, partial)
 
 
 def _write(file: Path, values: object) -> None:

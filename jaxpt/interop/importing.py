@@ -1,5 +1,6 @@
 """Hugging Face in: into a bundle tensor by tensor, or straight onto a mesh."""
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def import_bundle(
         JaxptError: as `HuggingFaceCheckpoint` and `BundleWriter`; nothing is left at `target` then.
     """
     checkpoint = HuggingFaceCheckpoint(source, family, inert)
-    tokenizer = _tokenizer(checkpoint.path)
+    tokenizer = _tokenizer(checkpoint.path, checkpoint.config)
     with BundleWriter(target, checkpoint.config, checkpoint.dtypes) as writer:
         for name, (_, leaf, at) in checkpoint.places.items():
             writer.write(leaf, at[0] if at else None, checkpoint.slice(name), *at[1:])
@@ -82,7 +83,9 @@ def load_hf(path: str | Path, *, dtype: str | None = None, shardings: Shardings 
     """
     checkpoint = HuggingFaceCheckpoint(path)
     params = read_params(checkpoint, dtype, shardings)
-    return Model(checkpoint.config, params, _tokenizer(checkpoint.path), (lineage_entry(checkpoint),))
+    return Model(
+        checkpoint.config, params, _tokenizer(checkpoint.path, checkpoint.config), (lineage_entry(checkpoint),)
+    )
 
 
 def read_params(
@@ -124,5 +127,15 @@ def has_tokenizer(path: Path) -> bool:
     return (path / "tokenizer.json").is_file() or (path / "vocab.json").is_file() or any(path.glob("*.model"))
 
 
-def _tokenizer(path: Path) -> Tokenizer | None:
-    return tokenizers.load(path) if has_tokenizer(path) else None
+def _tokenizer(path: Path, config: ModelConfig) -> Tokenizer | None:
+    """The directory's tokenizer; a line is printed where it has tokens that the model has not."""
+    tokenizer = tokenizers.load(path) if has_tokenizer(path) else None
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+        first, last = (tokenizer.piece(i) for i in (config.vocab_size, tokenizer.vocab_size - 1))
+        print(
+            f"{path}: the tokenizer has {tokenizer.vocab_size:,} tokens, the model's vocabulary has "
+            f"{config.vocab_size:,} entries: {first!r} to {last!r} are unknown to it; text that "
+            f"holds one can be neither trained nor continued",
+            file=sys.stderr,
+        )
+    return tokenizer

@@ -1,25 +1,27 @@
 """What every tokenizer can do, whichever library does it."""
 
 import functools
-import hashlib
-import json
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxpt.errors import JaxptError
+from jaxpt.errors import JaxptError, nearest
+from jaxpt.tokenizers import fingerprints
+from jaxpt.tokenizers.templates import DEFAULT, named_templates, template_for
+
+ControlToken = tuple[int, str, tuple[str, ...]]  # id, text, and which of `FLAGS` it has
+FLAGS = ("lstrip", "rstrip", "single_word")
 
 
 class Tokenizer(ABC):
     """Text to token ids and back.
 
-    `bos_id, eos_id, pad_id, unk_id` are None where the tokenizer has none. `files` are the files it was read from;
-    `save` copies them unchanged. `chat_template` is a Jinja template or None.
+    `bos_id, eos_id, pad_id, unk_id` are None where the tokenizer has none. `files` are the files it was read from, in
+    one folder; `save` copies them unchanged. `chat_templates` are Jinja templates by name, `chat_template` is the one
+    called `default`, or None.
     """
 
     bos_id: int | None
@@ -32,22 +34,51 @@ class Tokenizer(ABC):
         """Remembers the files and the settings of `tokenizer_config.json`."""
         self.files = tuple(files)
         self.settings = settings or {}
-        template = self.settings.get("chat_template")
-        if isinstance(template, list):  # several by name
-            template = {t["name"]: t["template"] for t in template}.get("default")
-        self.chat_template: str | None = template if isinstance(template, str) else None
+        self.written: dict[str, bytes] = {}  # files that are kept with another content than the one read
+        self.chat_templates = named_templates(self.settings.get("chat_template"), str(self.files[0]))
+        self.chat_template: str | None = self.chat_templates.get(DEFAULT)
 
     @abstractmethod
     def piece(self, i: int) -> str:
         """Returns the vocabulary entry of an id, as stored."""
+
+    def token_text(self, i: int) -> str:
+        """Returns a special token as texts and templates write it."""
+        return self.piece(i)
 
     @abstractmethod
     def _encode(self, texts: list[str]) -> list[list[int]]:
         """Encodes without special tokens, on all cores."""
 
     @abstractmethod
+    def _decode(self, ids: list[int]) -> str:
+        """Decodes ids of the vocabulary."""
+
+    @abstractmethod
+    def control_tokens(self) -> list[ControlToken]:
+        """Returns the tokens that steer a model and are no text, by id."""
+
+    @property
+    @abstractmethod
+    def adds_bos(self) -> bool:
+        """Whether a prompt begins with BOS, as `add_bos_token` says, else the tokenizer's own rule for whole texts."""
+
     def decode(self, ids: Sequence[int]) -> str:
-        """Returns the text of token ids; special tokens are written out as the library does."""
+        """Returns the text of token ids; special tokens are written out as the library does.
+
+        Ids that the tokenizer does not have (a model's vocabulary may be padded beyond it) are left out.
+        """
+        return self._decode([i for i in map(int, ids) if 0 <= i < self.vocab_size])
+
+    def encode_prompt(self, text: str, bos: bool = True) -> list[int]:
+        """Returns the ids of a text to be continued; special tokens that are written in it are read as such.
+
+        It begins with BOS where the tokenizer `adds_bos` and `bos` is True, and never with two: a chat template has
+        mostly written one.
+        """
+        ids = [int(i) for i in self.encode_with_offsets([text])[0][0]]
+        begins = bos and self.adds_bos and self.bos_id is not None and ids[:1] != [self.bos_id]
+        return [*self._special("bos", begins), *ids]
 
     def encode(self, text: str, bos: bool = False, eos: bool = False) -> list[int]:
         """Returns the ids of `text`, with BOS and EOS where asked for.
@@ -70,6 +101,32 @@ class Tokenizer(ABC):
         an empty range, at its start.
         """
 
+    def token_ids(self, text: str, where: str) -> list[int]:
+        """Returns the ids of tokens that are written one after the other, each by its whole text.
+
+        Args:
+            text: such as `<|im_end|>` or `<|eot_id|><|end_of_text|>`; the longest token that fits is taken.
+            where: the option that gives it, for errors.
+
+        Raises:
+            JaxptError: it is not made of the tokenizer's control tokens.
+        """
+        known = {content: i for i, content, _ in self.control_tokens()}
+        known |= {self.token_text(i): i for i in (self.bos_id, self.eos_id, self.pad_id) if i is not None}
+        ids: list[int] = []
+        left = text
+        while left or not ids:
+            fits = max((t for t in known if t and left.startswith(t)), key=len, default=None)
+            if fits is None:
+                names = ", ".join(sorted(known)[:12])
+                raise JaxptError(
+                    f"{where}={text}: {left!r} is no control token of {self.files[0]}{nearest(left, known)}; "
+                    f"there are {names}"
+                )
+            ids.append(known[fits])
+            left = left[len(fits) :]
+        return ids
+
     def _special(self, name: str, wanted: bool) -> list[int]:
         if not wanted:
             return []
@@ -80,49 +137,57 @@ class Tokenizer(ABC):
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over the pieces by id, the special ids, and the ids of a probe text shipped with jaxpt.
+        """SHA-256 (hex) of pieces, special tokens and splitting, as `fingerprints.fingerprint` takes it."""
+        return fingerprints.fingerprint(self)
 
-        Computed through this interface, so that one tokenizer stored in two formats has one fingerprint.
+    def as_read_before(self) -> "Tokenizer":
+        """Returns what earlier versions made of the same files: this tokenizer, where they made no mistake."""
+        return self
+
+    def mistaken_for(self) -> "Tokenizer | None":
+        """Returns the tokenizer that earlier versions made of this one's `vocab.json` and `merges.txt`, if it has such.
+
+        What was packed with it may carry the earlier fingerprint of this one.
         """
-        probe = resources.files("jaxpt.tokenizers").joinpath("probe.txt").read_text(encoding="utf-8")
-        facts = {
-            "pieces": [self.piece(i) for i in range(self.vocab_size)],
-            "special": [self.bos_id, self.eos_id, self.pad_id, self.unk_id],
-            "probe": [self.encode(line) for line in probe.split("\n\n")],
-        }
-        return hashlib.sha256(json.dumps(facts, ensure_ascii=True, separators=(",", ":")).encode()).hexdigest()
+        return None
+
+    def contents(self) -> dict[str, bytes]:
+        """Returns the tokenizer's files by name relative to their folder (`/` between), as they are kept."""
+        folder = self.files[0].parent
+        return {f.relative_to(folder).as_posix(): f.read_bytes() for f in self.files} | self.written
 
     def save(self, directory: str | Path) -> None:
-        """Copies the tokenizer's files into `directory`, which is made."""
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        for file in self.files:
-            if file.resolve() != (directory / file.name).resolve():
-                shutil.copyfile(file, directory / file.name)
+        """Writes the tokenizer's files into `directory`, which is made."""
+        write_contents(self.contents(), directory)
 
     def apply_chat_template(self, messages: Sequence[Mapping[str, object]], **values: object) -> str:
         """Returns a conversation as its template writes it (rendered in a sandbox; a template is foreign code).
 
         Args:
             messages: `{"role": …, "content": …}` each, plus what the template knows (`tool_calls`, …).
-            **values: further names for the template (`tools`, `add_generation_prompt`).
+            **values: further names for the template (`tools`, for which the template called `tool_use` is taken where
+                there is one; `add_generation_prompt`).
 
         Raises:
             JaxptError: no template, or the template refuses the messages.
         """
         from jaxpt.tokenizers.chat import render
 
-        if self.chat_template is None:
-            raise JaxptError(f"the tokenizer {self.files[0]} has no chat template; add chat_template.jinja beside it")
-        return render(self.chat_template, list(messages), {**self.special_texts, **values})
+        template = template_for(self.chat_templates, values.get("tools"), str(self.files[0]))
+        return render(template, list(messages), {**self.special_texts, **values})
 
     @property
     def special_texts(self) -> dict[str, str]:
         """`bos_token`, `eos_token`, `pad_token`, `unk_token` as templates write them; empty where there is none."""
         ids = {name: getattr(self, f"{name}_id") for name in ("bos", "eos", "pad", "unk")}
-        return {f"{name}_token": "" if i is None else self.piece(i) for name, i in ids.items()}
+        return {f"{name}_token": "" if i is None else self.token_text(i) for name, i in ids.items()}
 
-    def _special_text(self, name: str) -> str | None:
-        """The text of a special token as the settings name it."""
-        value = self.settings.get(f"{name}_token")
-        return value.get("content") if isinstance(value, dict) else value
+
+def write_contents(contents: Mapping[str, bytes], directory: str | Path) -> None:
+    """Writes files by their names relative to `directory`, which is made; those that are there with it are kept."""
+    directory = Path(directory)
+    for name, content in contents.items():
+        file = directory / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not file.is_file() or file.read_bytes() != content:
+            file.write_bytes(content)

@@ -4,15 +4,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tokenizers import models
+
 from jaxpt.errors import JaxptError
 from jaxpt.files.absent import absent_model
 from jaxpt.files.digests import NAME, Digests, with_digests
-from jaxpt.tokenizers.huggingface import HuggingFaceTokenizer, read_byte_level_bpe, read_json
+from jaxpt.tokenizers.added import add_told_tokens, special_told, told_tokens
+from jaxpt.tokenizers.classes import PLAIN, class_name, special_texts
+from jaxpt.tokenizers.convert import as_llama_splits, as_sentencepiece_splits, read_proto
+from jaxpt.tokenizers.fingerprints import same_tokens
+from jaxpt.tokenizers.huggingface import HuggingFaceTokenizer, as_gpt2, read_json
 from jaxpt.tokenizers.interface import Tokenizer
 from jaxpt.tokenizers.sentencepiece import SentencePieceTokenizer
+from jaxpt.tokenizers.slow import add_roberta_ends, read_vocab_and_merges
+from jaxpt.tokenizers.templates import additional_files, named_templates
 
 _BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
-GPT2 = ("GPT2Tokenizer", "GPT2TokenizerFast")  # whose vocab.json and merges.txt say all
 
 
 def load(path: str | Path) -> Tokenizer:
@@ -20,11 +27,12 @@ def load(path: str | Path) -> Tokenizer:
 
     Args:
         path: a directory, a SentencePiece `.model`, or a `tokenizer.json`. A directory with several forms is read
-            from `tokenizer.json`, then `tokenizer.model`, then `vocab.json` with `merges.txt`.
+            from `tokenizer.json`, then `tokenizer.model`, then `vocab.json` with `merges.txt`. Tokens told beside these
+            files are added, and the older forms are split, as transformers does it.
 
     Raises:
-        JaxptError: nothing there is a tokenizer, or not a whole one: tokens were added in files that only the library
-            which wrote them can read; or it is that of a bundle or a run and is damaged.
+        JaxptError: nothing there is a tokenizer, or not a whole one: tokens were added beside it in a way that cannot
+            be followed exactly; or it is that of a bundle or a run and is damaged.
     """
     path = Path(path)
     if not path.exists():
@@ -38,20 +46,75 @@ def load(path: str | Path) -> Tokenizer:
         if not candidates:
             raise JaxptError(f"{path} holds no tokenizer: no tokenizer.json, *.model, or vocab.json with merges.txt")
         chosen = candidates[0]
-    beside = [folder / n for n in _BESIDE if (folder / n).is_file()]
+    beside = [folder / n for n in _BESIDE if (folder / n).is_file()] + additional_files(folder)
     settings = _settings(folder)
     if chosen.name == "vocab.json":
-        merges = folder / "merges.txt"
-        if not merges.is_file():
-            raise JaxptError(f"{merges} is missing; {chosen} needs it")
-        if (kind := settings.get("tokenizer_class", GPT2[0])) not in GPT2:
-            raise JaxptError(f"{chosen}: a {kind} splits text in its own way; {_convert(folder)}")
-        tokenizer = HuggingFaceTokenizer(read_byte_level_bpe(chosen, merges), [chosen, merges, *beside], settings)
-        return _whole(tokenizer, chosen)
+        return _from_vocab(chosen, beside, settings)
     if chosen.suffix == ".json":
         extra = [p for p in known if p.name == "tokenizer.model"]  # carried along: other tools look for it
-        return HuggingFaceTokenizer(read_json(chosen), [chosen, *extra, *beside], settings)
-    return _whole(SentencePieceTokenizer(chosen, [chosen, *beside], settings), chosen)
+        return _from_json(chosen, [chosen, *extra, *beside], settings)
+    return _from_sentencepiece(chosen, [chosen, *beside], settings)
+
+
+def _from_json(file: Path, files: list[Path], settings: dict[str, Any]) -> Tokenizer:
+    inner, name = read_json(file), class_name(settings)
+    add_told_tokens(inner, settings, _json(file.parent / "added_tokens.json"), name, str(file))
+    plain = PLAIN[0] if "tokenizer_class" in settings else None  # which earlier versions took for every class
+
+    def before() -> Tokenizer:
+        return HuggingFaceTokenizer(read_json(file), files, settings, plain)
+
+    return HuggingFaceTokenizer(inner, files, settings, name, before)
+
+
+def _from_vocab(vocab: Path, beside: list[Path], settings: dict[str, Any]) -> Tokenizer:
+    """`vocab.json` with `merges.txt`; config.json may tell the class, which is kept then."""
+    folder, merges = vocab.parent, vocab.with_name("merges.txt")
+    if not merges.is_file():
+        raise JaxptError(f"{merges} is missing; {vocab} needs it")
+    name = class_name(settings, _json(folder / "config.json"))
+    inner = read_vocab_and_merges(vocab, merges, name, settings, _convert(folder))
+    add_told_tokens(inner, settings, _json(folder / "added_tokens.json"), name, str(vocab))
+    if name is None:
+        inner.add_special_tokens([t for t in ("<|endoftext|>",) if inner.token_to_id(t) is not None])
+    if name == "RobertaTokenizer":
+        add_roberta_ends(inner, special_texts(settings, name), settings.get("add_prefix_space") is True)
+    files = [vocab, merges, *beside]
+    plain = PLAIN[0] if "tokenizer_class" in settings else None
+
+    def before() -> Tokenizer:
+        return HuggingFaceTokenizer(as_gpt2(models.BPE.from_file(str(vocab), str(merges))), files, settings, plain)
+
+    tokenizer = HuggingFaceTokenizer(inner, files, settings, name, before)
+    if name is not None and class_name(settings) is None:
+        told = {**_json(folder / "tokenizer_config.json"), "tokenizer_class": name}
+        tokenizer.written["tokenizer_config.json"] = json.dumps(told, indent=2, ensure_ascii=False).encode() + b"\n"
+    return tokenizer
+
+
+def _from_sentencepiece(model: Path, files: list[Path], settings: dict[str, Any]) -> Tokenizer:
+    """A SentencePiece model by its own library, unless tokens were added beside it, which that cannot hold."""
+    tokenizer, folder = SentencePieceTokenizer(model, files, settings), model.parent
+    if not _lacks(tokenizer, _json(folder / "added_tokens.json")):
+        return tokenizer
+    name, proto = class_name(settings), read_proto(model)
+    plain = HuggingFaceTokenizer(as_sentencepiece_splits(proto), files, {})
+    if not same_tokens(plain, tokenizer):
+        raise JaxptError(
+            f"{model}: tokens were added beside it, and it has no exact tokenizer.json; {_convert(folder)}"
+        )
+    inner = as_llama_splits(proto, settings, model) if name == "LlamaTokenizer" else plain.inner
+    settings = {"add_bos_token": True, **tokenizer.own_special(), **settings}
+    add_told_tokens(inner, settings, _json(folder / "added_tokens.json"), name, str(model))
+    return HuggingFaceTokenizer(inner, files, settings, name)
+
+
+def _lacks(tokenizer: SentencePieceTokenizer, added: dict[str, Any]) -> bool:
+    """Whether the files beside a SentencePiece model tell of tokens that are none of its pieces."""
+    where = str(tokenizer.files[0])
+    named, by_id = special_told(tokenizer.settings), told_tokens(tokenizer.settings, added, (), where)
+    texts = {tokenizer.piece(i) for i in range(tokenizer.vocab_size)}
+    return not texts.issuperset(named) or any(tokenizer.piece(i) != t.content for i, t in by_id.items())
 
 
 def _check_digests(folder: Path) -> None:
@@ -64,17 +127,6 @@ def _check_digests(folder: Path) -> None:
 def _check_tokenizer(digests: Digests | None) -> None:
     if digests is not None:
         digests.check("tokenizer")
-
-
-def _whole(tokenizer: Tokenizer, file: Path) -> Tokenizer:
-    """Returns `tokenizer`, unless tokens were added beside its file, which it would split into pieces in silence."""
-    added = {text: i for text, i in _json(file.parent / "added_tokens.json").items() if isinstance(i, int)}
-    for i, token in tokenizer.settings.get("added_tokens_decoder", {}).items():
-        added[token["content"]] = int(i)
-    for text, i in added.items():
-        if i >= tokenizer.vocab_size or tokenizer.piece(i) != text:
-            raise JaxptError(f"{file} has no {text!r} (id {i}), which was added beside it; {_convert(file.parent)}")
-    return tokenizer
 
 
 def _convert(folder: Path) -> str:
@@ -99,4 +151,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     template = folder / "chat_template.jinja"
     if template.is_file():
         settings["chat_template"] = template.read_text(encoding="utf-8")
+    if further := additional_files(folder):
+        named = named_templates(settings.get("chat_template"), str(folder / "tokenizer_config.json"))
+        settings["chat_template"] = named | {file.stem: file.read_text(encoding="utf-8") for file in further}
     return settings

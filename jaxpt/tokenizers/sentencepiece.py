@@ -10,7 +10,7 @@ import numpy as np
 from sentencepiece import SentencePieceProcessor
 
 from jaxpt.errors import JaxptError
-from jaxpt.tokenizers.interface import Tokenizer
+from jaxpt.tokenizers.interface import ControlToken, Tokenizer
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -32,15 +32,31 @@ class SentencePieceTokenizer(Tokenizer):
         self.bos_id, self.eos_id, self.pad_id, self.unk_id = (self._find(n) for n in ("bos", "eos", "pad", "unk"))
 
     def _find(self, name: str) -> int | None:
-        text = self._special_text(name)
+        value = self.settings.get(f"{name}_token")
+        text = value.get("content") if isinstance(value, dict) else value
         if text and self.piece(named := self._model.piece_to_id(text)) == text:
             return named
         own = getattr(self._model, f"{name}_id")()
         return own if own >= 0 else None
 
+    def own_special(self) -> dict[str, str]:
+        """Returns the special tokens of the model itself as settings: `bos_token` and so on."""
+        ids = {name: getattr(self._model, f"{name}_id")() for name in ("bos", "eos", "pad", "unk")}
+        return {f"{name}_token": self.piece(i) for name, i in ids.items() if i >= 0}
+
     def piece(self, i: int) -> str:
-        """Returns the vocabulary entry of an id, as stored."""
-        return self._model.id_to_piece(i)
+        """Returns the vocabulary entry of an id, as stored; an empty string for an id that has none."""
+        return self._model.id_to_piece(i) if 0 <= i < self.vocab_size else ""
+
+    def control_tokens(self) -> list[ControlToken]:
+        """As `Tokenizer.control_tokens`; the piece of the unknown is one."""
+        model, size = self._model, self.vocab_size
+        return [(i, model.id_to_piece(i), ()) for i in range(size) if model.is_control(i) or model.is_unknown(i)]
+
+    @property
+    def adds_bos(self) -> bool:
+        """As `Tokenizer.adds_bos`; a SentencePiece model that says nothing of it has a BOS to be used."""
+        return self.bos_id is not None and self.settings.get("add_bos_token") is not False
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         if len(texts) == 1:
@@ -66,6 +82,5 @@ class SentencePieceTokenizer(Tokenizer):
             out.append((np.concatenate(ids), np.concatenate(offsets)))
         return out
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Returns the text of token ids."""
-        return self._model.decode([int(i) for i in ids])
+    def _decode(self, ids: list[int]) -> str:
+        return self._model.decode(ids)

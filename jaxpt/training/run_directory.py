@@ -15,6 +15,7 @@ from jaxpt.files import lock
 from jaxpt.files.digests import MODEL_FORMAT, NAME, Digests, open_digests, read_bytes, read_json, write_files
 from jaxpt.models.config import ModelConfig
 from jaxpt.tokenizers import Tokenizer
+from jaxpt.tokenizers.fingerprints import accepts
 from jaxpt.training.config import RunConfig
 
 # Changing these would make the steps taken and those to come two different runs.
@@ -42,7 +43,7 @@ def prepare(
         JaxptError: the directory holds a run with another model, tokenizer, seed or start, or a damaged file.
     """
     fingerprint = None if tokenizer is None else tokenizer.fingerprint
-    new = {} if tokenizer is None else {f"tokenizer/{f.name}": f.read_bytes() for f in tokenizer.files}
+    new = {} if tokenizer is None else {f"tokenizer/{name}": content for name, content in tokenizer.contents().items()}
     new["lineage.json"] = _json(lineage)
     new["model.json"] = _json({"format": MODEL_FORMAT, "config": model.to_dict(), "tokenizer_fingerprint": fingerprint})
     new["config.json"] = _json(plain(config))  # the last: a directory that has it was prepared to the end
@@ -62,8 +63,8 @@ def prepare(
             )
         write_files(workdir, new)
         return []
-    changed = _changes(workdir, new, model)
-    kept = _tokenizer_files(workdir, digests, fingerprint)
+    changed = _changes(workdir, new, model, tokenizer)
+    kept = _tokenizer_files(workdir, digests, tokenizer)
     for name in [n for n in new if n.startswith("tokenizer/") and kept]:
         del new[name]
     if finished_steps(workdir):
@@ -107,7 +108,7 @@ def _unfinished(digests: Digests) -> bool:
     return None in digests.files.get("config.json", ()) and not (digests.folder / "config.json").exists()
 
 
-def _changes(workdir: Path, new: Mapping[str, bytes], model: ModelConfig) -> list[str]:
+def _changes(workdir: Path, new: Mapping[str, bytes], model: ModelConfig, tokenizer: Tokenizer | None) -> list[str]:
     """Returns a line for each key of the config that changed; raises where the run would become another one."""
     changed = []
     for key, old, value in differences(_stored_config(workdir), json.loads(new["config.json"])):
@@ -121,7 +122,7 @@ def _changes(workdir: Path, new: Mapping[str, bytes], model: ModelConfig) -> lis
         now = json.loads(new["model.json"])["tokenizer_fingerprint"]
         if before is None and now is not None:
             changed.append("the run had no tokenizer, its source carries one now")
-        elif before != now:
+        elif before != now and (tokenizer is None or not accepts(tokenizer, before, str(workdir))):
             raise _another_run(workdir, "the tokenizer's fingerprint", (before or "none")[:12], (now or "none")[:12])
     return changed
 
@@ -141,18 +142,19 @@ def _another_run(workdir: Path, what: str, old: object, value: object) -> JaxptE
     )
 
 
-def _tokenizer_files(workdir: Path, digests: Digests | None, fingerprint: str | None) -> list[str]:
-    """Returns the names of the files of the run's tokenizer; raises where it is not the one with `fingerprint`."""
+def _tokenizer_files(workdir: Path, digests: Digests | None, tokenizer: Tokenizer | None) -> list[str]:
+    """Returns the names of the files of the run's tokenizer; raises where it is not `tokenizer`."""
     if digests is not None:
         return [name for name in digests.files if name.startswith("tokenizer/")]
     if not (workdir / "tokenizer").is_dir():
         return []
     before = tokenizers.load(workdir / "tokenizer")  # of a run from before there were digests
+    fingerprint = None if tokenizer is None else tokenizer.fingerprint
     if before.fingerprint != fingerprint:
         raise _another_run(
             workdir, "the tokenizer's fingerprint", before.fingerprint[:12], (fingerprint or "none")[:12]
         )
-    return [f"tokenizer/{file.name}" for file in before.files]
+    return [f"tokenizer/{name}" for name in before.contents()]
 
 
 def differences(before: object, now: object, where: str = "") -> list[tuple[str, object, object]]:

@@ -20,6 +20,7 @@ from jaxpt.optim.chain import BuiltOptimizer
 from jaxpt.optim.resized import resolve_changed
 from jaxpt.optim.schedule import Segment, learning_rate, resolve
 from jaxpt.tokenizers import Tokenizer
+from jaxpt.tokenizers.fingerprints import accepts
 from jaxpt.training import history
 from jaxpt.training.config import RunConfig, StageConfig
 from jaxpt.training.history import Leg
@@ -223,7 +224,7 @@ def check_source(where: str, path: str, source: SourceFacts, model: ModelConfig,
             f"{where}: {path} has token ids up to {source.vocab_size - 1}, the model's vocabulary has "
             f"{model.vocab_size} entries; set --config.model.vocab_size={source.vocab_size} or tokenize again"
         )
-    if tokenizer is not None and tokenizer.fingerprint != source.tokenizer_fingerprint:
+    if tokenizer is not None and not accepts(tokenizer, source.tokenizer_fingerprint, f"{where}: {path}"):
         raise JaxptError(
             f"{where}: {path} was packed with tokenizer {source.tokenizer_fingerprint[:12]}, this run's is "
             f"{tokenizer.fingerprint[:12]}; tokenize again, or set "

@@ -204,6 +204,23 @@ def test_options_of_text_are_refused_for_a_chat_and_the_other_way_round():
         Packing(template="plain")
 
 
+def test_conversations_with_tools_are_written_by_the_template_for_tools(tmp_path):
+    tokenizer = byte_level(tmp_path / "t")
+    mark = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
+    tokenizer.chat_templates.update({"default": mark, "tool_use": "T" + mark, "rag": "R" + mark})
+    talk = [{"role": "assistant", "content": "yes"}]
+    lines = [json.dumps({"messages": talk}), json.dumps({"messages": talk, "tools": [{"name": "f"}]})]
+    (tmp_path / "d.jsonl").write_text("\n".join(lines))
+    for name, starts in ((None, ["yes", "Tyes"]), ("rag", ["Ryes"] * 2), ("tool_use", ["Tyes"] * 2)):
+        packed = build(str(tmp_path / "d.jsonl"), tmp_path / f"p{name}", tokenizer, 8, Packing("chat", template=name))
+        assert packed.facts["options"].get("tool_template") == ("T" + mark if name is None else None)
+        batch = packed.read(range(packed.rows))
+        texts = [
+            tokenizer.decode(b[s == k]) for b, s in zip(batch["tokens"], batch["segment_ids"]) for k in set(s) - {0}
+        ]
+        assert sorted(texts) == sorted(starts)
+
+
 def test_tokens_of_one_character_fall_on_the_same_side():
     offsets = np.array([[0, 2], [2, 2], [2, 2], [2, 3], [3, 5]])  # a character of three bytes at 2
     assert within(offsets, [(2, 3)]).tolist() == [False, True, True, True, False]

@@ -8,6 +8,7 @@ import pytest
 from jaxpt.errors import JaxptError
 from jaxpt.generation import Sampling, continue_texts, filter_logits, generate
 from jaxpt.generation.cache import empty_cache, extend
+from jaxpt.generation.ends import end_ids
 from jaxpt.generation.generate import padded
 from jaxpt.models import Model, forward
 from tests.models.tiny import VARIANTS, random_params
@@ -91,8 +92,7 @@ class Letters:
 
     bos_id, eos_id = None, 0
 
-    def encode(self, text, bos=False):
-        assert not bos
+    def encode_prompt(self, text, bos=True):
         return [ord(c) - 96 for c in text]
 
     def decode(self, ids):
@@ -105,6 +105,33 @@ def test_texts_are_continued_and_end_before_eos():
     new = generate(C, PARAMS, [[1, 2, 3], [2]], 5, sampling=Sampling(0), stop_ids=[0])
     assert one == "abc" + Letters().decode([i for i in new[0] if i])
     assert two == "b" + Letters().decode([i for i in new[1] if i])
+
+
+@pytest.mark.parametrize("file", ["generation_config", "config"])
+def test_every_end_token_that_a_model_was_imported_with_ends_a_generation(file):
+    whole = generate(C, PARAMS, [[1, 2, 3]], 5, sampling=Sampling(0), stop_ids=[])[0]
+    entry = {"op": "import", file: {"eos_token_id": [whole[2], 10**9]}}
+    model = Model(C, PARAMS, Letters(), (entry, {"op": "subclone"}))
+    assert end_ids(model) == sorted({0, whole[2]})
+    (text,) = continue_texts(model, ["abc"], 5, sampling=Sampling(0))
+    assert text == "abc" + Letters().decode(whole[: whole.index(whole[2])])
+    one = {"op": "import", "generation_config": {"eos_token_id": whole[1]}, "config": {"eos_token_id": whole[2]}}
+    assert end_ids(Model(C, PARAMS, Letters(), (one,))) == sorted({0, whole[1]})
+    assert end_ids(Model(C, PARAMS, Letters(), ())) == [0]
+    with pytest.raises(JaxptError, match="eos_token_id='</s>', which is neither an id"):
+        end_ids(Model(C, PARAMS, Letters(), ({"op": "import", file: {"eos_token_id": "</s>"}},)))
+
+
+def test_a_prompt_of_a_token_that_the_model_lacks_is_named():
+    class Larger(Letters):
+        def encode_prompt(self, text, bos=True):
+            return [1, C.vocab_size + 2]
+
+        def piece(self, i):
+            return "<image>"
+
+    with pytest.raises(JaxptError, match=f"holds '<image>' .token {C.vocab_size + 2}., the model's vocabulary has"):
+        continue_texts(Model(C, PARAMS, Larger()), ["abc"], 5)
 
 
 def test_a_model_without_a_tokenizer_continues_no_text():
