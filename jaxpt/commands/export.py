@@ -13,7 +13,6 @@ from jaxpt.interop import export_bundle, export_form
 from jaxpt.interop.exporting import own_family
 from jaxpt.interop.find_family import holding
 from jaxpt.interop.importing import has_tokenizer
-from jaxpt.models.specs import flatten, param_specs
 
 HELP = "write a bundle or a run as a Hugging Face model, bit for bit"
 
