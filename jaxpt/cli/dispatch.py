@@ -8,15 +8,18 @@ import pkgutil
 import platform
 import sys
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from importlib.metadata import version
 from importlib.resources import files
 from types import ModuleType
 from typing import Any, NamedTuple, NoReturn
 
 from jaxpt.cli.pipes import nobody_reads, quiet_when_closed
+from jaxpt.cli.stopping import no_interrupt_lost
 from jaxpt.cli.version import VERSION
 from jaxpt.errors import JaxptError, nearest
 
+_DEBUG = ContextVar("debug", default=False)  # whether mistakes, too, show a traceback
 OVERRIDE = ("--config.", "--noconfig.")  # how a flag begins that changes the config
 
 
@@ -162,7 +165,7 @@ def dispatch(
     """
     modules = {m.name.rstrip("_").replace("_", "-"): m.name for m in pkgutil.iter_modules(commands.__path__)}
     args = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in args
+    _DEBUG.set("--debug" in args)
     args = [a for a in args if a != "--debug"]
     if os.getcwd() not in sys.path:  # for `module:Class` of one's own; last, so that it hides no installed module
         sys.path.append(os.getcwd())
@@ -193,13 +196,19 @@ def dispatch(
         hint = nearest(name, modules) or f"; commands: {', '.join(sorted(modules))}"
         print(f"{program}: there is no command {name!r}{hint}", file=sys.stderr)
         return 2
+    return mistakes_in_a_line(f"{program} {name}", lambda: command(name).main(rest))
+
+
+def mistakes_in_a_line(name: str, call: Callable[[], int]) -> int:
+    """Returns the exit code of `call`, which its lines name so: 1 for a mistake, 130 for Ctrl-C, both in a line."""
     try:
-        return command(name).main(rest)
+        with no_interrupt_lost():
+            return call()
     except (JaxptError, OSError) as error:
-        if debug or nobody_reads(error):
+        if _DEBUG.get() or nobody_reads(error):
             raise
-        print(f"{program} {name}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"{program} {name}: interrupted", file=sys.stderr)
+        print(f"{name}: interrupted", file=sys.stderr)
         return 130

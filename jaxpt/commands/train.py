@@ -1,6 +1,7 @@
 """`jaxpt train`: joins config, data, model and loop, and runs them in a directory that can be resumed."""
 
 import functools
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,12 +14,15 @@ from jaxpt.checkpoints.restoring import check_step
 from jaxpt.checkpoints.run_files import has_tokenizer
 from jaxpt.checkpoints.run_item import RunItem
 from jaxpt.cli.dispatch import Parser
+from jaxpt.cli.stopping import Stopped, say
 from jaxpt.config.file import load
 from jaxpt.errors import JaxptError
 from jaxpt.files.absent import absent_model
 from jaxpt.files.lock import Lock, inside
 from jaxpt.models.size import param_count
-from jaxpt.sharding import join, on_first_process
+from jaxpt.sharding import check_join, join, on_first_process
+from jaxpt.sharding.supervisor import supervised
+from jaxpt.sharding.watch import Watch
 from jaxpt.tokenizers import Tokenizer
 from jaxpt.training import loop, run_directory
 from jaxpt.training.config import RunConfig
@@ -27,7 +31,7 @@ from jaxpt.training.events import Event
 from jaxpt.training.extra import make_extra
 from jaxpt.training.feed import Feeds
 from jaxpt.training.history import newest_saved, read_legs
-from jaxpt.training.interrupt import EXIT_PREEMPTED
+from jaxpt.training.interrupt import EXIT_PREEMPTED, SAME, Interrupt, way_on
 from jaxpt.training.overview import overview
 from jaxpt.training.program import make_program
 from jaxpt.training.reweighting import Reweighting
@@ -44,8 +48,9 @@ example:
 
 Any key of the config may be set with --config.key=value. Started again in the same workdir, the run goes on from its
 newest whole checkpoint; --from_step=N goes back to an earlier one, for instance with a lower learning rate after the
-loss rose (values that are not finite are never saved). Exit codes: 0 finished, {EXIT_PREEMPTED} saved after SIGTERM
-(start again), 1 an error.
+loss rose (values that are not finite are never saved). SIGTERM and Ctrl-C save and stop, a second one ends the run at
+once. Exit codes: 0 finished, {EXIT_PREEMPTED} start again (saved after a signal, or a process was lost), 1 an
+error.
 """
 
 
@@ -72,9 +77,26 @@ def main(argv: Sequence[str]) -> int:
             f"--workdir={args.workdir}: a run directory is a folder that all hosts see; mount the bucket (for instance "
             f"with gcsfuse) and give the folder"
         )
-    config = load(RunConfig, args.config, overrides)
-    join(args.coordinator, args.processes, args.process_id)
-    return train(config, Path(args.workdir), from_step=args.from_step, take_over=args.take_over)
+    config, workdir = load(RunConfig, args.config, overrides), Path(args.workdir)
+    check_join(args.coordinator, args.processes, args.process_id)
+    command = shlex.join(["jaxpt", "train", *argv])
+
+    def alone() -> int:
+        return train(config, workdir, from_step=args.from_step, take_over=args.take_over, go_on=f"go on with {command}")
+
+    def of_several(watch: Watch) -> int:
+        join(args.coordinator, args.processes, args.process_id, silence=2 * limit + 60)
+        watch.begin()
+        return alone()
+
+    try:
+        if args.coordinator is None:
+            return alone()
+        limit, go_on = config.sharding.lost_after, f"start all processes again, this one with {command}"
+        return supervised(of_several, limit, "jaxpt train", lambda: way_on(workdir, go_on))
+    except Stopped as signal:
+        say(f"jaxpt train: {signal}: stopped before the first step; {way_on(workdir, f'go on with {command}')}")
+        return EXIT_PREEMPTED
 
 
 def train(
@@ -83,6 +105,7 @@ def train(
     events: Sequence[Event] = (),
     from_step: int | None = None,
     take_over: bool = False,
+    go_on: str = SAME,
 ) -> int:
     """Trains `config` in `workdir`; returns the exit code.
 
@@ -92,25 +115,36 @@ def train(
         events: what happens between two steps besides what the config names: see `jaxpt.training.events`.
         from_step: the checkpoint to go on from; None: the newest whole one.
         take_over: a writer on another machine, whose lock this run finds, is gone for good.
+        go_on: how to go on with the run once it was stopped, for messages.
 
     Raises:
         JaxptError: a mistake in the config, the data or the directory; before step one where it can be known by then.
+        Stopped: SIGTERM or Ctrl-C, a KeyboardInterrupt, while the run was opened.
     """
     if from_step is not None:
         check_step(workdir / "checkpoints", finished_steps(workdir), from_step)
-    return while_pruned(lambda: _train(config, workdir, events, from_step, take_over))
+    with Interrupt(workdir, go_on) as interrupt:
+        return while_pruned(lambda: _train(config, workdir, events, from_step, take_over, interrupt))
 
 
-def _train(config: RunConfig, workdir: Path, events: Sequence[Event], from_step: int | None, take_over: bool) -> int:
-    saved = newest_saved(workdir, from_step)
-    plan, start, tokenizer = open_plan(config, workdir, saved)
-    # made here already, so that a mistake in mesh, optimizer or batch size is an error before anything is written
-    optimizer = make_program(plan).optimizer
+def _train(
+    config: RunConfig,
+    workdir: Path,
+    events: Sequence[Event],
+    from_step: int | None,
+    take_over: bool,
+    interrupt: Interrupt,
+) -> int:
     log = print if jax.process_index() == 0 else (lambda line: None)
-    feeds = Feeds(start.ledger if start else [], log)
-    if saved or not finished_steps(workdir):
-        feeds.check(continued(plan, saved) if saved else plan, saved)
-    measuring = evaluations(config, tokenizer)
+    with interrupt.abandoning():
+        saved = newest_saved(workdir, from_step)
+        plan, start, tokenizer = open_plan(config, workdir, saved)
+        # made here already, so that a mistake in mesh, optimizer or batch size is an error before anything is written
+        optimizer = make_program(plan).optimizer
+        feeds = Feeds(start.ledger if start else [], log)
+        if saved or not finished_steps(workdir):
+            feeds.check(continued(plan, saved) if saved else plan, saved)
+        measuring = evaluations(config, tokenizer)
     lock = Lock(inside(workdir), workdir)
 
     def open_workdir() -> None:
@@ -133,6 +167,7 @@ def _train(config: RunConfig, workdir: Path, events: Sequence[Event], from_step:
             log,
             from_step=from_step,
             check_writer=lock.check,
+            interrupt=interrupt,
         )
 
 

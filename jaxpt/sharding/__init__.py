@@ -1,7 +1,7 @@
 """Mesh, rules from axis names to mesh axes, hosts."""
 
 from jaxpt.sharding.activations import constrain
-from jaxpt.sharding.hosts import join, on_first_process
+from jaxpt.sharding.hosts import check_join, join, on_first_process
 from jaxpt.sharding.mesh import MESH_AXES, check_axes, make_mesh
 from jaxpt.sharding.rules import RULES, batch_sharding, param_shardings, partition_specs
 
@@ -10,6 +10,7 @@ __all__ = [
     "RULES",
     "batch_sharding",
     "check_axes",
+    "check_join",
     "constrain",
     "join",
     "make_mesh",

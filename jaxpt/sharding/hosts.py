@@ -1,5 +1,6 @@
 """Several hosts as one machine: a process joins the others before it looks for devices; process 0 decides for all."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -10,17 +11,11 @@ from jaxpt.errors import JaxptError
 LONGEST = 2000  # bytes of an error that is sent to the other processes
 
 
-def join(coordinator: str | None, processes: int | None = None, process_id: int | None = None) -> None:
-    """Joins the processes of one run; does nothing without a coordinator.
-
-    Args:
-        coordinator: HOST:PORT of process 0; or "auto": this and the rest is asked of the cluster (a Cloud TPU pod,
-            SLURM, Open MPI, Kubernetes).
-        processes: how many there are.
-        process_id: which one this is, from 0.
+def check_join(coordinator: str | None, processes: int | None = None, process_id: int | None = None) -> None:
+    """Checks the arguments of `join`.
 
     Raises:
-        JaxptError: arguments that do not go together, no cluster that "auto" knows, or a coordinator out of reach.
+        JaxptError: arguments that do not go together.
     """
     if coordinator is None:
         if processes is not None or process_id is not None:
@@ -37,11 +32,32 @@ def join(coordinator: str | None, processes: int | None = None, process_id: int 
         raise JaxptError(
             f"--coordinator={coordinator} needs --processes=N and --process_id=0…N-1, got {processes} and {process_id}"
         )
+
+
+def join(
+    coordinator: str | None, processes: int | None = None, process_id: int | None = None, silence: float = 100.0
+) -> None:
+    """Joins the processes of one run; does nothing without a coordinator.
+
+    Args:
+        coordinator: HOST:PORT of process 0; or "auto": this and the rest is asked of the cluster (a Cloud TPU pod,
+            SLURM, Open MPI, Kubernetes).
+        processes: how many there are.
+        process_id: which one this is, from 0.
+        silence: seconds without a heartbeat after which JAX ends all processes.
+
+    Raises:
+        JaxptError: as `check_join`, no cluster that "auto" knows, or a coordinator out of reach.
+    """
+    check_join(coordinator, processes, process_id)
+    if coordinator is None:
+        return
+    seconds = math.ceil(silence)
     try:
-        if auto:
-            jax.distributed.initialize()
+        if coordinator == "auto":
+            jax.distributed.initialize(heartbeat_timeout_seconds=seconds)
         else:
-            jax.distributed.initialize(coordinator, processes, process_id)
+            jax.distributed.initialize(coordinator, processes, process_id, heartbeat_timeout_seconds=seconds)
     except ValueError as error:  # no cluster environment answered
         raise JaxptError(
             "--coordinator=auto found neither a Cloud TPU pod, SLURM, Open MPI nor Kubernetes; give HOST:PORT of "

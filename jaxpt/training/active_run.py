@@ -14,6 +14,7 @@ from jaxpt.models.batch import Batch
 from jaxpt.models.params import Array
 from jaxpt.training.events import Changes, Event
 from jaxpt.training.feed import Feed
+from jaxpt.training.interrupt import Interrupt
 from jaxpt.training.metrics import MetricsLog
 from jaxpt.training.program import Program
 from jaxpt.training.run_plan import RunPlan
@@ -36,6 +37,7 @@ class ActiveRun:
     metrics: MetricsLog
     log: Log
     check_writer: Callable[[], None]  # raises where another process has taken over the directory
+    interrupt: Interrupt  # asks to stop
 
     state: State[Array]
     step: int  # finished steps

@@ -1,6 +1,7 @@
 """A run's config as frozen dataclasses: every key stated once, with its default, its type and what it means."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -94,14 +95,17 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class ShardingConfig:
-    """The mesh (-1: all devices left) and changes to the rule table from axis names to mesh axes."""
+    """The mesh (-1: all devices left), changes to the rule table from axis names to mesh axes, several processes."""
 
     mesh: dict[str, int] = option({"data": 1, "fsdp": -1, "tensor": 1}, "length of each axis (-1: all devices left)")
     rules: Any = option(None, "changes to the table from axis names to mesh axes")
     allow_replicated: tuple[str, ...] = option((), "axes whose parameters may lie whole on every device")
+    lost_after: float = option(120.0, "seconds without a sign of life until one process of several counts as lost")
 
     def __post_init__(self) -> None:
         check_axes(self.mesh, "mesh.")
+        if not 1 <= self.lost_after < math.inf:
+            raise JaxptError(f"config.sharding.lost_after is {self.lost_after}, it must be a second or more")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import jax
 from tqdm import tqdm
 
 from jaxpt.checkpoints.run_item import RunItem
+from jaxpt.cli.stopping import Stopped
 from jaxpt.cli.terminal import progress
 from jaxpt.errors import JaxptError
 from jaxpt.optim.chain import BuiltOptimizer
@@ -41,6 +42,7 @@ def train(
     devices: Sequence[jax.Device] | None = None,
     from_step: int | None = None,
     check_writer: Callable[[], None] = lambda: None,
+    interrupt: Interrupt | None = None,
 ) -> int:
     """Trains `plan` in `workdir`, from its newest whole checkpoint if there is one.
 
@@ -55,9 +57,11 @@ def train(
         devices: default all devices of all hosts.
         from_step: go on from this checkpoint and set later ones aside; None: from the newest.
         check_writer: raises where another process has taken over the directory; called before each write.
+        interrupt: the context that the caller is in; None: one of the run's own.
 
     Returns:
-        0 when the run is finished, `EXIT_PREEMPTED` (75) when SIGTERM or an event asked to stop and all is saved.
+        0 when the run is finished, `EXIT_PREEMPTED` (75) when SIGTERM, Ctrl-C or an event asked to stop and all is
+        saved.
 
     Raises:
         JaxptError: a full disk, no whole checkpoint beside those that were set aside, a checkpoint that cannot be read
@@ -67,11 +71,12 @@ def train(
     program = make_program(plan, devices)
     all_devices = program.layout.mesh.devices.flatten().tolist()
     peak = peak_flops(plan.config.metrics.peak_flops_per_device, all_devices)  # may measure, outside the mesh
-    with jax.set_mesh(program.layout.mesh), Interrupt() as interrupt:
-        run = open_run(plan, program, peak, workdir, make_feed, start, log, from_step, check_writer)
+    asking = contextlib.nullcontext(interrupt) if interrupt else Interrupt(workdir)
+    with jax.set_mesh(program.layout.mesh), asking as interrupt:
+        run = open_run(plan, program, peak, workdir, make_feed, start, log, from_step, check_writer, interrupt)
         run.events = _in_order(run, events, interrupt)
         try:
-            code = _train(run)
+            code = _until_stopped(run)
             run.checkpoints.close()
         finally:
             run.metrics.close()
@@ -85,10 +90,20 @@ def _in_order(run: ActiveRun, events: Sequence[Event], interrupt: Interrupt) -> 
     return [
         *(event for event in events if not event.after_checkpoint),
         records,
-        Preemption(interrupt, records.due),
+        Preemption(interrupt),
         Saving(run, followers),
         *followers,
     ]
+
+
+def _until_stopped(run: ActiveRun) -> int:
+    """Trains; returns the exit code, also where a signal broke off what may be broken off."""
+    try:
+        return _train(run)
+    except Stopped:
+        run.stop_requested = run.interrupt.name
+        _act(run, [event for event in run.events if isinstance(event, Saving)] if run.step else [])
+        return EXIT_PREEMPTED
 
 
 def _train(run: ActiveRun) -> int:
@@ -128,7 +143,7 @@ def _train_stage(run: ActiveRun, stage: StagePlan, bar: tqdm) -> bool:
     if not step._cache_size():
         run.clock.cold()
     while run.step < stage.stop:
-        with run.clock.wait():
+        with run.clock.wait(), run.interrupt.abandoning():
             number, batch = next(run.batches)
         if number != run.step:
             raise RuntimeError(f"the feed gave batch {number} for step {run.step}")
@@ -159,7 +174,8 @@ def _act(run: ActiveRun, events: Iterable[Event]) -> bool:
     run.save_requested = False
     if run.stop_requested is None:
         return False
-    run.log(f"{run.stop_requested}: saved at step {run.step}; start again with the same --workdir to go on")
+    saved = f"saved at step {run.step}" if run.step else "stopped before the first step"
+    run.log(f"{run.stop_requested}: {saved}; {run.interrupt.go_on}")
     run.metrics.event("preempted", run.step)
     return True
 
@@ -168,7 +184,8 @@ def _apply(run: ActiveRun, event: Event, view: RunView) -> None:
     """Lets one event act and takes over what it changes."""
     if event.after_checkpoint:
         run.metrics.event("evaluation begins", run.step, entry=event.name)
-    changed = event.act(view)
+    with run.interrupt.abandoning() if event.after_checkpoint else contextlib.nullcontext():  # the step is on disk
+        changed = event.act(view)
     if event.after_checkpoint and changed.weights is not None:
         raise JaxptError(f"event {event.name} is after the checkpoint, which would lack the weights that it returns")
     run.apply(changed)

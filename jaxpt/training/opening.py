@@ -13,6 +13,7 @@ from jaxpt.optim.chain import BuiltOptimizer
 from jaxpt.training.active_run import ActiveRun, Log
 from jaxpt.training.changes import changes
 from jaxpt.training.feed import Feed
+from jaxpt.training.interrupt import Interrupt
 from jaxpt.training.metrics import MetricsLog
 from jaxpt.training.program import Program, drawn_state
 from jaxpt.training.run_plan import RunPlan, continued
@@ -31,6 +32,7 @@ def open_run(
     log: Log,
     from_step: int | None,
     check_writer: Callable[[], None],
+    interrupt: Interrupt,
 ) -> ActiveRun:
     """Restores the run from a checkpoint, or begins it where there is none.
 
@@ -65,6 +67,7 @@ def open_run(
         metrics=metrics,
         log=log,
         check_writer=check_writer,
+        interrupt=interrupt,
         state=state,
         step=saved["step"] if saved else 0,
     )
