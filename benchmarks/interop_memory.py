@@ -20,8 +20,7 @@ import numpy as np
 
 from jaxpt.cli.terminal import table
 from jaxpt.interop.checkpoint import places_of
-from jaxpt.interop.family import write_config
-from jaxpt.interop.find_family import family_for
+from jaxpt.interop.find_family import form_for
 from jaxpt.interop.safetensors_file import index_of, shards, write_file
 from jaxpt.models.presets import preset
 from jaxpt.models.specs import flatten, param_specs
@@ -32,14 +31,14 @@ def make(folder: Path, name: str, layers: int | None) -> tuple[int, int]:
     config = preset(name)
     if layers:
         config = config.replace(layers=config.layers[:layers])
-    family, specs = family_for(config), flatten(param_specs(config))
+    form, specs = form_for(config), flatten(param_specs(config))
     planned = [
         (name, tensor.foreign_shape(specs[leaf]), "bfloat16")
-        for tensor in family.tensors
+        for tensor in form.family.tensors
         for name, leaf, _ in places_of(tensor, config, specs)
     ]
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(write_config(family, config)))
+    (folder / "config.json").write_text(json.dumps(form.values))
     rng = np.random.default_rng(0)
     parts = shards(planned, 4 * 2**30)
     names = [f"model-{i:05d}-of-{len(parts):05d}.safetensors" for i in range(1, len(parts) + 1)]

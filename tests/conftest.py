@@ -20,6 +20,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 import jax
 import pytest
 
+from tests.interop.opened import watch
+
 SHARED = Path(os.environ.get("JAXPT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
@@ -29,6 +31,14 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip(f"{SHARED} is absent: real test data is needed (set JAXPT_SHARED)")
     return SHARED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def exports_are_opened_by_transformers():
+    """A Hugging Face directory that transformers cannot open fails the test that exported it."""
+    with pytest.MonkeyPatch.context() as patch:
+        watch(patch)
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple, NoReturn
 
+from jaxpt.cli.pipes import nobody_reads, quiet_when_closed
 from jaxpt.errors import JaxptError, nearest
 
 OVERRIDE = ("--config.", "--noconfig.")  # how a flag begins that changes the config
@@ -113,6 +114,7 @@ class Command(NamedTuple):
     help: str
 
 
+@quiet_when_closed
 def dispatch(
     program: str,
     commands: ModuleType,
@@ -131,7 +133,7 @@ def dispatch(
         choose: the command that a choice is, by its name: that of a file, or `package.module:Class` of the user's own.
 
     Returns:
-        The exit code: 0 done, 1 a mistake, reported in one line, 2 wrong usage, 130 interrupted.
+        The exit code: 0 done, 1 a mistake, reported in one line, 2 wrong usage, 130 interrupted, 141 nobody reads on.
     """
     modules = {m.name.rstrip("_").replace("_", "-"): m.name for m in pkgutil.iter_modules(commands.__path__)}
     args = list(sys.argv[1:] if argv is None else argv)
@@ -163,7 +165,7 @@ def dispatch(
     try:
         return command(name).main(rest)
     except (JaxptError, OSError) as error:
-        if debug:
+        if debug or nobody_reads(error):
             raise
         print(f"{program} {name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

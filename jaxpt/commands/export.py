@@ -9,8 +9,9 @@ from jaxpt.bundles import open_bundle
 from jaxpt.cli.dispatch import Parser
 from jaxpt.cli.terminal import progress
 from jaxpt.errors import JaxptError
-from jaxpt.interop import export_bundle
-from jaxpt.models.specs import flatten, param_specs
+from jaxpt.interop import export_bundle, export_form
+from jaxpt.interop.exporting import own_family
+from jaxpt.interop.find_family import holding
 
 HELP = "write a bundle or a run as a Hugging Face model, bit for bit"
 
@@ -37,8 +38,14 @@ def main(argv: Sequence[str]) -> int:
     if kind == "hugging_face":
         raise JaxptError(f"--from={args.source} is a Hugging Face directory already; import it first to change it")
     held = None if kind == "bundle" else api.load(args.source)  # a checkpoint is verified, hence read, as a whole
-    specs = open_bundle(args.source).specs if held is None else flatten(param_specs(held.config))
-    with progress(sum(math.prod(s.pieces) for s in specs.values()), "export", "tensor") as bar:
+    facts = open_bundle(args.source) if held is None else held
+    form = export_form(facts.config, facts.lineage, args.family)
+    own = own_family(facts.lineage)
+    if args.family is None and own is not None and own != form.family.model_type:
+        print(holding(facts.config, own))  # with the reason why it is another
+    for fact in form.folded:
+        print(f"{form.family.model_type} has no key for it: {fact}")
+    with progress(sum(math.prod(s.pieces) for s in form.specs.values()), "export", "tensor") as bar:
         target = export_bundle(held or args.source, args.target, args.family, dtype=args.dtype, report=bar.update)
     family = json.loads((target / "config.json").read_text(encoding="utf-8"))["model_type"]
     print(f"{target} ({family})")

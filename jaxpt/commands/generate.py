@@ -1,5 +1,6 @@
 """`jaxpt generate`: text from a bundle, a run, or a Hugging Face directory."""
 
+import sys
 from collections.abc import Sequence
 
 from jaxpt import api
@@ -46,6 +47,7 @@ def main(argv: Sequence[str]) -> int:
         seed=args.seed,
         bos=not args.no_bos,
         compute=Compute(dtype=args.dtype),
+        notice=lambda line: print(f"jaxpt generate: {line}", file=sys.stderr),
     )
     for text in texts:
         print(text)

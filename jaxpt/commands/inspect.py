@@ -20,6 +20,7 @@ from jaxpt.data.packed import PackedSource
 from jaxpt.data.quota import ONE
 from jaxpt.data.remote import is_remote
 from jaxpt.errors import JaxptError
+from jaxpt.files.digests import read_json
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.size import flops_per_token, param_count
 from jaxpt.models.specs import flatten, param_specs
@@ -56,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     config, dtypes, lineage, rest = _facts(path, kind)
     print(_config(config), "\n")
     print(parameters(config, dtypes, args.mesh), "\n")
-    print(_lineage(lineage))
+    print(_lineage(lineage, kind))
     print(rest, end="")
     return 0
 
@@ -73,7 +74,16 @@ def _facts(path: Path, kind: str) -> tuple[ModelConfig, Mapping[str, str], Seque
         return interop.read_hf_config(path), {}, [], ""
     run, step = (path, None) if kind == "run" else (path.parents[1], int(path.name))
     facts = read_checkpoint(run, step, lambda step: read_run(run, step))
-    return model_of(facts), {}, read_lineage(run), f"{_run(run, facts)}\n"
+    return model_of(facts), {}, _lineage_of_run(run, facts), f"{_run(run, facts)}\n"
+
+
+def _lineage_of_run(run: Path, facts: Mapping[str, Any]) -> list[Mapping[str, object]]:
+    """What the run started from, and its own steps until this checkpoint."""
+    before: list[Mapping[str, object]] = [*read_lineage(run)]
+    if not before and read_json(run, "config.json", dict).get("init_from") is None:
+        before = [{"op": "init", "why": "parameters drawn at random"}]
+    entry = {"op": "train", "options": {"run": run.name}, "steps": facts["step"], "tokens": facts["tokens"]}
+    return [*before, entry]
 
 
 def _config(config: ModelConfig) -> str:
@@ -121,9 +131,11 @@ def _mesh(text: str) -> AbstractMesh:
     return AbstractMesh(tuple(lengths.get(n, 1) for n in MESH_AXES), MESH_AXES)
 
 
-def _lineage(lineage: Sequence[Mapping[str, object]]) -> str:
+def _lineage(lineage: Sequence[Mapping[str, object]], kind: str) -> str:
+    if not lineage and kind == "hugging_face":
+        return "lineage: not known, a Hugging Face directory keeps none; jaxpt import begins one"
     if not lineage:
-        return "lineage: none, parameters drawn at random"
+        return "lineage: none, nothing was recorded of where these parameters come from"
     rows = []
     for i, entry in enumerate(lineage):
         rest = {k: v for k, v in entry.items() if k not in ("op", "tokens", "ledger", "files") and v is not None}

@@ -18,6 +18,9 @@ from jaxpt.config.file import load
 from jaxpt.data import Loader, PackedSource, StageData
 from jaxpt.errors import JaxptError
 from jaxpt.interop import import_bundle
+from jaxpt.interop.exporting import own_family
+from jaxpt.interop.find_family import family_named, holding
+from jaxpt.interop.folding import form_of
 from jaxpt.models import ModelConfig, flatten, param_specs, unflatten
 from jaxpt.models.batch import Rows
 from jaxpt.models.size import active_param_count, param_count
@@ -25,7 +28,7 @@ from jaxpt.reshape.config import ReshapeConfig
 from jaxpt.reshape.data_config import CalibrationConfig, HeldOutConfig
 from jaxpt.reshape.kept_scores import keep_scores
 from jaxpt.reshape.rewrite import LineageEntry
-from jaxpt.reshape.sequence import dtypes_after, rewrites_of
+from jaxpt.reshape.sequence import dtypes_after, outcome_of, rewrites_of
 from jaxpt.reshape.setting import ReshapeSetting
 from jaxpt.reshape.step_zero import measure, report
 from jaxpt.reshape.stream import InMemory, ModelSlices, chain, write
@@ -44,7 +47,9 @@ example:
       --config.held_out.sources="{'text': 'data/held_out'}"
 
 Without calibration sources the scores come from the weights alone. The model is read and written slice by slice; it
-need not fit into memory (a training checkpoint is read whole). The lines at the end say whether the function is kept,
+need not fit into memory (a training checkpoint is read whole). Before anything is
+scored it says which families of Hugging Face models can hold the result, so that `jaxpt export` can write it after
+training, and what would make the model's own family hold it. The lines at the end say whether the function is kept,
 why, and what the loss on held-out rows was before and after.
 """
 
@@ -59,16 +64,22 @@ def main(argv: Sequence[str]) -> int:
     )  # fmt: skip
     parser.add_argument("--to", dest="target", required=True, metavar="BUNDLE", help="the new bundle; must not exist")
     parser.add_argument("--pictures", metavar="DIR", help="draw the scores into this folder")
+    parser.add_argument(
+        "--family", metavar="MODEL_TYPE", help="stop before anything is computed if this family cannot hold the result"
+    )
     args, overrides = parser.parse_overrides(argv)
     config = load(ReshapeConfig, args.config, overrides)
-    return reshape(config, args.source, args.target, args.pictures)
+    return reshape(config, args.source, args.target, args.pictures, args.family)
 
 
-def reshape(config: ReshapeConfig, source: str, target: str, pictures: str | None = None) -> int:
+def reshape(
+    config: ReshapeConfig, source: str, target: str, pictures: str | None = None, family: str | None = None
+) -> int:
     """Carries out `config` on the model at `source`, writing the bundle `target`; returns the exit code.
 
     Raises:
-        JaxptError: a mistake in the config or the model, before anything is written where it can be known by then.
+        JaxptError: a mistake in the config or the model, before anything is written where it can be known by then; or
+            a result that `family` cannot hold.
     """
     if Path(target).exists():
         raise JaxptError(f"--to={target} exists; remove it or choose another path")
@@ -81,6 +92,8 @@ def reshape(config: ReshapeConfig, source: str, target: str, pictures: str | Non
         )
         first = config.transforms[0]
         first.check(model.config, setting)
+        outcome = outcome_of(model.config, config.transforms, setting)
+        said = None if outcome is None else _say_who_holds(outcome, model, family)
         if first.reads_scores:
             keep_scores(setting, model.config, lambda: model.digest, config.scores, pictures)
         elif config.scores is not None or pictures:
@@ -88,6 +101,8 @@ def reshape(config: ReshapeConfig, source: str, target: str, pictures: str | Non
         rewrites = rewrites_of(model.slices, config.transforms, setting)
         dtypes = dtypes_after(rewrites, model.dtypes)
         final = chain(model.slices, rewrites)
+        if said != holding(final.config, own_family(model.lineage)):
+            _say_who_holds(final.config, model, family)  # a transform that shows only now what it makes
         step_zero = measure(rewrites, model.slices, final, held_out, dtypes, setting.compute)
         entries: list[LineageEntry] = [{**r.entry, "parameters": param_count(r.target)} for r in rewrites]
         entries[-1]["step_zero"] = step_zero.entry()
@@ -97,6 +112,15 @@ def reshape(config: ReshapeConfig, source: str, target: str, pictures: str | Non
     print(f"{target}: {' > '.join(r.entry['op'] for r in rewrites)}; consumed {tokens:,} tokens, {flops:.3g} FLOPs")
     print(report(rewrites, step_zero))
     return 0
+
+
+def _say_who_holds(outcome: ModelConfig, model: "OpenedModel", family: str | None) -> str:
+    """Prints, and returns, which families a later export can write; refuses a result that the asked one cannot hold."""
+    said = holding(outcome, own_family(model.lineage))
+    print(said)
+    if family is not None:
+        form_of(family_named(family), outcome)
+    return said
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Continuing a batch of prompts of different lengths, token by token."""
 
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 
 import jax
@@ -27,6 +28,7 @@ def generate(
     seed: int = 0,
     stop_ids: Sequence[int] = (),
     compute: Compute = Compute(),  # noqa: B008
+    notice: Callable[[str], object] = warnings.warn,
 ) -> list[list[int]]:
     """Returns up to `max_new_tokens` tokens after each prompt; a sequence ends after the first of `stop_ids`.
 
@@ -41,6 +43,7 @@ def generate(
         seed: of the random numbers.
         stop_ids: ids that end a sequence (kept in the result).
         compute: dtypes.
+        notice: gets a line once, when a sequence goes past the positions that the model was made for.
 
     Raises:
         JaxptError: an empty prompt, or ids outside the vocabulary.
@@ -54,7 +57,11 @@ def generate(
     new, cache = start(params, tokens, lengths, keys)
     out: list[list[int]] = [[] for _ in prompts]
     open_rows = set(range(len(prompts)))
+    inside = True
     for n in range(max_new_tokens):
+        if inside and (past := [i for i in open_rows if lengths[i] + n > config.max_positions]):
+            inside = False
+            notice(_past_positions(config, past[0], int(lengths[past[0]])))
         for i, token in enumerate(np.asarray(new)):
             if i in open_rows:
                 out[i].append(int(token))
@@ -64,6 +71,16 @@ def generate(
             break
         new, cache = step(params, cache, new, jnp.asarray(lengths + n), keys)
     return out
+
+
+def _past_positions(config: ModelConfig, i: int, length: int) -> str:
+    room = config.max_positions - length
+    where = f"prompt {i} and what follows it go" if room >= 0 else f"prompt {i} of {length:,} tokens goes"
+    way_out = f"at most {room:,} new tokens stay within them" if room > 0 else "give a shorter prompt"
+    return (
+        f"{where} past the model's {config.max_positions:,} positions (max_positions), beyond which it was not "
+        f"made to work; {way_out}"
+    )
 
 
 def _check(config: ModelConfig, prompts: Sequence[Sequence[int]]) -> None:

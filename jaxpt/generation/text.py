@@ -1,6 +1,7 @@
 """Text in, text out: prompts encoded, continued, and decoded again."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 
 from jaxpt.errors import JaxptError
 from jaxpt.generation.generate import generate
@@ -18,6 +19,7 @@ def continue_texts(
     seed: int = 0,
     bos: bool = True,
     compute: Compute = Compute(),  # noqa: B008
+    notice: Callable[[str], object] = warnings.warn,
 ) -> list[str]:
     """Returns each prompt with its continuation, which ends before EOS.
 
@@ -29,6 +31,7 @@ def continue_texts(
         seed: of the random numbers.
         bos: begin each prompt with BOS, where the tokenizer has one.
         compute: dtypes.
+        notice: as `generate` takes it.
 
     Raises:
         JaxptError: the model has no tokenizer; a prompt without tokens.
@@ -40,7 +43,15 @@ def continue_texts(
     ids = [tokenizer.encode(text, bos=begins) for text in prompts]
     stop = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
     made = generate(
-        model.config, model.params, ids, max_new_tokens, sampling=sampling, seed=seed, stop_ids=stop, compute=compute
+        model.config,
+        model.params,
+        ids,
+        max_new_tokens,
+        sampling=sampling,
+        seed=seed,
+        stop_ids=stop,
+        compute=compute,
+        notice=notice,
     )
     out = []
     for text, prompt, new in zip(prompts, ids, made):

@@ -1,6 +1,7 @@
 """A Hugging Face directory: its config, its tensors wherever they lie, and which leaf each one is."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +23,13 @@ LeafPlace = tuple[
 class HuggingFaceCheckpoint:
     """An opened directory. `places` says for each foreign tensor which leaf (and layer, expert) it is."""
 
-    def __init__(self, path: str | Path, family: str | None = None):
+    def __init__(self, path: str | Path, family: str | None = None, inert: Sequence[str] = ()):
         """Reads config and headers, and checks that tensors and config agree.
 
         Args:
             path: the directory.
             family: its family where config.json does not name one of ours: `package.module:FAMILY`.
+            inert: keys of config.json that do not change the forward pass by the user's word.
 
         Raises:
             JaxptError: no safetensors (pickles are refused), a missing shard, a tensor left over or missing, a shape
@@ -38,7 +40,8 @@ class HuggingFaceCheckpoint:
         generation = self.path / "generation_config.json"  # how to sample; carried through
         self.generation = _json(generation) if generation.is_file() else None
         self.family = family_of(self.values, str(self.path / "config.json"), family)
-        self.config: ModelConfig = read_config(self.family, self.values, str(self.path / "config.json"))
+        self.inert = tuple(inert)
+        self.config: ModelConfig = read_config(self.family, self.values, str(self.path / "config.json"), inert)
         self.specs: dict[str, ParamSpec] = flatten(param_specs(self.config))
         self.files = {name: SafetensorsFile(self.path / name) for name in _files(self.path)}
         self._where: dict[str, SafetensorsFile] = {}

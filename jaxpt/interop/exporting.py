@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ from jaxpt.bundles import Bundle, open_bundle
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.files.partial import partial_directory
 from jaxpt.interop.checkpoint import places_of
-from jaxpt.interop.family import Family, read_config, write_config
-from jaxpt.interop.find_family import FAMILIES, expresses, family_for, family_named
-from jaxpt.interop.keys import INERT
+from jaxpt.interop.family import read_config
+from jaxpt.interop.find_family import family_named, form_for
+from jaxpt.interop.folding import FamilyForm, form_of
+from jaxpt.interop.inert import carried, loadable
 from jaxpt.interop.mapping import Tensor
 from jaxpt.interop.safetensors_file import index_of, shards, write_file
+from jaxpt.models.config import ModelConfig
 from jaxpt.models.model import Model
 from jaxpt.models.params import ArrayIndex
 from jaxpt.models.specs import flatten, param_specs
@@ -57,18 +59,18 @@ def export_bundle(
     if dtype not in (None, *DTYPES):
         raise JaxptError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}{nearest(dtype, DTYPES)}")
     imported: Mapping[str, Any] = next((e for e in bundle.lineage if e.get("op") == "import" and "config" in e), {})
-    original = imported.get("config", {})
-    chosen = _family(bundle, family, original)
-    values = _config(chosen, bundle, original, dtype)
-    jobs = _jobs(chosen, bundle)
-    planned = [(name, t.foreign_shape(bundle.specs[leaf]), dtype or bundle.dtypes[leaf]) for name, t, leaf, _ in jobs]
+    form = export_form(bundle.config, bundle.lineage, family)
+    values = _config(form, bundle, imported, dtype)
+    jobs = _jobs(form)
+    dtypes = _dtypes(form, bundle, dtype)
+    planned = [(name, tensor.foreign_shape(form.specs[leaf]), dtypes[leaf]) for name, tensor, leaf, _ in jobs]
     parts = shards(planned, shard_bytes)
     count = len(parts)
     names = [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
     if count == 1:
         names = ["model.safetensors"]
     with partial_directory(target) as partial:
-        tensors = _tensors(jobs, bundle, dtype, report)
+        tensors = _tensors(jobs, form, bundle, dtypes, report)
         for name, part in zip(names, parts):
             write_file(partial / name, part, _first(tensors, len(part)))
         if count > 1:
@@ -103,26 +105,59 @@ class HeldModel:
         return self._tokenizer
 
 
-Job = tuple[str, Tensor, str, tuple[int, ...]]
+Job = tuple[str, Tensor, str, tuple[int, ...]]  # foreign name, mapping, leaf path, where in the leaf
 
 
-def _jobs(family: Family, bundle: Bundle | HeldModel) -> list[Job]:
+def export_form(config: ModelConfig, lineage: Sequence[Mapping[str, Any]], asked: str | None = None) -> FamilyForm:
+    """Returns the form that a model is exported in.
+
+    Args:
+        config: the model.
+        lineage: its lineage, whose import names its own family.
+        asked: `model_type` or `package.module:FAMILY`; None: its own family where that can hold it, else the first
+            that can.
+
+    Raises:
+        JaxptError: the asked family, or every one, cannot hold the model.
+    """
+    if asked is None:
+        return form_for(config, own_family(lineage))
+    return form_of(family_named(asked), config)
+
+
+def own_family(lineage: Sequence[Mapping[str, Any]]) -> str | None:
+    """Returns the `model_type` that a model was imported with, None where it was not imported."""
+    kinds = (e["config"].get("model_type") for e in lineage if e.get("op") == "import" and "config" in e)
+    return next(kinds, None)
+
+
+def _jobs(form: FamilyForm) -> list[Job]:
     jobs = [
         (name, tensor, leaf, at)
-        for tensor in family.tensors
-        for name, leaf, at in places_of(tensor, bundle.config, bundle.specs)
+        for tensor in form.family.tensors
+        for name, leaf, at in places_of(tensor, form.config, dict(form.specs))
     ]
-    missing = bundle.specs.keys() - {leaf for _, _, leaf, _ in jobs}
+    missing = form.specs.keys() - {leaf for _, _, leaf, _ in jobs}
     if missing:
-        raise JaxptError(f"export: the family {family.model_type} has no tensor for {', '.join(sorted(missing))}")
+        raise JaxptError(f"export: the family {form.family.model_type} has no tensor for {', '.join(sorted(missing))}")
     return jobs
 
 
-def _tensors(jobs: list[Job], bundle: Bundle | HeldModel, dtype: str | None, report: Report) -> Iterator[np.ndarray]:
+def _dtypes(form: FamilyForm, bundle: Bundle | HeldModel, dtype: str | None) -> dict[str, str]:
+    """Each leaf's dtype in the files; one of zeros that the family adds has that of the token table."""
+    return {leaf: dtype or bundle.dtypes.get(leaf, bundle.dtypes["embed/table"]) for leaf in form.specs}
+
+
+def _tensors(
+    jobs: list[Job], form: FamilyForm, bundle: Bundle | HeldModel, dtypes: Mapping[str, str], report: Report
+) -> Iterator[np.ndarray]:
     for _, tensor, leaf, at in jobs:
-        value = bundle.read(leaf, at[0] if at else None, at[1:] or ...)
-        value = tensor.to_foreign(value, bundle.specs[leaf])
-        yield value if dtype is None else value.astype(dtype, copy=False)
+        spec = form.specs[leaf]
+        if leaf in bundle.specs:
+            value = form.scaled(leaf, bundle.read(leaf, at[0] if at else None, at[1:] or ...))
+        else:
+            value = np.zeros(spec.shape[len(spec.pieces) :], np.float32)
+        yield tensor.to_foreign(value, spec).astype(dtypes[leaf], copy=False)
         report(1)
 
 
@@ -131,30 +166,24 @@ def _first(tensors: Iterator[np.ndarray], count: int) -> Iterator[np.ndarray]:
         yield next(tensors)
 
 
-def _family(bundle: Bundle | HeldModel, asked: str | None, original: Mapping[str, object]) -> Family:
-    if asked is not None:
-        return family_named(asked)
-    family = FAMILIES.get(str(original.get("model_type")))
-    if family is not None and expresses(family, bundle.config):
-        return family
-    return family_for(bundle.config)  # it never had a family, or was changed beyond it (upcycled, say)
-
-
 def _config(
-    family: Family, bundle: Bundle | HeldModel, original: Mapping[str, object], dtype: str | None
+    form: FamilyForm, bundle: Bundle | HeldModel, imported: Mapping[str, Any], dtype: str | None
 ) -> dict[str, object]:
     """The imported config.json where it still describes the model; else a new one with its inert keys carried along."""
+    original: Mapping[str, object] = imported.get("config", {})
+    inert = imported.get("options", {}).get("inert", [])
     dtypes = {dtype} if dtype else set(bundle.dtypes.values())
     stored = dtypes.pop() if len(dtypes) == 1 else "float32"
-    if original.get("model_type") == family.model_type:
+    same_family = original.get("model_type") == form.family.model_type
+    if same_family and not form.folded:
         try:
-            if read_config(family, original, "the imported config") == bundle.config:
+            if read_config(form.family, original, "the imported config", inert) == bundle.config:
                 as_stored = {k: stored for k in ("dtype", "torch_dtype") if original.get(k)} if dtype else {}
-                return {**original, **as_stored}
+                return loadable({**original, **as_stored}, form.values)
         except JaxptError:
             pass
-    carried = {k: v for k, v in original.items() if k in INERT and k != "torch_dtype"}
-    return {**carried, **write_config(family, bundle.config), "dtype": stored}
+    kept = carried(original, inert, same_family)
+    return loadable({**kept, **form.values, "dtype": stored}, form.values)
 
 
 def _write(file: Path, values: object) -> None:

@@ -1,6 +1,6 @@
 """What one family of foreign models is: its tensors, and its config in both directions."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
@@ -36,6 +36,7 @@ class Family:
 
     `fixed` are the facts that every model of the family has; an export of a model with others is refused by name.
     `absent` is what the family means by a key that config.json leaves out, where it differs from `ABSENT` and "silu".
+    `limits` refuse, with a `JaxptError`, what a config.json can say and the family's readers do not load.
     """
 
     model_type: str
@@ -46,10 +47,13 @@ class Family:
     write: Callable[[ModelConfig], dict[str, object]]
     absent: Mapping[str, object] = field(default_factory=dict)
     activation_key: str = "hidden_act"
+    limits: tuple[Callable[[ModelConfig], None], ...] = ()
 
 
-def read_config(family: Family, values: Mapping[str, object], where: str) -> ModelConfig:
+def read_config(family: Family, values: Mapping[str, object], where: str, inert: Sequence[str] = ()) -> ModelConfig:
     """Returns the ModelConfig that a config.json describes; `where` names it in errors.
+
+    `inert` are keys that do not change the forward pass by the user's word.
 
     Raises:
         JaxptError: something it asks for is not implemented, is missing or contradicts itself, by name.
@@ -77,7 +81,7 @@ def read_config(family: Family, values: Mapping[str, object], where: str) -> Mod
         "max_positions": positions,
     }
     every: dict[str, Any] = {**facts, **family.fixed, **family.read(keys, facts)}
-    keys.finish()
+    keys.finish(inert)
     try:
         return ModelConfig(**every)
     except JaxptError as e:
@@ -85,10 +89,10 @@ def read_config(family: Family, values: Mapping[str, object], where: str) -> Mod
 
 
 def write_config(family: Family, config: ModelConfig) -> dict[str, object]:
-    """Returns the config.json of a model.
+    """Returns the config.json that a family writes for a model; what it has no key for is left to `form_of`.
 
     Raises:
-        JaxptError: the model has a fact that the family cannot express.
+        JaxptError: something that must be there has no foreign form, or the family's readers refuse the result.
     """
     foreign = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     out = {
@@ -101,26 +105,28 @@ def write_config(family: Family, config: ModelConfig) -> dict[str, object]:
         "num_attention_heads": config.heads,
         "num_key_value_heads": config.kv_heads,
         "head_dim": config.head_dim,
-        "rms_norm_eps": config.norm_eps,
+        "rms_norm_eps": float(config.norm_eps),  # readers that check types refuse a whole number
         family.activation_key: foreign[config.activation],
         "tie_word_embeddings": config.tie_embeddings,
         "max_position_embeddings": config.max_positions,
         **write_rope(config.rope),
         **family.write(config),
     }
-    again = _facts(read_config(family, out, "the exported config"))
-    for name, value in _facts(config).items():
-        if name not in again or again[name] != value:
-            raise JaxptError(f"export: the family {family.model_type} cannot express {name}={value!r}")
+    for limit in family.limits:
+        limit(config)
     return out
 
 
-def _facts(config: ModelConfig) -> dict[str, object]:
-    """The facts of the forward pass by name; the dense layers' width only where there is such a layer."""
-    facts = dict(vars(config))
-    if config.moe is not None:
-        del facts["moe"]
-        facts |= {f"moe.{name}": value for name, value in vars(config.moe).items()}
-    if not config.layers_of("dense"):
-        del facts["mlp"]
-    return facts
+def whole_embed_per_head(config: ModelConfig) -> None:
+    """A limit: transformers refuses a hidden size that the heads do not divide, `head_dim` given or not.
+
+    Raises:
+        JaxptError: they do not, with the nearest widths.
+    """
+    if over := config.embed % config.heads:
+        low, high = config.embed - over, config.embed - over + config.heads
+        near = f"{low} or {high}" if low else str(high)
+        raise JaxptError(
+            f"hidden_size={config.embed} must be a multiple of num_attention_heads={config.heads}; "
+            f"make target.embed {near}, or target.heads a divisor of {config.embed}"
+        )

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.interop import families
-from jaxpt.interop.family import Family, write_config
+from jaxpt.interop.family import Family
+from jaxpt.interop.folding import FamilyForm, form_of
 from jaxpt.models.config import ModelConfig
 
 
@@ -71,27 +72,63 @@ def family_of(values: Mapping[str, object], where: str, name: str | None = None)
     return family
 
 
-def expresses(family: Family, config: ModelConfig) -> bool:
-    """Whether a family can say everything that a model is."""
-    try:
-        write_config(family, config)
-    except JaxptError:
-        return False
-    return True
+def forms_of(config: ModelConfig, own: str | None = None) -> tuple[list[FamilyForm], dict[str, str]]:
+    """Returns the families that can hold a model, and for each other family why it cannot.
+
+    Args:
+        config: the model.
+        own: its own family's `model_type`, which comes first in both; then those that need no scale folded, by name.
+    """
+    forms, reasons = [], {}
+    for kind in sorted(FAMILIES, key=lambda kind: kind != own):
+        try:
+            forms.append(form_of(FAMILIES[kind], config))
+        except JaxptError as e:
+            reasons[kind] = str(e)
+    return sorted(forms, key=lambda form: (form.family.model_type != own, bool(form.folded))), reasons
 
 
-def family_for(config: ModelConfig) -> Family:
-    """Returns the first family, by name, that can express a model.
+def form_for(config: ModelConfig, own: str | None = None) -> FamilyForm:
+    """Returns the form that a model is exported in where the user names none: the first of `forms_of`.
 
     Raises:
-        JaxptError: none can; the nearest one's reason.
+        JaxptError: no family can hold it; the reason of its own comes first.
     """
-    reasons = []
-    for family in FAMILIES.values():
-        try:
-            write_config(family, config)
-        except JaxptError as e:
-            reasons.append(f"{family.model_type}: {e}")
-        else:
-            return family
-    raise JaxptError(f"export: no family can express this model ({'; '.join(reasons)[:600]})")
+    forms, reasons = forms_of(config, own)
+    if not forms:
+        raise JaxptError(f"export: no family can hold this model; {refusals(reasons, own)}")
+    return forms[0]
+
+
+def refusals(reasons: Mapping[str, str], own: str | None = None) -> str:
+    """Returns why families cannot hold a model, on one line: its own first, then those of one reason together."""
+    return "; ".join(f"{kinds}: {reason}" for kinds, reason in _grouped(reasons, own))
+
+
+def holding(config: ModelConfig, own: str | None = None) -> str:
+    """Returns, for a person, which families can hold a model, and why not its own: what `jaxpt reshape` says first."""
+    forms, reasons = forms_of(config, own)
+    held = [
+        _named(form.family.model_type, own) + (f" ({'; '.join(form.folded)})" if form.folded else "") for form in forms
+    ]
+    if not held:
+        lines = [f"  {kinds}: {reason}" for kinds, reason in _grouped(reasons, own)]
+        return "\n".join(["export: no family can hold the result; only jaxpt will read it", *lines])
+    against = {kind: reason for kind, reason in reasons.items() if kind == own}
+    lines = [f"  not {kinds}: {reason}" for kinds, reason in _grouped(against, own)]
+    return "\n".join([f"export: the result can be held by {', '.join(held)}", *lines])
+
+
+def _named(kind: str, own: str | None) -> str:
+    return f"{kind} (its own)" if kind == own else kind
+
+
+def _grouped(reasons: Mapping[str, str], own: str | None) -> list[tuple[str, str]]:
+    """(families, reason): that of the own family first, families of one reason together."""
+    together: dict[str, list[str]] = {}
+    for kind in sorted(reasons, key=lambda kind: kind != own):
+        reason = reasons[kind]
+        for lead in ("cannot hold the model: ", "cannot express "):
+            reason = reason.removeprefix(f"export: the family {kind} {lead}")
+        together.setdefault(reason.removeprefix("export: "), []).append(_named(kind, own))
+    return [(" and ".join(kinds) if len(kinds) < 3 else ", ".join(kinds), reason) for reason, kinds in together.items()]

@@ -1,6 +1,6 @@
 """Hugging Face in: into a bundle tensor by tensor, or straight onto a mesh."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -25,6 +25,7 @@ def import_bundle(
     report: Report = lambda tensors: None,
     *,
     family: str | None = None,
+    inert: Sequence[str] = (),
 ) -> Path:
     """Writes a Hugging Face directory as a bundle, one foreign tensor in memory at a time, each dtype kept.
 
@@ -33,11 +34,12 @@ def import_bundle(
         target: the bundle; must not exist.
         report: called with 1 after each tensor, and for each file whose digest is taken.
         family: as `HuggingFaceCheckpoint` takes it.
+        inert: likewise.
 
     Raises:
         JaxptError: as `HuggingFaceCheckpoint` and `BundleWriter`; nothing is left at `target` then.
     """
-    checkpoint = HuggingFaceCheckpoint(source, family)
+    checkpoint = HuggingFaceCheckpoint(source, family, inert)
     tokenizer = _tokenizer(checkpoint.path)
     with BundleWriter(target, checkpoint.config, checkpoint.dtypes) as writer:
         for name, (_, leaf, at) in checkpoint.places.items():
@@ -54,7 +56,11 @@ def lineage_entry(checkpoint: HuggingFaceCheckpoint, report: Report = lambda fil
         report(1)
     return {
         "op": "import",
-        "options": {"family": checkpoint.family.model_type, "from": checkpoint.path.name},
+        "options": {
+            "family": checkpoint.family.model_type,
+            "from": checkpoint.path.name,
+            **({"inert": list(checkpoint.inert)} if checkpoint.inert else {}),
+        },
         "dtypes": sorted(set(checkpoint.dtypes.values())),
         "files": files,
         "config": checkpoint.values,

@@ -5,23 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxpt.errors import JaxptError
+from jaxpt.interop.inert import INERT, check_named
 from jaxpt.models.config import LayerSpec, RopeConfig
-
-# Keys that do not change the forward pass of a causal language model.
-INERT = {
-    "_name_or_path", "architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "use_cache",
-    "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id", "initializer_range",
-    "attention_dropout", "hidden_dropout", "cache_implementation", "output_attentions", "output_hidden_states",
-    "return_dict", "return_dict_in_generate", "output_scores", "id2label", "label2id", "problem_type",
-    "task_specific_params", "chunk_size_feed_forward", "is_encoder_decoder", "tokenizer_class", "prefix",
-    "finetuning_task", "name_or_path", "pretraining_tp", "temperature", "top_k", "top_p", "do_sample", "max_length",
-    "min_length", "num_beams", "num_beam_groups", "length_penalty", "repetition_penalty", "diversity_penalty",
-    "num_return_sequences", "early_stopping", "typical_p", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size",
-    "bad_words_ids", "forced_bos_token_id", "forced_eos_token_id", "begin_suppress_tokens", "suppress_tokens",
-    "exponential_decay_length_penalty", "remove_invalid_values", "tf_legacy_loss", "torchscript", "use_bfloat16",
-    "attn_implementation", "_attn_implementation", "ignore_keys_at_rope_validation", "output_router_logits",
-    "router_aux_loss_coef", "router_jitter_noise",
-}  # fmt: skip
 
 ACTIVATIONS = {
     "silu": "silu",
@@ -140,14 +125,17 @@ class Keys:
         usual = {"rope_type": kind, "rope_theta": self.get("rope_theta")}
         return {**usual, **values} if values or kind != "default" else {}
 
-    def finish(self) -> None:
-        """Refuses keys that were not read, are not inert and carry a value."""
+    def finish(self, inert: Sequence[str] = ()) -> None:
+        """Refuses keys that were not read, are not inert (`inert`: by the user's word) and carry a value."""
+        check_named(inert, self.values, self._read, self.where)
+        known = {*INERT, *inert}
         for key, value in self.values.items():
             off = value is None or value is False or value in ("", [], {})
             off |= not isinstance(value, bool) and value == 0
             neutral = isinstance(value, float) and value == 1.0  # a factor that does nothing; True and 1 say more
-            if key not in self._read and key not in INERT and not (off or neutral):
-                raise self.refuse(key, "jaxpt does not know this key; remove it if it does not change the forward pass")
+            if key not in self._read and key not in known and not (off or neutral):
+                unknown = "jaxpt does not know this key; if it does not change the forward pass,"
+                raise self.refuse(key, f"{unknown} jaxpt import --inert={key} takes it along")
 
 
 def _yarn(values: Keys, factor: float) -> dict[str, object]:
@@ -198,7 +186,8 @@ def write_rope(rope: RopeConfig) -> dict[str, object]:
     """
     if rope.inv_freq is not None:
         raise JaxptError(
-            "export: rope.inv_freq (an explicit frequency table) cannot be written in a Hugging Face config"
+            "export: rope.inv_freq (an explicit frequency table) cannot be written in a Hugging Face config; "
+            "make target.head_dim a divisor or a multiple of the source's"
         )
     out: dict[str, object] = {"rope_type": rope.kind, "rope_theta": rope.theta}
     if rope.kind != "default":

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from jaxpt.models import ModelConfig
 from jaxpt.reshape.rewrite import Rewrite
 from jaxpt.reshape.setting import ReshapeSetting
 from jaxpt.reshape.stream import ModelSlices, chain
@@ -21,6 +22,20 @@ def rewrites_of(source: ModelSlices, transforms: Sequence[Transform], setting: R
         source = chain(source, made)
         out += made
     return out
+
+
+def outcome_of(config: ModelConfig, transforms: Sequence[Transform], setting: ReshapeSetting) -> ModelConfig | None:
+    """Returns the config of the model that all transforms make, before anything is scored; None where one cannot say.
+
+    Raises:
+        JaxptError: an impossible target of any of them.
+    """
+    for transform in transforms:
+        made = transform.outcome(config, setting)
+        if made is None:
+            return None
+        config = made
+    return config
 
 
 def dtypes_after(rewrites: Sequence[Rewrite], dtypes: Mapping[str, str]) -> Mapping[str, str]:

@@ -81,6 +81,8 @@ def report(rewrites: Sequence[Rewrite], step_zero: StepZero) -> str:
         for p, why in zip(rewrites, step_zero.why)
     ]
     lines = table(["step", "of", "same function", "why"], rows)
+    more = [f"{p.entry['op']}: {line}" for p in rewrites for line in details(p)]
+    lines = "\n".join([lines, *more])
     if step_zero.before is None or step_zero.after is None:
         return f"{lines}\nstep 0: no held-out rows (config.held_out.sources), so the loss was not measured"
     change = step_zero.after - step_zero.before
@@ -89,6 +91,38 @@ def report(rewrites: Sequence[Rewrite], step_zero: StepZero) -> str:
     if not step_zero.agrees:
         line += f"\nstep 0: the steps claim the same function, but the loss moved by more than {step_zero.tolerance:g}"
     return f"{lines}\n{line}"
+
+
+def details(rewrite: Rewrite) -> list[str]:
+    """Returns what a step did beyond its table row: which layers went, and what makes up for what was cut."""
+    entry, count = rewrite.entry, len(rewrite.source.layers)
+    options = entry.get("options", {})
+    gone = sorted(set(range(count)) - {int(l) for l in entry["layers"]}) if "layers" in entry else options.get("drop")
+    out = []
+    if isinstance(gone, Sequence) and gone:
+        out.append(f"layers {_runs(gone)} of 0-{count - 1} are left out")
+    if isinstance(growth := options.get("growth"), Sequence):
+        factor = float(np.prod(growth))
+        out.append(f"compensated: what writes to the stream before them is multiplied by {factor:.4g}")
+    if fitted := entry.get("compensation"):
+        where = {"mlp": "down (neurons left out)", "heads": "o (heads left out)"}
+        parts = " and ".join(where.get(axis, axis) for axis in fitted)
+        out.append(f"compensated: {parts} refitted by least squares")
+    scaling = options.get("scaling", "none")
+    if scaling != "none":
+        out.append(f"compensated: matrices scaled for the inputs they lost ({scaling})")
+    return out
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    """`2-4, 7` for 2, 3, 4, 7."""
+    spans: list[list[int]] = []
+    for n in sorted(numbers):
+        if spans and n == spans[-1][1] + 1:
+            spans[-1][1] = n
+        else:
+            spans.append([n, n])
+    return ", ".join(f"{a}-{b}" if b > a else str(a) for a, b in spans)
 
 
 def _subject(entry: LineageEntry) -> str:

@@ -50,6 +50,13 @@ class Transform(Choice, kind="transform", room="jaxpt.reshape.transforms"):
             JaxptError: an impossible target, or calibration data that is missing.
         """
 
+    def outcome(self, config: ModelConfig, setting: ReshapeSetting) -> ModelConfig | None:
+        """Returns the model's config afterwards, before anything is scored; None where only the rewrites show it.
+
+        Which layers stay may be a guess, how many may not.
+        """
+        return None
+
     def rewrites(self, source: ModelSlices, setting: ReshapeSetting) -> list[Rewrite]:
         """Returns what is to be done to `source`, to be applied in order.
 

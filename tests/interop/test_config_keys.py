@@ -11,7 +11,7 @@ import pytest
 
 from jaxpt.errors import JaxptError
 from jaxpt.interop import FAMILIES, load_hf
-from jaxpt.interop.keys import INERT
+from jaxpt.interop.inert import INERT
 from jaxpt.models import forward
 from tests.interop.foreign import logits, redrawn
 
@@ -146,8 +146,9 @@ def variants(base, whole):
     kept = {"dtype", "torch_dtype", "_attn_implementation", "attn_implementation", "output_attentions"}
     kept |= {"ignore_keys_at_rope_validation"}  # what transformers sets itself, as sets and names
     kept |= vars(GenerationConfig()).keys()  # what it checks for itself
-    yield "", "inert keys", {**base, **dict.fromkeys(INERT - base.keys() - whole.keys() - kept, 7)}
-    for key in sorted((base.keys() | whole.keys() | TRIED.keys()) - INERT):
+    kept |= {"auto_map"}  # which it reads as names of code
+    yield "", "inert keys", {**base, **dict.fromkeys(INERT.keys() - base.keys() - whole.keys() - kept, 7)}
+    for key in sorted((base.keys() | whole.keys() | TRIED.keys()) - INERT.keys()):
         for value in [*TRIED.get(key, []), *others(base.get(key, whole.get(key)))]:
             if value != base.get(key):
                 yield key, f"{key}={value!r}", {**copy.deepcopy(base), key: value}

@@ -1,6 +1,6 @@
 """Gemma 2: norms before and after each branch, gains stored as deviations from one, softcaps, alternating windows."""
 
-from jaxpt.interop.family import Family, SharedFacts
+from jaxpt.interop.family import Family, SharedFacts, whole_embed_per_head
 from jaxpt.interop.keys import Keys, layer_specs, read_window
 from jaxpt.interop.mapping import BIASES, EMBED, OUTER, PROJECTIONS, Tensor
 from jaxpt.models.config import ModelConfig
@@ -59,18 +59,16 @@ def _write(config: ModelConfig) -> dict[str, object]:
     return {
         "attention_bias": config.qkv_bias,
         "hidden_act": "gelu_pytorch_tanh",
-        "query_pre_attn_scalar": _scalar(config.scale),
-        "attn_logit_softcapping": config.attention_softcap,
-        "final_logit_softcapping": config.logit_softcap,
+        "query_pre_attn_scalar": max(1, round(config.scale**-2)),  # whole; the rest of another scale goes into q
+        "attn_logit_softcapping": _float(config.attention_softcap),
+        "final_logit_softcapping": _float(config.logit_softcap),
         "sliding_window": max(windows, default=4096),
         "layer_types": ["full_attention" if layer.window is None else "sliding_attention" for layer in config.layers],
     }
 
 
-def _scalar(scale: float) -> int | float:
-    """The number whose power -1/2 is exactly `scale`: a whole one where there is one."""
-    near = round(scale**-2)
-    return near if near**-0.5 == scale else scale**-2
+def _float(cap: float | None) -> float | None:
+    return None if cap is None else float(cap)  # readers that check types refuse a whole number
 
 
 FAMILY = Family(
@@ -82,4 +80,5 @@ FAMILY = Family(
     _write,
     absent=ABSENT,
     activation_key="hidden_activation",
+    limits=(whole_embed_per_head,),
 )

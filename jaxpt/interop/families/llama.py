@@ -1,6 +1,6 @@
 """Llama 2, 3, 3.1, 3.2."""
 
-from jaxpt.interop.family import Family, SharedFacts
+from jaxpt.interop.family import Family, SharedFacts, whole_embed_per_head
 from jaxpt.interop.keys import Keys
 from jaxpt.interop.mapping import LLAMA_LIKE
 from jaxpt.models.config import ModelConfig
@@ -16,4 +16,13 @@ def _write(config: ModelConfig) -> dict[str, object]:
     return {"attention_bias": config.qkv_bias, "mlp_bias": False}
 
 
-FAMILY = Family("llama", "LlamaForCausalLM", LLAMA_LIKE, {}, _read, _write, absent={"max_position_embeddings": 2048})
+FAMILY = Family(
+    "llama",
+    "LlamaForCausalLM",
+    LLAMA_LIKE,
+    {},
+    _read,
+    _write,
+    absent={"max_position_embeddings": 2048},
+    limits=(whole_embed_per_head,),
+)

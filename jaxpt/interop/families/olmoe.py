@@ -38,6 +38,19 @@ def _write(config: ModelConfig) -> dict[str, object]:
     }
 
 
+def _heads_fill_embed(config: ModelConfig) -> None:
+    """A limit: queries are as wide as the stream, as the norm across all heads is of the hidden size.
+
+    Raises:
+        JaxptError: they are not.
+    """
+    if (width := config.heads * config.head_dim) != config.embed:
+        raise JaxptError(
+            f"heads {config.heads} x head_dim {config.head_dim} = {width} must be hidden_size={config.embed}; "
+            "change target.embed and target.heads together"
+        )
+
+
 FAMILY = Family(
     "olmoe",
     "OlmoeForCausalLM",
@@ -46,4 +59,5 @@ FAMILY = Family(
     _read,
     _write,
     absent={"max_position_embeddings": 4096, "rms_norm_eps": 1e-5},
+    limits=(_heads_fill_embed,),
 )

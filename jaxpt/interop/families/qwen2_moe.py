@@ -8,6 +8,7 @@ from jaxpt.interop.mapping import EMBED, EXPERTS, LLAMA_LIKE, Tensor
 from jaxpt.models.config import ModelConfig
 
 WIDTH = ("shared_mlp",)
+EMPTY = 64  # of the shared expert of zeros where a model has none: the family has one in every mixture
 SHARED = (
     Tensor("model.layers.{i}.mlp.shared_expert.gate_proj.weight", "shared_gate", (WIDTH, EMBED)),
     Tensor("model.layers.{i}.mlp.shared_expert.up_proj.weight", "shared_up", (WIDTH, EMBED)),
@@ -34,7 +35,7 @@ def _write(config: ModelConfig) -> dict[str, object]:
         "num_experts": moe.experts,
         "num_experts_per_tok": moe.experts_per_token,
         "moe_intermediate_size": moe.mlp,
-        "shared_expert_intermediate_size": moe.shared_mlp,
+        "shared_expert_intermediate_size": moe.shared_mlp or EMPTY,
         "norm_topk_prob": moe.weights == "renormalised",
         "qkv_bias": config.qkv_bias,
         **write_sparse(config),

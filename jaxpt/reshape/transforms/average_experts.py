@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from jaxpt.models import ModelConfig
 from jaxpt.reshape.rewrite import Rewrite
 from jaxpt.reshape.setting import ReshapeSetting
 from jaxpt.reshape.stream import ModelSlices
@@ -15,6 +16,10 @@ class AverageExperts(Transform):
 
     The target is not read.
     """
+
+    def outcome(self, config: ModelConfig, setting: ReshapeSetting) -> ModelConfig:
+        """As the rewrite."""
+        return average_experts(config).target
 
     def rewrites(self, source: ModelSlices, setting: ReshapeSetting) -> list[Rewrite]:
         """Returns one rewrite.

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from jaxpt.config.choice import option
+from jaxpt.models import ModelConfig
 from jaxpt.reshape.depth import drop_layers
 from jaxpt.reshape.rewrite import Rewrite
 from jaxpt.reshape.setting import ReshapeSetting
@@ -18,6 +19,10 @@ class DropLayers(Transform):
     """
 
     drop: tuple[int, ...] = option((), "numbers of the layers that go, from 0")
+
+    def outcome(self, config: ModelConfig, setting: ReshapeSetting) -> ModelConfig:
+        """As the rewrite."""
+        return drop_layers(config, self.drop).target
 
     def rewrites(self, source: ModelSlices, setting: ReshapeSetting) -> list[Rewrite]:
         """Returns one rewrite.

@@ -27,6 +27,10 @@ class GrowDepth(Transform):
         """Refuses a target without layers."""
         setting.wanted("layers", "grow_depth")
 
+    def outcome(self, config: ModelConfig, setting: ReshapeSetting) -> ModelConfig:
+        """As the rewrite."""
+        return deepen(config, setting.wanted("layers", "grow_depth"), self.how).target
+
     def rewrites(self, source: ModelSlices, setting: ReshapeSetting) -> list[Rewrite]:
         """Returns one rewrite.
 

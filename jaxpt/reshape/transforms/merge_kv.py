@@ -27,6 +27,10 @@ class MergeKv(Transform):
         """Refuses a target without kv_heads."""
         setting.wanted("kv_heads", "merge_kv")
 
+    def outcome(self, config: ModelConfig, setting: ReshapeSetting) -> ModelConfig:
+        """As the rewrite; how heads are merged changes no shape."""
+        return merge_kv(config, setting.wanted("kv_heads", "merge_kv")).target
+
     def rewrites(self, source: ModelSlices, setting: ReshapeSetting) -> list[Rewrite]:
         """Returns one rewrite.
 

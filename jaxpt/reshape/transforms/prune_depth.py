@@ -24,6 +24,10 @@ class PruneDepth(Transform):
         setting.need_data("prune_depth")
         setting.wanted("layers", "prune_depth")
 
+    def outcome(self, config: ModelConfig, setting: ReshapeSetting) -> ModelConfig:
+        """The first layers stand for those that stay."""
+        return config.replace(layers=config.layers[: setting.wanted("layers", "prune_depth")])
+
     def rewrites(self, source: ModelSlices, setting: ReshapeSetting) -> list[Rewrite]:
         """Returns one rewrite per removed layer.
 

@@ -19,6 +19,10 @@ class RandomInit(Transform):
         """Refuses what a cut to the same target would be refused for."""
         lengths(config, setting.target)
 
+    def outcome(self, config: ModelConfig, setting: ReshapeSetting) -> ModelConfig:
+        """As the rewrite."""
+        return random_init(config, setting.target, setting.seed).target
+
     def rewrites(self, source: ModelSlices, setting: ReshapeSetting) -> list[Rewrite]:
         """Returns one rewrite without any of the source's parameters."""
         return [random_init(source.config, setting.target, setting.seed)]

@@ -52,6 +52,10 @@ class Subclone(Transform):
         if self.compensate:
             setting.need_data("compensate=True")
 
+    def outcome(self, config: ModelConfig, setting: ReshapeSetting) -> ModelConfig:
+        """Evenly spaced positions and the first layers stand for those that stay."""
+        return subclone_rewrite(config, lengths(config, setting.target), selection="uniform", depth="first").target
+
     def rewrites(self, source: ModelSlices, setting: ReshapeSetting) -> list[Rewrite]:
         """Returns one rewrite."""
         if self.compensate:

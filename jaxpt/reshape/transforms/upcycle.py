@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from jaxpt.config.choice import option
 from jaxpt.errors import JaxptError
+from jaxpt.models import ModelConfig
 from jaxpt.reshape.rewrite import Rewrite
 from jaxpt.reshape.setting import ReshapeSetting
 from jaxpt.reshape.stream import ModelSlices
@@ -30,12 +31,19 @@ class Upcycle(Transform):
             if (value := getattr(self, name)) < least:
                 raise JaxptError(f"{name} is {value}, it must be at least {least}")
 
+    def outcome(self, config: ModelConfig, setting: ReshapeSetting) -> ModelConfig:
+        """As the rewrite."""
+        return self._upcycle(config, setting).target
+
     def rewrites(self, source: ModelSlices, setting: ReshapeSetting) -> list[Rewrite]:
         """Returns one rewrite.
 
         Raises:
             JaxptError: layers that are not dense, or widths that do not divide.
         """
+        return [self._upcycle(source.config, setting)]
+
+    def _upcycle(self, config: ModelConfig, setting: ReshapeSetting) -> Rewrite:
         assert self.mixture is not None
-        layers = self.layers or range(self.dense_first, len(source.config.layers), self.every)
-        return [upcycle(source.config, self.mixture, layers, setting.seed)]
+        layers = self.layers or range(self.dense_first, len(config.layers), self.every)
+        return upcycle(config, self.mixture, layers, setting.seed)
