@@ -12,6 +12,7 @@ import jaxpt
 from jaxpt import cli
 from jaxpt.errors import JaxptError
 from jaxpt.tokenizers import train_sentencepiece
+from tests.interop.made import hf_directory
 from tests.models.tiny import config, random_params
 
 TEXT = ["the quick brown fox", "jumps over the lazy dog", "def f(x):\n    return x + 1\n"] * 40
@@ -107,3 +108,31 @@ def test_mistakes_are_one_line(bundle, capsys, argv, message):
 def test_saving_where_something_is_is_refused(bundle):
     with pytest.raises(JaxptError, match="exists; remove it"):
         jaxpt.save(jaxpt.load(bundle), bundle)
+
+
+def test_a_hugging_face_directory_keeps_no_lineage_and_is_not_called_random(tmp_path, capsys):
+    out = run(capsys, "inspect", hf_directory(tmp_path))[1]
+    assert "lineage: not known, a Hugging Face directory keeps none; jaxpt import begins one" in out
+    assert "random" not in out
+
+
+def test_a_model_without_lineage_is_not_called_random(tmp_path, capsys):
+    c = config()
+    jaxpt.save(jaxpt.Model(c, random_params(c)), tmp_path / "b")
+    out = run(capsys, "inspect", tmp_path / "b")[1]
+    assert "lineage: none, nothing was recorded of where these parameters come from" in out
+
+
+def test_generation_past_the_model_s_positions_says_so_once(bundle, capsys):
+    argv = ("generate", f"--model={bundle}", "--prompt=the quick", "--temperature=0", "--no_bos")
+    code, _, err = run(capsys, *argv, "--max_new_tokens=90")
+    assert code == 0
+    length = len(jaxpt.load(bundle).tokenizer.encode("the quick"))
+    assert err == (
+        "jaxpt generate: prompt 0 and what follows it go past the model's 64 positions (max_positions), beyond which "
+        f"it was not made to work; at most {64 - length} new tokens stay within them\n"
+    )
+    assert run(capsys, *argv, f"--max_new_tokens={64 - length}")[2] == ""
+    _, _, err = run(capsys, *argv[:2], f"--prompt={'the quick ' * 60}", "--max_new_tokens=1")
+    assert "goes past the model's 64 positions" in err
+    assert "give a shorter prompt" in err

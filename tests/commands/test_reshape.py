@@ -9,14 +9,19 @@ import pytest
 from jaxpt.api import load
 from jaxpt.bundles import open_bundle, save_bundle
 from jaxpt.cli import main
+from jaxpt.commands import reshape as reshape_command
 from jaxpt.data import PackedSource
 from jaxpt.data.build import Packing, build
+from jaxpt.errors import JaxptError
+from jaxpt.interop import import_bundle
 from jaxpt.models import Model, flatten, unflatten
 from jaxpt.models.size import param_count
 from jaxpt.reshape import Scores, apply, subclone_rewrite, weight_scores
+from jaxpt.reshape.depth import drop_and_rescale, drop_layers
 from jaxpt.reshape.rewrite import Rewrite, identity_rules
 from jaxpt.reshape.step_zero import StepZero, report
 from jaxpt.reshape.stream import InMemory
+from tests.interop.made import hf_directory
 from tests.models.tiny import config as tiny_config
 from tests.reshape.stories import TEXT, stories
 from tests.training.run_made import CONFIG, start
@@ -208,3 +213,77 @@ def test_the_source_may_be_a_run_or_one_of_its_checkpoints(tmp_path):
         assert [(e["op"], e.get("steps")) for e in made.lineage] == [("train", step), ("llama_pro", None)]
         old, new = flatten(model.params), flatten(made.params())
         np.testing.assert_array_equal(new["blocks/dense/q"], np.asarray(old["blocks/dense/q"])[[0, 1, 1]])
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """A tiny Llama, Gemma 2, Qwen 2 and OLMo 2 as bundles that were imported."""
+    folder = tmp_path_factory.mktemp("imported")
+    out = {}
+    for name, kind, changes in (
+        ("llama", "llama", {}),
+        ("gemma2", "gemma2", {"attention_scale": 0.25}),
+        ("qwen2", "qwen2", {}),
+        ("olmo2", "olmo2", {"norm_cast_order": "gain_before_cast"}),
+    ):
+        (folder / name).mkdir()
+        out[name] = import_bundle(hf_directory(folder / name, name, kind, **changes), folder / name / "bundle")
+    return out
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "key", "said"),
+    [
+        (
+            "llama", "subclone.py", "target.embed=20",
+            "export: the result can be held by mistral\n  not llama (its own): hidden_size=20 must be a multiple of "
+            "num_attention_heads=6; make target.embed 18 or 24, or target.heads a divisor of 20\n",
+        ),
+        ("llama", "subclone.py", "target.embed=18", "export: the result can be held by llama (its own), mistral\n"),
+        ("gemma2", "grow_width.py", "target.embed=30", "gemma2 (its own) (embed_scale=4.898979485566356 (now 5.477"),
+        ("olmo2", "grow_width.py", "target.embed=30", "export: the result can be held by olmo2 (its own) (qk_norm_eps"),
+        ("olmo2", "upcycle.py", "seed=1", "no family can hold the result; only jaxpt will read it\n  olmo2 (its own)"),
+        ("qwen2", "upcycle.py", "seed=1", "held by qwen2_moe (moe.shared_mlp=0 (now 64) into weights of zero"),
+        ("llama", "grow_width.py", "target.head_dim=10", "make target.head_dim a divisor or a multiple of the so"),
+    ],
+)  # fmt: skip
+def test_which_families_hold_the_result_is_said_before_anything_is_scored(
+    imported, tmp_path, capsys, monkeypatch, name, config, key, said
+):
+    def stop(*args):
+        raise JaxptError("what comes after is of no interest")
+
+    monkeypatch.setattr(reshape_command, "rewrites_of", stop)  # scores, and all that takes time
+    assert run(
+        f"--config=configs/reshape/{config}", f"--from={imported[name]}", f"--to={tmp_path}/x", f"--config.{key}"
+    )
+    assert said in capsys.readouterr().out
+
+
+def test_a_family_that_is_wanted_and_cannot_hold_the_result_stops_the_command(imported, tmp_path, capsys):
+    common = (f"--config={SUBCLONE}", f"--from={imported['llama']}", f"--to={tmp_path}/x", "--config.target.embed=20")
+    assert run(*common, "--family=llama") == 1
+    assert "the family llama cannot hold the model: hidden_size=20 must be" in capsys.readouterr().err
+    assert run(*common, "--family=lama") == 1
+    assert "did you mean 'llama'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    assert run(*common, "--family=mistral") == 0
+    assert main(["export", f"--from={tmp_path}/x", f"--to={tmp_path}/hf"]) == 0
+    out = capsys.readouterr().out
+    assert "  not llama (its own): hidden_size=20" in out
+    assert out.endswith(f"{tmp_path}/hf (mistral)\n")
+
+
+def test_the_table_says_which_layers_went_and_what_makes_up_for_a_cut():
+    c = tiny_config(layers=tiny_config().layers * 3)
+    cut = subclone_rewrite(c, {"layers": 6}, selection="uniform", depth="middle", scaling="writers")
+    fitted = cut.with_entry(compensation=["heads", "mlp"])
+    dropped = drop_and_rescale(c, [2, 3, 7], [1.5, 1.0, 2.0])
+    said = report([cut, fitted, dropped, drop_layers(c, [0])], StepZero(False, ("",) * 4))
+    assert "subclone: layers 3-5 of 0-8 are left out" in said
+    assert "subclone: compensated: matrices scaled for the inputs they lost (writers)" in said
+    assert "compensated: o (heads left out) and down (neurons left out) refitted by least squares" in said
+    assert "drop_and_rescale: layers 2-3, 7 of 0-8 are left out" in said
+    assert "drop_and_rescale: compensated: what writes to the stream before them is multiplied by 3" in said
+    assert "drop_layers: layers 0 of 0-8 are left out" in said
+    assert "are left out" not in report([subclone_rewrite(c, {"mlp": 20}, selection="uniform")], StepZero(False, ("",)))

@@ -84,6 +84,8 @@ def test_inspect_shows_where_the_mixture_changed(run, capsys):
     first = next(i for i, line in enumerate(shown) if line.startswith("mixture from step"))
     assert shown[first + 2].split() == ["0", "reached", "8", "64", "0.5", "0.3", "0.2"]
     assert shown[first + 3].split() == ["10", "planned", "8", "64", "0.1", "0.9", "0"]
+    lineage = [line.split() for line in shown[next(i for i, line in enumerate(shown) if line.startswith("lineage")) :]]
+    assert [line[:3] for line in lineage[2:4]] == [["0", "init", "0"], ["1", "train", "2,560"]]  # not only at random
 
 
 def test_stopping_and_going_on_is_the_same_run(setting, run, tmp_path):
