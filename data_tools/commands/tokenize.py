@@ -28,7 +28,7 @@ from jaxpt.files.partial import sha256
 from jaxpt.tokenizers.interface import Tokenizer
 
 EXAMPLE = """examples:
-  jaxpt-data tokenize --input='clean/*.jsonl.gz' --output=tokens --tokenizer=TOKENIZER
+  jaxpt-data tokenize --input=clean --output=tokens --tokenizer=TOKENIZER
   jaxpt-data pack     --input=tokens --output=packed_4k --sequence_length=4096 --by=source"""
 
 
@@ -63,7 +63,7 @@ class Tokenize(DataStep):
             "eos": not self.no_eos,
             "fields": fields,
         }
-        shards = open_shards(self.input, self.text_field)
+        shards = open_shards(self.input, self.text_field, self.output)
         with ownership.writing(self.output, "tokenize"):
             _tokenize(shards, Path(self.output), tokenizer, facts)
 
