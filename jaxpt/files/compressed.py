@@ -10,7 +10,7 @@ from isal import igzip, isal_zlib
 
 PACKED = ("", ".gz", ".zst")
 # What reading a damaged archive raises.
-DAMAGED: tuple[type[Exception], ...] = (EOFError, zlib.error, gzip.BadGzipFile, isal_zlib.error)
+DAMAGED: tuple[type[Exception], ...] = (EOFError, zlib.error, gzip.BadGzipFile, cast(type[Exception], isal_zlib.error))
 
 
 def decompressed(raw: IO[bytes], name: str) -> BinaryIO:
