@@ -118,6 +118,8 @@ def _removed(report: StepReport) -> Iterator[str]:
 
 
 def _histograms(report: StepReport) -> Iterator[str]:
+    if report.rules:
+        yield "<p>Bars: documents, the part that the rule removed in red. A document goes by the first rule it meets.</p>"
     for name, rule in sorted(report.rules.items()):
         pictures = []
         for source, entry in report.sources.items():
@@ -125,7 +127,8 @@ def _histograms(report: StepReport) -> Iterator[str]:
                 picture = histogram(rule, entry["histograms"][name], entry["removed_histograms"].get(name))
                 pictures.append(f"<figure>{picture}<figcaption>{html.escape(source)}</figcaption></figure>")
         if pictures:
-            yield f"<details open><summary>{html.escape(name)}</summary>{''.join(pictures)}</details>"
+            summary = f"<summary>{html.escape(name)}</summary>"
+            yield f"<details open>{summary}{''.join(pictures)}</details>"
 
 
 def _examples(report: StepReport) -> Iterator[str]:
