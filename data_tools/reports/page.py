@@ -119,7 +119,7 @@ def _removed(report: StepReport) -> Iterator[str]:
 
 def _histograms(report: StepReport) -> Iterator[str]:
     if report.rules:
-        yield "<p>Bars: documents, the part that the rule removed in red. A document goes by the first rule it meets.</p>"
+        yield "<p>Bars: documents, the part that the rule removed in red. The first rule takes it.</p>"
     for name, rule in sorted(report.rules.items()):
         pictures = []
         for source, entry in report.sources.items():

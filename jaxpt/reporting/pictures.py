@@ -6,6 +6,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
@@ -14,11 +15,11 @@ from jaxpt.reporting.series import Records, runs, series, smooth
 NAMED = ("train/loss/", "data/share/", "data/wanted/", "eval/bpb/")  # metrics that are named after sources or sets
 
 
-def colors(records: Records) -> dict[str, tuple[float, ...]]:
+def colors(records: Records) -> dict[str, str]:
     """Returns the colour of every source and every held-out set by its name, one for all pictures of a report."""
     names = {name for prefix in NAMED for name in series(records, prefix)}
     palette = plt.get_cmap("tab10" if len(names) <= 10 else "tab20")
-    return {name: palette(i % palette.N) for i, name in enumerate(sorted(names))}
+    return {name: to_hex(palette(i % palette.N)) for i, name in enumerate(sorted(names))}
 
 
 def _figure(title: str, y: str) -> tuple[Figure, Axes]:
