@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+STYLE = """
+:root{color-scheme:light dark} body{font:14px sans-serif;margin:2em 1em;background:#fff;color:#222}
+td,th{padding:2px 10px;text-align:right} .scroll{overflow-x:auto} svg{max-width:100%;height:auto} h1{font-size:1.4em}
+@media (prefers-color-scheme:dark){body{background:#14181f;color:#dde3ea} svg{filter:invert(.92) hue-rotate(180deg)}}
+"""
+
+
 def held_out(text: str, share: float, seed: int = 0) -> bool:
     """Whether a text belongs to the held-out part: decided by its content, so that copies never straddle the split."""
     folded = " ".join(text.lower().split()).encode("utf-8", "replace")
@@ -152,9 +159,10 @@ def picture(judgement: Judgement, title: str) -> str:
         for s in judgement.labels
     )
     return f"""<!doctype html><meta charset="utf-8"><title>{html.escape(title)}</title>
-<style>body{{font:14px sans-serif;margin:2em}}td,th{{padding:2px 10px;text-align:right}}</style>
+<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style>
 <h1>{html.escape(title)}</h1>
 <p>Held-out accuracy {judgement.accuracy:.3f}, expected calibration error {judgement.calibration.error:.3f}.</p>
 {_svg(diagram(judgement.calibration))}
-<table><tr><th>label</th><th>texts</th><th>precision</th><th>recall</th><th>F1</th></tr>{rows}</table>
+<div class="scroll"><table><tr><th>label</th><th>texts</th><th>precision</th><th>recall</th><th>F1</th></tr>{rows}
+</table></div>
 """

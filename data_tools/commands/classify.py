@@ -170,7 +170,7 @@ class Classify(DataStep):
 
     def _apply(self) -> None:
         classifier = Classifier.load(self.model)
-        shards = open_shards(self.input, self.text_field)
+        shards = open_shards(self.input, self.text_field, self.output)
         cut = None if self.keep is None else _cut(classifier, shards, self.keep)
         digest = sha256(Path(self.model).read_bytes()).hexdigest()
         settings = {"model": digest, "keep": self.keep, "inputs": [s.fingerprint for s in shards]}
@@ -188,7 +188,7 @@ class Classify(DataStep):
 
     def _mine(self) -> None:
         seed = [row["text"] for _, row in rows_of(open_shards(self.seed, self.text_field), "seed")]
-        shards = open_shards(self.input, self.text_field)
+        shards = open_shards(self.input, self.text_field, self.output)
 
         def pool() -> Iterator[PoolText]:
             for shard in shards:

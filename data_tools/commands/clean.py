@@ -63,7 +63,7 @@ class Clean(DataStep):
         check_outputs({"--input": self.input}, {"--output": self.output, "--lines": self.lines})
         if "language" in preset.steps:
             identifier(preset.steps["language"]["model"])  # a missing package is reported before work begins
-        shards = open_shards(self.input, self.text_field)
+        shards = open_shards(self.input, self.text_field, self.output)
         with ownership.writing(self.output, "clean"):
             self._clean(shards, preset)
 

@@ -21,7 +21,7 @@ from jaxpt.config.choice import option
 from jaxpt.errors import JaxptError
 
 EXAMPLE = """example:
-  jaxpt-data decontaminate --input='dedup/*.jsonl.gz' --output=decontaminated --eval='eval/*.jsonl.gz'"""
+  jaxpt-data decontaminate --input=dedup --output=decontaminated --eval='eval/*.jsonl.gz'"""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Decontaminate(DataStep):
         ]
         if not items:
             raise JaxptError(f"--eval={self.eval} holds no records with field {fields[0]!r}")
-        shards = open_shards(self.input, self.text_field)
+        shards = open_shards(self.input, self.text_field, self.output)
         gapped = (self.gapped_ratio, self.gapped_tokens)
         index = ItemIndex(items, Rules(self.long, self.short, self.ratio, self.shortest, self.template, *gapped))
         settings = {"rules": asdict(index.rules), "eval": [s.fingerprint for s in exams], "fields": fields}

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from data_tools.dedup import bands, minhash, pipeline, units, verify
 from data_tools.dedup.engine import ENGINES, Engine, open_engine
-from data_tools.dedup.store import SignatureLayout
+from data_tools.dedup.store import SignatureLayout, names_in
 from data_tools.io import ownership, storage
 from data_tools.io.batch import Outcome, Place, Removed, texts
 from data_tools.io.outputs import check_outputs
@@ -30,7 +30,7 @@ from jaxpt.errors import JaxptError
 from jaxpt.files.lock import Lock, inside
 
 EXAMPLE = """example:
-  jaxpt-data dedup --input='clean/*.jsonl.gz' --output=dedup --strictness=balanced
+  jaxpt-data dedup --input=clean --output=dedup --strictness=balanced
   jaxpt-data dedup --input='clean/*.jsonl.gz,new/*.jsonl.gz' --output=dedup-new --store=dedup/signatures"""
 
 CLUSTERS = "clusters.parquet"
@@ -136,7 +136,8 @@ class Dedup(DataStep):
         """Signs, compares, decides, then writes shard after shard; what is done of it is not done again."""
         check_limit(self.quarantine_limit)
         check_outputs({"--input": self.input}, {"--output": self.output, "--store": self.store})
-        shards = open_shards(self.input, self.text_field)
+        known = names_in(self.store or Path(self.output) / "signatures")
+        shards = open_shards(self.input, self.text_field, self.output, known)
         if clash := next((s for s in shards if s.name == CLUSTERS), None):
             raise JaxptError(f"--input={self.input}: {clash.path} has the name of the table of clusters; rename it")
         layout = self._layout()

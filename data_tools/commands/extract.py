@@ -50,7 +50,7 @@ class Extract(DataStep):
         """Extracts shard after shard; finished shards are not done again."""
         check_limit(self.quarantine_limit)
         check_outputs({"--input": self.input}, {"--output": self.output})
-        shards = open_shards(self.input, self.text_field)
+        shards = open_shards(self.input, self.text_field, self.output)
         with ownership.writing(self.output, "extract"):
             self._write(shards)
 

@@ -139,7 +139,7 @@ class Longdoc(DataStep):
         """Builds or picks; of picking, finished shards are not done again."""
         check_limit(self.quarantine_limit)
         check_outputs({"--input": self.input}, {"--output": self.output})
-        shards = open_shards(self.input, self.text_field)
+        shards = open_shards(self.input, self.text_field, self.output)
         with ownership.writing(self.output, "longdoc"):
             self._write(shards)
 

@@ -22,7 +22,7 @@ from jaxpt.config.choice import option
 from jaxpt.errors import JaxptError
 
 EXAMPLE = """example:
-  jaxpt-data perplexity --input='dedup/*.jsonl.gz' --output=scored --train='wiki/*.jsonl.gz' --low=0.05 --high=0.9"""
+  jaxpt-data perplexity --input=dedup --output=scored --train='wiki/*.jsonl.gz' --low=0.05 --high=0.9"""
 BATCH = 256
 
 
@@ -101,7 +101,7 @@ class Perplexity(DataStep):
         tails.check()
         check_limit(self.quarantine_limit)
         check_outputs({"--input": self.input, "--train": self.train}, {"--output": self.output})
-        shards = open_shards(self.input, self.text_field)
+        shards = open_shards(self.input, self.text_field, self.output)
         with ownership.writing(self.output, "perplexity"):
             self._write(shards, tails)
 

@@ -27,7 +27,7 @@ from jaxpt.tokenizers.fingerprints import earlier_names
 from jaxpt.tokenizers.interface import Tokenizer
 
 EXAMPLE = """examples:
-  jaxpt-data tokenize --input='clean/*.jsonl.gz' --output=tokens --tokenizer=TOKENIZER
+  jaxpt-data tokenize --input=clean --output=tokens --tokenizer=TOKENIZER
   jaxpt-data pack     --input=tokens --output=packed_4k --sequence_length=4096 --by=source"""
 
 
@@ -69,7 +69,7 @@ class Tokenize(DataStep):
             **end,
             "fields": fields,
         }
-        shards = open_shards(self.input, self.text_field)
+        shards = open_shards(self.input, self.text_field, self.output)
         with ownership.writing(self.output, "tokenize"):
             finished = _tokenize(shards, Path(self.output), tokenizer, facts)
         counts = [{**m, "rows": m["documents"]} for m in finished]

@@ -70,6 +70,12 @@ def write_table(path: Path, table: pa.Table) -> None:
     os.replace(temporary, path)
 
 
+def names_in(path: str | Path) -> list[str]:
+    """Returns the names of the shards in a store, none where there is no store."""
+    note = Path(path) / "store.json"
+    return [shard["name"] for shard in json.loads(note.read_text())["shards"]] if note.is_file() else []
+
+
 class Store:
     """A folder of signatures."""
 

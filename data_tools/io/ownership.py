@@ -1,7 +1,9 @@
 """Folders that carry a note of who made them: nothing is removed, and no folder is written into, without it."""
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ def read_note(folder: str | Path) -> dict[str, Any] | None:
 
 def write_note(folder: str | Path, facts: Mapping[str, Any]) -> None:
     """Marks a folder as made by us."""
-    storage.write_json(storage.join(folder, NOTE), {"format": FORMAT, **facts})
+    storage.write_json(storage.join(folder, NOTE), {**facts, "format": FORMAT})
 
 
 @contextmanager
@@ -35,16 +37,33 @@ def writing(output: str | Path, command: str) -> Iterator[None]:
     """
     if storage.is_remote(output):
         _claim(output, command)
-        yield
+        with _timed(output):
+            yield
         return
     folder = Path(output)
     with Lock(inside(folder), folder, "--output").acquire():
         _claim(folder, command)
         try:
-            yield
+            with _timed(folder):
+                yield
         finally:
             if set(storage.list_all(folder)) <= {NOTE, NAME}:  # nothing came of it
                 (folder / NOTE).unlink(missing_ok=True)
+
+
+@contextmanager
+def _timed(folder: str | Path) -> Iterator[None]:
+    """Notes when a folder was begun, how often, and how many seconds the starts that came to their end took."""
+    before, start = read_note(folder) or {}, time.monotonic()
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    write_note(folder, {**before, "began": before.get("began", now), "starts": before.get("starts", 0) + 1})
+    yield
+    add_to_note(folder, {"seconds": round(before.get("seconds", 0.0) + time.monotonic() - start, 3)})
+
+
+def add_to_note(folder: str | Path, facts: Mapping[str, Any]) -> None:
+    """Adds facts to the note of a folder, or begins it."""
+    write_note(folder, {**(read_note(folder) or {}), **facts})
 
 
 def check_file(path: str | Path, mark: str) -> None:

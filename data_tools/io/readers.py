@@ -4,10 +4,8 @@ A reader yields `(place, record)` for each record and a `Problem` for whatever i
 a bad one. The line ends of every text are line feeds from here on.
 """
 
-import gzip
 import io
 import json
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,13 +20,15 @@ from data_tools.io import columns
 from data_tools.io.batch import PLACE, from_rows
 from jaxpt.data import text_files
 from jaxpt.errors import JaxptError
+from jaxpt.files import compressed
+from jaxpt.files.compressed import decompressed
 
 LONGEST = 256 << 20  # bytes of one line, page or text file; a longer one is quarantined
 ROWS, BYTES = 1024, 8 << 20  # of a batch, at most; a longer record is a batch alone
 OTHER_KINDS = ("warc", "wet", "html", "htm", "txt")
 SUFFIXES = (*text_files.SUFFIXES, *(f".{kind}{pack}" for kind in OTHER_KINDS for pack in text_files.PACKED))
 BROKEN = "broken JSON"
-DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError, pa.ArrowInvalid)
+DAMAGED = (*compressed.DAMAGED, zstandard.ZstdError, pa.ArrowInvalid)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def kind_of(path: str) -> str:
 
 
 def output_name(path: str) -> str:
-    """Returns the output shard's name: the input's, with `.jsonl.gz` added where it is no kind that is written.
+    """Returns the output shard's name: the input's; what is packed as zst, gz or of no kind that is written, as zst.
 
     `.json` and `.ndjson` become `.jsonl`: a folder's `.json` files are notes, such as `clean.json`.
     """
@@ -69,8 +69,13 @@ def output_name(path: str) -> str:
     bare = name.removesuffix(".gz").removesuffix(".zst")
     kind = kind_of(name)
     if kind == "jsonl":
-        return f"{bare.rsplit('.', 1)[0]}.jsonl{name[len(bare) :]}"
-    return name if kind == "parquet" else f"{bare}.jsonl.gz"
+        return f"{bare.rsplit('.', 1)[0]}.jsonl{'.zst' if bare != name else ''}"
+    return name if kind == "parquet" else f"{bare}.jsonl.zst"
+
+
+def name_before(name: str) -> str:
+    """Returns the name that an earlier version, which packed as gz, would have given to an output shard."""
+    return f"{name.removesuffix('.zst')}.gz" if name.endswith(".jsonl.zst") else name
 
 
 @contextmanager
@@ -79,12 +84,8 @@ def _open(path: str, progress: BytesRead) -> Iterator[BinaryIO]:
         counted = _Counted(raw, progress)
         if kind_of(path) == "warc":  # whose reader decompresses member by member
             yield counted
-        elif path.endswith(".gz"):
-            yield gzip.GzipFile(fileobj=counted)
-        elif path.endswith(".zst"):
-            yield io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(counted, read_across_frames=True))
         else:
-            yield io.BufferedReader(counted)
+            yield decompressed(counted, path)
 
 
 class _Counted(io.RawIOBase):

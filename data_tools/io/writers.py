@@ -24,7 +24,7 @@ class LinesWriter:
         if name.endswith(".gz"):
             self._file = gzip.GzipFile("", "wb", 6, self._raw, mtime=0)  # no name, no time: same bytes every run
         elif name.endswith(".zst"):
-            self._file = zstandard.ZstdCompressor(3).stream_writer(self._raw, closefd=False)
+            self._file = zstandard.ZstdCompressor(3, write_checksum=True).stream_writer(self._raw, closefd=False)
 
     def write(self, data: bytes) -> None:
         """Adds lines."""

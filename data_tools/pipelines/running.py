@@ -41,9 +41,9 @@ def _run(step: PlannedStep, number: int, before: str, workdir: str, pipeline: st
         storage.remove(step.folder)
     marked = not step.step.makes_folder_itself
     if marked:
-        ownership.write_note(step.folder, mark)
+        ownership.add_to_note(step.folder, mark)
     storage.write_json(note, {**facts, "noted": marked, "done": False})
     print(f"== {step.name}: jaxpt-data {step.command} {' '.join(step.argv)}", flush=True)
     step.step.run()
-    ownership.write_note(step.folder, mark)
+    ownership.add_to_note(step.folder, mark)
     storage.write_json(note, {**facts, "noted": True, "done": True})

@@ -8,13 +8,19 @@ from typing import Any
 import numpy as np
 
 from data_tools.io.batch import Rule
-from data_tools.reports.report import StepReport, alarms, examples, rows
+from data_tools.reports.report import StepReport, alarms, examples, rows, times
 
 MARK = "<h2>What stayed</h2>"  # is in every page, so that another page is not written over
 
 
-def histogram(rule: Rule, bins: Sequence[int]) -> str:
-    """Returns a picture (SVG) of a rule's values: bars, red beyond the thresholds, which are drawn as lines."""
+def histogram(rule: Rule, bins: Sequence[int], removed: Sequence[int] | None = None) -> str:
+    """Returns a picture (SVG) of a rule's values: bars, the part that the rule removed in red; thresholds as lines.
+
+    Args:
+        rule: with the range and the thresholds.
+        bins: documents in each bin.
+        removed: those of them that the rule removed; None for none.
+    """
     width, height, foot = 360, 110, 18
     edges, tallest = rule.edges(), max(max(bins), 1)
 
@@ -25,18 +31,17 @@ def histogram(rule: Rule, bins: Sequence[int]) -> str:
         return float((value - low) / (high - low) * width)
 
     parts = []
-    for i, n in enumerate(bins):
+    for i, (n, out) in enumerate(zip(bins, removed or [0] * len(bins))):
         if not n:
             continue
-        out = rule.least is not None and edges[i + 1] <= rule.least
-        out |= rule.most is not None and edges[i] >= rule.most and i > 0
         tall = max(1.0, np.sqrt(n / tallest) * (height - 4))  # square root: rare values stay visible
         left, right = x(edges[i]), x(edges[i + 1])
-        place = f'x="{left:.1f}" y="{height - tall:.1f}" width="{max(right - left - 0.6, 0.6):.1f}" height="{tall:.1f}"'
-        parts.append(
-            f"<rect {place} "
-            f'class="{"out" if out else "in"}"><title>{edges[i]:.4g} … {edges[i + 1]:.4g}: {n:,}</title></rect>'
-        )
+        place = f'x="{left:.1f}" width="{max(right - left - 0.6, 0.6):.1f}"'
+        label = f"{edges[i]:.4g} … {edges[i + 1]:.4g}: {n:,}" + (f", {out:,} removed" if out else "")
+        red = tall * out / n
+        bars = [("out", height - tall, red), ("in", height - tall + red, tall - red)]
+        drawn = "".join(f'<rect {place} y="{y:.1f}" height="{h:.1f}" class="{c}"/>' for c, y, h in bars if h)
+        parts.append(f"<g>{drawn}<title>{label}</title></g>")
     for limit in (rule.least, rule.most):
         if limit is not None and rule.low <= limit <= rule.high:
             at = x(limit)
@@ -57,7 +62,7 @@ def page(steps: Sequence[StepReport], title: str, share: float) -> str:
     body = [f"<h1>{html.escape(title)}</h1>"]
     warnings = alarms(steps, share)
     body += [f'<p class="alarm">{html.escape(line)}</p>' for line in warnings]
-    body += [MARK, _overview(steps)]
+    body += [MARK, _overview(steps), *_times(steps)]
     for report in steps:
         body.append(f"<h2>{html.escape(report.name)}</h2>")
         problems = sum(m["quarantined"] for m in report.manifests)
@@ -65,7 +70,8 @@ def page(steps: Sequence[StepReport], title: str, share: float) -> str:
         body.append(f"<p>{problems:,} records in quarantine, {repaired:,} texts with repaired characters.</p>")
         body += [*_removed(report), *_histograms(report), *_examples(report)]
     style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{style}</style>'
+    narrow = '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    head = f'<meta charset="utf-8">{narrow}<title>{html.escape(title)}</title><style>{style}</style>'
     return f"<!doctype html><html><head>{head}</head><body>{''.join(body)}</body></html>\n"
 
 
@@ -90,24 +96,39 @@ def _overview(steps: Sequence[StepReport]) -> str:
             bars.append(f'<td><div class="bar"><i style="width:{min(part, 1):.1%}"></i></div>{part:.1%}</td>')
         head = f"<td>{html.escape(name)}</td><td>{first['in']['documents']:,}</td><td>{first['in']['words']:,}</td>"
         lines.append(f"<tr>{head}{''.join(bars)}</tr>")
-    return f"<table>{''.join(lines)}</table>"
+    return _table(lines)
+
+
+def _table(lines: Sequence[str], kind: str = "") -> str:
+    """A table that scrolls within itself where the page is narrower."""
+    return f'<div class="scroll"><table class="{kind}">{"".join(lines)}</table></div>'
+
+
+def _times(steps: Sequence[StepReport]) -> Iterator[str]:
+    """When each step began and how long it took."""
+    if found := times(steps):
+        head = _cells(["step", "began (UTC)", "starts", "time", "documents per second"], "th")
+        yield _table([head, *(_cells(row) for row in found)])
 
 
 def _removed(report: StepReport) -> Iterator[str]:
     lines = [_cells(row[1:]) for row in rows([report])]
     head = _cells(["source", "rule", "documents", "words", "of the source's words"], "th")
-    yield f"<table>{head}{''.join(lines)}</table>"
+    yield _table([head, *lines])
 
 
 def _histograms(report: StepReport) -> Iterator[str]:
+    if report.rules:
+        yield "<p>Bars: documents, the part that the rule removed in red. The first rule takes it.</p>"
     for name, rule in sorted(report.rules.items()):
         pictures = []
         for source, entry in report.sources.items():
             if name in entry["histograms"]:
-                picture = histogram(rule, entry["histograms"][name])
+                picture = histogram(rule, entry["histograms"][name], entry["removed_histograms"].get(name))
                 pictures.append(f"<figure>{picture}<figcaption>{html.escape(source)}</figcaption></figure>")
         if pictures:
-            yield f"<details open><summary>{html.escape(name)}</summary>{''.join(pictures)}</details>"
+            summary = f"<summary>{html.escape(name)}</summary>"
+            yield f"<details open>{summary}{''.join(pictures)}</details>"
 
 
 def _examples(report: StepReport) -> Iterator[str]:
@@ -124,4 +145,4 @@ def _examples(report: StepReport) -> Iterator[str]:
         head = _cells(["value", "taken out", "what it repeats"], "th")
         count = sum(m["removed"].get(rule, 0) + m["cut"].get(rule, 0) for m in report.manifests)
         yield f"<details><summary>{html.escape(rule)}: {count:,} removals</summary>"
-        yield f'<table class="examples">{head}{"".join(shown)}</table></details>'
+        yield _table([head, *shown], "examples") + "</details>"

@@ -5,11 +5,11 @@ Read from the manifests and removals that the steps left; nothing is computed ag
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_tools.io import storage
+from data_tools.io import ownership, storage
 from data_tools.io.batch import Rule
 from data_tools.shards.alarms import Loss, warnings
 from data_tools.shards.counts import total
@@ -26,6 +26,7 @@ class StepReport:
     folder: str
     manifests: list[dict]
     sources: dict[str, dict]
+    note: Mapping[str, Any] = field(default_factory=dict)  # of the folder: when it was begun, how long it took
 
     @property
     def rules(self) -> dict[str, Rule]:
@@ -49,7 +50,26 @@ def _look(folder: str, name: str) -> StepReport:
     place = storage.join(folder, "manifests")
     read = (storage.read_json(storage.join(place, n)) for n in storage.list_names(place, ".json"))
     manifests = [m for m in read if m and "rows" in m]
-    return StepReport(name, folder, manifests, total(manifests))
+    return StepReport(name, folder, manifests, total(manifests), ownership.read_note(folder) or {})
+
+
+def times(steps: Sequence[StepReport]) -> list[tuple]:
+    """Returns a row per step that noted it: when it began (UTC), its starts, its seconds, documents per second."""
+    out = []
+    for report in steps:
+        if "began" in report.note:
+            began, starts = str(report.note["began"])[:16].replace("T", " "), int(report.note.get("starts", 1))
+            seconds, documents = report.note.get("seconds"), sum(m["rows"] for m in report.manifests)
+            rate = f"{documents / seconds:,.0f}" if seconds else ""
+            out.append((report.name, began, starts, _duration(seconds), rate))
+    return out
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "not finished"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes else f"{seconds:.1f} s"
 
 
 def lost(entry: Mapping[str, Any], unit: str = "documents") -> float:

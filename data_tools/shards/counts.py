@@ -18,7 +18,7 @@ def _amount() -> dict[str, int]:
 
 
 def _entry() -> dict[str, Any]:
-    return {"in": _amount(), "kept": _amount(), "removed": {}, "cut": {}, "histograms": {}}
+    return {"in": _amount(), "kept": _amount(), "removed": {}, "cut": {}, "histograms": {}, "removed_histograms": {}}
 
 
 class Counts:
@@ -40,6 +40,9 @@ class Counts:
         self.rows += len(batch)
         self.kept += len(outcome.kept)
         names, sizes, words = _measures(batch, self._shard)
+        none, by_rule = np.zeros(len(batch), bool), {}
+        for gone in outcome.removed:
+            by_rule.setdefault(gone.rule, none.copy())[gone.row] = True
         for name in dict.fromkeys(names):
             mine = np.array([n == name for n in names])
             entry = self._source(name)
@@ -47,8 +50,11 @@ class Counts:
             for rule, values in outcome.statistics.items():
                 if rule in self._rules:
                     counted = self._rules[rule].count(np.asarray(values, np.float64)[mine])
-                    before = entry["histograms"].get(rule)
-                    entry["histograms"][rule] = (counted if before is None else before + counted).tolist()
+                    _add_bins(entry["histograms"], rule, counted.tolist())
+                    taken = mine & by_rule.get(rule, none)
+                    if taken.any():
+                        bins = self._rules[rule].count(np.asarray(values, np.float64)[taken])
+                        _add_bins(entry["removed_histograms"], rule, bins.tolist())
         kept_names, kept_sizes, kept_words = _measures(outcome.kept, self._shard)
         for name, size, word in zip(kept_names, kept_sizes.tolist(), kept_words.tolist()):
             _add(self._source(name)["kept"], 1, size, word)
@@ -85,6 +91,11 @@ def _add(amount: dict[str, int], documents: int, size: int, words: int) -> None:
     amount["words"] += words
 
 
+def _add_bins(histograms: dict[str, list[int]], rule: str, bins: Sequence[int]) -> None:
+    before = histograms.get(rule, [0] * len(bins))
+    histograms[rule] = [a + b for a, b in zip(before, bins)]
+
+
 def total(manifests: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Returns the counts per source of several shards' manifests added up."""
     out: dict[str, dict[str, Any]] = {}
@@ -97,7 +108,7 @@ def total(manifests: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
                 _add(into["removed"].setdefault(rule, _amount()), *(amount[k] for k in ("documents", "bytes", "words")))
             for rule, parts in entry["cut"].items():
                 into["cut"][rule] = into["cut"].get(rule, 0) + parts
-            for rule, bins in entry["histograms"].items():
-                before = into["histograms"].get(rule, [0] * len(bins))
-                into["histograms"][rule] = [a + b for a, b in zip(before, bins)]
+            for kind in ("histograms", "removed_histograms"):  # manifests of earlier versions have only the first
+                for rule, bins in entry.get(kind, {}).items():
+                    _add_bins(into[kind], rule, bins)
     return dict(sorted(out.items()))

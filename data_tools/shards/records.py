@@ -9,10 +9,10 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from data_tools.io import storage
 from data_tools.io.batch import Outcome, Place, Removed, Rule, check, strings, texts
-from data_tools.io.readers import SUFFIXES, BytesRead, Problem, kind_of, output_name, read, read_batches
+from data_tools.io.readers import SUFFIXES, BytesRead, Problem, kind_of, name_before, output_name, read, read_batches
 from data_tools.io.writers import BatchWriter, LinesWriter
 from data_tools.shards.counts import Counts
 from data_tools.shards.workers import end_with_parent
@@ -70,8 +70,16 @@ class FileShard:
                 yield batch
 
 
-def open_shards(pattern: str, field: str = "text") -> list[FileShard]:
+def open_shards(
+    pattern: str, field: str = "text", output: str | Path | None = None, known: Collection[str] = ()
+) -> list[FileShard]:
     """Returns the files that match `pattern` (comma-separated files, folders or globs, local or remote), by name.
+
+    Args:
+        pattern: which files.
+        field: holds the text.
+        output: folder that a step writes; shards that an earlier version wrote there, as gz, keep their names.
+        known: further names that stay as they are.
 
     Raises:
         JaxptError: nothing matches, an unknown kind of file, or two files of one name.
@@ -89,11 +97,29 @@ def open_shards(pattern: str, field: str = "text") -> list[FileShard]:
             _check_as_written(path, digest.hexdigest())
             digest.update(READ_ANEW.get(kind_of(path), b""))
             shards.append(FileShard(path, output_name(path), digest.hexdigest(), field, size))
+    before = {*known, *(_written(output) if output is not None else ())}
+    names = [s.name for s in shards]
+    shards = [_named(s, before, names.count(s.name) > 1) for s in shards]
     names = [s.name for s in shards]
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise JaxptError(f"--input={pattern}: two files are called {twice[0]!r}; outputs take the inputs' names")
     return sorted(shards, key=lambda s: s.name)
+
+
+def _written(output: str | Path) -> set[str]:
+    """Returns the names of shards that a step wrote into a folder, whole or, before it was killed, in part."""
+    notes = storage.list_names(storage.join(output, "manifests"), ".json")
+    removed = storage.list_names(storage.join(output, "removals"), ".jsonl")
+    names = (n.removesuffix(".json") for n in notes), (n.removesuffix(".jsonl") for n in removed)
+    return {*storage.list_names(output), *names[0], *names[1]}
+
+
+def _named(shard: FileShard, before: Collection[str], twice: bool) -> FileShard:
+    """Returns a shard under the name it had before, where that is in use, or where it is a gz beside a zst."""
+    old = name_before(shard.name)
+    beside = twice and shard.path.endswith(".gz")
+    return replace(shard, name=old) if beside or (old in before and shard.name not in before) else shard
 
 
 def _check_as_written(path: str, digest: str) -> None:

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from importlib.metadata import version
-from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, NoReturn
 
@@ -129,6 +130,13 @@ def help_of(source: str) -> str:
     return first_line(classes.get(name) or "")
 
 
+def _source(module: str) -> str:
+    spec = find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).read_text(encoding="utf-8")
+
+
 def first_line(docstring: str) -> str:
     """Returns the first line of a docstring as a line of help."""
     line = docstring.strip().partition("\n")[0].rstrip(".")
@@ -184,9 +192,7 @@ def dispatch(
     if not args or args[0] in ("-h", "--help"):
         print(f"usage: {program} COMMAND …     ({program} COMMAND --help shows more; {program} --version)\n")
         width = max(len(n) for n in modules) + 2
-        sources = {
-            name: files(commands).joinpath(f"{module}.py").read_text("utf-8") for name, module in modules.items()
-        }
+        sources = {name: _source(f"{commands.__name__}.{module}") for name, module in modules.items()}
         print("\n".join(f"  {name:<{width}}{help_of(sources[name])}" for name in sorted(modules)))
         return 0 if args else 2
     name, rest = args[0], args[1:]

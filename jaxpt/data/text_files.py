@@ -1,23 +1,20 @@
 """Documents from text files: JSON lines (plain, gz, zst) and Parquet, on any file system fsspec knows."""
 
 import functools
-import gzip
-import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any
+from typing import IO
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 from fsspec import AbstractFileSystem
 
 from jaxpt.data.remote import file_system
 from jaxpt.errors import JaxptError
+from jaxpt.files.compressed import DAMAGED, PACKED, decompressed
 
-PACKED = ("", ".gz", ".zst")
 JSON_LINES = ("jsonl", "ndjson", "json")
 SUFFIXES = (*(f".{kind}{pack}" for kind in JSON_LINES for pack in PACKED), ".parquet")
 ONE_VALUE = "is one JSON value over several lines, not a record in each line; write it so (jq -c '.[]' FILE)"
@@ -139,7 +136,7 @@ def read_documents(
                     document[field] = _as_text(document[field], f"{file}:{number}")
                 at(raw.tell())
                 yield document
-    except (EOFError, gzip.BadGzipFile, zstandard.ZstdError) as e:
+    except DAMAGED as e:
         raise JaxptError(f"{file} is truncated or not compressed as its name says ({e})") from e
 
 
@@ -154,12 +151,7 @@ def _as_text(value: object, where: str) -> object:
 
 
 def _json_lines(raw: IO[bytes], file: str) -> Iterator[dict[str, object]]:
-    stream: Any = raw
-    if file.endswith(".gz"):
-        stream = gzip.GzipFile(fileobj=raw)
-    elif file.endswith(".zst"):
-        stream = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-    for number, line in enumerate(io.BufferedReader(stream), 1):
+    for number, line in enumerate(decompressed(raw, file), 1):
         if not line.strip():
             continue
         try:

@@ -6,10 +6,20 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from jaxpt.reporting.series import Records, runs, series, smooth
+
+NAMED = ("train/loss/", "data/share/", "data/wanted/", "eval/bpb/")  # metrics that are named after sources or sets
+
+
+def colors(records: Records) -> dict[str, str]:
+    """Returns the colour of every source and every held-out set by its name, one for all pictures of a report."""
+    names = {name for prefix in NAMED for name in series(records, prefix)}
+    palette = plt.get_cmap("tab10" if len(names) <= 10 else "tab20")
+    return {name: to_hex(palette(i % palette.N)) for i, name in enumerate(sorted(names))}
 
 
 def _figure(title: str, y: str) -> tuple[Figure, Axes]:
@@ -51,8 +61,9 @@ def loss(records: Records) -> Figure | None:
     if not curves:
         return None
     figure, axes = _figure("training loss per source", "nats per token")
+    color = colors(records)
     for name, (steps, values) in curves.items():
-        (line,) = axes.plot([], [], lw=1.6, label=name)
+        (line,) = axes.plot([], [], lw=1.6, label=name, color=color[name])
         for part in runs(steps, records, f"data/wanted/{name}"):  # no line through stages without this source
             mean = smooth(values[part], max(len(values) // 20, 1))
             axes.plot(steps[part], mean, lw=1.6, color=line.get_color())
@@ -68,8 +79,9 @@ def bits_per_byte(records: Records) -> Figure | None:
     if not curves:
         return None
     figure, axes = _figure("held-out documents", "bits per byte")
+    color = colors(records)
     for name, (steps, values) in curves.items():
-        axes.plot(steps, values, marker="o", ms=4, label=name)
+        axes.plot(steps, values, marker="o", ms=4, label=name, color=color[name])
         axes.annotate(f"{values[-1]:.2f}", (steps[-1], values[-1]), xytext=(6, -3), textcoords="offset points")
     axes.set_ylim(bottom=0)
     axes.margins(x=0.08)
@@ -98,14 +110,14 @@ def mixture(records: Records) -> Figure | None:
         return None
     figure, axes = _figure("mixture: shares of rows; dashed: as wanted", "share of rows, stacked")
     names = sorted(curves, key=lambda n: -curves[n][1].sum())
-    colors = plt.get_cmap("tab20")(np.arange(len(names)) % 20)
+    color = colors(records)
     first = 0
     for stage in _legs(records):
         at = {n: np.isin(steps, stage) for n, (steps, _) in curves.items()}
         edge, line = np.zeros(len(stage)), np.zeros(len(stage))
-        for n, color in zip(names, colors):
+        for n in names:
             top = edge + curves[n][1][at[n]]
-            axes.fill_between([first, *stage], [edge[0], *edge], [top[0], *top], color=color, lw=0, step="pre")
+            axes.fill_between([first, *stage], [edge[0], *edge], [top[0], *top], color=color[n], lw=0, step="pre")
             edge = top
             if n in wanted and wanted[n][1][at[n]].any():
                 line = line + wanted[n][1][at[n]]
@@ -113,7 +125,7 @@ def mixture(records: Records) -> Figure | None:
         first = stage[-1]
     axes.set_ylim(0, 1)
     axes.margins(x=0)
-    handles = [Patch(color=c, label=n) for n, c in zip(names, colors)]
+    handles = [Patch(color=color[n], label=n) for n in names]
     figure.legend(handles=handles[::-1], frameon=False, loc="outside right upper", fontsize=8)
     _stages(axes, records)
     return figure

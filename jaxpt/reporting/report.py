@@ -22,14 +22,21 @@ from jaxpt.training.history import newest_saved, read_legs
 from jaxpt.training.metrics import read
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+:root { color-scheme: light dark; --back: #fff; --text: #222; --line: #bbb; --box: #f6f6f6 }
+@media (prefers-color-scheme: dark) {
+  :root { --back: #14181f; --text: #dde3ea; --line: #4a5563; --box: #222932 }
+  img { filter: invert(.92) hue-rotate(180deg) }
+}
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
+body { background: var(--back); color: var(--text); overflow-wrap: anywhere }
+.scroll { overflow-x: auto; overflow-wrap: normal }
 h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 table { border-collapse: collapse } td, th { padding: .15rem .9rem .15rem 0; text-align: left; vertical-align: top }
 td:first-child { white-space: nowrap }
 details { margin-top: 2rem } summary { cursor: pointer; font-weight: 600 }
-th { border-bottom: 1px solid #bbb; font-weight: 600 }
+th { border-bottom: 1px solid var(--line); font-weight: 600 }
 .pictures { display: flex; flex-wrap: wrap; gap: 1rem } img { max-width: 29rem; width: 100% }
-pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: 12px }
+pre { background: var(--box); padding: .8rem; overflow-x: auto; font-size: 12px }
 """
 
 
@@ -70,6 +77,7 @@ def write_report(workdir: str | Path, notes: Mapping[str, str] | None = None) ->
     page = "\n".join(
         [
             "<!doctype html><meta charset=utf-8>",
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{html.escape(workdir.name)}</title><style>{STYLE}</style>",
             f"<h1>{html.escape(str(workdir))}</h1>",
             _table(["", ""], summary(records, read_events(workdir / "events.jsonl"), model, config, past)),
@@ -121,4 +129,4 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     top = "".join(f"<th>{html.escape(h)}</th>" for h in head)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(str(c))}</td>" for c in row) + "</tr>" for row in rows)
     top = f"<tr>{top}</tr>" if any(head) else ""
-    return f"<table>{top}{body}</table>"
+    return f'<div class="scroll"><table>{top}{body}</table></div>'

@@ -37,7 +37,7 @@ def test_every_name_of_json_lines_is_read_alone_in_a_folder_and_by_a_glob(tmp_pa
         assert [r["text"] for r in shard.rows()] == ["one", "two"]
         assert is_text(path) or kind == "json"
     pack = kind.partition(".")[2]
-    assert shard.name == "c4-train.00000-of-00512.jsonl" + (f".{pack}" if pack else "")
+    assert shard.name == "c4-train.00000-of-00512.jsonl" + (".zst" if pack else "")
 
 
 def test_a_folder_of_all_kinds_is_read_whole(tmp_path):
@@ -66,11 +66,11 @@ def test_files_that_are_left_out_are_named_once(tmp_path, capsys, given, suffixe
 def test_a_plain_json_beside_data_is_a_note_which_is_named_and_can_be_read_by_its_name(tmp_path, capsys):
     write(tmp_path, "a.jsonl.gz", lines("a"))
     write(tmp_path, "info.json", b'{\n "text": "a description"\n}')
-    assert [s.name for s in open_shards(str(tmp_path))] == ["a.jsonl.gz"]
+    assert [s.name for s in open_shards(str(tmp_path))] == ["a.jsonl.zst"]
     assert "1 file that is" in (said := capsys.readouterr().err)
     assert "info.json; name them" in said
     write(tmp_path, "info.json", lines("b"))
-    assert [s.name for s in open_shards(f"{tmp_path}/*.json*")] == ["a.jsonl.gz", "info.jsonl"]
+    assert [s.name for s in open_shards(f"{tmp_path}/*.json*")] == ["a.jsonl.zst", "info.jsonl"]
     assert capsys.readouterr().err == ""
 
 
@@ -152,6 +152,6 @@ def test_an_array_in_one_line_is_in_quarantine_and_one_broken_line_is_not_the_wh
 def test_the_names_of_outputs_are_never_those_of_notes():
     assert output_name("x/clean.json") == "clean.jsonl"
     assert output_name("a.ndjson.zst") == "a.jsonl.zst"
-    assert output_name("a.jsonl.gz") == "a.jsonl.gz"
+    assert output_name("a.jsonl.gz") == "a.jsonl.zst"
     assert output_name("a.parquet") == "a.parquet"
-    assert output_name("a.warc.wet.gz") == "a.warc.wet.jsonl.gz"
+    assert output_name("a.warc.wet.gz") == "a.warc.wet.jsonl.zst"

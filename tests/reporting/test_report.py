@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 from jaxpt.errors import JaxptError
-from jaxpt.reporting import write_report
+from jaxpt.reporting import pictures, write_report
 from jaxpt.reporting.series import series, smooth
 from tests.models.tiny import VARIANTS, config
 
@@ -118,3 +120,31 @@ def test_values_that_are_not_finite_are_shown_as_such(tmp_path, bare):
     text = write_report(path).read_text()
     assert "training loss, last step logged</td><td>nan" in text
     assert "-inf (step 11)" in text
+
+
+def test_a_source_has_one_color_in_all_pictures(tmp_path):
+    records = []
+    for s in range(1, 9):
+        shares = {"data/share/b": 0.2, "data/share/a": 0.8, "train/loss/a": 2.0, "data/wanted/a": 0.8}
+        later = {"train/loss/b": 1.0, "eval/bpb/b": 1.0, "eval/bpb/held": 2.0} if s > 2 else {}
+        records.append({"step": s, "stage": "x", **shares, **later})
+    color = pictures.colors(records)
+    assert sorted(color) == ["a", "b", "held"]
+    assert len(set(color.values())) == 3
+    drawn = {}
+    for draw in (pictures.loss, pictures.bits_per_byte, pictures.mixture):
+        figure = draw(records)
+        legend = (figure.legends or (figure.axes[0].get_legend() and [figure.axes[0].get_legend()]))[0]
+        for handle, text in zip(legend.legend_handles, legend.get_texts()):
+            of = handle.get_facecolor() if hasattr(handle, "get_facecolor") else handle.get_color()
+            drawn.setdefault(text.get_text(), set()).add(to_hex(of))
+        plt.close(figure)
+    assert drawn == {name: {to_hex(c)} for name, c in color.items()}
+
+
+def test_the_report_fits_a_phone_and_the_dark(tmp_path):
+    text = write_report(run(tmp_path / "r", 10)).read_text()
+    assert 'name="viewport" content="width=device-width' in text
+    assert text.count('<div class="scroll"><table>') == text.count("<table>") > 3
+    assert "prefers-color-scheme: dark" in text
+    assert "img { filter: invert" in text

@@ -10,6 +10,7 @@ from data_tools.__main__ import main
 from data_tools.clean import pipeline, presets
 from data_tools.clean.language import Shipped, identifier, sample
 from data_tools.io.batch import BINS, from_rows
+from jaxpt.files.compressed import decompressed
 
 GOOD = (
     "The committee of the town met on Monday to talk about the new bridge that people have asked for since the flood. "
@@ -37,7 +38,7 @@ def write(path, records, extra=b""):
 
 
 def read(path):
-    return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    return [json.loads(line) for line in decompressed(path.open("rb"), path.name)]
 
 
 def outputs(folder):
@@ -54,9 +55,9 @@ def test_a_run_tells_everything_that_went(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "warning: forum lost 50% " not in printed
     assert "forum" in printed
-    manifest = json.loads((out / "manifests/a.jsonl.gz.json").read_text())
+    manifest = json.loads((out / "manifests/a.jsonl.zst.json").read_text())
     assert (manifest["rows"], manifest["kept"]) == (40, 30)
-    removals = [json.loads(l) for l in (out / "removals/a.jsonl.gz.jsonl").read_text().splitlines()]
+    removals = [json.loads(l) for l in (out / "removals/a.jsonl.zst.jsonl").read_text().splitlines()]
     gone = [r for r in removals if r["whole"]]
     assert len(gone) == 10
     for line in gone:
@@ -65,7 +66,7 @@ def test_a_run_tells_everything_that_went(tmp_path, capsys):
     masked = [r for r in removals if r["rule"] == "personal.email"]
     assert len(masked) == 30
     assert not any(r["whole"] for r in masked)
-    kept = read(out / "a.jsonl.gz")
+    kept = read(out / "a.jsonl.zst")
     assert all("<EMAIL>" in r["text"] and "@" not in r["text"] for r in kept)
     histograms = manifest["sources"]["web"]["histograms"]
     assert set(histograms) == set(manifest["rules"])
@@ -99,10 +100,10 @@ def test_bad_input_is_counted_and_quarantined_and_the_run_goes_on(tmp_path):
             "--set=repair.on=false",
         ]
         assert main(["clean", *flags]) == 0
-        manifest = json.loads((out / "manifests/a.jsonl.gz.json").read_text())
+        manifest = json.loads((out / "manifests/a.jsonl.zst.json").read_text())
         assert (manifest["rows"], manifest["quarantined"], manifest["repaired"]) == (6, 4, 1)
         assert manifest["kept"] + sum(manifest["removed"].values()) == 6
-    kept = [r["text"] for r in read(tmp_path / "gopher/a.jsonl.gz")]
+    kept = [r["text"] for r in read(tmp_path / "gopher/a.jsonl.zst")]
     assert kept == [GOOD]
 
 

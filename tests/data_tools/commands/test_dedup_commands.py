@@ -8,11 +8,12 @@ import pytest
 
 from data_tools.commands import classify, decontaminate, dedup, longdoc, perplexity
 from jaxpt.errors import JaxptError
+from jaxpt.files.compressed import decompressed
 
 
 def read(path):
-    with gzip.open(path, "rt") if path.name.endswith(".gz") else path.open() as lines:
-        return [json.loads(line) for line in lines]
+    with path.open("rb") as raw:
+        return [json.loads(line) for line in decompressed(raw, path.name)]
 
 
 def write(path, rows):
@@ -85,7 +86,7 @@ def test_classify_trains_judges_and_keeps_the_best_quantile(tmp_path, shared, ca
     assert "<svg" in (tmp_path / "spam.bin.heldout.html").read_text()
     out = tmp_path / "kept"
     assert classify.main([f"--input={spam}", f"--model={model}", f"--output={out}", "--keep=0.5"]) == 0
-    kept = read(out / "sms_spam.jsonl.gz")
+    kept = read(out / "sms_spam.jsonl.zst")
     assert len(kept) == pytest.approx(5574 / 2, rel=0.05)
     assert sum(r["label"].strip() == "ham" for r in kept) / len(kept) > 0.98
     with pytest.raises(JaxptError, match="top_tokens"):
@@ -179,3 +180,16 @@ def test_bad_lines_are_counted_and_a_mistyped_field_is_one_line(tmp_path, capsys
         .err.splitlines()[-1]
         .startswith("jaxpt-data dedup: there is no flag --inptu (did you mean '--input'?)")
     )
+
+
+def test_a_store_of_an_earlier_version_knows_its_shards_by_their_names_of_then(tmp_path):
+    rows = [{"text": f"{i} " + " ".join(f"w{i * k}" for k in range(40))} for i in range(9)]
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress("".join(json.dumps(r) + "\n" for r in rows).encode()))
+    flags = [f"--input={tmp_path}/a.jsonl.gz", "--engine=numpy", f"--store={tmp_path}/store"]
+    assert dedup.main([*flags, f"--output={tmp_path}/new"]) == 0
+    assert len(read(tmp_path / "new/a.jsonl.zst")) == 9
+    note = tmp_path / "store/store.json"
+    note.write_text(note.read_text().replace("a.jsonl.zst", "a.jsonl.gz"))
+    assert dedup.main([*flags, f"--output={tmp_path}/again"]) == 0
+    assert len(read(tmp_path / "again/a.jsonl.gz")) == 9  # not copies of themselves
+    assert len(json.loads(note.read_text())["shards"]) == 1

@@ -74,7 +74,7 @@ def test_a_warc_file_gives_its_pages_and_says_why_others_give_none(tmp_path):
         "no text in the page",
     ]
     manifest = run_shards([shard], tmp_path / "out", {}, KeepLong(), "test")[0]
-    assert (manifest["name"], manifest["kept"], manifest["quarantined"]) == ("crawl.warc.jsonl.gz", 2, 3)
+    assert (manifest["name"], manifest["kept"], manifest["quarantined"]) == ("crawl.warc.jsonl.zst", 2, 3)
     (tmp_path / "cut.warc.gz").write_bytes(gzip.compress(data)[:-20])
     with pytest.raises(JaxptError, match="damaged archive"):
         list(open_shards(str(tmp_path / "cut.warc.gz"))[0].records())
@@ -86,7 +86,7 @@ def test_pages_and_plain_text_are_one_record_a_file(tmp_path):
     (tmp_path / "b.txt").write_text("plain\ntext")
     (tmp_path / "c.txt.gz").write_bytes(gzip.compress(b"\xff\xfe\xff"))
     shards = open_shards(str(tmp_path))
-    assert [s.name for s in shards] == ["a.html.jsonl.gz", "b.txt.jsonl.gz", "c.txt.jsonl.gz"]
+    assert [s.name for s in shards] == ["a.html.jsonl.zst", "b.txt.jsonl.zst", "c.txt.jsonl.zst"]
     a, b, c = (next(iter(s.records())) for s in shards)
     assert a["text"].startswith("The first paragraph")
     assert b == {"text": "plain\ntext", "path": "b.txt"}

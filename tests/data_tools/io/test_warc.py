@@ -355,14 +355,14 @@ def test_every_command_says_how_many_pages_are_in_quarantine(tmp_path, capsys, c
         "tokenize": [f"--tokenizer={tmp_path}/tokenizer.model"],
     }
     assert main([command, f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}", *more.get(command, [])]) == 0
-    manifest = json.loads((tmp_path / "out/manifests/crawl.warc.jsonl.gz.json").read_text())
+    manifest = json.loads((tmp_path / "out/manifests/crawl.warc.jsonl.zst.json").read_text())
     assert (manifest.get("rows", manifest.get("documents")), manifest["quarantined"]) == (9, 1)
-    kept = [json.loads(l) for l in (tmp_path / "out/quarantine/crawl.warc.jsonl.gz.jsonl").read_text().splitlines()]
+    kept = [json.loads(l) for l in (tmp_path / "out/quarantine/crawl.warc.jsonl.zst.jsonl").read_text().splitlines()]
     assert [(k["place"], k["reason"].split(":")[0]) for k in kept] == [(3, "the gzip body is cut off")]
     lines = capsys.readouterr().out.splitlines()
     assert any("1 of 10" in l for l in lines if l.startswith("not records")) or command == "extract"
     if command == "extract":
-        assert [l.split() for l in lines if l.startswith("crawl")] == [["crawl.warc.jsonl.gz", "9", "9", "1"]]
+        assert [l.split() for l in lines if l.startswith("crawl")] == [["crawl.warc.jsonl.zst", "9", "9", "1"]]
 
 
 def test_what_an_earlier_version_made_of_an_archive_is_made_again(tmp_path):
@@ -370,7 +370,7 @@ def test_what_an_earlier_version_made_of_an_archive_is_made_again(tmp_path):
     path = Path(archive(tmp_path / "in", ten(encoded(chunked(gzip.compress(P)), "gzip", CHUNKED))))
     flags = ["extract", f"--input={path}", f"--output={tmp_path / 'out'}"]
     assert main(flags) == 0
-    note = tmp_path / "out/manifests/crawl.warc.jsonl.gz.json"
+    note = tmp_path / "out/manifests/crawl.warc.jsonl.zst.json"
     made = json.loads(note.read_text())
     digest = hashlib.sha256(path.read_bytes()).hexdigest()  # the manifest of af7ccdc, which read 4 of the 10 pages
     note.write_text(json.dumps({**made, "rows": 4, "kept": 4, "input": digest}))

@@ -89,7 +89,7 @@ def test_every_step_did_its_part(finished):
 
 def test_a_pipeline_killed_three_times_leaves_the_same_bytes(made, finished):
     workdir = made / "killed"
-    marks = ["dedup/signatures/shards/0.json", "decontaminate/manifests/0.jsonl.gz.json", "tokenize/manifests"]
+    marks = ["dedup/signatures/shards/0.json", "decontaminate/manifests/0.jsonl.zst.json", "tokenize/manifests"]
     command = [sys.executable, "-m", "data_tools", "run", *arguments(made, workdir)]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     for mark in marks:

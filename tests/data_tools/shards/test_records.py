@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +46,8 @@ def test_every_format_comes_back_as_it_went_in(tmp_path, name):
         path.write_bytes(pack(raw))
     manifest = run_shards(open_shards(str(path)), tmp_path / "out", {}, drop_even, "test")[0]
     assert (manifest["rows"], manifest["kept"], manifest["removed"]) == (5, 2, {"even": 3})
-    assert [r["id"] for r in open_shards(str(tmp_path / "out" / name))[0].rows()] == ["1", "3"]
+    written = tmp_path / "out" / name.replace(".gz", ".zst")
+    assert [r["id"] for r in open_shards(str(written))[0].rows()] == ["1", "3"]
 
 
 def test_broken_lines_are_counted_and_quarantined_with_their_place(tmp_path):
@@ -81,14 +83,14 @@ def test_a_second_call_does_nothing_and_a_lost_shard_comes_back_byte_identical(t
     run_shards(shards, out, {"a": 1}, step, "test")
     first = outputs(out)
     run_shards(shards, out, {"a": 1}, step, "test")
-    assert calls == ["a.jsonl.gz", "b.jsonl.gz"]
-    (out / "manifests/b.jsonl.gz.json").unlink()
-    (out / "b.jsonl.gz").write_bytes(b"half")
+    assert calls == ["a.jsonl.zst", "b.jsonl.zst"]
+    (out / "manifests/b.jsonl.zst.json").unlink()
+    (out / "b.jsonl.zst").write_bytes(b"half")
     run_shards(shards, out, {"a": 1}, step, "test")
     assert outputs(out) == first
-    assert calls[2:] == ["b.jsonl.gz"]
+    assert calls[2:] == ["b.jsonl.zst"]
     run_shards(shards, out, {"a": 2}, step, "test")
-    assert calls[3:] == ["a.jsonl.gz", "b.jsonl.gz"]
+    assert calls[3:] == ["a.jsonl.zst", "b.jsonl.zst"]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
@@ -138,3 +140,32 @@ def test_mistakes_name_the_file(tmp_path):
     (tmp_path / "a.jsonl").write_text("")
     with pytest.raises(JaxptError, match="two files are called"):
         open_shards(f"{tmp_path}/a.jsonl,{tmp_path}/x/a.jsonl")
+
+
+def test_a_step_that_an_earlier_version_began_goes_on_under_the_names_it_gave(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl.gz").write_bytes(gzip.compress(lines(GOOD)))
+    out, pattern = tmp_path / "out", f"{tmp_path}/*.gz"
+    before = [replace(s, name=f"{s.name[:-4]}.gz") for s in open_shards(pattern)]  # as af7ccdc named them
+    run_shards(before[:1], out, {}, drop_even, "test")
+    made = outputs(out)
+    (out / "removals/b.jsonl.gz.jsonl").write_text("")  # begun, and killed
+    shards = open_shards(pattern, output=out)
+    assert [s.name for s in shards] == ["a.jsonl.gz", "b.jsonl.gz"]
+    run_shards(shards, out, {}, drop_even, "test")
+    assert made.items() <= outputs(out).items()
+    assert len(open_shards(str(out))) == 2
+    assert [s.name for s in open_shards(pattern, output=tmp_path / "new")] == ["a.jsonl.zst", "b.jsonl.zst"]
+    assert [s.name for s in open_shards(pattern, known=["b.jsonl.gz"])] == ["a.jsonl.zst", "b.jsonl.gz"]
+
+
+def test_a_gz_beside_a_zst_of_its_name_keeps_its_own(tmp_path):
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines(GOOD)))
+    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.ZstdCompressor().compress(lines(GOOD)))
+    assert [s.name for s in open_shards(str(tmp_path))] == ["a.jsonl.gz", "a.jsonl.zst"]
+
+
+def test_a_zst_that_is_cut_off_is_damaged_and_not_shorter(tmp_path):
+    (tmp_path / "t.jsonl.zst").write_bytes(zstandard.ZstdCompressor().compress(lines(GOOD))[:-2])
+    with pytest.raises(JaxptError, match=r"t\.jsonl\.zst: damaged"):
+        list(open_shards(str(tmp_path / "t.jsonl.zst"))[0].rows())
