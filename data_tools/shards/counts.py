@@ -18,7 +18,7 @@ def _amount() -> dict[str, int]:
 
 
 def _entry() -> dict[str, Any]:
-    return {"in": _amount(), "kept": _amount(), "removed": {}, "cut": {}, "histograms": {}}
+    return {"in": _amount(), "kept": _amount(), "removed": {}, "cut": {}, "causes": {}, "histograms": {}}
 
 
 class Counts:
@@ -53,7 +53,10 @@ class Counts:
         for name, size, word in zip(kept_names, kept_sizes.tolist(), kept_words.tolist()):
             _add(self._source(name)["kept"], 1, size, word)
         for gone in outcome.removed:
-            entry = self._source(names[gone.row])["removed" if gone.whole else "cut"]
+            source = self._source(names[gone.row])
+            if cause := gone.detail.get("cause"):
+                source["causes"][cause] = source["causes"].get(cause, 0) + 1
+            entry = source["removed" if gone.whole else "cut"]
             if gone.whole:
                 size, word = int(sizes[gone.row]), int(words[gone.row])
                 _add(entry.setdefault(gone.rule, _amount()), 1, size, word)
@@ -97,6 +100,8 @@ def total(manifests: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
                 _add(into["removed"].setdefault(rule, _amount()), *(amount[k] for k in ("documents", "bytes", "words")))
             for rule, parts in entry["cut"].items():
                 into["cut"][rule] = into["cut"].get(rule, 0) + parts
+            for cause, documents in entry.get("causes", {}).items():
+                into["causes"][cause] = into["causes"].get(cause, 0) + documents
             for rule, bins in entry["histograms"].items():
                 before = into["histograms"].get(rule, [0] * len(bins))
                 into["histograms"][rule] = [a + b for a, b in zip(before, bins)]
