@@ -17,6 +17,7 @@ NEARLY = 0.9  # of the width: a line that comes so far is full
 NARROWEST, WIDEST = 30, 120  # characters of a line
 NARROWEST_UNSPACED = 10
 WORST = 0.98  # share of lines that keep within the width; the others are tables, addresses, …
+CODE, MOST_CODE = "=(){}<>|", 0.02  # characters of code, tables and markup, and the share that prose may hold
 _ITEM = re.compile(r"\s*(?:[-*•‣–—]|\(?\d{1,3}[.)]|[a-z][.)])\s")
 _ENDS = (".", "!", "?", ":", ";", "。", "！", "？", "：", "；", '."', ".'", "”", "’", "」")
 _WORD = re.compile(r"\S+")
@@ -32,7 +33,8 @@ class _Break:
 
 
 def _unspaced(char: str) -> bool:
-    return characters.unspaced(char)
+    """Tells whether a character belongs to text without spaces: its scripts, their marks and wide forms."""
+    return characters.unspaced(char) or "\u3000" <= char <= "\u303f" or "\uff00" <= char <= "\uffef"
 
 
 def _first_word(line: str) -> int:
@@ -63,7 +65,7 @@ def _break(line: str, after: str, width: int) -> _Break:
 
 
 def _breaks(lines: Sequence[str]) -> dict[int, _Break]:
-    """Returns the breaks inside paragraphs by the number of the line before each; none in a text that is not wrapped."""
+    """Returns the breaks inside paragraphs by the number of the line before each; none where it is not wrapped."""
     width = _width(lines)
     if width is None:
         return {}
@@ -85,6 +87,8 @@ def unwrap(text: str) -> str:
     count = text.count("\n") + 1
     if count <= FEWEST or not NARROWEST_UNSPACED / 2 <= len(text) / count <= WIDEST:
         return text  # quickly, as most pages
+    if sum(map(text.count, CODE)) > MOST_CODE * len(text):
+        return text
     lines = text.split("\n")
     breaks = _breaks(lines)
     if not breaks:
