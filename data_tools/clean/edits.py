@@ -11,6 +11,7 @@ from data_tools.clean import domains, lines, personal
 from data_tools.clean.addresses import domain
 from data_tools.clean.lines import EXCERPT, LineCut
 from data_tools.clean.repair import repair
+from data_tools.clean.wrapping import unwrap
 from data_tools.io.batch import Rule
 
 RecordFields = Mapping[str, Any]  # fields of the record that edits may look at
@@ -25,6 +26,7 @@ class Edit:
     about: str
     options: Mapping[str, Any] = field(default_factory=dict)
     measures: tuple[Rule, ...] = ()
+    first: bool = False  # before all rules, where a preset does not name it
 
 
 def _lines(
@@ -46,6 +48,11 @@ def _difference(old: str, new: str) -> str:
     return old[:EXCERPT]
 
 
+def _unwrap(text: str, options: Mapping[str, Any], row: RecordFields) -> Edited:
+    joined = unwrap(text)
+    return (text, [], {}) if joined is text else (joined, [("text", 0, text[:EXCERPT])], {})
+
+
 def _personal(text: str, options: Mapping[str, Any], row: RecordFields) -> Edited:
     masked, counts = personal.mask(text, options, options["replace"])
     return masked, [(kind, number, "") for kind, times in counts.items() for number in range(times)], {}
@@ -57,6 +64,12 @@ def _domain_lines(text: str, options: Mapping[str, Any], row: RecordFields) -> E
 
 EDITS: dict[str, Edit] = {
     "repair": Edit(_repair, "repairs wrongly decoded characters (ftfy)"),
+    "unwrap": Edit(
+        _unwrap,
+        "joins lines that were wrapped at a fixed width; write: unwrapped, or as_is where no later edit cuts anything",
+        {"write": "unwrapped"},
+        first=True,
+    ),
     "c4_lines": Edit(
         _lines(lines.c4_lines),
         "keeps lines that read like sentences",

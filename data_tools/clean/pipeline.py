@@ -15,9 +15,11 @@ from data_tools.clean.presets import Preset
 from data_tools.clean.repetition import NAMES
 from data_tools.clean.view import View
 from data_tools.clean.words import Vocabulary
-from data_tools.io.batch import Outcome, Place, Removed, strings
+from data_tools.clean.wrapping import unwrap
+from data_tools.io.batch import Outcome, Place, Removed, strings, with_column
 from data_tools.io.batch import texts as batch_texts
 
+WRAP = "hard line wraps: kept when unwrapped"
 EXAMPLES = 50  # cut lines of one text and rule that are written out; all are counted
 
 
@@ -61,9 +63,13 @@ def judge(batch: pa.RecordBatch, preset: Preset) -> Decision:
         return View(now, vocabulary(preset.segmenter), grams, preset.characters_per_word, fields, memory)
 
     view = look(texts)
+    wrapped: tuple[list[str], list[str]] = [], []  # as they were, and joined, where the former are to be written
     for name, options in preset.steps.items():
         if name in EDITS:
+            before = texts
             texts, measured = _edit(name, options, texts, fields, cuts)
+            if name == "unwrap" and options["write"] == "as_is":
+                wrapped = list(before), list(texts)
             values |= {k: v for k, v in measured.items() if k in preset.steps}
             if any(new is not old for new, old in zip(texts, view.texts)):
                 columns |= view.columns
@@ -72,6 +78,8 @@ def judge(batch: pa.RecordBatch, preset: Preset) -> Decision:
             values[name] = np.asarray(MEASURES[name].function(view, options), np.float64)
     columns |= view.columns
     first, value, also = _first_broken(preset, values, n)
+    if wrapped[0]:
+        texts = [old if now is joined else now for now, old, joined in zip(texts, *wrapped)]
     return Decision(first, value, also, values, list(texts), cuts, columns)
 
 
@@ -129,6 +137,7 @@ class Cleaner:
         """Returns what stays of a batch, and what went."""
         decision = judge(batch, self.preset)
         before = batch_texts(batch)
+        wrapped = self._kept_unwrapped(batch, decision)
         removed: list[Removed] = []
         edited: dict[int, str] = {}
         for i, rule in enumerate(decision.rule):
@@ -136,12 +145,28 @@ class Cleaner:
                 removed.append(Removed(i, "nothing_left", float(len(before[i])), _shown(decision.cuts[i])))
             elif rule is not None:
                 detail = {**self._bounds[rule], "also": decision.also[i]}
+                if i in wrapped:
+                    detail["cause"] = WRAP
                 removed.append(Removed(i, rule, round(float(decision.value[i]), 6), detail))
             else:
                 removed += _parts(i, decision.cuts[i])
                 if decision.texts[i] is not before[i]:
                     edited[i] = decision.texts[i]
         return Outcome.of(batch, removed, edited, decision.columns, decision.values)
+
+    def _kept_unwrapped(self, batch: pa.RecordBatch, decision: Decision) -> set[int]:
+        """Returns the rows that a rule removed and that would have stayed without their hard line wraps."""
+        if "unwrap" in self.preset.steps:
+            return set()
+        before = batch_texts(batch)
+        joined = {i: unwrap(before[i]) for i, rule in enumerate(decision.rule) if rule is not None}
+        rows = [i for i, text in joined.items() if text is not before[i]]
+        if not rows:
+            return set()
+        some = batch.take(pa.array(rows))
+        text = pa.array([joined[i] for i in rows], batch.schema.field("text").type)
+        again = judge(with_column(some, "text", text), self.preset)
+        return {i for i, keep in zip(rows, again.keep.tolist()) if keep}
 
 
 def _by_rule(cuts: Sequence[tuple[str, LineCut]]) -> dict[str, list[LineCut]]:

@@ -17,6 +17,7 @@ from data_tools.io.batch import Rule
 from jaxpt.errors import JaxptError, nearest
 
 FOLDER = Path(__file__).with_name("presets")
+WRITE = ("unwrapped", "as_is")  # of the edit `unwrap`
 KEYS = ("about", "base", "from", "segmenter", "characters_per_word", "steps")
 _MEASURED = {rule.name: rule for edit in EDITS.values() for rule in edit.measures}
 _BY_EDIT = {rule.name: name for name, edit in EDITS.items() for rule in edit.measures}
@@ -139,7 +140,7 @@ def _steps(name: str, steps: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _apply(data: dict[str, Any], changes: Sequence[str]) -> None:
-    """Changes a preset by `RULE.OPTION=VALUE`; a rule that is not in the preset is added at its end."""
+    """Changes a preset by `RULE.OPTION=VALUE`; a rule that it has not comes at its end, `unwrap` in front."""
     every = [*MEASURES, *_MEASURED, *EDITS]
     for change in changes:
         path, separator, text = change.partition("=")
@@ -160,6 +161,8 @@ def _apply(data: dict[str, Any], changes: Sequence[str]) -> None:
             raise JaxptError(
                 f"--set={change}: {step} has no option {key!r}{nearest(key, options)}; options are {', '.join(options)}"
             )
+        if step not in data["steps"] and step in EDITS and EDITS[step].first:
+            data["steps"] = {step: {}, **data["steps"]}
         data["steps"][step] = {**(data["steps"].get(step) or {}), key: value}
 
 
@@ -184,4 +187,8 @@ def load(name: str, changes: Sequence[str] = ()) -> Preset:
     if isinstance(stretch, bool) or not isinstance(stretch, (int, float)) or not 1 <= stretch <= 10:
         raise JaxptError(f"preset {name}: characters_per_word={stretch!r} must be a number from 1 to 10")
     stretch = float(stretch) if segmenter == "characters" else 1.0
-    return Preset(name, _steps(name, data["steps"]), segmenter, stretch)
+    steps = _steps(name, data["steps"])
+    write = steps.get("unwrap", {}).get("write", WRITE[0])
+    if write not in WRITE:
+        raise JaxptError(f"preset {name}: unwrap.write={write!r}{nearest(write, WRITE)}; one of {', '.join(WRITE)}")
+    return Preset(name, steps, segmenter, stretch)

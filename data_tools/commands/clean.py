@@ -11,7 +11,7 @@ from data_tools.clean.addresses import domain
 from data_tools.clean.edits import EDITS
 from data_tools.clean.language import SHIPPED, identifier
 from data_tools.clean.measures import MEASURES
-from data_tools.clean.pipeline import Cleaner
+from data_tools.clean.pipeline import WRAP, Cleaner
 from data_tools.io import ownership, storage
 from data_tools.io.batch import strings, texts
 from data_tools.io.outputs import check_outputs
@@ -87,7 +87,7 @@ class Clean(DataStep):
         manifests = run_shards(shards, self.output, settings, Cleaner(preset), "clean", rules, self.workers)
         summary = total(manifests)
         print(_report(summary, manifests))
-        alarms = _alarms(summary, self.alarm)
+        alarms = [*_causes(summary), *_alarms(summary, self.alarm)]
         print(*alarms, sep="\n", end="\n" if alarms else "")
         facts = {"preset": preset.name, **settings, "sources": summary, "alarms": alarms}
         facts["in_quarantine"] = {m["name"]: m["quarantined"] for m in manifests}
@@ -152,6 +152,15 @@ def _report(summary: Mapping[str, Any], manifests: Sequence[Mapping[str, Any]]) 
         )
     rows.append(("(in quarantine)", sum(m["quarantined"] for m in manifests), "", "", "", ""))
     return table(["source", "documents", "kept", "of documents", "of words", "most removed by"], rows)
+
+
+def _causes(summary: Mapping[str, Any]) -> list[str]:
+    """Returns a line where documents went for their typesetting alone."""
+    wrapped = sum(facts["causes"].get(WRAP, 0) for facts in summary.values())
+    lost = sum(amount["documents"] for facts in summary.values() for amount in facts["removed"].values())
+    if not wrapped:
+        return []
+    return [f"{wrapped:,} of {lost:,} removed documents went for {WRAP}; --set=unwrap.on=true judges them so"]
 
 
 def _alarms(summary: Mapping[str, Any], alarm: float) -> list[str]:

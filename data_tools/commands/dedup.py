@@ -117,8 +117,10 @@ class Dedup(DataStep):
     store: str | None = option(None, "folder of signatures, kept for later dumps (OUTPUT/signatures)")
     unit: str = option("document", ", ".join(units.UNITS))
     strictness: str = option("balanced", f"from certain to harsh: {', '.join(verify.LEVELS)}")
-    survivor: str = option("longest", "longest, newest, best or first")
-    survivor_field: str = option("", "field with the date (newest) or the score (best)")
+    survivor: str = option(
+        "quality", "quality (best score where there is one, else longest), longest, newest, best, first"
+    )
+    survivor_field: str = option("", "field with the date (newest) or the score (best; quality: class_score)")
     least_tokens: int = option(0, "units with fewer are never compared")
     exact_only: bool = option(False, "no signatures, only equal texts")
     bands: int = option(14, "of the signatures: texts that share one are compared")

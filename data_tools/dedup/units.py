@@ -11,6 +11,7 @@ import xxhash
 
 from jaxpt.errors import JaxptError, nearest
 
+SCORE = "class_score"  # what `classify` leaves in a record
 ROW_BITS = 32  # a unit's number is its shard's number << 32 | its index in the shard
 _PARAGRAPH_END = re.compile(r"\n[^\S\n]*\n\s*")
 _LINE_END = re.compile(r"\n\s*")
@@ -44,14 +45,18 @@ UNITS = {
 
 @dataclass(frozen=True)
 class SurvivorRule:
-    """Which of several equal units survives: the one with the highest preference, then the first."""
+    """Which of several equal units survives: the one with the highest preference, then the first.
 
-    policy: str = "longest"  # longest, newest, best or first
-    field: str = ""  # of the row: a date for newest, a number for best
+    `quality`: the best score in `field` (`SCORE` by default), of those with about the same score the longest; a row
+    with a score is preferred to one without, of which the longest survives.
+    """
+
+    policy: str = "quality"  # quality, longest, newest, best or first
+    field: str = ""  # of the row: a date for newest, a number for best and quality
 
     def check(self) -> None:
         """Raises JaxptError for an unknown policy, or one that needs a field and has none."""
-        known = ("longest", "newest", "best", "first")
+        known = ("quality", "longest", "newest", "best", "first")
         if self.policy not in known:
             raise JaxptError(
                 f"survivor={self.policy!r} is unknown{nearest(self.policy, known)}; known: {', '.join(known)}"
@@ -63,6 +68,8 @@ class SurvivorRule:
         """Returns how much a unit of `row` is preferred; a row without the field, or with nonsense in it, least."""
         if self.policy == "longest":
             return float(length)
+        if self.policy == "quality":
+            return _quality(row.get(self.field or SCORE), length)
         value = row.get(self.field)
         if self.policy == "first" or value is None:
             return 0.0 if self.policy == "first" else -np.inf
@@ -73,6 +80,21 @@ class SurvivorRule:
             return (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp()  # noqa: UP017
         except ValueError:
             return -np.inf
+
+
+def _quality(value: Any, length: int) -> float:
+    """Returns a preference that goes by the score, in steps of 1/2048 where it is a probability, then by length."""
+    try:
+        score = float(value)
+    except (TypeError, ValueError):
+        return float(length)
+    if score != score:
+        return float(length)
+    if score < 0:
+        squashed = 0.25 / (1 - score)
+    else:
+        squashed = 0.25 + 0.5 * score if score <= 1 else 1 - 0.25 / score
+    return float((1 << 40) + (round(squashed * 4095) << 27) + min(length, (1 << 27) - 1))
 
 
 def order_key(preferences: Sequence[float], run: int) -> np.ndarray:

@@ -90,6 +90,7 @@ def alarms(steps: Sequence[StepReport], share: float) -> list[str]:
             by = {unit: lost(entry, unit) for unit in units}  # of HTML most words are no text
             rules = sorted(entry["removed"].items(), key=lambda r: -r[1]["documents"])[:3]
             most = ", ".join(f"{rule} {amount['documents']:,}" for rule, amount in rules) or "parts cut out"
+            most += "".join(f"; {n:,} for {cause}" for cause, n in entry.get("causes", {}).items())
             line = f"warning: {report.name}: {source} lost {by['documents']:.0%} of {entry['in']['documents']:,} "
             line += f"documents, {lost(entry, 'words'):.0%} of its words (alarm at {share:.0%}): {most}"
             before, after = entry["in"]["documents"], entry["kept"]["documents"]

@@ -18,7 +18,8 @@ def _amount() -> dict[str, int]:
 
 
 def _entry() -> dict[str, Any]:
-    return {"in": _amount(), "kept": _amount(), "removed": {}, "cut": {}, "histograms": {}, "removed_histograms": {}}
+    kept = {"in": _amount(), "kept": _amount(), "removed": {}, "cut": {}, "causes": {}}
+    return {**kept, "histograms": {}, "removed_histograms": {}}
 
 
 class Counts:
@@ -59,7 +60,10 @@ class Counts:
         for name, size, word in zip(kept_names, kept_sizes.tolist(), kept_words.tolist()):
             _add(self._source(name)["kept"], 1, size, word)
         for gone in outcome.removed:
-            entry = self._source(names[gone.row])["removed" if gone.whole else "cut"]
+            source = self._source(names[gone.row])
+            if cause := gone.detail.get("cause"):
+                source["causes"][cause] = source["causes"].get(cause, 0) + 1
+            entry = source["removed" if gone.whole else "cut"]
             if gone.whole:
                 size, word = int(sizes[gone.row]), int(words[gone.row])
                 _add(entry.setdefault(gone.rule, _amount()), 1, size, word)
@@ -108,6 +112,8 @@ def total(manifests: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
                 _add(into["removed"].setdefault(rule, _amount()), *(amount[k] for k in ("documents", "bytes", "words")))
             for rule, parts in entry["cut"].items():
                 into["cut"][rule] = into["cut"].get(rule, 0) + parts
+            for cause, documents in entry.get("causes", {}).items():
+                into["causes"][cause] = into["causes"].get(cause, 0) + documents
             for kind in ("histograms", "removed_histograms"):  # manifests of earlier versions have only the first
                 for rule, bins in entry.get(kind, {}).items():
                     _add_bins(into[kind], rule, bins)

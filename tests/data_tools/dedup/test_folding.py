@@ -137,6 +137,21 @@ def test_twenty_real_documents_and_their_renderings_are_one_each(real, tmp_path)
     assert sum(len(found.dropped(n)) for n in found.numbers) >= 77  # of 80: wrapping cuts Latin words too
 
 
+def test_harsh_drops_stories_of_another_origin_in_one_navigation_and_balanced_does_not(shared, tmp_path):
+    """What docs/dedup.md says of strictness: no level promises that origins stay apart."""
+    with gzip.open(shared / "data/labelled/ag_news_test.jsonl.gz", "rt") as lines:
+        words = [w for line, _ in zip(lines, range(60)) for w in json.loads(line)["text"].split()]
+    frame = [f"navigation{i}" for i in range(300)]
+    stories = [words[i * 60 : i * 60 + 60] for i in range(12)]
+    pages = Rows("a", [" ".join([*frame[:150], *story, *frame[150:]]) for story in stories])
+    dropped = {}
+    for level in ("certain", "strict", "balanced", "harsh"):
+        found = run([pages], tmp_path / level, SignatureLayout(), open_engine("numpy"), DedupOptions(level))
+        dropped[level] = len(found.dropped(found.numbers[0]))
+    assert dropped.pop("harsh") >= 8
+    assert set(dropped.values()) == {0}
+
+
 def test_a_store_of_another_folding_is_refused(tmp_path):
     store = Store(tmp_path, SignatureLayout())
     note = json.loads((tmp_path / "store.json").read_text())

@@ -180,12 +180,25 @@ def test_the_survivor_is_the_longest_the_newest_the_best_or_the_first(tmp_path):
         (SurvivorRule("newest", "date"), 2),
         (SurvivorRule("best", "score"), 3),
         (SurvivorRule("first"), 0),
+        (SurvivorRule("quality", "score"), 3),
+        (SurvivorRule("quality"), 1),  # no `class_score` in the rows: the longest
     ]:
-        result = run([shard], tmp_path / choice.policy, layout=SignatureLayout(choice=choice))
+        result = run([shard], tmp_path / f"{choice.policy}{choice.field}", layout=SignatureLayout(choice=choice))
         rows = result.clusters.to_pylist()
         assert [r["unit"] for r in rows if r["rule"] == "kept"] == [survivor]
     with pytest.raises(JaxptError, match="survivor_field"):
         run([shard], tmp_path / "x", layout=SignatureLayout(choice=SurvivorRule("newest")))
+
+
+def test_quality_goes_by_the_score_then_by_length_and_a_score_beats_none():
+    rule = SurvivorRule()
+    scores = [-np.inf, -3.0, -0.5, 0.0, 0.2, 0.9, 1.0, 1.5, 40.0, np.inf]
+    values = [rule.preference({"class_score": s}, 100) for s in scores]
+    assert (np.diff(units.order_key(values, 0)) < 0).all()
+    navigation, article = rule.preference({"class_score": 0.1}, 90_000), rule.preference({"class_score": 0.8}, 3_000)
+    assert article > navigation > rule.preference({}, 10**9) > rule.preference({"class_score": None}, 3_000)
+    alike = [rule.preference({"class_score": s}, n) for s, n in ((0.99997, 400), (0.99999, 300))]
+    assert alike[0] > alike[1]
 
 
 def test_preferences_sort_as_numbers_and_runs_come_first():
