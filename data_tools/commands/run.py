@@ -44,9 +44,8 @@ class Run:
             raise JaxptError(f"--workdir={self.workdir} must be a local folder; its input may be remote")
         pipeline = load(Pipeline, self.config, overrides)
         if pipeline.tokenizer and not Path(pipeline.tokenizer).exists():  # known before hours of cleaning
-            raise JaxptError(
-                f"config.tokenizer={pipeline.tokenizer} {absent_model(pipeline.tokenizer)}; give --config.tokenizer=PATH"
-            )
+            why = absent_model(pipeline.tokenizer)
+            raise JaxptError(f"config.tokenizer={pipeline.tokenizer} {why}; give --config.tokenizer=PATH")
         steps = plan(pipeline, self.workdir)
         rows = [(s.name, state(s, self.workdir), f"jaxpt-data {s.command} {' '.join(s.argv)}") for s in steps]
         print(table(["step", "state", "command"], rows))
