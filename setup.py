@@ -54,7 +54,6 @@ EXTRAS = {
     "tfds": ["tensorflow-datasets>=4.9.9,<5", "importlib_resources>=6,<8"],
     "kenlm": ["kenlm>=0.3,<0.4"],
     "ray": ["ray>=2.50,<3"],
-    "eval": ["lm_eval>=0.4.9,<0.5"],
     "dev": [
         "pytest>=8,<10",
         "pytest-xdist>=3.6,<4",

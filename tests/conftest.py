@@ -7,6 +7,8 @@ compiled (other tests, other processes and the next run find it there: another q
 
 import gc
 import os
+import re
+from collections import Counter
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -23,6 +25,23 @@ import pytest
 from tests.interop.opened import watch
 
 SHARED = Path(os.environ.get("JAXPT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+
+EXTRAS = {  # which extra has a module that a test may lack
+    **dict.fromkeys(("torch", "transformers"), "parity"),
+    **{"ray": "ray", "tensorflow_datasets": "tfds", "kenlm": "kenlm", "libtpu": "tpu"},
+    **dict.fromkeys(("daft", "fasttext", "ftfy", "numba", "py3langid", "rjieba", "resiliparse", "datasketch"), "data"),
+}
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Says in one line for each reason how many tests were skipped, and which extra they need where that is why."""
+    reasons = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", ()))
+    for reason, count in sorted(reasons.items()):
+        missing = re.search(r"[Nn]o module named '(\w+)|could not import '(\w+)", reason)
+        extra = EXTRAS.get(missing[1] or missing[2], "") if missing else ""
+        way_out = f"; .venv/bin/pip install -e '.[{extra}]'" if extra else ""
+        terminalreporter.line(f"skipped {count}: {' '.join(reason.removeprefix('Skipped: ').split())}{way_out}")
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from jaxpt.cli.terminal import table
 from jaxpt.config.choice import option
 from jaxpt.config.file import load
 from jaxpt.errors import JaxptError
+from jaxpt.files.absent import absent_model
 from jaxpt.files.lock import Lock, inside
 
 HELP = "run a whole pipeline: every step of a config, those done already left as they are"
@@ -41,7 +42,11 @@ class Run:
         """
         if storage.is_remote(self.workdir):
             raise JaxptError(f"--workdir={self.workdir} must be a local folder; its input may be remote")
-        steps = plan(load(Pipeline, self.config, overrides), self.workdir)
+        pipeline = load(Pipeline, self.config, overrides)
+        if pipeline.tokenizer and not Path(pipeline.tokenizer).exists():  # known before hours of cleaning
+            why = absent_model(pipeline.tokenizer)
+            raise JaxptError(f"config.tokenizer={pipeline.tokenizer} {why}; give --config.tokenizer=PATH")
+        steps = plan(pipeline, self.workdir)
         rows = [(s.name, state(s, self.workdir), f"jaxpt-data {s.command} {' '.join(s.argv)}") for s in steps]
         print(table(["step", "state", "command"], rows))
         if self.dry_run:

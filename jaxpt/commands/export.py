@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from jaxpt import api
 from jaxpt.bundles import open_bundle
@@ -38,6 +39,8 @@ def main(argv: Sequence[str]) -> int:
     kind = api.kind_of(args.source)
     if kind == "hugging_face":
         raise JaxptError(f"--from={args.source} is a Hugging Face directory already; import it first to change it")
+    if Path(args.target).exists():
+        raise JaxptError(f"--to={args.target} exists; remove it or choose another path")
     held = None if kind == "bundle" else api.load(args.source)  # a checkpoint is verified, hence read, as a whole
     facts = open_bundle(args.source) if held is None else held
     form = export_form(facts.config, facts.lineage, args.family)

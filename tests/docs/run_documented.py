@@ -23,13 +23,13 @@ from jaxpt import cli
 from tests.docs import folder
 
 FILLED = ("runs", "data", "packed")  # folders in which pages write beside what is there
-WRITTEN = re.compile(r"--(?:output|to|workdir|store|model|pictures)=(\S+)")
+WRITTEN = re.compile(r"--(?:output|to|workdir|store|pictures)=(\S+)|--train=.* --model=(\S+)")
 
 
 def page_folder(base: Path, target: Path, commands: list[str]) -> None:
     """A folder with all that the base has, but for what the page's own commands make."""
-    made = {path for c in commands if "--from_step" not in c and " report " not in c for path in WRITTEN.findall(c)}
-    made -= {path for c in commands if " --input" in c or " --prompt" in c for path in re.findall(r"--model=(\S+)", c)}
+    writing = [c for c in commands if "--from_step" not in c and " report " not in c]
+    made = {path for c in writing for groups in WRITTEN.findall(c) for path in groups}
     made -= {"runs/quickstart"}  # made once
     target.mkdir()
     for entry in sorted(base.iterdir()):
