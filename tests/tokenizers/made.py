@@ -173,5 +173,10 @@ def directories(folder, bpe, qwen, model):
             write_json(folder / "m", bpe, {**fast, "eos_token": "<|im_end|>", "bos_token": "<|endoftext|>"}),
             "PreTrainedTokenizerFast",
         ),
+        (
+            "a json whose token is told otherwise beside it",
+            write_json(folder / "o", bpe, {**fast, "added_tokens_decoder": decoder(0, CHAT[:1], lstrip=True)}),
+            "PreTrainedTokenizerFast",
+        ),
         ("a json of a bare class", write_json(folder / "n", qwen, QWEN), "Qwen2Tokenizer"),
     ]
