@@ -74,13 +74,9 @@ class HuggingFaceTokenizer(Tokenizer):
         asked = self.settings.get("add_bos_token")
         if self.bos_id is None or isinstance(asked, bool):
             return self.bos_id is not None and bool(asked)
-        return self.ends()[0]
-
-    def ends(self) -> tuple[bool, bool]:
-        """Returns whether the post-processor puts BOS before and EOS behind a text."""
         plain = self._inner.encode("a", add_special_tokens=False).ids
         ids = self._inner.encode("a", add_special_tokens=True).ids
-        return len(ids) > len(plain) and ids[0] == self.bos_id, len(ids) > len(plain) and ids[-1] == self.eos_id
+        return ids[: len(plain) + 1] == [self.bos_id, *plain]
 
     def as_read_before(self) -> Tokenizer:
         """As `Tokenizer.as_read_before`."""

@@ -167,6 +167,16 @@ def directories(folder, bpe, qwen, model):
             spm(model, folder / "k", {**fast, "added_tokens_decoder": base | decoder(k)}),
             "PreTrainedTokenizerFast",
         ),
+        (
+            "a .model without legacy, added",
+            spm(model, folder / "p", {**fast, "legacy": False, "added_tokens_decoder": base | decoder(k)}),
+            "PreTrainedTokenizerFast",
+        ),
+        (
+            "a RoBERTa that begins with another token than its BOS",
+            write_slow(folder / "q", roberta, {"tokenizer_class": "RobertaTokenizer", "bos_token": "<mask>"}),
+            "RobertaTokenizer",
+        ),
         ("a json, added", write_json(folder / "l", bpe, told), "PreTrainedTokenizerFast"),
         (
             "a json, an eos it lacks",

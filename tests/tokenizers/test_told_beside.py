@@ -43,7 +43,7 @@ def model(tmp_path_factory):
     return train_sentencepiece(tmp_path_factory.mktemp("model"))
 
 
-@pytest.mark.parametrize("case", range(15))
+@pytest.mark.parametrize("case", range(17))
 @pytest.mark.parity
 @pytest.mark.skipif(find_spec("transformers") is None, reason="needs transformers: install jaxpt[parity]")
 def test_every_form_is_built_as_transformers_builds_it(bpe, qwen, model, tmp_path, case):
