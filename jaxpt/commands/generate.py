@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--top_k", type=int, default=0, help="keep the k likeliest tokens; 0: all")
     parser.add_argument("--top_p", type=float, default=1.0, help="keep the likeliest tokens of this probability")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--no_bos", action="store_true", help="do not begin the prompt with BOS")
+    parser.add_argument("--no_bos", action="store_true", help="no BOS, also where the tokenizer puts one first")
     parser.add_argument("--dtype", default="float32", help="compute dtype: float32 or bfloat16")
     args = parser.parse_args(list(argv))
     if args.max_new_tokens < 1:

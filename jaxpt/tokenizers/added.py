@@ -13,12 +13,13 @@ _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 def add_told_tokens(
     inner: Tokenizer, settings: Mapping[str, Any], added: Mapping[str, int], name: str | None, where: str
-) -> bool:
-    """Adds to `inner` what the files beside it tell; returns whether that changed it.
+) -> None:
+    """Adds to `inner` what the files beside it tell.
 
     As transformers does: first the tokens of `added_tokens_decoder` (or `added_tokens.json`) by their ids, then the
-    special tokens that are named and are no added tokens yet. The library gives ids of its own, one after the other;
-    a token whose id it would change is refused, for the model knows it by the id it was told with.
+    special tokens that are named and are no added tokens yet. What `added_tokens_decoder` says of a token that is there
+    holds. The library gives ids of its own, one after the other; a token whose id it would change is refused, for the
+    model knows it by the id it was told with.
 
     Args:
         inner: changed in place.
@@ -33,22 +34,21 @@ def add_told_tokens(
     named = [t for t in special_texts(settings, name).values() if t is not None]
     told = told_tokens(settings, added, {*named, *_extra(settings)}, where)
     there = {t.content for t in inner.get_added_tokens_decoder().values()}
-    tokens = {t.content: t for _, t in sorted(told.items())}
+    if "added_tokens_decoder" in settings:
+        there -= {t.content for t in told.values()}
+    tokens = {t.content: t for _, t in sorted(told.items(), key=lambda item: item[0])}
     for text in named:
         if text in tokens:
             tokens[text].special = True
     for token in [*_special(settings, named), *_further(settings)]:
         tokens.setdefault(token.content, token)
-    before = inner.get_vocab_size(with_added_tokens=True)
-    new = [t for t in tokens.values() if t.content not in there]
-    inner.add_tokens(new)
+    inner.add_tokens([t for t in tokens.values() if t.content not in there])
     for i, token in told.items():
         if (got := inner.token_to_id(token.content)) != i:
             raise JaxptError(
                 f"{where}: {token.content!r} was added beside it with the id {i}, the library gives it {got}; correct "
                 f"the id, or fetch the directory again"
             )
-    return bool(new) or inner.get_vocab_size(with_added_tokens=True) != before
 
 
 def told_tokens(

@@ -33,8 +33,14 @@ def read_proto(model: Path) -> Any:
     return proto
 
 
-def as_sentencepiece_splits(proto: Any) -> tokenizers.Tokenizer:
-    """Returns a tokenizer that encodes as SentencePiece does (transformers 5, `build_tokenizer_from_spm_proto`)."""
+def as_sentencepiece_splits(proto: Any, legacy: bool = True) -> tokenizers.Tokenizer:
+    """Returns a tokenizer that encodes as SentencePiece does (transformers 5, `build_tokenizer_from_spm_proto`).
+
+    Args:
+        proto: of the model.
+        legacy: every part of a text between added tokens gets a space, as the model puts one before a text; False: only
+            the first part, where it does not begin with one.
+    """
     spec = proto.normalizer_spec
     inner = tokenizers.Tokenizer(_bpe(proto) if proto.trainer_spec.model_type == BPE else _unigram(proto))
     steps: list[Any] = []
@@ -44,12 +50,15 @@ def as_sentencepiece_splits(proto: Any) -> tokenizers.Tokenizer:
         steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
     if spec.escape_whitespaces:
         steps.append(normalizers.Replace(" ", "▁"))
-    if spec.add_dummy_prefix:  # Metaspace leaves it out where a text begins with one already, SentencePiece does not
+    if (
+        spec.add_dummy_prefix and legacy
+    ):  # Metaspace leaves it out where a text begins with one already, SentencePiece does not
         steps.append(normalizers.Replace(Regex(r"\A▁"), "▁▁"))
     inner.normalizer = normalizers.Sequence(steps)
     splits: list[Any] = []
     if spec.add_dummy_prefix:
-        splits.append(pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=False))
+        scheme = "always" if legacy else "first"
+        splits.append(pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme, split=False))
     if own := [p.piece for p in proto.pieces if p.type == USER_DEFINED]:  # whole, and never merged
         pattern = "|".join(re.escape(p) for p in sorted(own, key=len, reverse=True))
         splits.append(pre_tokenizers.Split(Regex(pattern), behavior="isolated"))
@@ -71,10 +80,12 @@ def as_llama_splits(proto: Any, settings: Mapping[str, Any], model: Path) -> tok
         model: the file, for errors.
 
     Raises:
-        JaxptError: not BPE.
+        JaxptError: not BPE with bytes for unknown characters, which transformers would drop.
     """
     if proto.trainer_spec.model_type != BPE:
         raise JaxptError(f"{model} is a unigram model, a LlamaTokenizer is BPE; set its tokenizer_class")
+    if not proto.trainer_spec.byte_fallback:
+        raise JaxptError(f"{model} has no pieces for bytes, a LlamaTokenizer needs them; set its tokenizer_class")
     prefix = settings.get("add_prefix_space") is not False
     scheme = "never" if not prefix else "always" if settings.get("legacy") is True else "first"
     inner = tokenizers.Tokenizer(_bpe(proto))

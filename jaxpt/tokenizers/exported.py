@@ -71,22 +71,18 @@ def splits_alike(files: Mapping[str, bytes], model_type: object) -> bool:
 
 
 def _set_ends(inner: tokenizers.Tokenizer, tokenizer: Tokenizer) -> None:
-    """Lets the post-processor put BOS where jaxpt puts it, and EOS as `add_eos_token` says, else as before."""
-    has = HuggingFaceTokenizer(inner, tokenizer.files, {}, PLAIN[0])
-    has.bos_id, has.eos_id = tokenizer.bos_id, tokenizer.eos_id
-    now = has.ends()
-    asked = tokenizer.settings.get("add_eos_token")
-    wanted = (tokenizer.adds_bos, asked if isinstance(asked, bool) else now[1])
-    if now == wanted:
+    """Lets the post-processor put around a text what jaxpt puts around a prompt: BOS or nothing, and no EOS."""
+    plain = inner.encode("a", add_special_tokens=False).ids
+    wanted = [*([tokenizer.bos_id] if tokenizer.adds_bos else []), *plain]
+    if inner.encode("a", add_special_tokens=True).ids == wanted:
         return
-    bos, eos = tokenizer.special_texts["bos_token"], tokenizer.special_texts["eos_token"]
-    first = [f"{bos}:0"] if wanted[0] else []
-    last = [f"{eos}:0"] if wanted[1] and eos else []
-    ends = {bos: tokenizer.bos_id} if wanted[0] else {}
-    ends |= {eos: tokenizer.eos_id} if last else {}
-    single = " ".join([*first, "$A:0", *last])
-    pair = " ".join([single, *(t.replace(":0", ":1") for t in first), "$B:1", *(t.replace(":0", ":1") for t in last)])
-    inner.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=list(ends.items()))
+    bos = tokenizer.special_texts["bos_token"]
+    first = [bos] if tokenizer.adds_bos else []
+    inner.post_processor = processors.TemplateProcessing(
+        single=[*first, "$A"],
+        pair=[*first, "$A", *(f"{t}:1" for t in first), "$B:1"],
+        special_tokens=[(bos, tokenizer.bos_id)] if first else [],
+    )
 
 
 def _config(
@@ -103,6 +99,7 @@ def _config(
         **named,
         "added_tokens_decoder": added,
         "add_bos_token": tokenizer.adds_bos,
+        "add_eos_token": False,
         "tokenizer_class": PLAIN[0],
     }
     return told

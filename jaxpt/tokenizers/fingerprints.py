@@ -26,7 +26,7 @@ def fingerprint(tokenizer: "Tokenizer") -> str:
     One tokenizer stored in two formats has one fingerprint.
     """
     named = [tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, tokenizer.unk_id]
-    special = {i: (text, flags) for i, text, flags in tokenizer.control_tokens()}
+    special = {i: (text, flags) for i, text, flags in tokenizer.special_tokens()}
     special |= {i: (tokenizer.piece(i), ()) for i in named if i is not None and i not in special}
     pieces = _pieces(tokenizer)
     facts = {
@@ -95,8 +95,8 @@ def earlier_names(tokenizer: "Tokenizer") -> list[str]:
 
 def same_tokens(a: "Tokenizer", b: "Tokenizer") -> bool:
     """Whether two tokenizers give every text the same ids, as far as the probes show; `bos_id` and such may differ."""
-    pieces, special = _pieces(b), b.control_tokens()
-    if _pieces(a) != pieces or a.control_tokens() != special:
+    pieces, special = _pieces(b), b.special_tokens()
+    if _pieces(a) != pieces or a.special_tokens() != special:
         return False
     texts = _texts(pieces, [i for i, _, _ in special])
     return _ids(a, texts) == _ids(b, texts)

@@ -12,7 +12,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from jaxpt.errors import JaxptError
 from jaxpt.tokenizers.classes import special_texts
-from jaxpt.tokenizers.interface import FLAGS, ControlToken, Tokenizer
+from jaxpt.tokenizers.interface import FLAGS, SpecialToken, Tokenizer
 
 # Looked for where no tokenizer_config.json names the special tokens.
 _USUAL = {
@@ -63,8 +63,8 @@ class HuggingFaceTokenizer(Tokenizer):
         names = (unk,) if unk else _USUAL[name]
         return next((i for n in names if (i := self._inner.token_to_id(n)) is not None), None)
 
-    def control_tokens(self) -> list[ControlToken]:
-        """As `Tokenizer.control_tokens`: the added tokens that are special."""
+    def special_tokens(self) -> list[SpecialToken]:
+        """As `Tokenizer.special_tokens`: the added tokens that are special."""
         added = sorted(self._inner.get_added_tokens_decoder().items())
         return [(i, t.content, tuple(f for f in FLAGS if getattr(t, f))) for i, t in added if t.special]
 
@@ -74,13 +74,9 @@ class HuggingFaceTokenizer(Tokenizer):
         asked = self.settings.get("add_bos_token")
         if self.bos_id is None or isinstance(asked, bool):
             return self.bos_id is not None and bool(asked)
-        return self.ends()[0]
-
-    def ends(self) -> tuple[bool, bool]:
-        """Returns whether the post-processor puts BOS before and EOS behind a text."""
         plain = self._inner.encode("a", add_special_tokens=False).ids
         ids = self._inner.encode("a", add_special_tokens=True).ids
-        return len(ids) > len(plain) and ids[0] == self.bos_id, len(ids) > len(plain) and ids[-1] == self.eos_id
+        return ids[: len(plain) + 1] == [self.bos_id, *plain]
 
     def as_read_before(self) -> Tokenizer:
         """As `Tokenizer.as_read_before`."""

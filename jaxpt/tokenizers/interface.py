@@ -12,7 +12,7 @@ from jaxpt.errors import JaxptError, nearest
 from jaxpt.tokenizers import fingerprints
 from jaxpt.tokenizers.templates import DEFAULT, named_templates, template_for
 
-ControlToken = tuple[int, str, tuple[str, ...]]  # id, text, and which of `FLAGS` it has
+SpecialToken = tuple[int, str, tuple[str, ...]]  # id, text, and which of `FLAGS` it has
 FLAGS = ("lstrip", "rstrip", "single_word")
 
 
@@ -55,7 +55,7 @@ class Tokenizer(ABC):
         """Decodes ids of the vocabulary."""
 
     @abstractmethod
-    def control_tokens(self) -> list[ControlToken]:
+    def special_tokens(self) -> list[SpecialToken]:
         """Returns the tokens that steer a model and are no text, by id."""
 
     @property
@@ -111,7 +111,7 @@ class Tokenizer(ABC):
         Raises:
             JaxptError: it is not made of the tokenizer's control tokens.
         """
-        known = {content: i for i, content, _ in self.control_tokens()}
+        known = {content: i for i, content, _ in self.special_tokens()}
         known |= {self.token_text(i): i for i in (self.bos_id, self.eos_id, self.pad_id) if i is not None}
         ids: list[int] = []
         left = text

@@ -103,7 +103,10 @@ def _from_sentencepiece(model: Path, files: list[Path], settings: dict[str, Any]
         raise JaxptError(
             f"{model}: tokens were added beside it, and it has no exact tokenizer.json; {_convert(folder)}"
         )
-    inner = as_llama_splits(proto, settings, model) if name == "LlamaTokenizer" else plain.inner
+    if name == "LlamaTokenizer":
+        inner = as_llama_splits(proto, settings, model)
+    else:
+        inner = as_sentencepiece_splits(proto, settings.get("legacy") is not False)
     settings = {"add_bos_token": True, **tokenizer.own_special(), **settings}
     add_told_tokens(inner, settings, _json(folder / "added_tokens.json"), name, str(model))
     return HuggingFaceTokenizer(inner, files, settings, name)

@@ -10,7 +10,7 @@ import numpy as np
 from sentencepiece import SentencePieceProcessor
 
 from jaxpt.errors import JaxptError
-from jaxpt.tokenizers.interface import ControlToken, Tokenizer
+from jaxpt.tokenizers.interface import SpecialToken, Tokenizer
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -48,8 +48,8 @@ class SentencePieceTokenizer(Tokenizer):
         """Returns the vocabulary entry of an id, as stored; an empty string for an id that has none."""
         return self._model.id_to_piece(i) if 0 <= i < self.vocab_size else ""
 
-    def control_tokens(self) -> list[ControlToken]:
-        """As `Tokenizer.control_tokens`; the piece of the unknown is one."""
+    def special_tokens(self) -> list[SpecialToken]:
+        """As `Tokenizer.special_tokens`; the piece of the unknown is one."""
         model, size = self._model, self.vocab_size
         return [(i, model.id_to_piece(i), ()) for i in range(size) if model.is_control(i) or model.is_unknown(i)]
 

@@ -167,10 +167,25 @@ def directories(folder, bpe, qwen, model):
             spm(model, folder / "k", {**fast, "added_tokens_decoder": base | decoder(k)}),
             "PreTrainedTokenizerFast",
         ),
+        (
+            "a .model without legacy, added",
+            spm(model, folder / "p", {**fast, "legacy": False, "added_tokens_decoder": base | decoder(k)}),
+            "PreTrainedTokenizerFast",
+        ),
+        (
+            "a RoBERTa that begins with another token than its BOS",
+            write_slow(folder / "q", roberta, {"tokenizer_class": "RobertaTokenizer", "bos_token": "<mask>"}),
+            "RobertaTokenizer",
+        ),
         ("a json, added", write_json(folder / "l", bpe, told), "PreTrainedTokenizerFast"),
         (
             "a json, an eos it lacks",
             write_json(folder / "m", bpe, {**fast, "eos_token": "<|im_end|>", "bos_token": "<|endoftext|>"}),
+            "PreTrainedTokenizerFast",
+        ),
+        (
+            "a json whose token is told otherwise beside it",
+            write_json(folder / "o", bpe, {**fast, "added_tokens_decoder": decoder(0, CHAT[:1], lstrip=True)}),
             "PreTrainedTokenizerFast",
         ),
         ("a json of a bare class", write_json(folder / "n", qwen, QWEN), "Qwen2Tokenizer"),

@@ -41,15 +41,13 @@ def agrees(tokenizer, folder, texts=TEXTS):
         want = theirs(text).input_ids
         if want[:2] == [again.bos_id] * 2 and again.adds_bos:  # a text that begins with BOS gets a second one there
             want = want[1:]
-        if again.ends()[1]:  # RoBERTa ends a text too, which a prompt is not
-            want = want[:-1]
         assert ids == want, text
     for name in ("bos", "eos", "pad", "unk"):
         assert getattr(tokenizer, f"{name}_id") == getattr(again, f"{name}_id") == getattr(theirs, f"{name}_token_id")
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
-@pytest.mark.parametrize("case", range(14))
+@pytest.mark.parametrize("case", range(17))
 @pytest.mark.parity
 @pytest.mark.skipif(find_spec("transformers") is None, reason="needs transformers: install jaxpt[parity]")
 def test_every_form_goes_out_as_one_that_transformers_reads_alike(bpe, model, tmp_path, case, kind):
@@ -57,7 +55,7 @@ def test_every_form_goes_out_as_one_that_transformers_reads_alike(bpe, model, tm
     tokenizer = load(directory)
     folder = out(tokenizer, tmp_path / "out", kind)
     alike = splits_alike(exported_files(tokenizer), kind)
-    assert alike is (kind == "llama" or case in (2, 3, 4, 13)), "transformers has one splitting for every Qwen 2 model"
+    assert alike is (kind == "llama" or case in (2, 3, 4, 16)), "transformers has one splitting for every Qwen 2 model"
     if alike:
         agrees(tokenizer, folder)
     else:

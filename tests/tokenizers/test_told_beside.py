@@ -43,7 +43,7 @@ def model(tmp_path_factory):
     return train_sentencepiece(tmp_path_factory.mktemp("model"))
 
 
-@pytest.mark.parametrize("case", range(14))
+@pytest.mark.parametrize("case", range(17))
 @pytest.mark.parity
 @pytest.mark.skipif(find_spec("transformers") is None, reason="needs transformers: install jaxpt[parity]")
 def test_every_form_is_built_as_transformers_builds_it(bpe, qwen, model, tmp_path, case):
@@ -52,13 +52,13 @@ def test_every_form_is_built_as_transformers_builds_it(bpe, qwen, model, tmp_pat
     name, directory, kind = directories(tmp_path, bpe, qwen, model)[case]
     ours, theirs = load(directory), getattr(transformers, kind).from_pretrained(directory)
     for text in TEXTS:
-        ids = ours.encode_with_offsets([text])[0][0].tolist()
+        ids = ours.encode_prompt(text, bos=False)
         assert ids == theirs(text, add_special_tokens=False).input_ids, (name, text)
     for special in ("bos", "eos", "pad", "unk"):
         assert getattr(ours, f"{special}_id") == getattr(theirs, f"{special}_token_id"), (name, special)
     assert ours.vocab_size == len(theirs), name
     special = [t.content for _, t in sorted(theirs.added_tokens_decoder.items()) if t.special]
-    assert [text for _, text, _ in ours.control_tokens()] == special, name
+    assert [text for _, text, _ in ours.special_tokens()] == special, name
 
 
 @pytest.mark.parametrize("name", list(CLASSES))
@@ -129,7 +129,7 @@ def test_the_fingerprint_tells_special_tokens_and_splitting_apart(tmp_path):
     inner = train_bpe(split=qwen2_split(), special=CHAT)
     right, wrong = right_and_wrong(tmp_path, inner)
     probe = "It's 1234567"
-    wrong_ids, right_ids = ([int(i) for i in t.encode_with_offsets(["<|im_end|>"])[0][0]] for t in (wrong, right))
+    wrong_ids, right_ids = (t.encode_prompt("<|im_end|>", bos=False) for t in (wrong, right))
     assert (len(right_ids), len(wrong_ids) > 1) == (1, True)
     assert right.fingerprint != wrong.fingerprint, probe
     assert load(right.files[0]).fingerprint == load(tmp_path / "right").fingerprint == right.fingerprint
