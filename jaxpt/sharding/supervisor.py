@@ -128,9 +128,8 @@ class _Supervisor:
 
     @contextlib.contextmanager
     def _handling(self) -> Iterator[None]:
-        before = {number: signal.getsignal(number) for number in (*NAMES, *PASSED_ON)}
-        for number in before:
-            signal.signal(number, self._on_signal)
+        wanted = [n for n in (*NAMES, *PASSED_ON) if signal.getsignal(n) != signal.SIG_IGN]
+        before = {number: signal.signal(number, self._on_signal) for number in wanted}
         try:
             yield
         finally:

@@ -15,8 +15,6 @@ from jaxpt.training.interrupt import Interrupt
 
 def stepping(wanted):
     """Counts steps until all processes agree to stop, or to the end; returns the exit code."""
-    if wanted.get("handler"):
-        signal.signal(signal.SIGTERM, lambda number, frame: None)
     with Interrupt(Path("nowhere")) as interrupt:
         for step in range(wanted["steps"]):
             time.sleep(0.01)
@@ -34,6 +32,8 @@ def main():
         if "coordinator" in wanted:
             join(wanted["coordinator"], 2, wanted["process"], silence=300)
             watch.begin()
+        if wanted.get("handler"):
+            signal.signal(signal.SIGTERM, lambda number, frame: None)
         print("child", os.getpid(), os.isatty(1), os.isatty(2), signal.getsignal(signal.SIGINT).name, flush=True)
         if "steps" in wanted:
             return stepping(wanted)
