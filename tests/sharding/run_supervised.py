@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from jaxpt.commands import train
 from jaxpt.errors import JaxptError
 from jaxpt.sharding import join
 from jaxpt.sharding.supervisor import supervised
@@ -35,6 +36,8 @@ def main():
         if wanted.get("handler"):
             signal.signal(signal.SIGTERM, lambda number, frame: None)
         print("child", os.getpid(), os.isatty(1), os.isatty(2), signal.getsignal(signal.SIGINT).name, flush=True)
+        if "newest" in wanted:
+            print("start", Path(train._same_everywhere(wanted["newest"])).name)
         if "steps" in wanted:
             return stepping(wanted)
         if "mistake" in wanted:
