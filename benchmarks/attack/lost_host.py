@@ -17,6 +17,7 @@ from benchmarks.attack.room import Room, drop
 from benchmarks.attack.victims import Victims
 
 LIMIT = 5  # seconds until a process counts as lost, where the code under attack has such a limit
+HANG = 200.0  # seconds until two processes count as hanging
 SHAPE = ("--config.stages[0].duration=40 steps", "--config.sources.a.repeat=9", "--config.sources.b.repeat=9")
 SAID = re.compile(r"process \d of 2.* is missing since \d\d:\d\d:\d\d; .*start all processes again")
 
@@ -26,14 +27,13 @@ def attack(room: Room) -> list[Trial]:
     has_limit = "lost_after" in room.children.call(["command", "jaxpt", "train", "--help-config=sharding"]).out
     shape = (*SHAPE, *[f"--config.sharding.lost_after={LIMIT}"] * has_limit)
     place = room.place()
-    for running in (both := two(room, place, shape)):
-        if (outcome := running.wait()).code:
+    for running in two(room, place, shape):
+        if (outcome := running.wait(HANG)).code:
             raise SystemExit(f"two undisturbed processes fail: {outcome.text[-2000:]}")
-    assert both
     answer = room.children.call(JOBS["train"].answer(place)).answer
     drop(place)
-    ways = list(itertools.product((0, 1), (signal.SIGKILL, signal.SIGSTOP), (False, True)))
-    return [trial(room, shape, *ways[i % len(ways)], answer) for i in range(max(room.trials, len(ways)))]
+    ways = itertools.cycle(itertools.product((False, True), (signal.SIGKILL, signal.SIGSTOP), (0, 1)))
+    return [trial(room, shape, *way, answer) for way in itertools.islice(ways, room.trials)]
 
 
 def two(room: Room, place: Path, shape: tuple[str, ...]) -> list[Running]:
@@ -53,26 +53,26 @@ def call(victims: Victims, place: Path, shape: tuple[str, ...], address: str, in
     return victims.train(place / "run", *shape, *joined)
 
 
-def trial(room: Room, shape: tuple[str, ...], victim: int, number: signal.Signals, whole: bool, answer: Any) -> Trial:
+def trial(room: Room, shape: tuple[str, ...], whole: bool, number: signal.Signals, victim: int, answer: Any) -> Trial:
     """One trial: a process lost, the other judged; then both again, and their result compared."""
     place, moment = room.place(), room.rng.uniform(0, 2)
     which = f"{'coordinator' if victim == 0 else 'worker'}, {'all of it' if whole else 'what works'}"
     both = two(room, place, shape)
     begun = time.monotonic()
-    while not (place / "run" / "events.jsonl").exists() and time.monotonic() - begun < 60:
+    while not (place / "run" / "events.jsonl").exists() and time.monotonic() - begun < HANG:
         time.sleep(0.05)
     time.sleep(moment)
     lose(both[victim].pid, number, whole)
-    other = both[1 - victim].wait()
+    other = both[1 - victim].wait(HANG)
     if whole:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(both[victim].pid, signal.SIGKILL)
-    own = both[victim].wait()
+    own = both[victim].wait(HANG)
     verdict, reason = judged(other), f"exit {other.code} after {other.seconds:.0f} s: {other.reason}"
     if verdict in ("noticed", "harmless") and not whole and own.code not in (0, 75):
         verdict, reason = "silent", f"its own process: exit {own.code}: {own.reason}"
     if verdict in ("noticed", "harmless"):
-        again = [running.wait() for running in two(room, place, shape)]
+        again = [running.wait(HANG) for running in two(room, place, shape)]
         now = room.children.call(JOBS["train"].answer(place))
         if any(outcome.code for outcome in again):
             verdict, reason = "wrong refusal", " | ".join(outcome.reason for outcome in again)
