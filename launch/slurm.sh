@@ -16,6 +16,9 @@ sbatch [options of sbatch] launch/slurm.sh [ARGUMENTS OF jaxpt train]
 
 Submit it in the checkout. Every node must see the checkout, the sources and --workdir under the same path.
 Five minutes before the time limit SLURM sends SIGTERM: the run saves, exits with 75, and the job is queued again.
+A process that is killed, stopped or cut off is named by the others, in the job's log, within config.sharding.lost_after
+seconds (120): all end, with 75, and the job is queued again and goes on from the newest checkpoint. One that ends with an
+error ends all, and the job is not queued: mend what its output says, then submit the same command.
 
   JAXPT=COMMAND     default .venv/bin/jaxpt; for instance "apptainer exec --nv jaxpt.sif jaxpt"
   REQUEUE=0         do not queue again
@@ -34,10 +37,11 @@ command -v "${jaxpt[0]}" >/dev/null || fail "there is no ${jaxpt[0]}; submit it 
 # a compiled step is used again by the next start of the job
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}
 
+# every process ends by itself once one is lost; SLURM would kill the others before they have said so
 code=0
-srun --kill-on-bad-exit=1 "${jaxpt[@]}" train --coordinator=auto "$@" || code=$?
+srun --kill-on-bad-exit=0 --wait=600 "${jaxpt[@]}" train --coordinator=auto "$@" || code=$?
 if [ "$code" = 75 ] && [ "${REQUEUE:-1}" = 1 ]; then
-  echo "launch/slurm.sh: saved before the time limit; job $SLURM_JOB_ID is queued again"
+  echo "launch/slurm.sh: stopped (saved, or a process was lost: see above); job $SLURM_JOB_ID is queued again"
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

@@ -11,7 +11,7 @@ launch/tpu_vm.sh COMMAND --name=NAME --zone=ZONE [options] [-- ARGUMENTS OF jaxp
   mount    --bucket=BUCKET                  mount a bucket as ~/BUCKET on all workers (gcsfuse)
   train    -- --config=… --workdir=FOLDER   run `jaxpt train` on all workers at once
   logs                                      follow worker 0
-  stop                                      SIGTERM: the run saves a checkpoint, then exits with 75
+  stop                                      SIGTERM: the run saves within a few steps, then exits with 75
   fetch    --workdir=FOLDER [--to=FOLDER]   copy a run directory from worker 0 to here (default: the same folder)
   delete                                    give the TPU VM back
 
@@ -22,6 +22,9 @@ launch/tpu_vm.sh COMMAND --name=NAME --zone=ZONE [options] [-- ARGUMENTS OF jaxp
   launch/tpu_vm.sh mount --name=a --zone=us-west4-a --bucket=BUCKET
   launch/tpu_vm.sh train --name=a --zone=us-west4-a -- --config=configs/tiny.py:../BUCKET/web --workdir=../BUCKET/runs/a
   launch/tpu_vm.sh fetch --name=a --zone=us-west4-a --workdir=../BUCKET/runs/a --to=runs/a
+
+A worker that is lost is named in the logs of the others within config.sharding.lost_after seconds (120); all exit with 75.
+Then give the same train command again, after delete, create, install and mount where the TPU VM itself is gone.
 
 Commands start in the checkout, ~/jaxpt. A bucket for runs needs the hierarchical namespace: in others the renaming of
 folders, by which a checkpoint becomes whole, is not atomic.

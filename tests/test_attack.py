@@ -21,7 +21,9 @@ def room(tmp_path_factory):
     children.close()
 
 
-@pytest.mark.parametrize("kind", ["damage", "unreadable", "foreign", "archives"])
+@pytest.mark.parametrize(
+    "kind", ["damage", "unreadable", "foreign", "archives", pytest.param("lost_host", marks=pytest.mark.slow)]
+)
 def test_what_is_attacked_is_noticed_or_harmless(room, kind):
     trials = KINDS[kind](room)
     assert trials

@@ -1,4 +1,4 @@
-"""Attacks on what is written: flipped bits, signals, full disks, unreadable files, two writers, strangers' folders."""
+"""Attacks on what is written: flipped bits, signals, full disks, unreadable files, two writers, lost hosts, …"""
 
 import importlib
 from collections.abc import Callable
@@ -11,5 +11,6 @@ def _attack(module: str) -> Callable[[Any], Any]:
 
 NAMES = (
     "damage", "stops", "disks", "unreadable", "together", "not_finite", "restarts", "foreign", "archives",
+    "lost_host",
 )  # fmt: skip
 KINDS = {name: _attack(name) for name in NAMES}

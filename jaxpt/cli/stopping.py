@@ -43,7 +43,8 @@ class Requests:
     def __enter__(self) -> "Requests":
         self._handles = threading.current_thread() is threading.main_thread()
         if self._handles:
-            self._before = {number: signal.signal(number, self._on_signal) for number in NAMES}
+            wanted = [n for n in NAMES if signal.getsignal(n) != signal.SIG_IGN]  # as a shell does in the background
+            self._before = {number: signal.signal(number, self._on_signal) for number in wanted}
             self._read, self._write = os.pipe()
             os.set_blocking(self._write, False)
             self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
@@ -77,7 +78,7 @@ class Requests:
     def _listen(self) -> None:
         with open(self._read, "rb", buffering=0) as pipe:
             while numbers := pipe.read(1):
-                if numbers[0] in NAMES:
+                if numbers[0] in self._before:
                     self._count("thread", numbers[0])
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

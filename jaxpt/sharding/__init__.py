@@ -1,7 +1,7 @@
 """Mesh, rules from axis names to mesh axes, hosts."""
 
 from jaxpt.sharding.activations import constrain
-from jaxpt.sharding.hosts import check_join, join, on_first_process
+from jaxpt.sharding.hosts import check_join, join, on_first_process, text_of_first
 from jaxpt.sharding.mesh import MESH_AXES, check_axes, make_mesh
 from jaxpt.sharding.rules import RULES, batch_sharding, param_shardings, partition_specs
 
@@ -17,4 +17,5 @@ __all__ = [
     "on_first_process",
     "param_shardings",
     "partition_specs",
+    "text_of_first",
 ]

@@ -81,15 +81,20 @@ def on_first_process(action: Callable[[], None]) -> None:
             action()
         except Exception as error:
             failure = error
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        line = np.zeros(LONGEST, np.uint8)
-        if failure is not None:
-            text = (str(failure) or type(failure).__name__).encode()[:LONGEST]
-            line[: len(text)] = np.frombuffer(text, np.uint8)
-        text = multihost_utils.broadcast_one_to_all(line).astype(np.uint8).tobytes().rstrip(b"\0")
-        if text and failure is None:
-            raise JaxptError(text.decode(errors="replace"))
+    text = text_of_first("" if failure is None else str(failure) or type(failure).__name__)
     if failure is not None:
         raise failure
+    if text:
+        raise JaxptError(text)
+
+
+def text_of_first(text: str) -> str:
+    """Returns the text of process 0, cut to `LONGEST` bytes; all processes must call it at the same point."""
+    if jax.process_count() == 1:
+        return text
+    from jax.experimental import multihost_utils
+
+    sent, line = text.encode()[:LONGEST], np.zeros(LONGEST, np.uint8)
+    line[: len(sent)] = np.frombuffer(sent, np.uint8)
+    everywhere = multihost_utils.broadcast_one_to_all(line).astype(np.uint8).tobytes()
+    return everywhere.rstrip(b"\0").decode(errors="replace")

@@ -83,12 +83,17 @@ def _worked(work: Work, watch: Watch, program: str, limit: float) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException as error:
-        if isinstance(error, jax.errors.JaxRuntimeError):  # a computation over all processes may lack one
+        if _may_be_a_loss(error):
             say(f"{program}: a computation over all processes failed; looking for a process that is missing …")
             if watch.is_lost(limit + 3 * period(limit)):
                 time.sleep(LAST)  # the parent ends this process
         traceback.print_exc()
         return 1
+
+
+def _may_be_a_loss(error: BaseException) -> bool:
+    """Whether a computation failed, perhaps as it lacked a process; not for want of memory."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and not str(error).startswith("RESOURCE_EXHAUSTED")
 
 
 def _end_with(parent: int) -> None:
@@ -128,9 +133,8 @@ class _Supervisor:
 
     @contextlib.contextmanager
     def _handling(self) -> Iterator[None]:
-        before = {number: signal.getsignal(number) for number in (*NAMES, *PASSED_ON)}
-        for number in before:
-            signal.signal(number, self._on_signal)
+        wanted = [n for n in (*NAMES, *PASSED_ON) if signal.getsignal(n) != signal.SIG_IGN]
+        before = {number: signal.signal(number, self._on_signal) for number in wanted}
         try:
             yield
         finally:

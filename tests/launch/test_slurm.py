@@ -15,7 +15,7 @@ SCRIPT = ROOT / "launch" / "slurm.sh"
 
 # what SLURM does: every task gets the same command and its number, and the highest exit code is srun's
 SRUN = """#!/usr/bin/env bash
-[ "$1" = --kill-on-bad-exit=1 ] && shift
+while [ "${1#--}" != "$1" ]; do shift; done
 pids=() code=0
 for ((i = 0; i < SLURM_NTASKS; i++)); do
   SLURM_PROCID=$i SLURM_LOCALID=$i SLURM_STEP_NODELIST=localhost "$@" & pids+=($!)

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from jaxpt.commands import train
 from jaxpt.errors import JaxptError
 from jaxpt.sharding import join
 from jaxpt.sharding.supervisor import supervised
@@ -15,8 +16,6 @@ from jaxpt.training.interrupt import Interrupt
 
 def stepping(wanted):
     """Counts steps until all processes agree to stop, or to the end; returns the exit code."""
-    if wanted.get("handler"):
-        signal.signal(signal.SIGTERM, lambda number, frame: None)
     with Interrupt(Path("nowhere")) as interrupt:
         for step in range(wanted["steps"]):
             time.sleep(0.01)
@@ -34,7 +33,11 @@ def main():
         if "coordinator" in wanted:
             join(wanted["coordinator"], 2, wanted["process"], silence=300)
             watch.begin()
+        if wanted.get("handler"):
+            signal.signal(signal.SIGTERM, lambda number, frame: None)
         print("child", os.getpid(), os.isatty(1), os.isatty(2), signal.getsignal(signal.SIGINT).name, flush=True)
+        if "newest" in wanted:
+            print("start", Path(train._same_everywhere(wanted["newest"])).name)
         if "steps" in wanted:
             return stepping(wanted)
         if "mistake" in wanted:

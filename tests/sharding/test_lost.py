@@ -208,6 +208,22 @@ def test_with_a_handler_of_python_none_would_hear_of_it(start):  # the proof abo
 
 
 @pytest.mark.slow
+def test_all_start_from_the_checkpoint_that_the_first_process_finds(start, tmp_path):
+    for process, steps in enumerate(([5], [5, 10])):  # saved between the looks of two hosts
+        for step in steps:
+            folder = tmp_path / str(process) / "checkpoints" / str(step)
+            folder.mkdir(parents=True)
+            (folder / "_CHECKPOINT_METADATA").touch()
+    address = free_address()
+    both = [start(coordinator=address, process=i, code=0, newest=str(tmp_path / str(i))) for i in range(2)]
+    for code, printed in map(ended, both):
+        assert code == 0, printed
+        assert "start 5" in printed
+    code, printed = ended(start(code=0, newest=str(tmp_path / "1")))
+    assert "start 1" in printed  # alone, the run itself, whose newest is chosen when it is read
+
+
+@pytest.mark.slow
 def test_two_that_live_stay_together_for_longer_than_the_limit(start):  # the proof above can fail
     address = free_address()
     both = [start(coordinator=address, process=i, limit=LIMIT, code=0, seconds=2.5 * LIMIT) for i in range(2)]
