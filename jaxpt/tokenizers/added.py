@@ -12,7 +12,13 @@ _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 def add_told_tokens(
-    inner: Tokenizer, settings: Mapping[str, Any], added: Mapping[str, int], name: str | None, where: str
+    inner: Tokenizer,
+    settings: Mapping[str, Any],
+    added: Mapping[str, int],
+    name: str | None,
+    where: str,
+    *,
+    as_spelled: bool = False,
 ) -> None:
     """Adds to `inner` what the files beside it tell.
 
@@ -27,6 +33,7 @@ def add_told_tokens(
         added: of `added_tokens.json`, read where the settings have no `added_tokens_decoder`.
         name: the tokenizer's class, as from `class_name`.
         where: the file of the vocabulary, for errors.
+        as_spelled: tokens told with an id are looked for in the text itself, not in what a normaliser makes of it.
 
     Raises:
         JaxptError: a token that would get another id than it was told with, or is told in another form.
@@ -36,7 +43,8 @@ def add_told_tokens(
     there = {t.content for t in inner.get_added_tokens_decoder().values()}
     if "added_tokens_decoder" in settings:
         there -= {t.content for t in told.values()}
-    tokens = {t.content: t for _, t in sorted(told.items(), key=lambda item: item[0])}
+    in_order = [t for _, t in sorted(told.items(), key=lambda item: item[0])]
+    tokens = {t.content: _as_spelled(t) if as_spelled else t for t in in_order}
     for text in named:
         if text in tokens:
             tokens[text].special = True
@@ -76,6 +84,11 @@ def _special(settings: Mapping[str, Any], named: Sequence[str]) -> list[AddedTok
     """The named special tokens, with the flags that the settings give them."""
     flags = {v["content"]: v for n in NAMES if isinstance(v := settings.get(f"{n}_token"), Mapping) and "content" in v}
     return [_token({**flags.get(text, {}), "content": text, "special": True}, True, "") for text in named]
+
+
+def _as_spelled(token: AddedToken) -> AddedToken:
+    flags = {name: getattr(token, name) for name in _FLAGS}
+    return AddedToken(token.content, **{**flags, "normalized": False})
 
 
 def special_told(settings: Mapping[str, Any]) -> list[str]:

@@ -33,6 +33,11 @@ def read_proto(model: Path) -> Any:
     return proto
 
 
+def puts_a_space(proto: Any) -> bool:
+    """Whether the model puts a space before a text."""
+    return bool(proto.normalizer_spec.add_dummy_prefix)
+
+
 def as_sentencepiece_splits(proto: Any, legacy: bool = True) -> tokenizers.Tokenizer:
     """Returns a tokenizer that encodes as SentencePiece does (transformers 5, `build_tokenizer_from_spm_proto`).
 

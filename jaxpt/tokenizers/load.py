@@ -11,7 +11,7 @@ from jaxpt.files.absent import absent_model
 from jaxpt.files.digests import NAME, Digests, with_digests
 from jaxpt.tokenizers.added import add_told_tokens, special_told, told_tokens
 from jaxpt.tokenizers.classes import PLAIN, class_name, special_texts
-from jaxpt.tokenizers.convert import as_llama_splits, as_sentencepiece_splits, read_proto
+from jaxpt.tokenizers.convert import as_llama_splits, as_sentencepiece_splits, puts_a_space, read_proto
 from jaxpt.tokenizers.fingerprints import same_tokens
 from jaxpt.tokenizers.huggingface import HuggingFaceTokenizer, as_gpt2, read_json
 from jaxpt.tokenizers.interface import Tokenizer
@@ -108,7 +108,8 @@ def _from_sentencepiece(model: Path, files: list[Path], settings: dict[str, Any]
     else:
         inner = as_sentencepiece_splits(proto, settings.get("legacy") is not False)
     settings = {"add_bos_token": True, **tokenizer.own_special(), **settings}
-    add_told_tokens(inner, settings, _json(folder / "added_tokens.json"), name, str(model))
+    added, spelled = _json(folder / "added_tokens.json"), name != "LlamaTokenizer" and puts_a_space(proto)
+    add_told_tokens(inner, settings, added, name, str(model), as_spelled=spelled)
     return HuggingFaceTokenizer(inner, files, settings, name)
 
 

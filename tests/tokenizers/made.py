@@ -169,7 +169,7 @@ def directories(folder, bpe, qwen, model):
         ),
         (
             "a .model without legacy, added",
-            spm(model, folder / "p", {**fast, "legacy": False, "added_tokens_decoder": base | decoder(k)}),
+            spm(model, folder / "p", {**fast, "legacy": False}, added_tokens={t: k + i for i, t in enumerate(CHAT)}),
             "PreTrainedTokenizerFast",
         ),
         (
