@@ -10,7 +10,9 @@ from types import ModuleType
 from typing import Any, NamedTuple, NoReturn
 
 from jaxpt.errors import JaxptError, nearest
+from jaxpt.files.partial import user_line
 
+READER_GONE = 141  # as a shell counts a process that SIGPIPE ended
 OVERRIDE = ("--config.", "--noconfig.")  # how a flag begins that changes the config
 
 
@@ -131,7 +133,11 @@ def dispatch(
         choose: the command that a choice is, by its name: that of a file, or `package.module:Class` of the user's own.
 
     Returns:
-        The exit code: 0 done, 1 a mistake, reported in one line, 2 wrong usage, 130 interrupted.
+        The exit code: 0 done, 1 a mistake, reported in one line, 2 wrong usage, 130 interrupted, 141 where what reads
+        the output has ended.
+
+    Raises:
+        Exception: a fault of ours, or any with `--debug`.
     """
     modules = {m.name.rstrip("_").replace("_", "-"): m.name for m in pkgutil.iter_modules(commands.__path__)}
     args = list(sys.argv[1:] if argv is None else argv)
@@ -160,13 +166,38 @@ def dispatch(
         hint = nearest(name, modules) or f"; commands: {', '.join(sorted(modules))}"
         print(f"{program}: there is no command {name!r}{hint}", file=sys.stderr)
         return 2
+    return _run(f"{program} {name}", lambda: command(name).main(rest), debug)
+
+
+def _run(name: str, main: Callable[[], int], debug: bool) -> int:
+    """Runs a sub-command; returns its exit code, after one line about a mistake of the user's."""
     try:
-        return command(name).main(rest)
-    except (JaxptError, OSError) as error:
+        code = main()
+        sys.stdout.flush()
+        return code
+    except JaxptError as error:
         if debug:
             raise
-        print(f"{program} {name}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+        line = " ".join(str(error).split())
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            return READER_GONE
+        shown = user_line(error)
+        if debug or shown is None:
+            raise
+        line = shown
     except KeyboardInterrupt:
-        print(f"{program} {name}: interrupted", file=sys.stderr)
+        print(f"{name}: interrupted", file=sys.stderr)
         return 130
+    print(f"{name}: {line}", file=sys.stderr)
+    return 1
+
+
+def _reader_is_gone() -> bool:
+    """Whether nobody reads standard output any more (`… | head`), which then goes nowhere."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in its buffer
+        return True
+    return False

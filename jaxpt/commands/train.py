@@ -12,6 +12,7 @@ from jaxpt.checkpoints.newest import while_pruned
 from jaxpt.checkpoints.restoring import check_step
 from jaxpt.checkpoints.run_item import RunItem
 from jaxpt.cli.dispatch import Parser
+from jaxpt.cli.terminal import say
 from jaxpt.config.file import load
 from jaxpt.errors import JaxptError
 from jaxpt.files.lock import Lock, inside
@@ -104,7 +105,7 @@ def _train(config: RunConfig, workdir: Path, events: Sequence[Event], from_step:
     plan, start, tokenizer = open_plan(config, workdir, saved)
     # made here already, so that a mistake in mesh, optimizer or batch size is an error before anything is written
     optimizer = make_program(plan).optimizer
-    log = print if jax.process_index() == 0 else (lambda line: None)
+    log = say if jax.process_index() == 0 else (lambda line: None)
     feeds = Feeds(start.ledger if start else [], log)
     if saved or not finished_steps(workdir):
         feeds.check(continued(plan, saved) if saved else plan, saved)
@@ -115,9 +116,9 @@ def _train(config: RunConfig, workdir: Path, events: Sequence[Event], from_step:
         lock.acquire(take_over)
         for line in run_directory.prepare(workdir, config, plan.model, tokenizer, start.lineage if start else []):
             print(line)
-        extra = max(make_extra(stage.config.objective, stage.model).nbytes for stage in plan.stages)
-        check_disk(workdir, plan.model, optimizer, config.checkpoint.keep, extra)
 
+    extra = max(make_extra(stage.config.objective, stage.model).nbytes for stage in plan.stages)
+    on_first_process(lambda: check_disk(workdir, plan.model, optimizer, config.checkpoint.keep, extra))
     with lock:
         on_first_process(open_workdir)
         _introduce(plan, start)
