@@ -2,17 +2,16 @@
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
-from jaxpt.files.partial import writes
+from jaxpt.files.partial import whole_file
 
 
 def digest(text: str) -> str:
@@ -51,15 +50,8 @@ def new_file(path: str | Path) -> Iterator[Path]:
             fs.put_file(str(file), inner)
         return
     target = Path(path)
-    temporary = target.with_name(target.name + ".tmp")
-    with writes(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield temporary
-            os.replace(temporary, target)
-        finally:
-            with suppress(OSError):  # what failed is told by its own error
-                temporary.unlink(missing_ok=True)
+    with whole_file(target, target.with_name(target.name + ".tmp")) as temporary:
+        yield temporary
 
 
 def write_json(path: str | Path, value: Any) -> None:

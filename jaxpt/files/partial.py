@@ -8,7 +8,7 @@ import re
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from jaxpt.errors import JaxptError
@@ -64,6 +64,23 @@ def writes(target: Path | str) -> Iterator[None]:
         raise storage_error(Path(target), error) from error
 
 
+@contextmanager
+def whole_file(target: Path, temporary: Path) -> Iterator[Path]:
+    """Gives `temporary` to write, which becomes `target` when the block ends well; else nothing is left of it.
+
+    Raises:
+        JaxptError: the disk is full, or the file cannot be written.
+    """
+    with writes(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            os.replace(temporary, target)
+        finally:
+            with suppress(OSError):  # what failed is told by its own error
+                temporary.unlink(missing_ok=True)
+
+
 def storage_error(target: Path, error: Exception) -> JaxptError:
     """Returns the line about a write that failed: a full disk by name, any other reason as the system gives it."""
     text = " ".join(str(error).split())
@@ -73,10 +90,11 @@ def storage_error(target: Path, error: Exception) -> JaxptError:
 
 
 def is_full(error: Exception) -> bool:
-    """Whether a write failed for want of space, also as pyarrow, Orbax and ArrayRecord report it."""
+    """Whether a write failed for want of space, also as numpy, pyarrow, Orbax and ArrayRecord report it."""
     text = str(error)
     full = getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT)
-    return full or any(words in text for words in ("No space left", "Disk quota exceeded", "RESOURCE_EXHAUSTED"))
+    short = re.search(r"\d+ requested and \d+ written", text) is not None  # numpy's array.tofile
+    return full or short or any(w in text for w in ("No space left", "Disk quota exceeded", "RESOURCE_EXHAUSTED"))
 
 
 # What a person can put right, and how; every other OSError is a fault of ours.

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxpt.errors import JaxptError
-from jaxpt.files.partial import writes
+from jaxpt.files.partial import whole_file
 from jaxpt.training.tensorboard import Board
 
 _BARE = re.compile(rb"[:\[,] *-?(NaN|Infinity)\b")
@@ -152,6 +151,5 @@ def _append(path: Path, *records: Mapping[str, Any]) -> None:
 
 def _replace(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     temporary = path.with_name(path.name + ".tmp")
-    with writes(path):
+    with whole_file(path, temporary):
         temporary.write_text("".join(map(_line, records)), encoding="utf-8")
-        os.replace(temporary, path)
