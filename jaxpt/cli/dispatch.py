@@ -4,6 +4,7 @@ import argparse
 import importlib
 import os
 import pkgutil
+import select
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -195,9 +196,9 @@ def _run(name: str, main: Callable[[], int], debug: bool) -> int:
 
 def _reader_is_gone() -> bool:
     """Whether nobody reads standard output any more (`… | head`), which then goes nowhere."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in its buffer
-        return True
-    return False
+    waiting = select.poll()
+    waiting.register(sys.stdout.fileno(), select.POLLERR)
+    if not waiting.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in its buffer
+    return True
