@@ -22,6 +22,7 @@ import xxhash
 
 from data_tools.classify.recipes import Recipe
 from jaxpt.errors import JaxptError
+from jaxpt.files.partial import whole_file, writes
 
 PREFIX = "__label__"
 # With one thread fastText draws only a tenth of its input matrix and leaves the rest as the allocator gives it (seen:
@@ -98,7 +99,8 @@ class Classifier:
         lines.sort(key=lambda line: (xxhash.xxh3_64_intdigest(line.encode(), seed=recipe.seed), line))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "train.txt"
-            path.write_text("".join(lines), encoding="utf-8")
+            with writes(path):
+                path.write_text("".join(lines), encoding="utf-8")
             model = _train(fasttext, path, recipe.for_examples(len(lines)))
         return Classifier(model, recipe)
 
@@ -177,15 +179,11 @@ class Classifier:
     def save(self, path: str | Path) -> None:
         """Writes `PATH` (fastText's own format) and, last, `PATH.json` with the recipe."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        self._model.save_model(str(temporary))
-        os.replace(temporary, path)
-        note = path.with_name(path.name + ".json.tmp")
-        note.write_text(
-            json.dumps({"recipe": asdict(self.recipe), "labels": self.labels}, indent=1, ensure_ascii=False)
-        )
-        os.replace(note, path.with_name(path.name + ".json"))
+        with whole_file(path, path.with_name(path.name + ".tmp")) as temporary:
+            self._model.save_model(str(temporary))
+        with whole_file(path.with_name(path.name + ".json"), path.with_name(path.name + ".json.tmp")) as note:
+            facts = {"recipe": asdict(self.recipe), "labels": self.labels}
+            note.write_text(json.dumps(facts, indent=1, ensure_ascii=False))
 
     @staticmethod
     def load(path: str | Path, recipe: Recipe | None = None) -> "Classifier":

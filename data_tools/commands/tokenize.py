@@ -106,10 +106,10 @@ def _one_shard(shard: FileShard, out: Path, tokenizer: Tokenizer, facts: dict[st
     position, sources, quarantined, before = BytesRead(), {}, 0, bar.n
     with ExitStack() as stack:
         name = f"{shard.name}.parquet"
-        file = stack.enter_context(storage.new_file(out / name))
-        writer = TokenizedWriter(file, facts["vocab_size"], facts["fields"])
         problems = stack.enter_context(storage.new_file(out / "quarantine" / f"{shard.name}.jsonl"))
         quarantine = LinesWriter(problems, problems.name)
+        file = stack.enter_context(storage.new_file(out / name))
+        writer = TokenizedWriter(file, facts["vocab_size"], facts["fields"])
 
         def documents() -> Iterator[dict[str, Any]]:
             nonlocal quarantined

@@ -12,6 +12,7 @@ import fsspec
 from data_tools.io import storage
 from jaxpt.errors import JaxptError
 from jaxpt.files.lock import NAME, Lock, inside
+from jaxpt.files.partial import writes
 
 NOTE = ".jaxpt-made"  # no suffix of data: nobody reads it as a shard
 FORMAT = 1
@@ -41,7 +42,7 @@ def writing(output: str | Path, command: str) -> Iterator[None]:
             yield
         return
     folder = Path(output)
-    with Lock(inside(folder), folder, "--output").acquire():
+    with Lock(inside(folder), folder, "--output").acquire(), writes(folder):
         _claim(folder, command)
         try:
             with _timed(folder):

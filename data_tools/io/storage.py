@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+
+from jaxpt.files.partial import whole_file
 
 
 def digest(text: str) -> str:
@@ -32,7 +33,11 @@ def join(folder: str | Path, *names: str) -> str:
 def new_file(path: str | Path) -> Iterator[Path]:
     """Gives a local file to write; it gets its name when the block ends well, and no file has that name before.
 
-    On an object store the finished file is uploaded, which stores show whole or not at all.
+    On an object store the finished file is uploaded, which stores show whole or not at all. Where the block fails,
+    nothing is left of the file.
+
+    Raises:
+        JaxptError: the disk is full, or the file cannot be written.
     """
     path = str(path)
     if is_remote(path):
@@ -45,10 +50,8 @@ def new_file(path: str | Path) -> Iterator[Path]:
             fs.put_file(str(file), inner)
         return
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(target.name + ".tmp")
-    yield temporary
-    os.replace(temporary, target)
+    with whole_file(target, target.with_name(target.name + ".tmp")) as temporary:
+        yield temporary
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -5,7 +5,6 @@ within one language and one model, and mean nothing across them.
 """
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from data_tools.dedup import minhash
 from data_tools.dedup import shingles as sh
 from jaxpt.errors import JaxptError
+from jaxpt.files.partial import whole_file
 
 BOUNDARY = np.uint64(0)  # comes before the first token, so that beginnings have a history too
 _GROWTH = np.uint64(0x9FB21C651E98DF25)
@@ -129,12 +129,10 @@ class NgramModel:
     def save(self, path: str | Path) -> None:
         """Writes the counts as one `.npz` file."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {f"{name}{n}": a for n, order in enumerate(self.orders) for name, a in vars(order).items()}
         note = json.dumps({"format": 1, "discounts": self.discounts, "folding": sh.folding.VERSION})
-        temporary = path.with_name(path.name + ".tmp.npz")
-        np.savez(temporary, note=np.array(note), **arrays)
-        os.replace(temporary, path)
+        with whole_file(path, path.with_name(path.name + ".tmp.npz")) as temporary:
+            np.savez(temporary, note=np.array(note), **arrays)
 
     @staticmethod
     def load(path: str | Path, signature_path: str = "auto") -> "NgramModel":

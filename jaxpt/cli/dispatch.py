@@ -19,6 +19,7 @@ from jaxpt.cli.pipes import nobody_reads, quiet_when_closed
 from jaxpt.cli.stopping import no_interrupt_lost
 from jaxpt.cli.version import VERSION
 from jaxpt.errors import JaxptError, nearest
+from jaxpt.files.partial import user_line
 
 _DEBUG = ContextVar("debug", default=False)  # whether mistakes, too, show a traceback
 OVERRIDE = ("--config.", "--noconfig.")  # how a flag begins that changes the config
@@ -170,6 +171,9 @@ def dispatch(
 
     Returns:
         The exit code: 0 done, 1 a mistake, reported in one line, 2 wrong usage, 130 interrupted, 141 nobody reads on.
+
+    Raises:
+        Exception: a fault of ours, or any with `--debug`.
     """
     modules = {m.name.rstrip("_").replace("_", "-"): m.name for m in pkgutil.iter_modules(commands.__path__)}
     args = list(sys.argv[1:] if argv is None else argv)
@@ -210,11 +214,27 @@ def mistakes_in_a_line(name: str, call: Callable[[], int]) -> int:
     try:
         with no_interrupt_lost():
             return call()
-    except (JaxptError, OSError) as error:
-        if _DEBUG.get() or nobody_reads(error):
+    except JaxptError as error:
+        if _DEBUG.get():
             raise
-        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+        line = " ".join(str(error).split())
+    except OSError as error:
+        shown = user_line(error)
+        if _DEBUG.get() or shown is None or nobody_reads(error):
+            raise
+        line = shown
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
+    print(f"{name}: {line}", file=sys.stderr)
+    return 1
+
+
+def _reader_is_gone() -> bool:
+    """Whether nobody reads standard output any more (`… | head`), which then goes nowhere."""
+    waiting = select.poll()
+    waiting.register(sys.stdout.fileno(), select.POLLERR)
+    if not waiting.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in its buffer
+    return True

@@ -18,7 +18,7 @@ class Stopped(KeyboardInterrupt):
     """The first signal, raised where stopping at once loses nothing."""
 
 
-def say(line: str) -> None:
+def write_line(line: str) -> None:
     """Writes a line to standard error at once, also from a signal's handler, where print fails."""
     with contextlib.suppress(OSError):  # a terminal that is gone
         os.write(2, (("\n" if os.isatty(2) else "") + line + "\n").encode(errors="replace"))

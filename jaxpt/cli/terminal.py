@@ -117,3 +117,27 @@ def progress(
         mininterval=0.2 if alive else 10.0,
         file=sys.stderr,
     )
+
+
+def leave_out(bar: tqdm, units: int, seconds: float) -> None:
+    """Counts `units` that took `seconds` in no rate and no time left: those of a compilation say nothing of the rest.
+
+    Args:
+        bar: from `progress`; the units themselves are added by its `update`, after this.
+        units: done in that time.
+        seconds: from when to now.
+    """
+    if bar.disable:
+        return
+    bar.initial += units
+    bar.last_print_n += units
+    bar.start_t += seconds
+    bar.last_print_t += seconds
+
+
+def say(line: str) -> None:
+    """Prints a line on standard output, above a progress bar that a terminal shows."""
+    if sys.stderr.isatty():
+        tqdm.write(line)
+    else:
+        print(line, flush=True)

@@ -14,7 +14,8 @@ from jaxpt.checkpoints.restoring import check_step
 from jaxpt.checkpoints.run_files import has_tokenizer
 from jaxpt.checkpoints.run_item import RunItem
 from jaxpt.cli.dispatch import Parser
-from jaxpt.cli.stopping import Stopped, say
+from jaxpt.cli.stopping import Stopped, write_line
+from jaxpt.cli.terminal import say
 from jaxpt.config.file import load
 from jaxpt.errors import JaxptError
 from jaxpt.files.absent import absent_model
@@ -95,7 +96,7 @@ def main(argv: Sequence[str]) -> int:
         limit, go_on = config.sharding.lost_after, f"start all processes again, this one with {command}"
         return supervised(of_several, limit, "jaxpt train", lambda: way_on(workdir, go_on))
     except Stopped as signal:
-        say(f"jaxpt train: {signal}: stopped before the first step; {way_on(workdir, f'go on with {command}')}")
+        write_line(f"jaxpt train: {signal}: stopped before the first step; {way_on(workdir, f'go on with {command}')}")
         return EXIT_PREEMPTED
 
 
@@ -135,7 +136,7 @@ def _train(
     take_over: bool,
     interrupt: Interrupt,
 ) -> int:
-    log = print if jax.process_index() == 0 else (lambda line: None)
+    log = say if jax.process_index() == 0 else (lambda line: None)
     with interrupt.abandoning():
         saved = newest_saved(workdir, from_step)
         plan, start, tokenizer = open_plan(config, workdir, saved)
@@ -151,9 +152,9 @@ def _train(
         lock.acquire(take_over)
         for line in run_directory.prepare(workdir, config, plan.model, tokenizer, start.lineage if start else []):
             print(line)
-        extra = max(make_extra(stage.config.objective, stage.model).nbytes for stage in plan.stages)
-        check_disk(workdir, plan.model, optimizer, config.checkpoint.keep, extra)
 
+    extra = max(make_extra(stage.config.objective, stage.model).nbytes for stage in plan.stages)
+    on_first_process(lambda: check_disk(workdir, plan.model, optimizer, config.checkpoint.keep, extra))
     with lock:
         on_first_process(open_workdir)
         _introduce(plan, start)

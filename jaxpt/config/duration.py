@@ -3,19 +3,21 @@
 import math
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 from jaxpt.errors import JaxptError
 
 _SCALE = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
-_FORM = re.compile(r"^\s*([0-9][0-9_,]*(?:\.[0-9]+)?)\s*([kKMBGT]?)\s*(steps?|tokens?|%)\s*$")
+_WHOLE = r"[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:_[0-9]+)*"  # a comma stands before three digits, else it means a decimal
+_FORM = re.compile(rf"^\s*((?:{_WHOLE})(?:\.[0-9]+)?)\s*([kKMBGT]?)\s*(steps?|tokens?|%)\s*$", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Duration:
-    """A length of training; a token is one of the B × S positions of a step."""
+    """A length of training, exact; a token is one of the B × S positions of a step."""
 
-    amount: float
+    amount: int | Fraction
     unit: Literal["steps", "tokens", "percent", "rest"]
 
     def steps(self, tokens_per_step: int, whole: int | None = None) -> int:
@@ -28,15 +30,15 @@ class Duration:
         if self.unit == "steps":
             return math.ceil(self.amount)
         if self.unit == "tokens":
-            return math.ceil(self.amount / tokens_per_step)
+            return math.ceil(Fraction(self.amount) / tokens_per_step)
         if whole is None:
             raise JaxptError(f"a duration in {self.unit} needs a whole to be a part of; give steps or tokens")
-        return math.ceil(whole * self.amount / 100)
+        return math.ceil(Fraction(whole * self.amount) / 100)
 
     def is_due(self, steps_before: int, steps_now: int, tokens_before: int, tokens_now: int) -> bool:
         """Whether a multiple of this length lies in (before, now]: the rule for things done every so often."""
         before, now = (steps_before, steps_now) if self.unit == "steps" else (tokens_before, tokens_now)
-        return math.floor(now / self.amount) > math.floor(before / self.amount)
+        return now // self.amount > before // self.amount
 
 
 def parse(text: str, where: str, *, parts: bool = False) -> Duration:
@@ -55,9 +57,10 @@ def parse(text: str, where: str, *, parts: bool = False) -> Duration:
     unit = {"s": "steps", "t": "tokens", "%": "percent"}[match[3][0]] if match else ""
     if not match or (unit == "percent" and not parts):
         forms = '"500 steps", "2M tokens"' + (', "10%" or "rest"' if parts else "")
-        raise JaxptError(f"{where} is {text!r}, it must be a duration such as {forms}")
-    amount = float(match[1].replace("_", "").replace(",", "")) * _SCALE[match[2]]
-    if unit == "steps" and amount != int(amount):
+        comma = "; decimals follow a point, a comma only sets off three digits" if "," in text else ""
+        raise JaxptError(f"{where} is {text!r}, it must be a duration such as {forms}{comma}")
+    amount = Fraction(match[1].replace("_", "").replace(",", "")) * _SCALE[match[2]]
+    if unit == "steps" and amount.denominator != 1:
         raise JaxptError(f"{where} is {text!r}, steps must be a whole number")
     return Duration(amount, unit)  # type: ignore[arg-type]
 

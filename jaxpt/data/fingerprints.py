@@ -12,6 +12,7 @@ import fsspec
 from fsspec import AbstractFileSystem
 
 from jaxpt.files.digests import canonical_digest
+from jaxpt.files.partial import whole_file
 
 BLOCK = 2**22
 SETTLED = 2.0  # seconds: a file changed later than this before it was hashed may change again unseen
@@ -39,10 +40,8 @@ def content_fingerprint(files: Sequence[str], memo: Path) -> str:
     entries = {file: _digest(file, known.get(file)) for file in files}
     fresh = {file: entry for file, entry in entries.items() if entry["state"] is not None}
     if any(known.get(file) != entry for file, entry in fresh.items()):
-        memo.parent.mkdir(parents=True, exist_ok=True)
-        temporary = memo.with_name(f".{memo.name}.{os.getpid()}")
-        temporary.write_text(json.dumps({**_read(memo), **fresh}))
-        os.replace(temporary, memo)
+        with whole_file(memo, memo.with_name(f".{memo.name}.{os.getpid()}")) as temporary:
+            temporary.write_text(json.dumps({**_read(memo), **fresh}))
     return hashlib.sha256(json.dumps([entries[f]["digest"] for f in files]).encode()).hexdigest()
 
 

@@ -17,6 +17,7 @@ from fsspec import AbstractFileSystem
 
 from jaxpt.cli.terminal import progress
 from jaxpt.errors import JaxptError
+from jaxpt.files.partial import writes
 
 BLOCK, BLOCK_HEADER, CHUNK_HEADER = 65_536, 24, 40  # bytes; a block header is at every multiple of BLOCK
 SIMPLE, PLAIN = ord("r"), 0  # a chunk of records one after another; no compression
@@ -75,7 +76,7 @@ def local_copy(address: str, size: int, digest: str, cache: Path) -> Path:
         return place
     place.parent.mkdir(parents=True, exist_ok=True)
     partial = place.with_name(f".{place.name}.{os.getpid()}")
-    with partial.open("wb") as target, progress(size, f"copy {name}", "B", scale=True) as bar:
+    with writes(place), partial.open("wb") as target, progress(size, f"copy {name}", "B", scale=True) as bar:
         copied = file_digest(address, lambda piece: bar.update(target.write(piece)))
     if copied != digest:
         partial.unlink()

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxpt.data.documents import held_out
+from jaxpt.files.partial import whole_file
 
 LEFT_OUT = ("test", "tests", "idlelib", "lib2to3", "site-packages", "__pycache__", "turtledemo", "ensurepip")
 SHARE = 0.04  # of modules, held out together with their docstrings
@@ -36,10 +37,9 @@ def write(folder: Path, problems: int = 24_000) -> dict[str, int]:
             chosen = [(g, t) for g, t in documents if held_out(g, SHARE) == (part == "held_out")]
             chosen.sort(key=lambda d: hashlib.sha256(d[1].encode()).digest())
             partial = folder / f".{name}.partial"
-            with partial.open("w", encoding="utf-8") as f:
+            with whole_file(folder / name, partial), partial.open("w", encoding="utf-8") as f:
                 for group, text in chosen:
                     f.write(json.dumps({"text": text, "group": group}, ensure_ascii=False) + "\n")
-            partial.rename(folder / name)
             sizes[name] = sum(len(t.encode()) for _, t in chosen)
     return sizes
 

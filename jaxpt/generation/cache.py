@@ -22,6 +22,7 @@ def extend(
     tokens: jax.Array,
     positions: jax.Array,
     compute: Compute = Compute(),  # noqa: B008
+    real: jax.Array | None = None,
 ) -> tuple[jax.Array, Cache]:
     """Feeds tokens whose predecessors are in the cache; serves prompts (S = P) and single steps (S = 1) alike.
 
@@ -36,10 +37,12 @@ def extend(
         positions: `[B, S]` int, each token's position, below the cache's length (a larger one is dropped unseen:
             the caller sizes the cache).
         compute: dtypes; the attention implementation is always "xla" here.
+        real: `[B, S]` bool, False at padding, which goes to no expert of a mixture; None: there is none.
 
     Returns:
         Float32 logits `[B, S, V]` and the cache with these tokens in it.
     """
-    x, extended, _ = hidden(config, params, tokens, None, positions, compute, cache)
+    segment_ids = None if real is None else real.astype(jnp.int32)
+    x, extended, _ = hidden(config, params, tokens, segment_ids, positions, compute, cache)
     assert extended is not None, "a cache was given"
     return logits(config, params, x, compute)[..., : config.vocab_size], extended

@@ -69,7 +69,8 @@ def generate(
                     open_rows.discard(i)
         if not open_rows or n == max_new_tokens - 1:
             break
-        new, cache = step(params, cache, new, jnp.asarray(lengths + n), keys)
+        still = np.array([i in open_rows for i in range(len(prompts))])
+        new, cache = step(params, cache, new, jnp.asarray(lengths + n), jnp.asarray(still), keys)
     return out
 
 
@@ -115,13 +116,15 @@ def _functions(
     def start(params: Params, tokens: jax.Array, lengths: jax.Array, keys: jax.Array) -> Drawn:
         cache = empty_cache(config, tokens.shape[0], length, compute)
         at = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        logits, cache = extend(config, params, cache, tokens, at, compute)
+        logits, cache = extend(config, params, cache, tokens, at, compute, at < lengths[:, None])
         last = jnp.take_along_axis(logits, (lengths - 1)[:, None, None], axis=1)[:, 0]
         return draw(last, lengths, keys, sampling), cache
 
     @functools.partial(jax.jit, donate_argnums=1)
-    def step(params: Params, cache: Cache, new: jax.Array, positions: jax.Array, keys: jax.Array) -> Drawn:
-        logits, cache = extend(config, params, cache, new[:, None], positions[:, None], compute)
+    def step(
+        params: Params, cache: Cache, new: jax.Array, positions: jax.Array, still: jax.Array, keys: jax.Array
+    ) -> Drawn:
+        logits, cache = extend(config, params, cache, new[:, None], positions[:, None], compute, still[:, None])
         return draw(logits[:, 0], positions + 1, keys, sampling), cache
 
     return start, step

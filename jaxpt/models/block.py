@@ -29,7 +29,8 @@ class Context:
     """What all layers share in one forward pass.
 
     `rope` maps "global" and "local" to (cos, sin), each `[B, S, 1, h/2]`. `segment_ids [B, S]` or None.
-    `cache_positions [B, S]` (decoding only) says where in the cache each token's key and value go. `tap` is called
+    `cache_positions [B, S]` (decoding only) says where in the cache each token's key and value go; what a query sees
+    follows from them, and `segment_ids` then says no more than which tokens are padding. `tap` is called
     with a name and an activation: "attention_in", "ffn_in" `[B, S, D]`, "attention_out" `[B, S, H, h]` (what o reads)
     and "ffn_hidden" `[B, S, F]` (what down reads); of mixtures "router_shares" `[B, S, k]`, "shared_hidden"
     `[B, S, F]` and the sums of `observe`, "expert_hidden" `[E, F]` and "expert_out" `[E]`. For layers run one at a
@@ -98,7 +99,7 @@ class Block:
             k,
             v,
             scale=c.scale,
-            segment_ids=ctx.segment_ids,
+            segment_ids=None if index else ctx.segment_ids,
             window=layer.window,
             softcap=c.attention_softcap,
             implementation="xla" if index else compute.attention,
@@ -118,12 +119,14 @@ class Block:
         valid = jnp.ones(x.shape[:2], bool) if ctx.segment_ids is None else ctx.segment_ids != 0
         bias = self.leaves["router_bias"] if moe.selection_bias else None
         experts, shares, routing = route(moe, self.leaves["router"], bias, x, valid, compute.jnp_router_dtype)
+        if ctx.segment_ids is not None:
+            experts = jnp.where(valid[..., None], experts, moe.experts)  # to none: it must not take a real token's room
         gate, up, down = (self.leaves[f"expert_{n}"].astype(compute.jnp_dtype) for n in ("gate", "up", "down"))
         w = gate, up, down
         ctx.show("router_shares", shares)
         net = Network(ACTIVATIONS[self.config.activation], compute)
         if ctx.tap is not None:
-            hidden, outputs = observe(moe, x, experts, shares * valid[..., None], w, net)
+            hidden, outputs = observe(moe, x, experts, shares, w, net)
             ctx.show("expert_hidden", hidden)
             ctx.show("expert_out", outputs)
         out = mix(moe, x, experts, shares, w, net)

@@ -71,7 +71,8 @@ def mix(
     Args:
         config: the layers' facts.
         x: `[B, S, D]` in the compute dtype.
-        experts: `[B, S, k]`.
+        experts: `[B, S, k]`; `config.experts` stands for none: such a token (padding) goes nowhere, gives zero and
+            takes no expert's capacity.
         shares: `[B, S, k]` float32.
         w: the experts' matrices, in the compute dtype.
         net: what an expert computes.
@@ -102,7 +103,7 @@ def observe(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns what each expert does on its tokens, as sums over them weighted by their shares, float32.
 
-    Arguments as `mix`; a share of zero leaves a token out.
+    Arguments as `mix`; tokens of no expert are left out.
 
     Returns:
         Σ share |hidden neuron| `[E, F]`, and Σ share |output| `[E]` (L2 norm over D).
@@ -142,11 +143,11 @@ def _local(
 def _capacity(
     config: MoeConfig, rows: jax.Array, expert: jax.Array, sizes: jax.Array, w: ExpertWeights, net: Network, ways: int
 ) -> jax.Array:
-    """At most C rows of each expert; those beyond give zero."""
+    """At most C rows of each expert; those beyond, and those of no expert, give zero."""
     assert config.capacity_factor is not None
     capacity = max(1, math.ceil(config.capacity_factor * rows.shape[0] / config.experts))
-    place = jnp.arange(rows.shape[0]) - (jnp.cumsum(sizes) - sizes)[expert]
-    kept = place < capacity
+    place = jnp.arange(rows.shape[0]) - (jnp.cumsum(sizes) - sizes)[jnp.minimum(expert, config.experts - 1)]
+    kept = (place < capacity) & (expert < config.experts)
     at = jnp.where(kept, expert * capacity + place, config.experts * capacity)  # the last is dropped
     box = jnp.zeros((config.experts * capacity, rows.shape[1]), rows.dtype).at[at].set(rows, mode="drop")
     box = box.reshape(config.experts, capacity, -1)
@@ -196,7 +197,9 @@ def _padded(rows: jax.Array, send: jax.Array, receive: jax.Array, ways: int) -> 
     def back(out: jax.Array) -> jax.Array:
         box = jax.lax.all_to_all(out.reshape(ways, n, -1), "expert", 0, 0, tiled=True)
         owner = jnp.searchsorted(jnp.cumsum(send), jnp.arange(n), side="right")
-        return box[owner, jnp.arange(n) - start[owner]]
+        travelled = owner < ways
+        owner = jnp.where(travelled, owner, 0)
+        return jnp.where(travelled[:, None], box[owner, jnp.arange(n) - start[owner]], 0)
 
     return there.reshape(ways * n, -1), back
 

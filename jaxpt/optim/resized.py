@@ -63,14 +63,14 @@ class _Course:
             step -= steps
         return out if self.end is None else min(out, self.end)
 
-    def step(self, tokens: float) -> float:
+    def step(self, tokens: int | Fraction) -> Fraction:
         """The step at which so many tokens are done; past the end, as if the last size went on."""
-        at = 0
+        at = Fraction(0)
         for steps, size in self._sizes:
             if tokens <= steps * size:
                 break
             tokens, at = tokens - steps * size, at + steps
-        return at + tokens / size
+        return at + Fraction(tokens) / size
 
 
 def _edges(pieces: Sequence[Piece], durations: Sequence[Duration], course: _Course, where: str) -> list[int]:
@@ -82,8 +82,8 @@ def _edges(pieces: Sequence[Piece], durations: Sequence[Duration], course: _Cour
             return at + sign * d.steps(1)
         if d.unit == "percent" and course.end is None:
             return at + sign * d.steps(1, course.steps)
-        tokens = d.amount if d.unit == "tokens" else float(total) * d.amount / 100
-        step = course.step(float(course.tokens(at)) + sign * tokens)
+        tokens = d.amount if d.unit == "tokens" else Fraction(total) * d.amount / 100
+        step = course.step(course.tokens(at) + sign * tokens)
         return math.ceil(step) if sign > 0 else math.floor(step)
 
     units = [d.unit for d in durations]

@@ -13,6 +13,7 @@ from jaxpt.checkpoints.run_files import WAY_OUT, stored_model
 from jaxpt.config.schema import build
 from jaxpt.errors import JaxptError
 from jaxpt.files.digests import read_json
+from jaxpt.files.partial import writes
 from jaxpt.reporting import stages
 from jaxpt.reporting.pictures import PICTURES
 from jaxpt.reporting.series import Records, series
@@ -67,7 +68,8 @@ def write_report(workdir: str | Path, notes: Mapping[str, str] | None = None) ->
         data = io.BytesIO()
         figure.savefig(data, format="png", dpi=110)
         plt.close(figure)
-        (out / f"{name}.png").write_bytes(data.getvalue())
+        with writes(out / f"{name}.png"):
+            (out / f"{name}.png").write_bytes(data.getvalue())
         images.append(f'<img alt="{name}" src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}">')
     model = stored_model(workdir)
     values = read_json(workdir, "config.json", dict, WAY_OUT)
@@ -95,7 +97,8 @@ def write_report(workdir: str | Path, notes: Mapping[str, str] | None = None) ->
         ]
     )
     target = out / "index.html"
-    target.write_text(page, encoding="utf-8")
+    with writes(target):
+        target.write_text(page, encoding="utf-8")
     return target
 
 
@@ -103,7 +106,8 @@ def _notes(folder: Path, notes: Mapping[str, str] | None) -> Mapping[str, str]:
     """Keeps notes that are given; returns those or the ones kept earlier."""
     file = folder / "notes.json"
     if notes is not None:
-        file.write_text(json.dumps(notes, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        with writes(file):
+            file.write_text(json.dumps(notes, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return notes
     try:
         kept = json.loads(file.read_bytes()) if file.is_file() else {}

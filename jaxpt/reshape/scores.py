@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxpt.errors import JaxptError
 from jaxpt.files.digests import canonical_digest, report_without_digests
+from jaxpt.files.partial import whole_file
 from jaxpt.models import ModelConfig
 from jaxpt.reshape.target import lengths_of
 
@@ -79,13 +80,11 @@ class Scores:
     def save(self, path: str | Path) -> None:
         """Writes one `.npz` file; it appears under its name only when complete."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + f".{os.getpid()}.partial")
-        with open(partial, "wb") as file:
+        with whole_file(path, partial), open(partial, "wb") as file:
             meta = {**self.meta, "digest": _digest(self.values, self.meta)}
             arrays: dict[str, Any] = {"meta": np.array(json.dumps(meta)), **self.values}
             np.savez(file, **arrays)
-        os.replace(partial, path)
 
     @staticmethod
     def load(path: str | Path) -> "Scores":

@@ -20,8 +20,8 @@ from typing import Any, NoReturn
 import jax
 
 from jaxpt.cli.dispatch import mistakes_in_a_line
-from jaxpt.cli.stopping import NAMES, say
-from jaxpt.sharding.watch import Loss, Watch, period
+from jaxpt.cli.stopping import NAMES, write_line
+from jaxpt.sharding.watch import MissingProcess, Watch, period
 
 PASSED_ON = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 LOST = os.EX_TEMPFAIL  # 75: start again
@@ -84,7 +84,7 @@ def _worked(work: Work, watch: Watch, program: str, limit: float) -> int:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException as error:
         if _may_be_a_loss(error):
-            say(f"{program}: a computation over all processes failed; looking for a process that is missing …")
+            write_line(f"{program}: a computation over all processes failed; looking for a process that is missing …")
             if watch.is_lost(limit + 3 * period(limit)):
                 time.sleep(LAST)  # the parent ends this process
         traceback.print_exc()
@@ -111,7 +111,7 @@ class _Supervisor:
         self._pid, self._reader, self._limit, self._program, self._way_on = pid, reader, limit, program, way_on
         self._buffer = b""
         self._facts: dict[str, Any] = {}  # the newest of each kind that the child reported
-        self._loss: tuple[Loss, float] | None = None  # and when to end the child for it
+        self._loss: tuple[MissingProcess, float] | None = None  # and when to end the child for it
         self._heard = self._looked = time.monotonic()
         self._stopped: float | None = None  # since when the child is
         self._signals = 0
@@ -148,14 +148,14 @@ class _Supervisor:
         name = NAMES[signal.Signals(number)]
         self._signals += 1
         if self._signals == 1:
-            say(
+            write_line(
                 f"{self._program}: {name}: all processes save and stop within a few steps; once more ends this one at "
                 f"once, unsaved"
             )
             self._kill(signal.SIGTERM)
         else:
             self._end_child()
-            say(f"{self._program}: {name} again: ended at once; {self._way_on()}")
+            write_line(f"{self._program}: {name} again: ended at once; {self._way_on()}")
             os._exit(128 + number)
 
     def _kill(self, number: int) -> None:
@@ -186,7 +186,7 @@ class _Supervisor:
             self._facts["asked" if facts["asking"] else "answered"] = self._heard, time.time()
         if "loss" in facts:
             linger = 2 * period(self._limit) + 1 if self._facts["process"] == 0 else 0.0  # until all have read it
-            self._loss = Loss(**facts["loss"]), self._heard + linger
+            self._loss = MissingProcess(**facts["loss"]), self._heard + linger
         self._facts |= {key: value for key, value in facts.items() if key not in ("asking", "loss")}
 
     def _reap(self) -> None:
@@ -221,7 +221,7 @@ class _Supervisor:
         if silent < self._limit:
             return None
         if self._is_waiting() and self._facts["process"]:
-            return self._missing(Loss(0, time.time() - silent))
+            return self._missing(MissingProcess(0, time.time() - silent))
         return f"{self._me()}, this one, gives no sign of life since {_clock(silent)}"
 
     def _is_waiting(self) -> bool:
@@ -248,7 +248,7 @@ class _Supervisor:
             )
         if self._facts.get("process") and self._coordinator_is_gone():
             last = time.monotonic() - self._facts.get("answered", (self._heard, 0))[0]
-            return self._say(self._missing(Loss(0, time.time() - last)), LOST)
+            return self._say(self._missing(MissingProcess(0, time.time() - last)), LOST)
         return self._say(f"{self._me()}, this one, was ended by {name}", 128 + number)
 
     def _coordinator_is_gone(self) -> bool:
@@ -262,7 +262,7 @@ class _Supervisor:
     def _code_of_loss(self) -> int:
         return 1 if self._loss and self._loss[0].failed else LOST
 
-    def _missing(self, loss: Loss) -> str:
+    def _missing(self, loss: MissingProcess) -> str:
         which = f"process {loss.process} of {self._facts['processes']}"
         if loss.process == 0:
             which += f" (the coordinator, {self._facts['coordinator']})"
@@ -277,7 +277,7 @@ class _Supervisor:
 
     def _say(self, reason: str, code: int) -> int:
         sys.stdout.flush()
-        say(f"{self._program}: {reason}; {self._way_on()}")
+        write_line(f"{self._program}: {reason}; {self._way_on()}")
         return code
 
 

@@ -15,7 +15,7 @@ ROOM = "jaxpt"  # of the keys
 
 
 @dataclass(frozen=True)
-class Loss:
+class MissingProcess:
     """A process that is lost: its number, its last sign of life (seconds since the epoch), whether by an error."""
 
     process: int
@@ -106,18 +106,18 @@ class Watch:
                 self._report(loss=asdict(loss))
                 self._known.set()
 
-    def _look(self, signs: Signs, beat: str) -> Loss | None:
+    def _look(self, signs: Signs, beat: str) -> MissingProcess | None:
         if self._me:
             self._set(beat, None)
             status = self._status()
             signs.note({0: status["beat"]}, time.monotonic())
             if status["loss"]:
-                return Loss(**status["loss"])
+                return MissingProcess(**status["loss"])
         else:
             given = self._client.key_value_dir_get(f"{ROOM}/alive/")
             signs.note({int(key.rpartition("/")[2]): sign for key, sign in given}, time.monotonic())
         lost = signs.lost()
-        loss = Loss(lost[0], time.time() - lost[1], lost[2]) if lost else None
+        loss = MissingProcess(lost[0], time.time() - lost[1], lost[2]) if lost else None
         if self._me == 0:
             self._set(beat, loss)
         return loss
@@ -131,7 +131,7 @@ class Watch:
             return {"beat": "", "loss": None}  # process 0 has not begun
         return status
 
-    def _set(self, beat: str, loss: Loss | None) -> None:
+    def _set(self, beat: str, loss: MissingProcess | None) -> None:
         key, value = f"{ROOM}/alive/{self._me}", beat
         if self._me == 0:
             key, value = f"{ROOM}/status", json.dumps({"beat": beat, "loss": asdict(loss) if loss else None})

@@ -8,6 +8,7 @@ from pathlib import Path
 import sentencepiece
 
 from jaxpt.errors import JaxptError
+from jaxpt.files.partial import whole_file
 from jaxpt.tokenizers.interface import Tokenizer
 from jaxpt.tokenizers.load import load
 
@@ -66,8 +67,6 @@ def train_sentencepiece(
     except (RuntimeError, OSError) as e:
         reason = str(e).split("]")[-1].strip() or "no text"
         raise JaxptError(f"{path}: no tokenizer of {vocab_size} pieces from {seen:,} characters: {reason}") from e
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(model.getvalue())
-    partial.rename(path)
+    with whole_file(path, path.with_name(path.name + ".partial")) as partial:
+        partial.write_bytes(model.getvalue())
     return load(path)

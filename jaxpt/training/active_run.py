@@ -44,7 +44,7 @@ class ActiveRun:
     events: Sequence[Event] = ()
     clock: Clock = field(default_factory=Clock)
     batches: Iterator[tuple[int, Batch[np.ndarray]]] = field(default_factory=lambda: iter(()))
-    values: Mapping[str, jax.Array] = field(default_factory=dict)  # what the last step returned, on the devices
+    values: Mapping[str, jax.Array | int] = field(default_factory=dict)  # what the last step returned, on the devices
     progress: tqdm | None = None
     save_requested: bool = False
     stop_requested: str | None = None

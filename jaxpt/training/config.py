@@ -113,7 +113,7 @@ class CheckpointConfig:
     """When checkpoints are written and kept: the `keep` newest, every stage's last, and one per `keep_every`."""
 
     every: str = option("1000 steps", "how often one is written")
-    keep: int = option(3, "how many of the newest stay")
+    keep: int = option(3, "how many of the newest stay; the last of each stage and those of keep_every stay besides")
     keep_every: str | None = option(None, "one per so many steps or tokens stays for good")
     asynchronous: bool = option(True, "write while training goes on")
 

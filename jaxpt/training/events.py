@@ -97,7 +97,7 @@ class RunView:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What the last step returned (`train/loss`, `train/grad_norm`, …), fetched from the devices at each look."""
+        """What the last step returned (`train/loss`, `train/targets`, …), no loss without targets."""
         values = {name: value for name, value in self._run.values.items() if "/" in name}
         return {name: float(value) for name, value in jax.device_get(values).items()}
 

@@ -12,7 +12,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from jaxpt.checkpoints.checkpoints import finished_steps
-from jaxpt.cli.stopping import Requests, say
+from jaxpt.cli.stopping import Requests, write_line
 from jaxpt.training.events import Changes, Event, RunView
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL: start again in the same workdir
@@ -76,10 +76,10 @@ class Interrupt:
         os._exit(128 + number)
 
     def _first(self, name: str) -> None:
-        say(f"{name}: stopping as soon as all is saved; once more ends the run at once, unsaved")
+        write_line(f"{name}: stopping as soon as all is saved; once more ends the run at once, unsaved")
 
     def _second(self, name: str) -> None:
-        say(f"{name} again: ended at once; {self._way_on()}")
+        write_line(f"{name} again: ended at once; {self._way_on()}")
 
 
 def _is_default(number: signal.Signals) -> bool:

@@ -2,20 +2,25 @@
 
 import contextlib
 import functools
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import jax
+import numpy as np
 from tqdm import tqdm
 
 from jaxpt.checkpoints.run_item import RunItem
 from jaxpt.cli.stopping import Stopped
-from jaxpt.cli.terminal import progress
+from jaxpt.cli.terminal import leave_out, progress
 from jaxpt.errors import JaxptError
+from jaxpt.models.batch import Batch
+from jaxpt.models.params import Array
 from jaxpt.optim.chain import BuiltOptimizer
 from jaxpt.sharding import batch_sharding
 from jaxpt.training.active_run import ActiveRun, Log
+from jaxpt.training.arguments import StepArguments
 from jaxpt.training.batches import host_rows, place
 from jaxpt.training.events import Event, RunView
 from jaxpt.training.feed import Feed
@@ -29,7 +34,9 @@ from jaxpt.training.saving import Saving
 from jaxpt.training.speed import peak_flops
 from jaxpt.training.stage_start import begin_stage
 from jaxpt.training.state import Layout, State
+from jaxpt.training.step import Step
 from jaxpt.training.step_records import StepRecords
+from jaxpt.training.targets import StepsWithoutTargets, count_targets
 
 
 def train(
@@ -78,8 +85,11 @@ def train(
         try:
             code = _until_stopped(run)
             run.checkpoints.close()
-        finally:
-            run.metrics.close()
+        except BaseException:
+            with contextlib.suppress(JaxptError):  # what came first is what a person must read
+                run.metrics.close()
+            raise
+        run.metrics.close()
         return code
 
 
@@ -142,23 +152,47 @@ def _train_stage(run: ActiveRun, stage: StagePlan, bar: tqdm) -> bool:
     step, sharding = run.program.steps[stage.step], batch_sharding(run.program.layout.mesh)
     if not step._cache_size():
         run.clock.cold()
+    without_targets = StepsWithoutTargets()
     while run.step < stage.stop:
         with run.clock.wait(), run.interrupt.abandoning():
             number, batch = next(run.batches)
         if number != run.step:
             raise RuntimeError(f"the feed gave batch {number} for step {run.step}")
-        before, given = run.values, arguments(run.step)
-        run.state, run.values = step(run.state, place(batch, sharding, stage.config.batch_size), given)
-        jax.block_until_ready(before)  # at most two steps in flight
+        placed = place(batch, sharding, stage.config.batch_size)
+        targets = count_targets(batch, placed)
+        if targets:
+            _step(run, stage, step, placed, arguments(run.step))
+        else:
+            run.values = {}
+            without_targets.tell(run, run.step + 1)
+        run.values = {**run.values, "train/targets": targets}
         run.step += 1
         run.clock.steps += 1
         bar.update(stage.config.tokens_per_step)
         stop = _act(run, run.events)
-        if step._cache_size() != 1:
+        if step._cache_size() > 1:
             raise RuntimeError(f"stage {stage.config.name}: the step was compiled {step._cache_size()} times, not once")
         if stop:
             return True
     return False
+
+
+def _step(
+    run: ActiveRun, stage: StagePlan, step: Step, batch: Batch[jax.Array], given: StepArguments[np.generic, Array]
+) -> None:
+    """Takes one step; the first of its kind is compiled and waited for, and says so."""
+    before, begun = run.values, time.perf_counter()
+    if step._cache_size():
+        run.state, run.values = step(run.state, batch, given)
+        jax.block_until_ready(before)  # at most two steps in flight
+        return
+    run.log(f"stage {stage.config.name}: compiling the train step …")
+    run.state, run.values = step(run.state, batch, given)
+    jax.block_until_ready(run.values)
+    seconds = time.perf_counter() - begun
+    run.log(f"stage {stage.config.name}: compiled, and the first step taken, in {seconds:.1f} s")
+    if run.progress is not None:
+        leave_out(run.progress, stage.config.tokens_per_step, seconds)
 
 
 def _act(run: ActiveRun, events: Iterable[Event]) -> bool:
@@ -182,8 +216,10 @@ def _act(run: ActiveRun, events: Iterable[Event]) -> bool:
 
 def _apply(run: ActiveRun, event: Event, view: RunView) -> None:
     """Lets one event act and takes over what it changes."""
+    begun = time.perf_counter()
     if event.after_checkpoint:
         run.metrics.event("evaluation begins", run.step, entry=event.name)
+        run.log(f"step {run.step}: evaluating {event.name} …")
     with run.interrupt.abandoning() if event.after_checkpoint else contextlib.nullcontext():  # the step is on disk
         changed = event.act(view)
     if event.after_checkpoint and changed.weights is not None:
@@ -193,3 +229,5 @@ def _apply(run: ActiveRun, event: Event, view: RunView) -> None:
         _read(run)  # what was read ahead had the weights from before
     if event.after_checkpoint:
         run.metrics.event("evaluation ends", run.step, entry=event.name)
+        values = ", ".join(f"{name} {value:.4g}" for name, value in changed.values.items())
+        run.log(f"step {run.step}: {values or event.name} ({time.perf_counter() - begun:.1f} s)")

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxpt.errors import JaxptError
+from jaxpt.files.partial import whole_file
+from jaxpt.training.tensorboard import Board
 
 _BARE = re.compile(rb"[:\[,] *-?(NaN|Infinity)\b")
 
@@ -37,7 +38,7 @@ class MetricsLog:
         self._removed = workdir / "metrics.cut.jsonl"
         self._events = workdir / "events.jsonl"
         self._write = write
-        self._board: Any = None
+        self._board: Board | None = None
         kept, self._cut = _split(self.path, resumed_at)
         self.kept = {(r["step"], name) for r in kept for name in r}
         if not write:
@@ -49,9 +50,7 @@ class MetricsLog:
         if self._events.exists() and not _is_strict(self._events):
             _replace(self._events, _records(self._events))
         if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed_at + 1 if resumed_at else None)
+            self._board = Board(workdir / "tensorboard", resumed_at)
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Appends one record and flushes it."""
@@ -59,9 +58,7 @@ class MetricsLog:
             return
         _append(self.path, {"step": step, **values})
         if self._board is not None:
-            for name, value in values.items():
-                if isinstance(value, int | float):
-                    self._board.add_scalar(name, value, step)
+            self._board.add(step, {k: v for k, v in values.items() if isinstance(v, int | float)})
 
     def event(self, name: str, step: int, **facts: object) -> None:
         """Appends what happened (start, resume, save, evaluation, …) with the wall-clock time, to events.jsonl."""
@@ -79,7 +76,7 @@ class MetricsLog:
             `(loss now, loss then)` for the first logged step that was logged before too, else None.
         """
         for record in self._cut:
-            if record["step"] == step and "train/loss" in record:
+            if record["step"] == step and "train/loss" in record and "train/loss" in values:
                 self._cut = []
                 return values["train/loss"], record["train/loss"]
         return None
@@ -154,5 +151,5 @@ def _append(path: Path, *records: Mapping[str, Any]) -> None:
 
 def _replace(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(map(_line, records)), encoding="utf-8")
-    os.replace(temporary, path)
+    with whole_file(path, temporary):
+        temporary.write_text("".join(map(_line, records)), encoding="utf-8")

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from jaxpt.errors import JaxptError
 from jaxpt.evaluation.bits_per_byte import BitsPerByte, token_losses
 from jaxpt.evaluation.held_out import HeldOut
 from jaxpt.files.digests import canonical_digest, read_bytes, report_without_digests
+from jaxpt.files.partial import whole_file
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.model import Model
@@ -138,10 +138,9 @@ class Reweighting(Event):
             measure = token_losses(model.config, self._held_out(stage.sequence_length), compute)
             known[key] = measure(model.params)
             if jax.process_index() == 0:
-                temporary = kept.with_suffix(".tmp")
                 values = {"losses": known, "sha256": canonical_digest(known)}
-                temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-                os.replace(temporary, kept)
+                with whole_file(kept, kept.with_suffix(".tmp")) as temporary:
+                    temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         return known[key]
 
 

@@ -238,9 +238,10 @@ def check_disk(workdir: Path, model: ModelConfig, optimizer: BuiltOptimizer, kee
     `extra` is the bytes of what an objective trains besides, with its state.
     """
     need = (4 * param_count(model) + optimizer.state_bytes + extra) * (keep + 1)
-    free = shutil.disk_usage(workdir).free
+    folder = next(f for f in (workdir.absolute(), *workdir.absolute().parents) if f.is_dir())
+    free = shutil.disk_usage(folder).free
     if free < need:
         raise JaxptError(
-            f"{workdir}: {free / 2**30:.1f} GiB free, {keep + 1} checkpoints take {need / 2**30:.1f} GiB; free space, "
-            f"lower --config.checkpoint.keep or choose another --workdir"
+            f"{workdir}: {free / 2**20:,.1f} MiB free, {keep + 1} checkpoints take {need / 2**20:,.1f} MiB; free "
+            f"space, lower --config.checkpoint.keep or choose another --workdir"
         )

@@ -29,10 +29,13 @@ class StepRecords(Event):
         """Writes the record itself: it comes before the error that a value in it may be."""
         run, record = self._run, self._record(view)
         run.record(record)
+        loss, targets = record.get("train/loss"), f"{record['train/targets']:,.0f}"
         if run.progress is not None:
-            run.progress.set_postfix(loss=f"{record['train/loss']:.3f}", refresh=False)
+            run.progress.set_postfix(loss="-" if loss is None else f"{loss:.3f}", targets=targets, refresh=False)
         self._compare(view.step, record)
         check_finite(view.step, {k: v for k, v in record.items() if not k.startswith("perf/")}, run.checkpoints)
+        if view.step == view.stage.stop:
+            run.log(f"stage {view.stage.config.name} ends at step {view.step}: {_losses(record)}")
         return Changes()
 
     def _record(self, view: RunView) -> dict[str, Any]:
@@ -57,6 +60,15 @@ class StepRecords(Event):
         self._run.metrics.event("replayed", step, loss=now, before=before, identical=same)
         comparison = "as before" if same else f"{before!r} before: another mesh or machine, or damaged data"
         self._run.log(f"replayed step {step}: loss {now!r}, {comparison}")
+
+
+def _losses(record: Mapping[str, Any]) -> str:
+    """The loss of a step and, where there are several, those of its sources."""
+    if "train/loss" not in record:
+        return "no loss, its last batch has no target"
+    by_source = {k.removeprefix("train/loss/"): v for k, v in record.items() if k.startswith("train/loss/")}
+    parts = ", ".join(f"{name} {value:.4f}" for name, value in by_source.items())
+    return f"loss {record['train/loss']:.4f}" + (f" ({parts})" if len(by_source) > 1 else "")
 
 
 def check_finite(step: int, values: Mapping[str, Any], checkpoints: Checkpoints) -> None:

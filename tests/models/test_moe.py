@@ -189,3 +189,87 @@ def test_config_survives_json_and_contradictions_are_named():
         MoeConfig(4, 9, 8)
     with pytest.raises(JaxptError, match=r"layers\[0\].ffn is 'moe' but model.moe is not set"):
         config(layers=(LayerSpec(ffn="moe"),))
+
+
+PADDED = [
+    (None, {}),
+    (1.0, {}),
+    (None, {"expert": 2}),
+    (1.0, {"fsdp": 2, "expert": 2}),
+]
+
+
+def half_padded():
+    """Rows whose second half is padding, so that it would fill an expert by itself."""
+    segments = jnp.broadcast_to(jnp.where(jnp.arange(12) < 7, 1, 0), (8, 12))
+    real = segments != 0
+    return segments, real, [jnp.where(real, TOKENS, other) for other in (0, 5, (TOKENS * 7 + 3) % 61)]
+
+
+def on_mesh(config, mesh, value, params, *args):
+    """`value(config, params, *args)` under `jit`, sharded over `mesh` ({}: one device)."""
+    if not mesh:
+        return jax.jit(lambda *a: value(config, *a))(params, *args)
+    m = make_mesh(mesh, jax.devices()[: int(np.prod(list(mesh.values())))])
+    specs = param_specs(config)
+    placed = jax.device_put(params, param_shardings(specs, m, allow_replicated=tuple(flatten(specs))))
+    with jax.set_mesh(m):
+        return jax.jit(lambda *a: value(config, *a))(placed, *args)
+
+
+def streams(config, params, tokens, segments):
+    """Streams of real tokens, their routing, and the gradient of a function of them."""
+
+    def loss(params):
+        x, routing = hidden_and_routing(config, params, tokens, segments)
+        return jnp.sum(jnp.sin(x) * (segments != 0)[..., None]), (x, routing)
+
+    grads, (x, routing) = jax.grad(loss, has_aux=True)(params)
+    return jnp.where((segments != 0)[..., None], x, 0), routing, grads
+
+
+@pytest.mark.parametrize(("factor", "mesh"), PADDED)
+def test_ids_at_padding_change_no_real_token_no_statistic_and_no_gradient(factor, mesh):
+    config = dataclasses.replace(MOE, moe=dataclasses.replace(MOE.moe, capacity_factor=factor))
+    segments, _, variants = half_padded()
+    first, *others = (on_mesh(config, mesh, streams, random_params(config), t, segments) for t in variants)
+    for other in others:
+        jax.tree.map(np.testing.assert_array_equal, other, first)
+
+
+def test_tokens_in_the_place_of_padding_would_change_them():  # the proof above can fail
+    config = dataclasses.replace(MOE, moe=dataclasses.replace(MOE.moe, capacity_factor=1.0))
+    _, real, variants = half_padded()
+    apart = jnp.where(real, 1, 2)  # documents of their own, which attention keeps apart
+    a, b = (on_mesh(config, {}, streams, random_params(config), t, apart)[0] for t in variants[:2])
+    assert not np.allclose(jnp.where(real[..., None], a, 0), jnp.where(real[..., None], b, 0), atol=1e-3)
+
+
+@pytest.mark.parametrize(("factor", "mesh"), [(None, {}), (1.0, {}), (None, {"expert": 2}), (1.0, {"expert": 2})])
+def test_padding_takes_no_room_and_gives_zero(factor, mesh):
+    moe = MoeConfig(6, 2, 16, capacity_factor=factor)
+    x, _, w, experts, shares, _ = layer(moe, d=24)
+    real = (jnp.arange(9) >= 6)[None, :, None]  # two thirds are padding: one third of the room is enough for the rest
+    net = Network(jax.nn.silu, Compute())
+    want = jnp.where(real, mix(dataclasses.replace(moe, capacity_factor=None), x, experts, shares, w, net), 0)
+    crowded = jnp.where(real, experts, jnp.array([0, 1]))
+    with jax.set_mesh(make_mesh(mesh or {"data": 1}, jax.devices()[: 2 if mesh else 1])):
+        run = jax.jit(lambda e: mix(moe, x, e, shares, w, net))
+        got = run(jnp.where(real, experts, moe.experts))
+        full = run(crowded)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * float(jnp.abs(want).max()))
+    assert np.all(np.asarray(got)[:, :6] == 0)
+    if factor is not None:  # as it was: padding in the experts' rooms
+        assert not np.allclose(jnp.where(real, full, 0), want, atol=1e-2)
+
+
+def test_a_prompt_with_padding_beside_it_is_read_as_without_under_scarce_capacity():
+    config = dataclasses.replace(MOE, moe=dataclasses.replace(MOE.moe, capacity_factor=1.0))
+    at = jnp.broadcast_to(jnp.arange(12), (2, 12))
+    real = at < jnp.array([[4], [12]])  # the padding stands before the other prompt's tokens
+    tokens = [jnp.where(real, TOKENS[:2], other) for other in (0, 9)]
+    read = jax.jit(lambda t, r: extend(config, random_params(config), empty_cache(config, 2, 12), t, at, real=r)[0])
+    a, b = (np.asarray(read(t, real)) for t in tokens)
+    np.testing.assert_array_equal(a[np.asarray(real)], b[np.asarray(real)])
+    c, d = (np.asarray(read(t, jnp.ones_like(real))) for t in tokens)  # the proof can fail
+    assert not np.allclose(c[np.asarray(real)], d[np.asarray(real)], atol=1e-3)
