@@ -228,13 +228,3 @@ def mistakes_in_a_line(name: str, call: Callable[[], int]) -> int:
         return 130
     print(f"{name}: {line}", file=sys.stderr)
     return 1
-
-
-def _reader_is_gone() -> bool:
-    """Whether nobody reads standard output any more (`… | head`), which then goes nowhere."""
-    waiting = select.poll()
-    waiting.register(sys.stdout.fileno(), select.POLLERR)
-    if not waiting.poll(0):
-        return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in its buffer
-    return True

@@ -14,9 +14,9 @@ from jaxpt.cli.stopping import Requests, Stopped, no_interrupt_lost
 ROOT = Path(__file__).resolve().parents[2]
 IN_C = """
 import hashlib
-from jaxpt.cli.stopping import Requests, say
-with Requests(lambda name: say(f"first {name}"), lambda name: say(f"second {name}")):
-    say("begun")
+from jaxpt.cli.stopping import Requests, write_line
+with Requests(lambda name: write_line(f"first {name}"), lambda name: write_line(f"second {name}")):
+    write_line("begun")
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2_000_000_000)  # no handler of Python's runs until it is done
 """
 
