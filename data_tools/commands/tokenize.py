@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from tqdm import tqdm
 
 from data_tools.io import ownership, storage
 from data_tools.io.outputs import check_outputs
-from data_tools.io.readers import BytesRead, Problem, read
+from data_tools.io.readers import LONGEST, BytesRead, Problem, read
 from data_tools.io.writers import LinesWriter
 from data_tools.pipelines.step import DataStep
 from data_tools.shards.records import FileShard, open_shards
@@ -20,12 +20,13 @@ from data_tools.shards.rows import report_quarantine
 from jaxpt import tokenizers
 from jaxpt.cli.terminal import progress, table
 from jaxpt.config.choice import option
+from jaxpt.data.build import control_facts
 from jaxpt.data.tokenize import encoded
 from jaxpt.data.tokenized import FORMAT, NOTE, TokenizedWriter
 from jaxpt.errors import JaxptError
 from jaxpt.files.digests import canonical_digest
 from jaxpt.files.partial import sha256
-from jaxpt.tokenizers.interface import Tokenizer
+from jaxpt.tokenizers.interface import Tokenizer, encodable
 
 EXAMPLE = """examples:
   jaxpt-data tokenize --input='clean/*.jsonl.gz' --output=tokens --tokenizer=TOKENIZER
@@ -44,7 +45,11 @@ class Tokenize(DataStep):
     keep: str = option("source", "fields kept beside the tokens, comma-separated")
     bos: bool = option(False, "begin each document with BOS")
     no_eos: bool = option(False, "do not end each document with EOS")
+    control_tokens: Literal["text", "tokens"] = option(
+        "text", "what text that spells a control token (</s>) becomes: text, or tokens, which end a document"
+    )
     text_field: str = option("text", "of records: where the text is")
+    largest_record: int = option(LONGEST, "bytes of a line, page or value; a longer one goes to quarantine")
 
     def run(self) -> None:
         """Encodes shard after shard on all cores; finished shards are not done again."""
@@ -62,17 +67,20 @@ class Tokenize(DataStep):
             "bos": self.bos,
             "eos": not self.no_eos,
             "fields": fields,
+            **control_facts(self.control_tokens, tokenizer),
         }
-        shards = open_shards(self.input, self.text_field)
+        shards = open_shards(self.input, self.text_field, self.largest_record)
         with ownership.writing(self.output, "tokenize"):
-            _tokenize(shards, Path(self.output), tokenizer, facts)
+            _tokenize(shards, Path(self.output), tokenizer, facts, self.control_tokens == "tokens")
 
 
 HELP = Tokenize.summary()
 main = Tokenize.main
 
 
-def _tokenize(shards: list[FileShard], out: Path, tokenizer: Tokenizer, facts: dict[str, Any]) -> None:
+def _tokenize(
+    shards: list[FileShard], out: Path, tokenizer: Tokenizer, facts: dict[str, Any], control_tokens: bool
+) -> None:
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     finished = []
     with progress(sum(s.size for s in shards), "tokenize", "B", scale=True) as bar:
@@ -80,20 +88,25 @@ def _tokenize(shards: list[FileShard], out: Path, tokenizer: Tokenizer, facts: d
             note = storage.join(out, "manifests", f"{shard.name}.json")
             manifest = storage.read_json(note) or {}
             if manifest.get("input") != shard.fingerprint or manifest.get("key") != key:
-                manifest = _one_shard(shard, out, tokenizer, facts, bar)
+                manifest = _one_shard(shard, out, tokenizer, facts, bar, control_tokens)
                 storage.write_json(note, {**manifest, "input": shard.fingerprint, "key": key})
-            names = ("name", "sha256", "documents", "tokens", "quarantined", "sources")
+            names = ("name", "sha256", "documents", "tokens", "quarantined", "control_tokens_met", "sources")
             finished.append({k: manifest[k] for k in names if k in manifest})
             bar.update(sum(s.size for s in shards[: len(finished)]) - bar.n)
     tokenizer.save(out / "tokenizer")
-    note = {**facts, "shards": finished}
+    met = sum(m.get("control_tokens_met", 0) for m in finished)
+    note = {**facts, **({"control_tokens_met": met} if met else {}), "shards": finished}
     storage.write_json(out / NOTE, {**note, "digest": canonical_digest(note)})
-    print(table(["shard", "documents", "tokens"], [(m["name"], m["documents"], m["tokens"]) for m in finished]))
+    rows = [(m["name"], m["documents"], m["tokens"], m.get("control_tokens_met", 0)) for m in finished]
+    print(table(["shard", "documents", "tokens", "control tokens in texts"], rows))
     report_quarantine([{**m, "rows": m["documents"]} for m in finished], out, facts["text_field"])
 
 
-def _one_shard(shard: FileShard, out: Path, tokenizer: Tokenizer, facts: dict[str, Any], bar: tqdm) -> dict[str, Any]:
+def _one_shard(
+    shard: FileShard, out: Path, tokenizer: Tokenizer, facts: dict[str, Any], bar: tqdm, control_tokens: bool
+) -> dict[str, Any]:
     position, sources, quarantined, before = BytesRead(), {}, 0, bar.n
+    met: list[int] = []
     with ExitStack() as stack:
         name = f"{shard.name}.parquet"
         file = stack.enter_context(storage.new_file(out / name))
@@ -103,17 +116,18 @@ def _one_shard(shard: FileShard, out: Path, tokenizer: Tokenizer, facts: dict[st
 
         def documents() -> Iterator[dict[str, Any]]:
             nonlocal quarantined
-            for entry in read(shard.path, shard.field, position):
+            for entry in read(shard.path, shard.field, position, shard.longest):
                 if isinstance(entry, Problem):
                     quarantined += 1
                     quarantine.write_value(vars(entry))
                 else:
                     yield entry[1]
 
-        where = {"text_field": shard.field, "bos": facts["bos"], "eos": facts["eos"]}
+        where: dict[str, Any] = {"text_field": shard.field, "bos": facts["bos"], "eos": facts["eos"]}
+        where |= {"control_tokens": control_tokens, "met": met.append}
         for document, identity, ids in encoded(documents(), tokenizer, **where):
             size = len(document[shard.field].encode("utf-8", "surrogatepass"))
-            kept = [None if (v := document.get(f)) is None else str(v) for f in facts["fields"]]
+            kept = [None if (v := document.get(f)) is None else encodable(str(v)) for f in facts["fields"]]
             writer.write(identity, ids, size, kept)
             source = document.get("source")
             counts = sources.setdefault(source if isinstance(source, str) else shard.name, [0, 0, 0])
@@ -125,4 +139,5 @@ def _one_shard(shard: FileShard, out: Path, tokenizer: Tokenizer, facts: dict[st
         quarantine.close()
     counts = {s: dict(zip(("documents", "tokens", "bytes"), e)) for s, e in sources.items()}
     total = {k: sum(c[k] for c in counts.values()) for k in ("documents", "tokens")}
-    return {"name": name, "sha256": digest, **total, "quarantined": quarantined, "sources": counts}
+    found = {"control_tokens_met": sum(met)} if any(met) else {}
+    return {"name": name, "sha256": digest, **total, "quarantined": quarantined, **found, "sources": counts}

@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple, NoReturn
 
+from jaxpt.cli.visible import visible_output
 from jaxpt.errors import JaxptError, nearest
 
 OVERRIDE = ("--config.", "--noconfig.")  # how a flag begins that changes the config
+LONGEST = 2000  # characters of the line that reports a mistake
 
 
 class _HelpConfig(argparse.Action):
@@ -160,13 +162,19 @@ def dispatch(
         hint = nearest(name, modules) or f"; commands: {', '.join(sorted(modules))}"
         print(f"{program}: there is no command {name!r}{hint}", file=sys.stderr)
         return 2
-    try:
-        return command(name).main(rest)
-    except (JaxptError, OSError) as error:
-        if debug:
-            raise
-        print(f"{program} {name}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"{program} {name}: interrupted", file=sys.stderr)
-        return 130
+    with visible_output():
+        try:
+            return command(name).main(rest)
+        except (JaxptError, OSError) as error:
+            if debug:
+                raise
+            print(f"{program} {name}: {_one_line(error)}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print(f"{program} {name}: interrupted", file=sys.stderr)
+            return 130
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"

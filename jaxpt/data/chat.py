@@ -10,7 +10,7 @@ from jaxpt.data.documents import document_id
 from jaxpt.data.packing import Document
 from jaxpt.data.tokenize import ALL, Selection, Tokenized
 from jaxpt.errors import JaxptError
-from jaxpt.tokenizers.chat import NAMED, CharacterSpan, named_template, render_with_spans
+from jaxpt.tokenizers.chat import DATE, NAMED, NOTHING, CharacterSpan, Rendered, named_template, render_with_spans
 from jaxpt.tokenizers.interface import Tokenizer
 
 TOOLS = "tools"  # the field with a conversation's function signatures, where it has any
@@ -42,6 +42,9 @@ def tokenize_chats(
     field: str = "messages",
     selection: Selection = ALL,
     batch: int = 256,
+    template_name: str = "chat template",
+    control_tokens: bool = False,
+    date: str = DATE,
 ) -> Iterator[Document]:
     """Yields conversations as tokens whose mask holds on the assistant's turns; fills `book`.
 
@@ -56,37 +59,46 @@ def tokenize_chats(
         field: where the messages are.
         selection: which conversations are taken.
         batch: conversations encoded together.
+        template_name: what errors call the template.
+        control_tokens: read control tokens that messages spell as such; else only those that the template writes are.
+        date: what the template's `strftime_now` says, in ISO form.
 
     Raises:
         JaxptError: messages of another form, or that the template refuses; the conversation's number is named.
     """
-    waiting: list[tuple[bytes, str, list[CharacterSpan]]] = []
-
-    def flush() -> Iterator[Document]:
-        encoded = tokenizer.encode_with_offsets([text for _, text, _ in waiting])
-        for (identity, text, spans), (ids, offsets) in zip(waiting, encoded):
-            mask = within(offsets, spans)
-            if not mask.any():
-                book.left_out += 1
-                continue
-            book.ids.append(identity)
-            book.lengths.append(len(ids))
-            book.text_bytes += len(text.encode("utf-8", "surrogatepass"))
-            yield Document(ids, mask, len(book.ids) - 1)
-        waiting.clear()
-
+    waiting: list[tuple[bytes, Rendered]] = []
+    how: dict[str, Any] = {"name": template_name, "date": date}
+    how["control"] = NOTHING if control_tokens else tokenizer.control
     for number, document in enumerate(documents, 1):
         try:
             messages, tools = normal_messages(document[field]), _normal_tools(document.get(TOOLS))
             identity = conversation_id(messages, tools)
             if selection.takes(document, identity):
                 values = {**tokenizer.special_texts, "tools": tools}
-                waiting.append((identity, *render_with_spans(template, messages, values)))
+                waiting.append((identity, render_with_spans(template, messages, values, **how)))
         except JaxptError as error:
             raise JaxptError(f"conversation {number}: {error}") from error
         if len(waiting) == batch:
-            yield from flush()
-    yield from flush()
+            yield from _encoded(waiting, tokenizer, book)
+            waiting = []
+    yield from _encoded(waiting, tokenizer, book)
+
+
+def _encoded(
+    conversations: Sequence[tuple[bytes, Rendered]], tokenizer: Tokenizer, book: Tokenized
+) -> Iterator[Document]:
+    texts, literal = [made.text for _, made in conversations], [made.literal for _, made in conversations]
+    encoded = tokenizer.encode_with_offsets(texts, True, literal)
+    for (identity, made), (ids, offsets) in zip(conversations, encoded, strict=True):
+        mask = within(offsets, made.spans)
+        if not mask.any():
+            book.left_out += 1
+            continue
+        book.ids.append(identity)
+        book.lengths.append(len(ids))
+        book.text_bytes += len(made.text.encode("utf-8", "surrogatepass"))
+        book.control += len(made.literal)
+        yield Document(ids, mask, len(book.ids) - 1)
 
 
 def within(offsets: np.ndarray, spans: Sequence[CharacterSpan]) -> np.ndarray:

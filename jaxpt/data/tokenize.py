@@ -1,7 +1,7 @@
 """Text to tokenized documents: all cores, in the order of the files, whichever batch a document falls in."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -55,13 +55,15 @@ ALL = Selection()
 class Tokenized:
     """What tokenizing leaves behind beside the documents: ids and lengths by document number, bytes of text.
 
-    `left_out` counts conversations in which the assistant says nothing.
+    `left_out` counts conversations in which the assistant says nothing; `control` counts
+    control tokens that texts spell.
     """
 
     ids: list[bytes]
     lengths: list[int]
     text_bytes: int = 0
     left_out: int = 0
+    control: int = 0
 
     def add(self, identity: bytes, ids: np.ndarray, text_bytes: int) -> Document:
         """Notes a text and returns it as the next document, every token of which may be a target."""
@@ -71,6 +73,7 @@ class Tokenized:
         return Document(ids, np.ones(len(ids), bool), len(self.ids) - 1)
 
 
+Encoded = tuple[list[np.ndarray], int]  # the ids of each text, and how many control tokens the texts spell
 BATCH_CHARS = 4 << 20  # texts of so many characters are encoded together at most, however few they are
 
 
@@ -83,6 +86,8 @@ def encoded(
     eos: bool = True,
     selection: Selection = ALL,
     batch: int = 512,
+    control_tokens: bool = False,
+    met: Callable[[int], object] = lambda count: None,
 ) -> Iterator[tuple[Fields, bytes, np.ndarray]]:
     """Yields each document that is taken with its id and its tokens; a text without tokens is left out.
 
@@ -96,28 +101,34 @@ def encoded(
         eos: end each document with EOS (it belongs to its document).
         selection: which documents are taken.
         batch: documents encoded together, at most.
+        control_tokens: read control tokens that a text spells as such.
+        met: called with how many control tokens the texts of a batch spell.
 
     Raises:
         JaxptError: a text that is not a string.
     """
 
-    def encode(taken: list[tuple[Fields, bytes]]) -> list[np.ndarray]:
-        return tokenizer.encode_batch([str(document[text_field]) for document, _ in taken], bos=bos, eos=eos)
+    def encode(taken: list[tuple[Fields, bytes]]) -> Encoded:
+        texts = [str(document[text_field]) for document, _ in taken]
+        ids = tokenizer.encode_batch(texts, bos=bos, eos=eos, control_tokens=control_tokens)
+        return ids, tokenizer.count_control(texts)
 
     with ThreadPoolExecutor(1) as pool:
-        ahead: deque[tuple[list[tuple[Fields, bytes]], Future[list[np.ndarray]]]] = deque()
+        ahead: deque[tuple[list[tuple[Fields, bytes]], Future[Encoded]]] = deque()
         for taken in _batches(documents, text_field, selection, batch):
             ahead.append((taken, pool.submit(encode, taken)))
             if len(ahead) > 1:
-                yield from _joined(*ahead.popleft())
+                yield from _joined(*ahead.popleft(), met)
         while ahead:
-            yield from _joined(*ahead.popleft())
+            yield from _joined(*ahead.popleft(), met)
 
 
 def _joined(
-    taken: list[tuple[Fields, bytes]], made: Future[list[np.ndarray]]
+    taken: list[tuple[Fields, bytes]], made: Future[Encoded], met: Callable[[int], object]
 ) -> Iterator[tuple[Fields, bytes, np.ndarray]]:
-    for (document, identity), ids in zip(taken, made.result(), strict=True):
+    encoded, count = made.result()
+    met(count)
+    for (document, identity), ids in zip(taken, encoded, strict=True):
         if len(ids):
             yield document, identity, ids
 
@@ -153,6 +164,7 @@ def tokenize(
     bos: bool = False,
     eos: bool = True,
     selection: Selection | None = None,
+    control_tokens: bool = False,
 ) -> Iterator[Document]:
     """Yields the documents as tokens, numbered as they come; fills `book`.
 
@@ -164,10 +176,16 @@ def tokenize(
         bos: begin each document with BOS.
         eos: end each document with EOS (it belongs to its document).
         selection: which documents are taken.
+        control_tokens: read control tokens that a text spells as such.
 
     Raises:
         JaxptError: a text that is not a string.
     """
+
+    def met(count: int) -> None:
+        book.control += count
+
     where: dict[str, Any] = {"text_field": text_field, "bos": bos, "eos": eos, "selection": selection or ALL}
+    where |= {"control_tokens": control_tokens, "met": met}
     for document, identity, ids in encoded(documents, tokenizer, **where):
         yield book.add(identity, ids, len(str(document[text_field]).encode("utf-8", "surrogatepass")))

@@ -17,6 +17,7 @@ def continue_texts(
     sampling: Sampling = Sampling(),  # noqa: B008
     seed: int = 0,
     bos: bool = True,
+    control_tokens: bool = True,
     compute: Compute = Compute(),  # noqa: B008
 ) -> list[str]:
     """Returns each prompt with its continuation, which ends before EOS.
@@ -28,6 +29,8 @@ def continue_texts(
         sampling: how tokens are drawn.
         seed: of the random numbers.
         bos: begin each prompt with BOS, where the tokenizer has one.
+        control_tokens: read control tokens that a prompt spells as such, as a prompt written by a chat template needs;
+            False where others than its author wrote parts of it.
         compute: dtypes.
 
     Raises:
@@ -37,7 +40,7 @@ def continue_texts(
     if tokenizer is None:
         raise JaxptError("the model has no tokenizer; write the bundle with one")
     begins = bos and tokenizer.bos_id is not None
-    ids = [tokenizer.encode(text, bos=begins) for text in prompts]
+    ids = [tokenizer.encode(text, bos=begins, control_tokens=control_tokens) for text in prompts]
     stop = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
     made = generate(
         model.config, model.params, ids, max_new_tokens, sampling=sampling, seed=seed, stop_ids=stop, compute=compute
