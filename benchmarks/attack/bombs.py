@@ -53,7 +53,7 @@ def write(name: str, parts: Iterable[bytes], place: Path) -> None:
 def table(texts: list[str], place: Path, dictionary: bool, groups: int) -> None:
     """Writes texts as Parquet between two usual ones, in row groups of `groups` rows."""
     rows = pa.table({"text": pa.array([f"first {GOOD}", *texts, f"last {GOOD}"], pa.large_string())})
-    pq.write_table(rows, place / "in.parquet", "zstd", use_dictionary=dictionary, row_group_size=groups,
+    pq.write_table(rows, place / "in.parquet", compression="zstd", use_dictionary=dictionary, row_group_size=groups,
                    write_statistics=False, dictionary_pagesize_limit=1 << 30)  # fmt: skip
 
 

@@ -62,9 +62,9 @@ class HuggingFaceTokenizer(Tokenizer):
     @functools.cached_property
     def control_texts(self) -> tuple[str, ...]:
         """As `Tokenizer.control_texts`: the added tokens that are special, BOS, EOS and padding."""
-        added = self._inner.get_added_tokens_decoder()
-        ends = [self.piece(i) for i in (self.bos_id, self.eos_id, self.pad_id) if i is not None]
-        return tuple(dict.fromkeys([*(t.content for t in added.values() if t.special and t.content), *ends]))
+        added = {i: t.content for i, t in self._inner.get_added_tokens_decoder().items() if t.special and t.content}
+        ends = {i: self.piece(i) for i in (self.bos_id, self.eos_id, self.pad_id) if i is not None}
+        return tuple(dict.fromkeys({**ends, **added}.values()))
 
     @functools.cached_property
     def _names(self) -> dict[str, str]:
@@ -134,7 +134,8 @@ def renamed(inner: tokenizers.Tokenizer, names: Mapping[str, str]) -> tokenizers
     """Returns a copy of a tokenizer in which some tokens have other names and the same ids; no merge leads to them."""
     facts = json.loads(inner.to_str())
     for token in facts["added_tokens"]:
-        token["content"] = names.get(token["content"], token["content"])
+        if token["content"] in names:
+            token |= {"content": names[token["content"]], "normalized": False}
     model = facts["model"]
     vocabulary = model.get("vocab")
     if isinstance(vocabulary, dict):
