@@ -18,7 +18,7 @@ from benchmarks.attack.victims import LENGTH
 
 MEMORY = 2 << 30  # bytes that a child may take besides what it has
 GOOD = "The town has a road to the river and that is of use with all that the people have in it. " * 8
-BIG = 300 << 20  # characters, more than may be read
+BIG = 150 << 20  # characters, more than may be read
 
 
 def good(mark: str) -> bytes:
@@ -78,7 +78,7 @@ BOMBS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "zst, one line": (lambda p: write("in.jsonl.zst", long_line(), p), ("pack", "tokenize", "clean")),
     "plain, one line": (lambda p: write("in.jsonl", long_line(), p), ("pack", "tokenize")),
     "Parquet, one value": (lambda p: table(["x" * BIG], p, False, 1), ("pack", "tokenize", "clean")),
-    "Parquet, one value many times": (lambda p: table(["x" * (20 << 20)] * 200, p, True, 10**6), ("pack", "clean")),
+    "Parquet, one value many times": (lambda p: table(["x" * (12 << 20)] * 200, p, True, 10**6), ("pack", "clean")),
     "WARC, one page": (pages, ("extract",)),
     "HTML, nested": (lambda p: write("in.jsonl", html(40_000), p), ("extract",)),
     "HTML, nested formatting": (lambda p: write("in.jsonl", html(40_000, "font"), p), ("extract",)),
@@ -97,8 +97,9 @@ def attack(room: Room) -> list[Trial]:
 def one(room: Room, server: Server, name: str, make: Callable[[Path], None], command: str) -> Trial:
     """One trial: the command ends well, and both usual records come through."""
     place = room.place()
-    make(place)
-    call = ["command", "jaxpt-data", command, f"--input={place}/in.*", f"--output={place}/out"]
+    (place / "in").mkdir()
+    make(place / "in")
+    call = ["command", "jaxpt-data", command, f"--input={place}/in", f"--output={place}/out"]
     call += [f"--tokenizer={room.victims.folder}/tokenizer.model"] * (command in ("pack", "tokenize"))
     call += {"pack": [f"--sequence_length={LENGTH}"], "clean": ["--preset=gopher"]}.get(command, [])
     outcome = server.call(call, memory=MEMORY, limit=120)
@@ -108,7 +109,7 @@ def one(room: Room, server: Server, name: str, make: Callable[[Path], None], com
     if verdict is None and outcome.code:
         verdict = "wrong refusal"
     if verdict is None:
-        aside = lines(place / "out" / "quarantine") or lines(place / "out")
+        aside = lines(place / "out" if command == "pack" else place / "out" / "quarantine")
         verdict = "noticed" if aside else "harmless"
         reason = f"{outcome.seconds:.1f} s; {aside[0][:200]}" if aside else outcome.text[-200:]
         if command in ("clean", "extract"):

@@ -78,7 +78,7 @@ class Server:
     def close(self) -> None:
         """Ends the process."""
         self._process.stdin.close()
-        self._process.wait(10)
+        self._process.wait(60)
 
     def _line(self, limit: float) -> str | None:
         stream = self._process.stdout

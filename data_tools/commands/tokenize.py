@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from data_tools.io import ownership, storage
 from data_tools.io.outputs import check_outputs
-from data_tools.io.readers import LONGEST, BytesRead, Problem, read
+from data_tools.io.readers import BytesRead, Problem, read
 from data_tools.io.writers import LinesWriter
 from data_tools.pipelines.step import DataStep
 from data_tools.shards.records import FileShard, open_shards
@@ -21,6 +21,7 @@ from jaxpt import tokenizers
 from jaxpt.cli.terminal import progress, table
 from jaxpt.config.choice import option
 from jaxpt.data.build import control_facts
+from jaxpt.data.text_files import LARGEST_RECORD
 from jaxpt.data.tokenize import encoded
 from jaxpt.data.tokenized import FORMAT, NOTE, TokenizedWriter
 from jaxpt.errors import JaxptError
@@ -49,7 +50,7 @@ class Tokenize(DataStep):
         "text", "what text that spells a control token (</s>) becomes: text, or tokens, which end a document"
     )
     text_field: str = option("text", "of records: where the text is")
-    largest_record: int = option(LONGEST, "bytes of a line, page or value; a longer one goes to quarantine")
+    largest_record: int = option(LARGEST_RECORD, "bytes of a line, page or value; a longer one goes to quarantine")
 
     def run(self) -> None:
         """Encodes shard after shard on all cores; finished shards are not done again."""

@@ -25,7 +25,7 @@ from jaxpt.data.parquet_pages import ROWS, bounded_batches
 from jaxpt.errors import JaxptError
 from jaxpt.files.strangers import DEPTH, is_deep
 
-LONGEST = text_files.LARGEST_RECORD  # bytes of a line, page, value or text file; a longer one is quarantined
+LONGEST = 64 << 20  # bytes of a line, page, value or text file; a longer one is quarantined
 BYTES = 8 << 20  # of a batch, which has at most `ROWS`; a longer record is a batch alone
 OTHER_KINDS = ("warc", "wet", "html", "htm", "txt")
 SUFFIXES = (*text_files.SUFFIXES, *(f".{kind}{pack}" for kind in OTHER_KINDS for pack in text_files.PACKED))

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 ROWS = 1024  # of a batch, at most
-BUDGET = 256 << 20  # bytes of a batch, about
-PAGES = 4  # a page may have as many times the bytes that a record may
+BUDGET = 64 << 20  # bytes of a batch, about
+LARGEST_PAGE = 256 << 20  # bytes; writers that do not divide a row group make pages of 100 MB
 HEADER = 1 << 13  # bytes read at once of a page's header
 LARGEST_HEADER = 1 << 24
 AS_THEY_ARE = {"PLAIN", "RLE", "BIT_PACKED", "DELTA_BINARY_PACKED", "DELTA_LENGTH_BYTE_ARRAY", "BYTE_STREAM_SPLIT"}
@@ -27,13 +27,13 @@ def bounded_batches(
     Args:
         file: opened on `raw`.
         raw: the file.
-        longest: bytes of a record; a row group with a page of more than `PAGES` times as many is refused.
+        longest: bytes of a record; a row group with a page of more than that, and than `LARGEST_PAGE`, is refused.
         is_local: whether looking at every page's header costs little; else only those of large columns are looked at.
 
     Raises:
         pyarrow.ArrowInvalid: the file is damaged.
     """
-    place = 0
+    place, largest = 0, max(longest, LARGEST_PAGE)
     for number in range(file.metadata.num_row_groups):
         group = file.metadata.row_group(number)
         rows, why = ROWS, ""
@@ -42,9 +42,9 @@ def bounded_batches(
             sizes = [chunk.total_uncompressed_size]
             if is_local or chunk.total_uncompressed_size > longest:
                 sizes = list(page_sizes(raw, chunk)) or sizes
-            if max(sizes) > PAGES * longest:
+            if max(sizes) > largest:
                 what = f"the column {chunk.path_in_schema[:100]} has a page of {max(sizes):,} bytes"
-                why = f"{what}, {PAGES * longest:,} are read"
+                why = f"{what}, {largest:,} are read"
                 break
             expands = not AS_THEY_ARE.issuperset(chunk.encodings)
             if expands or sum(sizes) > BUDGET:

@@ -98,10 +98,8 @@ class Tokenizer(ABC):
         Options as those of `encode`.
         """
         head, tail = self._special("bos", bos), self._special("eos", eos)
-        return [
-            np.asarray([*head, *ids, *tail], np.int32)
-            for ids in self._encode(list(map(encodable, texts)), control_tokens)
-        ]
+        encoded = self._encode(list(map(encodable, texts)), control_tokens)
+        return [np.concatenate([np.asarray(part, np.int32) for part in (head, ids, tail)]) for ids in encoded]
 
     @abstractmethod
     def encode_with_offsets(

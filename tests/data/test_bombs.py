@@ -90,7 +90,8 @@ def parquet(folder, texts, **how):
     return str(folder / "a.parquet")
 
 
-def test_a_page_of_parquet_larger_than_is_read_is_left_out_with_its_rows(tmp_path, tokenizer):
+def test_a_page_of_parquet_larger_than_is_read_is_left_out_with_its_rows(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(parquet_pages, "LARGEST_PAGE", 50_000)
     texts = [GOOD[0]["text"], "x" * 100_000, GOOD[1]["text"]]
     file = parquet(tmp_path, texts, row_group_size=1, use_dictionary=False)
     found = list(read(file, "text", BytesRead(), 10_000))
