@@ -10,7 +10,16 @@ from jaxpt.data.documents import document_id
 from jaxpt.data.packing import Document
 from jaxpt.data.tokenize import ALL, Selection, Tokenized
 from jaxpt.errors import JaxptError
-from jaxpt.tokenizers.chat import DATE, NAMED, NOTHING, CharacterSpan, Rendered, named_template, render_with_spans
+from jaxpt.tokenizers.chat import (
+    DATE,
+    NAMED,
+    NOTHING,
+    CharacterSpan,
+    Conversation,
+    Rendered,
+    named_template,
+    render_conversations,
+)
 from jaxpt.tokenizers.interface import Tokenizer
 
 TOOLS = "tools"  # the field with a conversation's function signatures, where it has any
@@ -41,7 +50,7 @@ def tokenize_chats(
     template: str,
     field: str = "messages",
     selection: Selection = ALL,
-    batch: int = 256,
+    batch: int = 64,
     template_name: str = "chat template",
     control_tokens: bool = False,
     date: str = DATE,
@@ -66,30 +75,39 @@ def tokenize_chats(
     Raises:
         JaxptError: messages of another form, or that the template refuses; the conversation's number is named.
     """
-    waiting: list[tuple[bytes, Rendered]] = []
-    how: dict[str, Any] = {"name": template_name, "date": date}
+    how: dict[str, Any] = {"template": template, "name": template_name, "date": date}
     how["control"] = NOTHING if control_tokens else tokenizer.control
+    waiting: list[_Waiting] = []
     for number, document in enumerate(documents, 1):
         try:
             messages, tools = normal_messages(document[field]), _normal_tools(document.get(TOOLS))
-            identity = conversation_id(messages, tools)
-            if selection.takes(document, identity):
-                values = {**tokenizer.special_texts, "tools": tools}
-                waiting.append((identity, render_with_spans(template, messages, values, **how)))
         except JaxptError as error:
+            yield from _encoded(waiting, tokenizer, book, how)  # what is wrong with one before it is said first
             raise JaxptError(f"conversation {number}: {error}") from error
+        identity = conversation_id(messages, tools)
+        if selection.takes(document, identity):
+            waiting.append((number, identity, (messages, {**tokenizer.special_texts, "tools": tools})))
         if len(waiting) == batch:
-            yield from _encoded(waiting, tokenizer, book)
+            yield from _encoded(waiting, tokenizer, book, how)
             waiting = []
-    yield from _encoded(waiting, tokenizer, book)
+    yield from _encoded(waiting, tokenizer, book, how)
+
+
+_Waiting = tuple[int, bytes, Conversation]  # its number and its id
 
 
 def _encoded(
-    conversations: Sequence[tuple[bytes, Rendered]], tokenizer: Tokenizer, book: Tokenized
+    waiting: Sequence[_Waiting], tokenizer: Tokenizer, book: Tokenized, how: Mapping[str, Any]
 ) -> Iterator[Document]:
-    texts, literal = [made.text for _, made in conversations], [made.literal for _, made in conversations]
+    rendered: list[Rendered] = []
+    found = render_conversations(conversations=[conversation for _, _, conversation in waiting], **how)
+    for (number, _, _), made in zip(waiting, found):
+        if isinstance(made, JaxptError):
+            raise JaxptError(f"conversation {number}: {made}") from made
+        rendered.append(made)
+    texts, literal = [made.text for made in rendered], [made.literal for made in rendered]
     encoded = tokenizer.encode_with_offsets(texts, True, literal)
-    for (identity, made), (ids, offsets) in zip(conversations, encoded, strict=True):
+    for (_, identity, _), made, (ids, offsets) in zip(waiting, rendered, encoded, strict=True):
         mask = within(offsets, made.spans)
         if not mask.any():
             book.left_out += 1

@@ -16,6 +16,7 @@ NAMED = ("plain", "chatml")
 DATE = "2026-01-01"  # what `strftime_now` says while data are packed, so that the same command gives the same rows
 CharacterSpan = tuple[int, int]
 Message = Mapping[str, object]  # role, content, and what else a template knows
+Conversation = tuple[Sequence[Message], Mapping[str, object]]  # and further names for the template
 _MARKS = re.compile(f"[{BEGIN}{END}{LITERAL}]")
 NOTHING = re.compile("(?!)")
 
@@ -66,7 +67,8 @@ def render(
     Raises:
         JaxptError: the template is broken, refuses the messages (`raise_exception`) or exceeds a limit.
     """
-    return _MARKS.sub("", _ask(template, messages, values, name, date)["text"])
+    (answer,) = _ask(template, [(messages, values)], name, date)
+    return _MARKS.sub("", _checked(answer, name)["text"])
 
 
 def render_with_spans(
@@ -78,7 +80,22 @@ def render_with_spans(
     name: str = "chat template",
     date: str = DATE,
 ) -> Rendered:
-    """Returns the rendered conversation, what of it the assistant wrote, and what only spells a control token.
+    """Returns one conversation as `render_conversations` does; raises what is wrong with it."""
+    (made,) = render_conversations(template, [(messages, values)], control=control, name=name, date=date)
+    if isinstance(made, JaxptError):
+        raise made
+    return made
+
+
+def render_conversations(
+    template: str,
+    conversations: Sequence[Conversation],
+    *,
+    control: re.Pattern[str] = NOTHING,
+    name: str = "chat template",
+    date: str = DATE,
+) -> list[Rendered | JaxptError]:
+    """Returns rendered conversations: what the assistant wrote, what only spells a control token, or what is wrong.
 
     A template that marks the assistant's part with `{% generation %}` is taken at its word. One that does not is
     rendered turn by turn: an assistant's turn is what it adds to the conversation so far with the generation prompt,
@@ -87,31 +104,40 @@ def render_with_spans(
 
     Args:
         template: its source.
-        messages: the conversation.
-        values: further names for the template; of these only `tools` are people's.
+        conversations: messages, and further names for the template; of these only `tools` are people's.
         control: finds control tokens, as `Tokenizer.control` does.
         name: what errors call the template.
         date: of `strftime_now`, in ISO form.
-
-    Raises:
-        JaxptError: as `render`; a template without marks that writes a turn differently once more turns follow.
     """
-    tools = values.get("tools")
-    marked = _marked([messages, tools], control)
-    answer = _ask(template, marked[0], {**values, **({"tools": marked[1]} if tools else {})}, name, date, turns=True)
-    text, spans, literal = _read_marks(answer["text"])
+    out: list[Rendered | JaxptError] = []
+    marked: list[Conversation] = []
+    for messages, values in conversations:
+        try:
+            said, tools = _marked([messages, values.get("tools")], control)
+            marked.append((said, {**values, **({"tools": tools} if tools else {})}))
+        except JaxptError as error:
+            out.append(error)
+            break  # those before it come first
+    answers = _ask(template, marked, name, date, turns=True) if marked else []
+    return [*(_rendered(a, messages, name) for a, (messages, _) in zip(answers, conversations)), *out]
+
+
+def _rendered(answer: dict[str, Any], messages: Sequence[Message], name: str) -> Rendered | JaxptError:
+    try:
+        text, spans, literal = _read_marks(_checked(answer, name)["text"])
+    except JaxptError as error:
+        return error
     if "spans" in answer:
         spans = []
         for number, span in enumerate(answer["spans"]):
             if span is None:
                 turn = [i for i, m in enumerate(messages, 1) if m["role"] == "assistant"][number]
-                raise JaxptError(
+                return JaxptError(
                     f"{name} writes turn {turn} differently in another place, so what the assistant wrote cannot be "
                     f"determined; mark it with {{% generation %}} or name another template ({', '.join(NAMED)})"
                 )
             before = answer["text"][: span[1]]
-            start, stop = span[0] - before.count(LITERAL, 0, span[0]), span[1] - before.count(LITERAL)
-            spans.append((start, stop))
+            spans.append((span[0] - before.count(LITERAL, 0, span[0]), span[1] - before.count(LITERAL)))
     return Rendered(text, spans, literal)
 
 
@@ -147,18 +173,16 @@ def _read_marks(marked: str) -> tuple[str, list[CharacterSpan], list[CharacterSp
 
 
 def _ask(
-    template: str,
-    messages: Sequence[Message],
-    values: Mapping[str, object],
-    name: str,
-    date: str | None,
-    turns: bool = False,
-) -> dict[str, Any]:
-    date = date or datetime.datetime.now().isoformat()
-    request = {"template": template, "messages": list(messages), "values": dict(values), "date": date, "turns": turns}
+    template: str, conversations: Sequence[Conversation], name: str, date: str | None, turns: bool = False
+) -> list[dict[str, Any]]:
+    shared = {"template": template, "date": date or datetime.datetime.now().isoformat(), "turns": turns}
     try:
-        return ask(request)
-    except JaxptError as error:
-        raise JaxptError(f"{name}: {error}") from error
+        return ask([{**shared, "messages": list(m), "values": dict(values)} for m, values in conversations])
     except (TypeError, ValueError, RecursionError) as error:  # of json.dumps
         raise JaxptError(f"{name}: the messages are not plain values ({str(error)[:100]})") from error
+
+
+def _checked(answer: dict[str, Any], name: str) -> dict[str, Any]:
+    if "error" in answer:
+        raise JaxptError(f"{name}: {answer['error']}")
+    return answer

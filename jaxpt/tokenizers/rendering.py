@@ -10,11 +10,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from jaxpt.errors import JaxptError
 
 SECONDS = 10  # one conversation may take
 CHARACTERS = 64 << 20  # it may become
@@ -43,9 +41,9 @@ class _Worker:
         self._in, self._out = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._in, False)
 
-    def ask(self, request: bytes) -> bytes:
-        """Returns the answer; raises `_Ended`."""
-        until = time.monotonic() + SECONDS + 2  # the process ends itself before
+    def ask(self, request: bytes, seconds: int) -> bytes:
+        """Returns the answer, which may take `seconds`; raises `_Ended`."""
+        until = time.monotonic() + seconds + 2  # the process ends itself before
         rest = memoryview(struct.pack("<q", len(request)) + request)
         got = bytearray()
         want = 8
@@ -82,35 +80,41 @@ _lock = threading.Lock()
 _worker: _Worker | None = None
 
 
-def ask(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what `template_worker.answer` makes of a request, within its limits of time, output and memory.
+def ask(requests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns what `template_worker.answer` makes of each request, within its limits of time, output and memory.
 
-    Raises:
-        JaxptError: the template fails, or exceeds a limit; the message does not name it.
+    What exceeds a limit, and fails otherwise, has an `error` as its answer.
     """
+    try:
+        return _ask(requests)
+    except _Ended as ended:
+        if len(requests) > 1:  # which of them it was is found out
+            return [answer for request in requests for answer in ask([request])]
+        late = f"it takes longer than {SECONDS} s for one conversation"
+        return [
+            {"error": late if ended.args[0] else "it ended the process that renders it: it needs more than it may have"}
+        ]
+
+
+def _ask(requests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     global _worker
-    data = json.dumps({**request, "characters": CHARACTERS}, default=_plain).encode()
+    data = json.dumps([{**request, "characters": CHARACTERS} for request in requests], default=_plain).encode()
     with _lock:
-        for attempt in (1, 2):
-            if _worker is None or _worker.owner != os.getpid():
-                _worker, fresh = _Worker(), True
-            else:
-                fresh = False
+        while True:
+            fresh = _worker is None or _worker.owner != os.getpid()
+            if fresh:
+                _worker = _Worker()
+            assert _worker is not None
             try:
-                answer = json.loads(_worker.ask(data))
-                break
+                answers: list[dict[str, Any]] = json.loads(_worker.ask(data, SECONDS * len(requests)))
+                return answers
             except _Ended as ended:
                 _end()
-                if ended.args[0]:
-                    raise JaxptError(f"it takes longer than {SECONDS} s for one conversation") from None
-                if fresh or attempt == 2:  # else somebody ended the process since the last request
-                    raise JaxptError("it ended the process that renders it, with more than it may have") from None
+                if fresh or ended.args[0]:
+                    raise  # else somebody ended the process since the last request
             except BaseException:  # Ctrl-C: what is left of the answer would be taken for the next one
                 _end()
                 raise
-    if "error" in answer:
-        raise JaxptError(answer["error"])
-    return answer
 
 
 def _end() -> None:
