@@ -51,14 +51,16 @@ class HuggingFaceCheckpoint:
             count = len(self.config.layers_of("moe"))
             self._check_count(f"{count:,} layers of experts", self.config.moe.experts * count)
         self.specs: dict[str, ParamSpec] = flatten(param_specs(self.config))
+        count = sum(spec.pieces[0] for spec in self.specs.values() if spec.pieces)
+        self._check_count("parameters of layers", count, 2)  # where fewer lack, they are named
         self.places = self._match()
         self.dtypes = self._dtypes()
 
-    def _check_count(self, what: str, wanted: object) -> None:
+    def _check_count(self, what: str, wanted: object, times: int = 1) -> None:
         """Refuses more things, each with a tensor of its own, than there are tensors, before any is built."""
-        if isinstance(wanted, int) and wanted > len(self._where):
+        if isinstance(wanted, int) and wanted > times * len(self._where):
             raise JaxptError(
-                f"{self.path / 'config.json'} asks for {what}: {short(wanted)}, more than the {len(self._where):,} "
+                f"{self.path / 'config.json'} asks for {what}: {short(wanted)}, more than {'twice ' * (times == 2)}the {len(self._where):,} "
                 f"tensors in its files"
             )
 

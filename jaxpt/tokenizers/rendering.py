@@ -83,13 +83,16 @@ _worker: _Worker | None = None
 def ask(requests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Returns what `template_worker.answer` makes of each request, within its limits of time, output and memory.
 
-    What exceeds a limit, and fails otherwise, has an `error` as its answer.
+    What fails has an `error` as its answer; the first one that exceeds a limit is the last one that is answered.
     """
     try:
         return _ask(requests)
     except _Ended as ended:
         if len(requests) > 1:  # which of them it was is found out
-            return [answer for request in requests for answer in ask([request])]
+            made: list[dict[str, Any]] = []
+            while len(made) < len(requests) and not (made and "error" in made[-1]):
+                made += ask([requests[len(made)]])
+            return made
         late = f"it takes longer than {SECONDS} s for one conversation"
         return [
             {"error": late if ended.args[0] else "it ended the process that renders it: it needs more than it may have"}
