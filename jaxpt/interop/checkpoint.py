@@ -59,10 +59,8 @@ class HuggingFaceCheckpoint:
     def _check_count(self, what: str, wanted: object, times: int = 1) -> None:
         """Refuses more things, each with a tensor of its own, than there are tensors, before any is built."""
         if isinstance(wanted, int) and wanted > times * len(self._where):
-            raise JaxptError(
-                f"{self.path / 'config.json'} asks for {what}: {short(wanted)}, more than {'twice ' * (times == 2)}the {len(self._where):,} "
-                f"tensors in its files"
-            )
+            most = f"{'twice ' * (times == 2)}the {len(self._where):,} tensors in its files"
+            raise JaxptError(f"{self.path / 'config.json'} asks for {what}: {short(wanted)}, more than {most}")
 
     def _match(self) -> dict[str, LeafPlace]:
         wanted: dict[str, LeafPlace] = {}
