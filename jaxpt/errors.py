@@ -20,5 +20,15 @@ def nearest(name: str, known: Iterable[object]) -> str:
     """
     import difflib
 
-    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name)[:100], [str(k) for k in known], n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def short(value: object, limit: int = 80) -> str:
+    """Returns `repr(value)` cut to `limit` characters, at any depth: for quoting a stranger's value."""
+    import reprlib
+
+    brief = reprlib.Repr()
+    brief.maxstring = brief.maxother = brief.maxlong = limit
+    text = brief.repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -11,6 +11,6 @@ def _attack(module: str) -> Callable[[Any], Any]:
 
 NAMES = (
     "damage", "stops", "disks", "unreadable", "together", "not_finite", "restarts", "foreign", "archives",
-    "lost_host",
+    "lost_host", "hostile", "templates", "bombs",
 )  # fmt: skip
 KINDS = {name: _attack(name) for name in NAMES}

@@ -7,6 +7,8 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import zstandard
+
 from benchmarks.attack.children import Server
 from benchmarks.attack.judge import Trial, failed
 from benchmarks.attack.room import Room, drop
@@ -127,6 +129,8 @@ def lines(folder: Path) -> list[str]:
     out: list[str] = []
     for file in sorted(folder.glob("*.jsonl*")) if folder.is_dir() else []:
         data = file.read_bytes()
+        if file.suffix == ".zst":
+            data = zstandard.ZstdDecompressor().decompressobj().decompress(data)
         out += (gzip.decompress(data) if file.suffix == ".gz" else data).decode().splitlines()
     return out
 

@@ -14,12 +14,17 @@ def apply(faults: dict[str, Any]) -> None:
     """Makes the faults hold for this process from now on.
 
     Args:
-        faults: `fsize` (bytes no file may exceed), `nofile` (open files), `uid` (rights are dropped), `pread` (every
+        faults: `fsize` (bytes no file may exceed), `memory` (bytes of address space besides what
+            there is), `nofile` (open files), `uid` (rights are dropped), `pread` (every
             positional read of the process fails with that errno, in C++ too), `open` (`[errno, part]`: Python's
             opening of a file for reading fails where `part` is in its path).
     """
     if "fsize" in faults:
         resource.setrlimit(resource.RLIMIT_FSIZE, (faults["fsize"],) * 2)
+    if "memory" in faults:
+        with open("/proc/self/statm") as file:
+            now = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + faults["memory"],) * 2)
     if "nofile" in faults:
         resource.setrlimit(resource.RLIMIT_NOFILE, (faults["nofile"],) * 2)
     if "uid" in faults and os.geteuid() == 0:

@@ -8,7 +8,7 @@ import pyarrow as pa
 from data_tools.io import ownership, storage
 from data_tools.io.batch import Outcome, Place, Removed, texts
 from data_tools.io.outputs import check_outputs
-from data_tools.io.readers import kind_of
+from data_tools.io.readers import LONGEST, kind_of
 from data_tools.pipelines.step import DataStep
 from data_tools.shards.records import FileShard, open_shards, run_shards
 from data_tools.shards.rows import LIMIT_HELP, check_limit, report_quarantine
@@ -24,9 +24,16 @@ def extract(batch: pa.RecordBatch, place: Place) -> Outcome:
     """The batch step: HTML becomes text; a page without any goes."""
     from data_tools.io.html import main_text  # resiliparse is only needed here
 
-    texts_of = dict(enumerate(map(main_text, texts(batch))))
-    empty = [Removed(row, "extract-empty", 0) for row, text in texts_of.items() if not text]
-    return Outcome.of(batch, empty, texts=texts_of)
+    texts_of: dict[int, str] = {}
+    gone = []
+    for row, html in enumerate(texts(batch)):
+        try:
+            texts_of[row] = main_text(html)
+        except ValueError as error:
+            gone.append(Removed(row, "extract-nesting", str(error)))
+        else:
+            gone += [] if texts_of[row] else [Removed(row, "extract-empty", 0)]
+    return Outcome.of(batch, gone, texts=texts_of)
 
 
 def as_read(batch: pa.RecordBatch, place: Place) -> Outcome:
@@ -44,13 +51,14 @@ class Extract(DataStep):
     output: str = option(doc="folder: a shard of records for each file")
     text_field: str = option("text", "of records: where the HTML is; the text takes its place")
     quarantine_limit: float = option(0.5, LIMIT_HELP, changes_output=False)
+    largest_record: int = option(LONGEST, "bytes of a line, page or value; a longer one goes to quarantine")
     workers: int = option(1, "processes over shards; 0: one per core", changes_output=False)
 
     def run(self) -> None:
         """Extracts shard after shard; finished shards are not done again."""
         check_limit(self.quarantine_limit)
         check_outputs({"--input": self.input}, {"--output": self.output})
-        shards = open_shards(self.input, self.text_field, self.output)
+        shards = open_shards(self.input, self.text_field, self.output, longest=self.largest_record)
         with ownership.writing(self.output, "extract"):
             self._write(shards)
 

@@ -8,6 +8,7 @@ from data_tools.io import ownership, storage
 from data_tools.pipelines import flags
 from data_tools.reports import page, report
 from jaxpt.cli.terminal import table
+from jaxpt.cli.visible import visible
 from jaxpt.config.choice import option
 from jaxpt.data.describe import describe, show_rows
 from jaxpt.data.packed import PackedSource
@@ -53,7 +54,7 @@ class Inspect:
         file = self.html or storage.join(self.path, "report.html")
         ownership.check_file(file, page.MARK)
         with storage.new_file(file) as new:
-            new.write_text(page.page(steps, str(self.path), self.alarm), encoding="utf-8")
+            new.write_text(visible(page.page(steps, str(self.path), self.alarm)), encoding="utf-8")
         print(f"report: {file}")
 
 

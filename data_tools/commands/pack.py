@@ -15,11 +15,13 @@ from jaxpt.cli.terminal import progress, table
 from jaxpt.config.choice import option
 from jaxpt.data.build import Packing, build, build_tokenized
 from jaxpt.data.origins import open_origin
-from jaxpt.data.packed import PackedSource
+from jaxpt.data.packed import QUARANTINE, PackedSource
+from jaxpt.data.text_files import LARGEST_RECORD
 from jaxpt.data.tokenize import EOS_TOKEN, Selection
 from jaxpt.data.tokenized import NOTE, TokenizedDocuments
 from jaxpt.errors import JaxptError
 from jaxpt.files.lock import Lock, beside
+from jaxpt.tokenizers.chat import DATE
 from jaxpt.tokenizers.fingerprints import accepts
 
 EXAMPLE = """examples:
@@ -49,6 +51,11 @@ class Pack(DataStep):
     bos: bool = option(False, "begin each document with BOS")
     no_eos: bool = option(False, "do not end each document with EOS", aliases=("--no-eos",))
     eos_token: str | None = option(None, EOS_TOKEN, aliases=("--eos-token",))
+    control_tokens: Literal["text", "tokens"] = option(
+        "text", "what text that spells a control token (</s>) becomes: text, or tokens, which end a document"
+    )
+    largest_record: int = option(LARGEST_RECORD, "bytes; a longer document is put into quarantine.jsonl, not packed")
+    date: str = option(DATE, "of a chat: what strftime_now says in a template, YYYY-MM-DD")
     part: Literal["all", "train", "held_out"] = option("all", "which of the documents")
     held_out: float = option(0.0, "share of documents held out", aliases=("--held-out",))
     group_field: str | None = option(
@@ -90,9 +97,12 @@ class Pack(DataStep):
 
             for source in packed:
                 print(f"TFDS data set: {export(source)}")
-        head = ["packed source", "rows", "tokens", "documents", "mean fill", "fingerprint"]
-        rows = [(str(s.path), s.rows, s.tokens, s.documents, s.mean_fill, s.fingerprint[:16]) for s in packed]
+        head = ["packed source", "rows", "tokens", "documents", "mean fill", "control tokens in texts", "fingerprint"]
+        rows = [(str(s.path), s.rows, s.tokens, s.documents, s.mean_fill, _met(s), s.fingerprint[:16]) for s in packed]
         print(table(head, rows))
+        for s in packed:
+            if count := s.facts["options"].get("quarantined"):
+                print(f"not packed: {count:,} records of {self.input}, see {s.path}/{QUARANTINE}")
 
     def _pack_text(self) -> PackedSource:
         if self.tokenizer is None:
@@ -107,6 +117,9 @@ class Pack(DataStep):
             eos=False if self.no_eos else None,
             eos_token=self.eos_token,
             template=self.template,
+            control_tokens=self.control_tokens,
+            date=self.date,
+            largest_record=self.largest_record,
             selection=self._selection,
         )
         if self._is_packed(Path(self.output)):
@@ -119,7 +132,8 @@ class Pack(DataStep):
 
     def _pack_tokenized(self) -> list[PackedSource]:
         decided = [name for name in ("template", "bos", "no_eos", "eos_token") if getattr(self, name)]
-        if decided := [*decided, *(["kind"] if self.kind != "text" else [])]:
+        decided += [name for name in ("kind", "control_tokens") if getattr(self, name) != "text"]
+        if decided:
             raise JaxptError(
                 f"--{decided[0]} was decided when {self.input} was tokenized; give it to jaxpt-data tokenize"
             )
@@ -156,6 +170,12 @@ class Pack(DataStep):
 
 HELP = Pack.summary()
 main = Pack.main
+
+
+def _met(source: PackedSource) -> int:
+    """How many control tokens the texts spell; what became of them is among the source's options."""
+    count = source.facts["options"].get("control_tokens_met", 0)
+    return count if isinstance(count, int) else 0
 
 
 def _folders(values: Sequence[str]) -> dict[str, str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from tqdm import tqdm
 
@@ -18,13 +18,15 @@ from data_tools.shards.rows import LIMIT, LIMIT_HELP, check_limit, report_quaran
 from jaxpt import tokenizers
 from jaxpt.cli.terminal import progress, table
 from jaxpt.config.choice import option
+from jaxpt.data.build import control_facts
+from jaxpt.data.text_files import LARGEST_RECORD
 from jaxpt.data.tokenize import EOS_TOKEN, encoded
 from jaxpt.data.tokenized import FORMAT, NOTE, TokenizedWriter
 from jaxpt.errors import JaxptError
 from jaxpt.files.digests import canonical_digest
 from jaxpt.files.partial import sha256
 from jaxpt.tokenizers.fingerprints import earlier_names
-from jaxpt.tokenizers.interface import Tokenizer
+from jaxpt.tokenizers.interface import Tokenizer, encodable
 
 EXAMPLE = """examples:
   jaxpt-data tokenize --input=clean --output=tokens --tokenizer=TOKENIZER
@@ -45,7 +47,11 @@ class Tokenize(DataStep):
     no_eos: bool = option(False, "do not end each document with EOS")
     quarantine_limit: float = option(LIMIT, LIMIT_HELP, changes_output=False)
     eos_token: str | None = option(None, EOS_TOKEN)
+    control_tokens: Literal["text", "tokens"] = option(
+        "text", "what text that spells a control token (</s>) becomes: text, or tokens, which end a document"
+    )
     text_field: str = option("text", "of records: where the text is")
+    largest_record: int = option(LARGEST_RECORD, "bytes of a line, page or value; a longer one goes to quarantine")
 
     def run(self) -> None:
         """Encodes shard after shard on all cores; finished shards are not done again."""
@@ -68,10 +74,11 @@ class Tokenize(DataStep):
             "eos": not self.no_eos,
             **end,
             "fields": fields,
+            **control_facts(self.control_tokens, tokenizer),
         }
-        shards = open_shards(self.input, self.text_field, self.output)
+        shards = open_shards(self.input, self.text_field, self.output, longest=self.largest_record)
         with ownership.writing(self.output, "tokenize"):
-            finished = _tokenize(shards, Path(self.output), tokenizer, facts)
+            finished = _tokenize(shards, Path(self.output), tokenizer, facts, self.control_tokens == "tokens")
         counts = [{**m, "rows": m["documents"]} for m in finished]
         report_quarantine(counts, self.output, self.text_field, self.quarantine_limit)
 
@@ -80,7 +87,9 @@ HELP = Tokenize.summary()
 main = Tokenize.main
 
 
-def _tokenize(shards: list[FileShard], out: Path, tokenizer: Tokenizer, facts: dict[str, Any]) -> list[dict[str, Any]]:
+def _tokenize(
+    shards: list[FileShard], out: Path, tokenizer: Tokenizer, facts: dict[str, Any], control_tokens: bool
+) -> list[dict[str, Any]]:
     names = [facts["tokenizer_fingerprint"], *earlier_names(tokenizer)]  # what earlier versions encoded is kept
     key, *earlier = [canonical_digest({**facts, "tokenizer_fingerprint": name}) for name in names]
     finished = []
@@ -89,21 +98,27 @@ def _tokenize(shards: list[FileShard], out: Path, tokenizer: Tokenizer, facts: d
             note = storage.join(out, "manifests", f"{shard.name}.json")
             manifest = storage.read_json(note) or {}
             if manifest.get("input") != shard.fingerprint or manifest.get("key") not in (key, *earlier):
-                manifest = _one_shard(shard, out, tokenizer, facts, bar)
+                manifest = _one_shard(shard, out, tokenizer, facts, bar, control_tokens)
                 storage.write_json(note, {**manifest, "input": shard.fingerprint, "key": key})
-            names = ("name", "sha256", "documents", "tokens", "quarantined", "sources")
+            names = ("name", "sha256", "documents", "tokens", "quarantined", "control_tokens_met", "sources")
             finished.append({k: manifest[k] for k in names if k in manifest})
             bar.update(sum(s.size for s in shards[: len(finished)]) - bar.n)
     tokenizer.save(out / "tokenizer")
-    note = {**facts, "shards": finished}
+    met = sum(m.get("control_tokens_met", 0) for m in finished)
+    note = {**facts, **({"control_tokens_met": met} if met else {}), "shards": finished}
     storage.write_json(out / NOTE, {**note, "digest": canonical_digest(note)})
-    counts = [(m["name"], m["documents"], m["tokens"], m["quarantined"]) for m in finished]
-    print(table(["shard", "documents", "tokens", "in quarantine"], counts))
+    rows = [
+        (m["name"], m["documents"], m["tokens"], m["quarantined"], m.get("control_tokens_met", 0)) for m in finished
+    ]
+    print(table(["shard", "documents", "tokens", "in quarantine", "control tokens in texts"], rows))
     return finished
 
 
-def _one_shard(shard: FileShard, out: Path, tokenizer: Tokenizer, facts: dict[str, Any], bar: tqdm) -> dict[str, Any]:
+def _one_shard(
+    shard: FileShard, out: Path, tokenizer: Tokenizer, facts: dict[str, Any], bar: tqdm, control_tokens: bool
+) -> dict[str, Any]:
     position, sources, quarantined, before = BytesRead(), {}, 0, bar.n
+    met: list[int] = []
     with ExitStack() as stack:
         name = f"{shard.name}.parquet"
         problems = stack.enter_context(storage.new_file(out / "quarantine" / f"{shard.name}.jsonl"))
@@ -113,17 +128,18 @@ def _one_shard(shard: FileShard, out: Path, tokenizer: Tokenizer, facts: dict[st
 
         def documents() -> Iterator[dict[str, Any]]:
             nonlocal quarantined
-            for entry in read(shard.path, shard.field, position):
+            for entry in read(shard.path, shard.field, position, shard.longest):
                 if isinstance(entry, Problem):
                     quarantined += 1
                     quarantine.write_value(vars(entry))
                 else:
                     yield entry[1]
 
-        where = {"text_field": shard.field, "bos": facts["bos"], "eos": facts["eos"], "end": facts.get("eos_ids", ())}
+        where: dict[str, Any] = {"text_field": shard.field, "bos": facts["bos"], "eos": facts["eos"]}
+        where |= {"end": facts.get("eos_ids", ()), "control_tokens": control_tokens, "met": met.append}
         for document, identity, ids in encoded(documents(), tokenizer, **where):
             size = len(document[shard.field].encode("utf-8", "surrogatepass"))
-            kept = [None if (v := document.get(f)) is None else str(v) for f in facts["fields"]]
+            kept = [None if (v := document.get(f)) is None else encodable(str(v)) for f in facts["fields"]]
             writer.write(identity, ids, size, kept)
             source = document.get("source")
             counts = sources.setdefault(source if isinstance(source, str) else shard.name, [0, 0, 0])
@@ -135,4 +151,5 @@ def _one_shard(shard: FileShard, out: Path, tokenizer: Tokenizer, facts: dict[st
         quarantine.close()
     counts = {s: dict(zip(("documents", "tokens", "bytes"), e)) for s, e in sources.items()}
     total = {k: sum(c[k] for c in counts.values()) for k in ("documents", "tokens")}
-    return {"name": name, "sha256": digest, **total, "quarantined": quarantined, "sources": counts}
+    found = {"control_tokens_met": sum(met)} if any(met) else {}
+    return {"name": name, "sha256": digest, **total, "quarantined": quarantined, **found, "sources": counts}

@@ -16,6 +16,14 @@ PAGES = ("response", "resource", "conversion")
 OTHERS = ("warcinfo", "request", "metadata", "revisit")
 CHARSET = re.compile(r"""charset\s*=\s*["']?([\w.:-]+)""", re.IGNORECASE)
 SOFT_HYPHEN = "\u00ad"
+NESTING = 1000  # elements that lie in each other, at most; the time to extract grows with its square
+TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
+# Elements that cannot lie in each other without another around them: void, or ended by the next of their kind.
+NEVER_DEEP = {
+    "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr", "p",
+    "li", "dt", "dd", "tr", "td", "th", "thead", "tbody", "tfoot", "option", "optgroup", "colgroup", "rb", "rt", "rp",
+    "rtc", "html", "head", "body",
+}  # fmt: skip
 LINE = 300  # characters of a message or an address
 
 
@@ -28,11 +36,35 @@ def main_text(html: str) -> str:
     """Returns the main content of a page as text, without navigation, comments, forms and image descriptions.
 
     Soft hyphens (`&shy;`) go: they say where a browser may break a word, and are no part of it.
+
+    Raises:
+        ValueError: more than `NESTING` elements lie in each other.
     """
+    if (depth := nesting(html)) > NESTING:
+        raise ValueError(f"elements nested {depth:,} deep, at most {NESTING:,} are read")
     text = extract_plain_text(
         html, main_content=True, alt_texts=False, links=False, comments=False, preserve_formatting=True
     )
     return text.replace(SOFT_HYPHEN, "").strip()
+
+
+def nesting(html: str) -> int:
+    """Returns about how many elements of a page lie in each other at most, counted in linear time from its tags."""
+    if html.count("<") <= NESTING:
+        return 0
+    open_: dict[str, int] = {}
+    depth = deepest = 0
+    for tag in TAG.finditer(html):
+        name = tag[2].lower()
+        if name in NEVER_DEEP:
+            continue
+        count = open_.get(name, 0)
+        if not tag[1]:
+            open_[name], depth = count + 1, depth + 1
+            deepest = max(deepest, depth)
+        elif count:
+            open_[name], depth = count - 1, depth - 1
+    return deepest
 
 
 def pages(file: BinaryIO, path: str, longest: int) -> Iterator[dict[str, Any] | str]:

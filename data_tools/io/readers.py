@@ -13,18 +13,21 @@ from typing import Any, BinaryIO
 
 import fsspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import zstandard
 
 from data_tools.io import columns
 from data_tools.io.batch import PLACE, from_rows
 from jaxpt.data import text_files
+from jaxpt.data.parquet_pages import ROWS, bounded_batches
 from jaxpt.errors import JaxptError
 from jaxpt.files import compressed
 from jaxpt.files.compressed import decompressed
+from jaxpt.files.strangers import DEPTH, is_deep
 
-LONGEST = 256 << 20  # bytes of one line, page or text file; a longer one is quarantined
-ROWS, BYTES = 1024, 8 << 20  # of a batch, at most; a longer record is a batch alone
+LONGEST = 64 << 20  # bytes of a line, page, value or text file; a longer one is quarantined
+BYTES = 8 << 20  # of a batch, which has at most `ROWS`; a longer record is a batch alone
 OTHER_KINDS = ("warc", "wet", "html", "htm", "txt")
 SUFFIXES = (*text_files.SUFFIXES, *(f".{kind}{pack}" for kind in OTHER_KINDS for pack in text_files.PACKED))
 BROKEN = "broken JSON"
@@ -108,13 +111,14 @@ class _Counted(io.RawIOBase):
         return len(block)
 
 
-def read(path: str, field: str, progress: BytesRead) -> Iterator[RecordOrProblem]:
+def read(path: str, field: str, progress: BytesRead, longest: int = LONGEST) -> Iterator[RecordOrProblem]:
     """Yields what a file holds, one record at a time.
 
     Args:
         path: local or remote.
         field: of JSON lines and Parquet, where the text is.
         progress: counts how much was read.
+        longest: bytes of a record; a longer one is a problem.
 
     Raises:
         JaxptError: the file is damaged as a whole, e.g. a truncated archive.
@@ -122,7 +126,7 @@ def read(path: str, field: str, progress: BytesRead) -> Iterator[RecordOrProblem
     kind = kind_of(path)
     try:
         if kind == "parquet":
-            for batch, _ in _parquet_batches(path, field, progress):
+            for batch, _ in _parquet_batches(path, field, progress, longest):
                 if isinstance(batch, Problem):
                     yield batch
                     continue
@@ -132,7 +136,7 @@ def read(path: str, field: str, progress: BytesRead) -> Iterator[RecordOrProblem
         else:
             with _open(path, progress) as file:
                 reader = {"jsonl": _lines, "warc": _pages, "html": _page, "txt": _text}[kind]
-                for item in reader(file, field, path):
+                for item in reader(file, field, path, longest):
                     if not isinstance(item, Problem):
                         item[1][field] = text_files.fold_line_ends(item[1][field])
                     yield item
@@ -141,19 +145,19 @@ def read(path: str, field: str, progress: BytesRead) -> Iterator[RecordOrProblem
         raise JaxptError(f"{path}: damaged archive ({why}); replace the file or leave it out of --input") from error
 
 
-def read_batches(path: str, field: str, progress: BytesRead) -> Iterator[Repaired]:
+def read_batches(path: str, field: str, progress: BytesRead, longest: int = LONGEST) -> Iterator[Repaired]:
     """Yields batches with how many of their texts were repaired, and problems (with 0), in the file's order.
 
     Raises:
         JaxptError: as `read`.
     """
     if kind_of(path) == "parquet":
-        yield from _parquet_batches(path, field, progress)
+        yield from _parquet_batches(path, field, progress, longest)
         return
     rows: list[dict] = []
     places: list[int] = []
     size = 0
-    for item in read(path, field, progress):
+    for item in read(path, field, progress, longest):
         if isinstance(item, Problem):
             yield item, 0
             continue
@@ -168,13 +172,14 @@ def read_batches(path: str, field: str, progress: BytesRead) -> Iterator[Repaire
         yield from_rows(rows, places, field)
 
 
-def _lines(file: BinaryIO, field: str, path: str) -> Iterator[RecordOrProblem]:
+def _lines(file: BinaryIO, field: str, path: str, longest: int) -> Iterator[RecordOrProblem]:
     place, number, first = 0, 0, None
-    while line := file.readline(LONGEST):
-        if not line.endswith(b"\n") and len(line) == LONGEST:
-            while (rest := file.readline(LONGEST)) and not rest.endswith(b"\n"):
-                pass
-            yield Problem(place, f"line longer than {LONGEST} bytes", line[:200].decode("utf-8", "replace"))
+    while True:
+        line, whole = text_files.read_line(file, longest)
+        if not line:
+            return
+        if not whole:
+            yield Problem(place, f"line longer than {longest} bytes", line[:200].decode("utf-8", "replace"))
         elif line.strip():
             item = _parse(line, place, field)
             broken, number = isinstance(item, Problem) and item.reason == BROKEN, number + 1
@@ -192,8 +197,12 @@ def _parse(line: bytes, place: int, field: str) -> RecordOrProblem:
         row = json.loads(line.decode("utf-8-sig" if place == 0 else "utf-8"))
     except UnicodeDecodeError:
         return Problem(place, "invalid UTF-8", start)
-    except (ValueError, RecursionError):
+    except RecursionError:
+        return Problem(place, text_files.TOO_DEEP, start)
+    except ValueError:
         return Problem(place, BROKEN, start)
+    if is_deep(row, DEPTH):
+        return Problem(place, text_files.TOO_DEEP, start)
     if not isinstance(row, dict):
         return Problem(place, f"a {type(row).__name__} instead of an object", start)
     if field not in row:
@@ -203,10 +212,10 @@ def _parse(line: bytes, place: int, field: str) -> RecordOrProblem:
     return place, row
 
 
-def _text(file: BinaryIO, field: str, path: str) -> Iterator[RecordOrProblem]:
-    data = file.read(LONGEST + 1)
-    if len(data) > LONGEST:
-        yield Problem(0, f"file longer than {LONGEST} bytes", data[:200].decode("utf-8", "replace"))
+def _text(file: BinaryIO, field: str, path: str, longest: int) -> Iterator[RecordOrProblem]:
+    data = file.read(longest + 1)
+    if len(data) > longest:
+        yield Problem(0, f"file longer than {longest} bytes", data[:200].decode("utf-8", "replace"))
         return
     try:
         text = data.decode("utf-8-sig")
@@ -217,38 +226,59 @@ def _text(file: BinaryIO, field: str, path: str) -> Iterator[RecordOrProblem]:
         yield 0, {field: text, "path": path.rsplit("/", 1)[-1]}
 
 
-def _page(file: BinaryIO, field: str, path: str) -> Iterator[RecordOrProblem]:
+def _page(file: BinaryIO, field: str, path: str, longest: int) -> Iterator[RecordOrProblem]:
     from data_tools.io.html import decode, main_text  # resiliparse is only needed here
 
-    data = file.read(LONGEST + 1)
-    text = main_text(decode(data)) if len(data) <= LONGEST else ""
+    data = file.read(longest + 1)
+    why, text = f"file longer than {longest} bytes", ""
+    if len(data) <= longest:
+        try:
+            why, text = "no text in the page", main_text(decode(data))
+        except ValueError as error:
+            why = str(error)
     if text:
         yield 0, {field: text, "path": path.rsplit("/", 1)[-1]}
     else:
-        why = f"file longer than {LONGEST} bytes" if len(data) > LONGEST else "no text in the page"
         yield Problem(0, why, data[:200].decode("utf-8", "replace"))
 
 
-def _pages(file: BinaryIO, field: str, path: str) -> Iterator[RecordOrProblem]:
+def _pages(file: BinaryIO, field: str, path: str, longest: int) -> Iterator[RecordOrProblem]:
     from data_tools.io.html import pages
 
-    for place, page in enumerate(pages(file, path, LONGEST)):
+    for place, page in enumerate(pages(file, path, longest)):
         if isinstance(page, str):
             yield Problem(place, page, "")
         else:
             yield place, {**page, field: page.pop("text")}
 
 
-def _parquet_batches(path: str, field: str, progress: BytesRead) -> Iterator[Repaired]:
+def _parquet_batches(path: str, field: str, progress: BytesRead, longest: int) -> Iterator[Repaired]:
     place = 0
     try:
         with fsspec.open(path, "rb") as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
             size, rows = int(getattr(raw, "size", 0) or 0), max(file.metadata.num_rows, 1)
-            for batch in file.iter_batches(batch_size=ROWS):
+            for batch in bounded_batches(file, raw, longest, "://" not in path):
+                if isinstance(batch, tuple):
+                    yield from ((Problem(place + i, batch[2], ""), 0) for i in range(batch[1]))
+                    place += batch[1]
+                    continue
                 places = pa.array(range(place, place + len(batch)), pa.int64())
                 place += len(batch)
                 progress.bytes = size * place // rows
                 for item in columns.records(columns.plain(batch), places, field):
-                    yield (item, 0) if isinstance(item, pa.RecordBatch) else (Problem(*item), 0)
+                    yield from (
+                        _without_long(item, longest) if isinstance(item, pa.RecordBatch) else [(Problem(*item), 0)]
+                    )
     except (pa.ArrowException, OSError) as error:
         raise text_files.damaged_parquet(path, place, error) from error
+
+
+def _without_long(batch: pa.RecordBatch, longest: int) -> Iterator[Repaired]:
+    """The batch without the rows whose text has more than `longest` bytes, which are problems."""
+    long = pc.greater(pc.binary_length(batch.column("text")), longest)
+    if pc.any(long).as_py():
+        gone = batch.filter(long)
+        for place, start in zip(gone.column(PLACE).to_pylist(), pc.utf8_slice_codeunits(gone.column("text"), 0, 200)):
+            yield Problem(place, f"value longer than {longest} bytes", start.as_py()), 0
+        batch = batch.filter(pc.invert(long))
+    yield batch, 0

@@ -57,7 +57,8 @@ def new_file(path: str | Path) -> Iterator[Path]:
 def write_json(path: str | Path, value: Any) -> None:
     """Writes a JSON file, whole or not at all."""
     with new_file(path) as file:
-        file.write_text(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True), encoding="utf-8")
+        text = json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True)
+        file.write_bytes(text.encode("utf-8", "backslashreplace"))  # an unpaired surrogate stays escaped
 
 
 def read_json(path: str | Path) -> Any:

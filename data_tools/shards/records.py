@@ -22,7 +22,17 @@ import pyarrow as pa
 
 from data_tools.io import storage
 from data_tools.io.batch import Outcome, Place, Removed, Rule, check, strings, texts
-from data_tools.io.readers import SUFFIXES, BytesRead, Problem, kind_of, name_before, output_name, read, read_batches
+from data_tools.io.readers import (
+    LONGEST,
+    SUFFIXES,
+    BytesRead,
+    Problem,
+    kind_of,
+    name_before,
+    output_name,
+    read,
+    read_batches,
+)
 from data_tools.io.writers import BatchWriter, LinesWriter
 from data_tools.shards.counts import Counts
 from data_tools.shards.workers import end_with_parent
@@ -47,6 +57,7 @@ class FileShard:
     fingerprint: str  # SHA-256 of the file, and of how its kind is read where that has changed
     field: str = "text"
     size: int = 0  # bytes of the file
+    longest: int = LONGEST  # bytes of a record
 
     def records(self) -> Iterator[dict | Problem]:
         """Yields records and problems in file order.
@@ -54,7 +65,7 @@ class FileShard:
         Raises:
             JaxptError: the file is damaged as a whole, e.g. a truncated archive.
         """
-        for entry in read(self.path, self.field, BytesRead()):
+        for entry in read(self.path, self.field, BytesRead(), self.longest):
             yield entry if isinstance(entry, Problem) else entry[1]
 
     def rows(self) -> Iterator[dict]:
@@ -65,13 +76,17 @@ class FileShard:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yields the valid records as batches, the same ones that `run_shards` gives to a step."""
-        for batch, _ in read_batches(self.path, self.field, BytesRead()):
+        for batch, _ in read_batches(self.path, self.field, BytesRead(), self.longest):
             if not isinstance(batch, Problem):
                 yield batch
 
 
 def open_shards(
-    pattern: str, field: str = "text", output: str | Path | None = None, known: Collection[str] = ()
+    pattern: str,
+    field: str = "text",
+    output: str | Path | None = None,
+    known: Collection[str] = (),
+    longest: int = LONGEST,
 ) -> list[FileShard]:
     """Returns the files that match `pattern` (comma-separated files, folders or globs, local or remote), by name.
 
@@ -80,6 +95,7 @@ def open_shards(
         field: holds the text.
         output: folder that a step writes; shards that an earlier version wrote there, as gz, keep their names.
         known: further names that stay as they are.
+        longest: bytes of a record; a longer one goes to quarantine.
 
     Raises:
         JaxptError: nothing matches, an unknown kind of file, or two files of one name.
@@ -96,7 +112,8 @@ def open_shards(
                     bar.update(len(block))
             _check_as_written(path, digest.hexdigest())
             digest.update(READ_ANEW.get(kind_of(path), b""))
-            shards.append(FileShard(path, output_name(path), digest.hexdigest(), field, size))
+            digest.update(b"" if longest == LONGEST else str(longest).encode())
+            shards.append(FileShard(path, output_name(path), digest.hexdigest(), field, size, longest))
     before = {*known, *(_written(output) if output is not None else ())}
     names = [s.name for s in shards]
     shards = [_named(s, before, names.count(s.name) > 1) for s in shards]
@@ -236,7 +253,7 @@ def _one_shard(
         quarantine = LinesWriter(new("quarantine", f"{shard.name}.jsonl"), "quarantine")
         file = new(shard.name)
         kept = BatchWriter(file, shard.name, shard.field)
-        for batch, repaired in read_batches(shard.path, shard.field, position):
+        for batch, repaired in read_batches(shard.path, shard.field, position, shard.longest):
             if isinstance(batch, Problem):
                 counts.quarantined += 1
                 quarantine.write_value(vars(batch))

@@ -35,7 +35,7 @@ def rows_of(
     with progress(sum(s.size for s in shards), what, "B", scale=True) as bar:
         for shard in shards:
             position, before = BytesRead(), 0
-            for entry in read(shard.path, shard.field, position):
+            for entry in read(shard.path, shard.field, position, shard.longest):
                 bar.update(position.bytes - before)
                 before = position.bytes
                 if isinstance(entry, Problem):

@@ -58,6 +58,15 @@ def digest(params: Params) -> dict[str, list[str]]:
 
 
 PIECE = 1 << 22  # entries of a host array that are digested at a time
+EXPONENT = {4: 0x7F800000, "bfloat16": 0x7F80, "float16": 0x7C00}  # all ones: NaN or an infinity
+
+
+def all_finite(value: np.ndarray) -> bool:
+    """Whether a host array of floats (float32, bfloat16, float16) holds neither NaN nor an infinity."""
+    flat = value.reshape(-1).view(f"u{value.dtype.itemsize}")
+    mask = flat.dtype.type(EXPONENT[4 if value.dtype.itemsize == 4 else value.dtype.name])
+    pieces = (flat[start : start + PIECE] for start in range(0, flat.size, PIECE))
+    return not any(((piece & mask) == mask).any() for piece in pieces)
 
 
 def slice_digest(value: np.ndarray) -> str:

@@ -11,10 +11,11 @@ import numpy as np
 import tensorstore as ts
 
 from jaxpt.bundles import store
-from jaxpt.bundles.digest import digest, slice_digest
-from jaxpt.errors import JaxptError
+from jaxpt.bundles.digest import all_finite, digest, slice_digest
+from jaxpt.errors import JaxptError, short
 from jaxpt.files import digests as small_files
 from jaxpt.files.absent import absent_model
+from jaxpt.files.strangers import check_tree, parse_json
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.model import Model
 from jaxpt.models.params import Array, ArrayIndex, Params, Shardings
@@ -80,7 +81,10 @@ class Bundle:
             if leaf not in self._open:
                 self._open[leaf] = self._array(leaf)
             array = self._open[leaf]
-            return store.read(array if layer is None else array[layer], index)
+            value = store.read(array if layer is None else array[layer], index)
+            if not all_finite(value):
+                raise JaxptError(f"{self.path / 'params' / leaf} holds NaN or infinite numbers; {WAY_OUT}")
+            return value
         except JaxptError:
             raise
         except (ValueError, OSError, NotImplementedError) as e:
@@ -153,12 +157,30 @@ def open_bundle(path: str | Path) -> Bundle:
     for name in ("lineage.json", "model.json"):
         if not (path / name).is_file():
             raise JaxptError(f"{path} is not a bundle: it has no {name}")
-    facts = small_files.read_json(path, "model.json", dict, WAY_OUT)
+    check_tree(path)
+    facts = _json(path, "model.json", dict)
     if facts.get("format", 1) not in (1, small_files.MODEL_FORMAT):
         raise JaxptError(f"{path / 'model.json'}: format {facts['format']} is not read by this jaxpt; write it again")
     if "digests" not in facts:
         raise JaxptError(f"{path} is not a bundle: its model.json lists no parameters (a run directory?)")
     try:
-        return Bundle(path, facts, small_files.read_json(path, "lineage.json", list, WAY_OUT))
+        _check_layers(path, facts)
+        return Bundle(path, facts, _json(path, "lineage.json", list))
     except (KeyError, TypeError, AttributeError) as error:
         raise JaxptError(f"{path / 'model.json'} is broken ({error!r}); {WAY_OUT}") from error
+
+
+def _json(path: Path, name: str, kind: type) -> Any:
+    """As `jaxpt.files.digests.read_json`, of a stranger; what a lineage says may be NaN, what a model is may not."""
+    values = parse_json(small_files.read_file(path, name, WAY_OUT), f"{path / name}", finite=name == "model.json")
+    if not isinstance(values, kind):
+        raise JaxptError(f"{path / name} is broken (it holds no {kind.__name__}); {WAY_OUT}")
+    return values
+
+
+def _check_layers(path: Path, facts: Mapping[str, Any]) -> None:
+    """Refuses more layers than there are digests of layers, before any is built."""
+    layers, there = facts["config"]["layers"], sum(map(len, facts["digests"].values()))
+    count = layers if isinstance(layers, int) else sum(entry.get("count", 1) for entry in layers)
+    if count > there:
+        raise JaxptError(f"{path / 'model.json'} has {short(count)} layers and digests of {there:,}; {WAY_OUT}")

@@ -18,11 +18,13 @@ from typing import Any, NamedTuple, NoReturn
 from jaxpt.cli.pipes import nobody_reads, quiet_when_closed
 from jaxpt.cli.stopping import no_interrupt_lost
 from jaxpt.cli.version import VERSION
+from jaxpt.cli.visible import visible_output
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.files.partial import user_line
 
 _DEBUG = ContextVar("debug", default=False)  # whether mistakes, too, show a traceback
 OVERRIDE = ("--config.", "--noconfig.")  # how a flag begins that changes the config
+LONGEST = 2000  # characters of the line that reports a mistake
 
 
 class _HelpConfig(argparse.Action):
@@ -211,20 +213,21 @@ def dispatch(
 
 def mistakes_in_a_line(name: str, call: Callable[[], int]) -> int:
     """Returns the exit code of `call`, which its lines name so: 1 for a mistake, 130 for Ctrl-C, both in a line."""
-    try:
-        with no_interrupt_lost():
-            return call()
-    except JaxptError as error:
-        if _DEBUG.get():
-            raise
-        line = " ".join(str(error).split())
-    except OSError as error:
-        shown = user_line(error)
-        if _DEBUG.get() or shown is None or nobody_reads(error):
-            raise
-        line = shown
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        return 130
-    print(f"{name}: {line}", file=sys.stderr)
-    return 1
+    with visible_output():
+        try:
+            with no_interrupt_lost():
+                return call()
+        except JaxptError as error:
+            if _DEBUG.get():
+                raise
+            line = " ".join(str(error).split())
+        except OSError as error:
+            shown = user_line(error)
+            if _DEBUG.get() or shown is None or nobody_reads(error):
+                raise
+            line = shown
+        except KeyboardInterrupt:
+            print(f"{name}: interrupted", file=sys.stderr)
+            return 130
+        print(f"{name}: {line if len(line) <= LONGEST else f'{line[:LONGEST]}…'}", file=sys.stderr)
+        return 1

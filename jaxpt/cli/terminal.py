@@ -9,6 +9,8 @@ from contextlib import suppress
 
 from tqdm import tqdm
 
+from jaxpt.cli.visible import VisibleStream, in_cell, visible
+
 NARROWEST = 40  # columns of a terminal; a narrower one breaks the lines itself
 LEAST = 16  # columns of a text that is broken
 
@@ -36,7 +38,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
             return "yes" if x else "no"
         if isinstance(x, int):
             return f"{x:,}"
-        return f"{x:.4g}" if isinstance(x, float) else str(x)
+        return f"{x:.4g}" if isinstance(x, float) else in_cell(str(x))
 
     body = [list(r) for r in rows]
     columns = [[r[i] for r in body] for i in range(len(head))]
@@ -87,6 +89,9 @@ def _lines(text: Sequence[Sequence[str]], widths: Sequence[int], right: Sequence
 
 
 class _Bar(tqdm):
+    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
+        super().set_postfix_str(visible(s), refresh)
+
     def __del__(self) -> None:
         with suppress(AttributeError):  # Ctrl-C while it was being made
             super().__del__()
@@ -105,17 +110,18 @@ def progress(
         scale: print counts with k, M, G.
         quiet: shows nothing.
     """
-    alive = sys.stderr.isatty()
+    stream = sys.stderr.raw if isinstance(sys.stderr, VisibleStream) else sys.stderr
+    alive = stream.isatty()  # the bar moves the cursor itself
     return _Bar(
         total=total,
         initial=start,
-        desc=what,
+        desc=visible(what),
         unit=unit,
         unit_scale=scale,
         disable=quiet,
         dynamic_ncols=alive,
         mininterval=0.2 if alive else 10.0,
-        file=sys.stderr,
+        file=stream,
     )
 
 

@@ -31,6 +31,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--top_p", type=float, default=1.0, help="keep the likeliest tokens of this probability")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no_bos", action="store_true", help="no BOS, also where the tokenizer puts one first")
+    parser.add_argument(
+        "--control_tokens",
+        choices=("tokens", "text"),
+        default="tokens",
+        help="what a prompt that spells a control token (</s>) means: that token, or its text",
+    )
     parser.add_argument("--dtype", default="float32", help="compute dtype: float32 or bfloat16")
     args = parser.parse_args(list(argv))
     if args.max_new_tokens < 1:
@@ -46,6 +52,7 @@ def main(argv: Sequence[str]) -> int:
         sampling=sampling,
         seed=args.seed,
         bos=not args.no_bos,
+        control_tokens=args.control_tokens == "tokens",
         compute=Compute(dtype=args.dtype),
         notice=lambda line: print(f"jaxpt generate: {line}", file=sys.stderr),
     )

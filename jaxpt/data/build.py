@@ -1,5 +1,6 @@
 """Documents to a packed source: read, tokenize, pack, write, in one pass."""
 
+import datetime
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,9 +12,11 @@ from jaxpt.data.documents import Fields
 from jaxpt.data.origins import Origin, open_origin
 from jaxpt.data.packed import PackedSource, PackedWriter
 from jaxpt.data.packing import PACKERS, Document
+from jaxpt.data.text_files import LARGEST_RECORD
 from jaxpt.data.tokenize import ALL, EOS_TOKEN, Selection, Tokenized, tokenize
 from jaxpt.data.tokenized import TokenizedDocuments
 from jaxpt.errors import JaxptError, nearest
+from jaxpt.tokenizers.chat import DATE
 from jaxpt.tokenizers.interface import Tokenizer
 
 ReportDocuments = Callable[[int, int], object]  # (documents, tokens) done since the last call
@@ -28,7 +31,9 @@ class Packing:
     longer than a row) or "concat" (no padding). `bos` and `eos` begin and end each text (None: only `eos`). `template`
     writes a chat: one that comes with jaxpt, a `.jinja` file, or None for the tokenizer's; it alone writes a chat's
     special tokens. `eos_token` ends each text instead of the tokenizer's own EOS: the text of a token, or of several
-    one after the other. `selection` says which documents are taken.
+    one after the other. `control_tokens` says what becomes of text that spells such a token: "text" (a page cannot
+    end a document inside a row), or "tokens". `date` is what a template's `strftime_now` says, in ISO form. Records of
+    more than `largest_record` bytes are left out. `selection` says which documents are taken.
     """
 
     kind: Literal["text", "chat"] = option("text", "chat: conversations, only the assistant's turns are targets")
@@ -38,6 +43,11 @@ class Packing:
     eos: bool | None = option(None, "end each text with it; None: yes")
     eos_token: str | None = option(None, EOS_TOKEN)
     template: str | None = option(None, "of chats: one of jaxpt's, a .jinja file, or None for the tokenizer's")
+    control_tokens: Literal["text", "tokens"] = option(
+        "text", "what text that spells a control token (</s>) becomes: text, or tokens, which end a document"
+    )
+    date: str = option(DATE, "of chats: what strftime_now says in a template, YYYY-MM-DD")
+    largest_record: int = option(LARGEST_RECORD, "bytes; a longer document is put into quarantine.jsonl, not packed")
     selection: Selection = option(ALL, "which documents are taken: all, the held-out share, or the rest")
 
     def __post_init__(self) -> None:
@@ -49,6 +59,15 @@ class Packing:
             raise JaxptError(f"template={self.template} is of kind=chat; set kind=chat")
         if self.eos is False and self.eos_token is not None:
             raise JaxptError(f"eos_token={self.eos_token} and eos=False exclude each other; leave one out")
+        if self.largest_record < 1:
+            raise JaxptError(f"largest_record={self.largest_record} must be at least 1 byte")
+        if self.control_tokens not in ("text", "tokens"):
+            hint = nearest(self.control_tokens, ("text", "tokens"))
+            raise JaxptError(f"control_tokens={self.control_tokens} is neither text nor tokens{hint}")
+        try:
+            datetime.date.fromisoformat(self.date)
+        except ValueError as error:
+            raise JaxptError(f"date={self.date} is not a day as YYYY-MM-DD ({error})") from error
         if self.packer not in PACKERS:
             known = ", ".join(PACKERS)
             raise JaxptError(f"packer={self.packer} is unknown{nearest(self.packer, PACKERS)}; there are {known}")
@@ -65,13 +84,35 @@ class Packing:
         return (self.content_field, group) if group else (self.content_field,)
 
     def facts(self, tokenizer: Tokenizer | None) -> dict[str, object]:
-        """Returns the options as plain values with everything decided, the template as its text."""
+        """Returns the options as plain values with everything decided, the template as its text.
+
+        `control_tokens` is among them where it is not what versions without the option did (tokens in chats and with a
+        `tokenizer.json`, text elsewhere), so that their sources are still found.
+        """
         ends: dict[str, object] = {"bos": bool(self.bos), "eos": self.eos is not False} if self.kind == "text" else {}
         template = templates_of(tokenizer, self.template) if self.kind == "chat" else {}
         if self.eos_token is not None and tokenizer is not None:
             ends["eos_ids"] = tokenizer.token_ids(self.eos_token, "eos_token")
-        chosen = {"kind": self.kind, "field": self.content_field, "packer": self.packer, **ends, **template}
+        chosen: dict[str, object] = {
+            "kind": self.kind,
+            "field": self.content_field,
+            "packer": self.packer,
+            **ends,
+            **template,
+        }
+        if any("strftime_now" in text for text in template.values() if isinstance(text, str)):
+            chosen |= {"date": self.date}
+        if self.largest_record != LARGEST_RECORD:
+            chosen |= {"largest_record": self.largest_record}
+        if tokenizer is not None:
+            chosen |= control_facts(self.control_tokens, tokenizer, self.kind)
         return {**chosen, "selection": asdict(self.selection)}
+
+
+def control_facts(control_tokens: str, tokenizer: Tokenizer, kind: str = "text") -> dict[str, str]:
+    """Returns what is noted of `control_tokens`: nothing where versions that did not know the option did the same."""
+    before = "tokens" if kind == "chat" or tokenizer.tokens_when_spelled else "text"
+    return {} if control_tokens == before else {"control_tokens": control_tokens}
 
 
 def build(
@@ -105,12 +146,15 @@ def build(
     origin = open_origin(inputs) if isinstance(inputs, str | Sequence) else inputs
     book = Tokenized([], [])
     facts = packing.facts(tokenizer)
-    documents = _counted(_tokenized(origin.documents(packing.fields), packing, facts, tokenizer, book), report)
     pad = tokenizer.pad_id if tokenizer.pad_id is not None else 0
     with PackedWriter(output, sequence_length, tokenizer.vocab_size, rows_per_shard=rows_per_shard) as writer:
+        read = origin.documents(packing.fields, packing.largest_record, writer.leave_out)
+        documents = _counted(_tokenized(read, packing, facts, tokenizer, book), report)
         for packed in PACKERS[packing.packer](documents, sequence_length, pad):
             writer.write(packed)
         facts |= {"text_bytes": book.text_bytes, **({"left_out": book.left_out} if packing.kind == "chat" else {})}
+        facts |= {"control_tokens_met": book.control} if book.control else {}
+        facts |= {"quarantined": writer.left_out} if writer.left_out else {}
         return writer.finish(book.ids, book.lengths, tokenizer.fingerprint, facts, tokenizer)
 
 
@@ -146,13 +190,8 @@ def build_tokenized(
     with PackedWriter(output, sequence_length, made["vocab_size"], rows_per_shard=rows_per_shard) as writer:
         for packed in PACKERS[packer](documents, sequence_length, made["pad_id"]):
             writer.write(packed)
-        ends = {"eos_ids": made["eos_ids"]} if "eos_ids" in made else {}
-        facts = {
-            **packing.facts(None),
-            **ends,
-            "text_bytes": book.text_bytes,
-            **({"where": list(where)} if where else {}),
-        }
+        facts = {**packing.facts(None), "text_bytes": book.text_bytes, **({"where": list(where)} if where else {})}
+        facts |= {name: made[name] for name in ("eos_ids", "control_tokens", "control_tokens_met") if made.get(name)}
         return writer.finish(book.ids, book.lengths, made["tokenizer_fingerprint"], facts, inputs.tokenizer)
 
 
@@ -163,9 +202,14 @@ def _tokenized(
     tokenizer: Tokenizer,
     book: Tokenized,
 ) -> Iterator[Document]:
-    where: dict[str, Any] = {"selection": packing.selection}
+    where: dict[str, Any] = {
+        "selection": packing.selection,
+        "control_tokens": packing.control_tokens == "tokens",
+    }
     if packing.kind == "chat":
+        name = tokenizer.template_name if packing.template is None else f"chat template {packing.template}"
         where |= {"field": facts["field"], "template": facts["template"], "tool_template": facts.get("tool_template")}
+        where |= {"template_name": name, "date": packing.date}
         return tokenize_chats(documents, tokenizer, book, **where)
     where |= {"text_field": facts["field"], "bos": facts["bos"], "eos": facts["eos"], "end": facts.get("eos_ids", ())}
     return tokenize(documents, tokenizer, book, **where)

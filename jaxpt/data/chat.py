@@ -10,7 +10,16 @@ from jaxpt.data.documents import document_id
 from jaxpt.data.packing import Document
 from jaxpt.data.tokenize import ALL, Selection, Tokenized
 from jaxpt.errors import JaxptError
-from jaxpt.tokenizers.chat import NAMED, CharacterSpan, named_template, render_with_spans
+from jaxpt.tokenizers.chat import (
+    DATE,
+    NAMED,
+    NOTHING,
+    CharacterSpan,
+    Conversation,
+    Rendered,
+    named_template,
+    render_conversations,
+)
 from jaxpt.tokenizers.interface import Tokenizer
 from jaxpt.tokenizers.templates import DEFAULT, TOOL_USE
 
@@ -52,7 +61,10 @@ def tokenize_chats(
     tool_template: str | None = None,
     field: str = "messages",
     selection: Selection = ALL,
-    batch: int = 256,
+    batch: int = 64,
+    template_name: str = "chat template",
+    control_tokens: bool = False,
+    date: str = DATE,
 ) -> Iterator[Document]:
     """Yields conversations as tokens whose mask holds on the assistant's turns; fills `book`.
 
@@ -68,38 +80,69 @@ def tokenize_chats(
         field: where the messages are.
         selection: which conversations are taken.
         batch: conversations encoded together.
+        template_name: what errors call the template.
+        control_tokens: read control tokens that messages spell as such; else only those that the template writes are.
+        date: what the template's `strftime_now` says, in ISO form.
 
     Raises:
         JaxptError: messages of another form, or that the template refuses; the conversation's number is named.
     """
-    waiting: list[tuple[bytes, str, list[CharacterSpan]]] = []
-
-    def flush() -> Iterator[Document]:
-        encoded = tokenizer.encode_with_offsets([text for _, text, _ in waiting])
-        for (identity, text, spans), (ids, offsets) in zip(waiting, encoded):
-            mask = within(offsets, spans)
-            if not mask.any():
-                book.left_out += 1
-                continue
-            book.ids.append(identity)
-            book.lengths.append(len(ids))
-            book.text_bytes += len(text.encode("utf-8", "surrogatepass"))
-            yield Document(ids, mask, len(book.ids) - 1)
-        waiting.clear()
-
+    how: dict[str, Any] = {"templates": (template, tool_template or template), "name": template_name, "date": date}
+    how["control"] = NOTHING if control_tokens else tokenizer.control
+    waiting: list[_Waiting] = []
     for number, document in enumerate(documents, 1):
         try:
             messages, tools = normal_messages(document[field]), _normal_tools(document.get(TOOLS))
-            identity = conversation_id(messages, tools)
-            if selection.takes(document, identity):
-                values = {**tokenizer.special_texts, "tools": tools}
-                written_by = tool_template if tools and tool_template is not None else template
-                waiting.append((identity, *render_with_spans(written_by, messages, values)))
         except JaxptError as error:
+            yield from _encoded(waiting, tokenizer, book, how)  # what is wrong with one before it is said first
             raise JaxptError(f"conversation {number}: {error}") from error
+        identity = conversation_id(messages, tools)
+        if selection.takes(document, identity):
+            waiting.append((number, identity, (messages, {**tokenizer.special_texts, "tools": tools})))
         if len(waiting) == batch:
-            yield from flush()
-    yield from flush()
+            yield from _encoded(waiting, tokenizer, book, how)
+            waiting = []
+    yield from _encoded(waiting, tokenizer, book, how)
+
+
+_Waiting = tuple[int, bytes, Conversation]  # its number and its id
+
+
+def _encoded(
+    waiting: Sequence[_Waiting], tokenizer: Tokenizer, book: Tokenized, how: Mapping[str, Any]
+) -> Iterator[Document]:
+    rendered: list[Rendered] = []
+    for (number, _, _), made in zip(waiting, _rendered([conversation for _, _, conversation in waiting], **how)):
+        if isinstance(made, JaxptError):
+            raise JaxptError(f"conversation {number}: {made}") from made
+        rendered.append(made)
+    texts, literal = [made.text for made in rendered], [made.literal for made in rendered]
+    encoded = tokenizer.encode_with_offsets(texts, True, literal)
+    for (_, identity, _), made, (ids, offsets) in zip(waiting, rendered, encoded, strict=True):
+        mask = within(offsets, made.spans)
+        if not mask.any():
+            book.left_out += 1
+            continue
+        book.ids.append(identity)
+        book.lengths.append(len(ids))
+        book.text_bytes += len(made.text.encode("utf-8", "surrogatepass"))
+        book.control += len(made.literal)
+        yield Document(ids, mask, len(book.ids) - 1)
+
+
+def _rendered(
+    conversations: Sequence[Conversation], templates: tuple[str, str], **how: Any
+) -> list[Rendered | JaxptError]:
+    """What the first of `templates` makes of each conversation without tools, and the second of one with tools."""
+    by = [bool(values["tools"]) for _, values in conversations]
+    parts = {
+        tools: iter(
+            render_conversations(template, conversations=[c for c, b in zip(conversations, by) if b == tools], **how)
+        )
+        for tools, template in enumerate(templates)
+        if tools in by
+    }
+    return [next(parts[tools]) for tools in by]
 
 
 def within(offsets: np.ndarray, spans: Sequence[CharacterSpan]) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from jaxpt.data.fingerprints import content_fingerprint
 from jaxpt.data.remote import file_system
-from jaxpt.data.text_files import SUFFIXES, list_files, read_documents
+from jaxpt.data.text_files import LARGEST_RECORD, SUFFIXES, Aside, list_files, read_documents
 from jaxpt.data.tfds_split import PREFIX, TfdsSplit
 
 
@@ -17,8 +17,13 @@ class Origin(Protocol):
     position: int
     unit: str
 
-    def documents(self, fields: tuple[str, ...]) -> Iterator[dict[str, object]]:
-        """Yields every document as a dict that holds at least `fields`."""
+    def documents(
+        self, fields: tuple[str, ...], largest: int = LARGEST_RECORD, aside: Aside = lambda left_out: None
+    ) -> Iterator[dict[str, object]]:
+        """Yields every document as a dict that holds at least `fields`.
+
+        One of more than `largest` bytes, or nested without end, is given to `aside` instead.
+        """
 
     def fingerprint(self, memo: Path) -> str:
         """Returns a hash of the content and its order; `memo` is a file that remembers the hashes of large files."""
@@ -42,7 +47,9 @@ class TextFiles:
         self._sizes = [_size(f) for f in self.files]
         self.size, self.position = sum(self._sizes), 0
 
-    def documents(self, fields: tuple[str, ...]) -> Iterator[dict[str, object]]:
+    def documents(
+        self, fields: tuple[str, ...], largest: int = LARGEST_RECORD, aside: Aside = lambda left_out: None
+    ) -> Iterator[dict[str, object]]:
         """As `Origin.documents`."""
         self.position = 0
 
@@ -51,7 +58,7 @@ class TextFiles:
 
         for file, size in zip(self.files, self._sizes):
             before = self.position
-            yield from read_documents(file, fields, at)
+            yield from read_documents(file, fields, at, largest, aside)
             self.position = before + size
 
     def fingerprint(self, memo: Path) -> str:

@@ -9,6 +9,7 @@ The tokenizer is no part of the fingerprint: the same rows are the same source w
 """
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from jaxpt.data.carried import carried_tokenizer
 from jaxpt.data.packing import Packed
 from jaxpt.data.remote import default_cache, file_digest, file_system, is_remote, local_copy
 from jaxpt.data.shards import Shards
+from jaxpt.data.text_files import LeftOut
 from jaxpt.errors import JaxptError
 from jaxpt.files.absent import absent
 from jaxpt.files.digests import canonical_digest, report_without_digests, write_digests
@@ -60,6 +62,9 @@ class SourceJson(TypedDict):
     files: list[FileFacts]
 
 
+QUARANTINE = "quarantine.jsonl"
+
+
 class PackedWriter:
     """Writes a packed source into a temporary sibling; `finish` gives it its name.
 
@@ -87,6 +92,7 @@ class PackedWriter:
         self._fill: list[int] = []
         self._segments: list[int] = [0]
         self._segment_document: list[np.ndarray] = []
+        self.left_out = 0  # records of the input that were not read
 
     def __enter__(self) -> "PackedWriter":
         return self
@@ -95,6 +101,15 @@ class PackedWriter:
         with suppress(JaxptError):  # what is written is removed
             self._close_shard()
         self._open.close()
+
+    def leave_out(self, record: LeftOut) -> None:
+        """Notes a record of the input that is not packed in `quarantine.jsonl`; prints the first one."""
+        if not self.left_out:
+            where = f"{self.path}/{QUARANTINE}"
+            print(f"{record.place}: {record.reason}; left out, all such are listed in {where}", file=sys.stderr)
+        self.left_out += 1
+        with (self._partial / QUARANTINE).open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(json.dumps(vars(record), ensure_ascii=False) + "\n")
 
     def write(self, packed: Packed) -> None:
         """Appends one row.
@@ -157,7 +172,8 @@ class PackedWriter:
             JaxptError: no rows were written, or the disk is full.
         """
         if self._writer is None:
-            raise JaxptError(f"{self.path}: nothing to pack, the input holds no text")
+            also = f" besides {self.left_out:,} records that are not read" if self.left_out else ""
+            raise JaxptError(f"{self.path}: nothing to pack, the input holds no text{also}")
         self._close_shard()
         try:
             if tokenizer is not None:

@@ -1,24 +1,44 @@
 """Documents from text files: JSON lines (plain, gz, zst) and Parquet, on any file system fsspec knows."""
 
 import functools
+import itertools
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO
+from dataclasses import dataclass
+from typing import IO, BinaryIO
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
+from jaxpt.data.parquet_pages import bounded_batches
 from jaxpt.data.remote import file_system
 from jaxpt.errors import JaxptError
 from jaxpt.files.compressed import DAMAGED, PACKED, decompressed
+from jaxpt.files.strangers import DEPTH, is_deep
 
 JSON_LINES = ("jsonl", "ndjson", "json")
 SUFFIXES = (*(f".{kind}{pack}" for kind in JSON_LINES for pack in PACKED), ".parquet")
+TOO_DEEP = f"JSON nested more than {DEPTH} deep"
 ONE_VALUE = "is one JSON value over several lines, not a record in each line; write it so (jq -c '.[]' FILE)"
 NAMED = 3  # files of an unknown kind that are named
+LARGEST_RECORD = 16 << 20  # bytes of a line or a value that is tokenized, which takes some 60 times as much
+SKIPPED = 1 << 20  # bytes of a longer line that are passed over at a time
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A record that is not read: `place` is FILE:LINE (a row of Parquet), `start` its first 200 characters."""
+
+    place: str
+    reason: str
+    start: str
+
+
+Aside = Callable[[LeftOut], object]  # is given each record that is left out
 
 
 def list_files(pattern: str, suffixes: Sequence[str] = SUFFIXES) -> list[str]:
@@ -56,6 +76,9 @@ def list_files(pattern: str, suffixes: Sequence[str] = SUFFIXES) -> list[str]:
         raise JaxptError(f"{wrong[0]}{more} is of an unknown kind; known are {', '.join(suffixes)}")
     if others:
         _warn_of_others(pattern, tuple(sorted(f.rsplit("/", 1)[-1] for f in others)))
+    odd = [f for f in files_of_kind if is_local(fs) and not os.path.isfile(f)]
+    if odd:
+        raise JaxptError(f"{odd[0]} is not a regular file (a pipe, a device, or a link to nothing); leave it out")
     return sorted(fs.unstrip_protocol(f) if not is_local(fs) else f for f in files_of_kind)
 
 
@@ -117,19 +140,27 @@ def fold_line_ends(text: str) -> str:
 
 
 def read_documents(
-    file: str, fields: tuple[str, ...] = ("text",), at: Callable[[int], None] = lambda position: None
+    file: str,
+    fields: tuple[str, ...] = ("text",),
+    at: Callable[[int], None] = lambda position: None,
+    largest: int = LARGEST_RECORD,
+    aside: Aside = lambda left_out: None,
 ) -> Iterator[dict[str, object]]:
     """Yields the documents of one file as dicts holding at least `fields`; calls `at` with how many bytes are read.
 
-    The line ends of `fields` that are texts are line feeds; bytes in a Parquet file are decoded as UTF-8.
+    The line ends of `fields` that are texts are line feeds; bytes in a Parquet file are decoded as UTF-8. A record of
+    more than `largest` bytes, or nested more than `DEPTH` deep, is given to `aside`, and reading goes on.
 
     Raises:
         JaxptError: a line that is no JSON object, a field that is missing, with file and line; a truncated file.
     """
     try:
         with fsspec.open(file, "rb") as raw:
-            documents = _parquet(raw, file, fields) if file.endswith(".parquet") else _json_lines(raw, file)
-            for number, document in enumerate(documents, 1):
+            read = _parquet if file.endswith(".parquet") else _json_lines
+            for number, document in read(raw, file, fields, largest):
+                if isinstance(document, LeftOut):
+                    aside(document)
+                    continue
                 for field in fields:
                     if field not in document:
                         raise JaxptError(f"{file}:{number} lacks the field {field!r}; it has {', '.join(document)}")
@@ -150,19 +181,47 @@ def _as_text(value: object, where: str) -> object:
     return fold_line_ends(value) if isinstance(value, str) else value
 
 
-def _json_lines(raw: IO[bytes], file: str) -> Iterator[dict[str, object]]:
-    for number, line in enumerate(decompressed(raw, file), 1):
-        if not line.strip():
+Read = Iterator[tuple[int, dict[str, object] | LeftOut]]  # with the line or row, from 1
+
+
+def _json_lines(raw: IO[bytes], file: str, fields: tuple[str, ...], largest: int) -> Read:
+    stream = decompressed(raw, file)
+    for number in itertools.count(1):
+        line, whole = read_line(stream, largest)
+        if not line:
+            return
+        if not line.strip() and whole:
+            continue
+        start = line[:200].decode("utf-8", "replace")
+        if not whole:
+            yield number, LeftOut(f"{file}:{number}", f"line longer than {largest:,} bytes", start)
             continue
         try:
             document = json.loads(line)
+        except RecursionError:
+            yield number, LeftOut(f"{file}:{number}", TOO_DEEP, start)
+            continue
         except (json.JSONDecodeError, UnicodeDecodeError) as e:
             if number == 1 and spans_lines(line):
                 raise JaxptError(f"{file} {ONE_VALUE}") from e
             raise JaxptError(f"{file}:{number} is not JSON ({e}); clean it first with jaxpt-data clean") from e
         if not isinstance(document, dict):
             raise JaxptError(f"{file}:{number} is a {type(document).__name__}, not an object with a text field")
-        yield document
+        deep = is_deep(document, DEPTH)
+        yield number, LeftOut(f"{file}:{number}", TOO_DEEP, start) if deep else document
+
+
+def read_line(file: BinaryIO, largest: int) -> tuple[bytes, bool]:
+    """Returns the next line, empty at the end, and whether it is whole: of a longer one its first `largest` bytes.
+
+    The rest of a longer line is passed over in bounded memory.
+    """
+    line = file.readline(largest + 1)
+    if len(line) <= largest or line.endswith(b"\n"):
+        return line, True
+    while (rest := file.readline(SKIPPED)) and not rest.endswith(b"\n"):
+        pass
+    return line[:largest], False
 
 
 def spans_lines(line: bytes) -> bool:
@@ -170,7 +229,7 @@ def spans_lines(line: bytes) -> bool:
     return line.lstrip(b"\xef\xbb\xbf \t")[:1] == b"[" or line.strip() == b"{"
 
 
-def _parquet(raw: IO[bytes], file: str, fields: tuple[str, ...]) -> Iterator[dict[str, object]]:
+def _parquet(raw: IO[bytes], file: str, fields: tuple[str, ...], largest: int) -> Read:
     try:
         table = pq.ParquetFile(raw)
     except Exception as e:  # pyarrow's errors share no base class
@@ -178,10 +237,18 @@ def _parquet(raw: IO[bytes], file: str, fields: tuple[str, ...]) -> Iterator[dic
     for field in fields:
         if field not in table.schema_arrow.names:
             raise JaxptError(f"{file} lacks the column {field!r}; it has {', '.join(table.schema_arrow.names)}")
-    rows = 0
+    rows, numbers = 0, itertools.count(1)
     try:
-        for batch in table.iter_batches(batch_size=1024):
-            yield from batch.to_pylist()
+        for batch in bounded_batches(table, raw, largest, "://" not in file):
+            if isinstance(batch, tuple):
+                for number in itertools.islice(numbers, batch[1]):
+                    yield number, LeftOut(f"{file}:{number}", batch[2], "")
+                rows += batch[1]
+                continue
+            for row, number in zip(batch.to_pylist(), numbers):
+                long = next((f for f in fields if isinstance(t := row.get(f), str) and len(t) > largest), None)
+                why = f"a value longer than {largest:,} characters"
+                yield number, row if long is None else LeftOut(f"{file}:{number}", why, row[long][:200])
             rows += len(batch)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
         raise damaged_parquet(file, rows, e) from e

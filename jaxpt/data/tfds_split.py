@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 
 from jaxpt.data.fingerprints import content_fingerprint
+from jaxpt.data.text_files import LARGEST_RECORD, Aside, LeftOut
 from jaxpt.errors import JaxptError, nearest
 
 PREFIX = "tfds:"
@@ -57,7 +58,9 @@ class TfdsSplit:
             raise JaxptError(f"{path} is not stored as ArrayRecord; prepare it with file_format='array_record'")
         self.size, self.position = int(split.num_examples), 0
 
-    def documents(self, fields: tuple[str, ...]) -> Iterator[dict[str, object]]:
+    def documents(
+        self, fields: tuple[str, ...], largest: int = LARGEST_RECORD, aside: Aside = lambda left_out: None
+    ) -> Iterator[dict[str, object]]:
         """Yields every example as a dict of `fields` (and `tools` where there is one), bytes as text."""
         known = list(self._builder.info.features)
         for field in fields:
@@ -69,7 +72,13 @@ class TfdsSplit:
         for first in range(0, len(data), BLOCK):
             for example in data.__getitems__(range(first, min(first + BLOCK, len(data)))):
                 self.position += 1
-                yield {key: plain(example[key]) for key in wanted}
+                document = {key: plain(example[key]) for key in wanted}
+                long = next((f for f in fields if isinstance(t := document[f], str) and len(t) > largest), None)
+                if long is None:
+                    yield document
+                else:
+                    why = f"a value longer than {largest:,} characters"
+                    aside(LeftOut(f"{self.path}:{self.position}", why, str(document[long])[:200]))
 
     def fingerprint(self, memo: Path) -> str:
         """As `Origin.fingerprint`: the files' content, the features and which examples of each file are taken."""

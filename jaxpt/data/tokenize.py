@@ -1,7 +1,7 @@
 """Text to tokenized documents: all cores, in the order of the files, whichever batch a document falls in."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -55,13 +55,15 @@ ALL = Selection()
 class Tokenized:
     """What tokenizing leaves behind beside the documents: ids and lengths by document number, bytes of text.
 
-    `left_out` counts conversations in which the assistant says nothing.
+    `left_out` counts conversations in which the assistant says nothing; `control` counts
+    control tokens that texts spell.
     """
 
     ids: list[bytes]
     lengths: list[int]
     text_bytes: int = 0
     left_out: int = 0
+    control: int = 0
 
     def add(self, identity: bytes, ids: np.ndarray, text_bytes: int) -> Document:
         """Notes a text and returns it as the next document, every token of which may be a target."""
@@ -72,6 +74,7 @@ class Tokenized:
 
 
 EOS_TOKEN = "what ends each document instead of EOS: a token's text, or several written together"
+Encoded = tuple[list[np.ndarray], int]  # the ids of each text, and how many control tokens the texts spell
 BATCH_CHARS = 4 << 20  # texts of so many characters are encoded together at most, however few they are
 
 
@@ -85,6 +88,8 @@ def encoded(
     selection: Selection = ALL,
     end: Sequence[int] = (),
     batch: int = 512,
+    control_tokens: bool = False,
+    met: Callable[[int], object] = lambda count: None,
 ) -> Iterator[tuple[Fields, bytes, np.ndarray]]:
     """Yields each document that is taken with its id and its tokens; a text without tokens is left out.
 
@@ -99,6 +104,8 @@ def encoded(
         selection: which documents are taken.
         end: ids that end each document instead of EOS.
         batch: documents encoded together, at most.
+        control_tokens: read control tokens that a text spells as such.
+        met: called with how many control tokens the texts of a batch spell.
 
     Raises:
         JaxptError: a text that is not a string.
@@ -106,26 +113,27 @@ def encoded(
 
     last = np.asarray(end, np.int32)
 
-    def encode(taken: list[tuple[Fields, bytes]]) -> list[np.ndarray]:
+    def encode(taken: list[tuple[Fields, bytes]]) -> Encoded:
         texts = [str(document[text_field]) for document, _ in taken]
-        if not end:
-            return tokenizer.encode_batch(texts, bos=bos, eos=eos)
-        return [np.append(ids, last) for ids in tokenizer.encode_batch(texts, bos=bos)]
+        ids = tokenizer.encode_batch(texts, bos=bos, eos=eos and not len(last), control_tokens=control_tokens)
+        return [np.append(i, last) for i in ids] if len(last) else ids, tokenizer.count_control(texts)
 
     with ThreadPoolExecutor(1) as pool:
-        ahead: deque[tuple[list[tuple[Fields, bytes]], Future[list[np.ndarray]]]] = deque()
+        ahead: deque[tuple[list[tuple[Fields, bytes]], Future[Encoded]]] = deque()
         for taken in _batches(documents, text_field, selection, batch):
             ahead.append((taken, pool.submit(encode, taken)))
             if len(ahead) > 1:
-                yield from _joined(*ahead.popleft())
+                yield from _joined(*ahead.popleft(), met)
         while ahead:
-            yield from _joined(*ahead.popleft())
+            yield from _joined(*ahead.popleft(), met)
 
 
 def _joined(
-    taken: list[tuple[Fields, bytes]], made: Future[list[np.ndarray]]
+    taken: list[tuple[Fields, bytes]], made: Future[Encoded], met: Callable[[int], object]
 ) -> Iterator[tuple[Fields, bytes, np.ndarray]]:
-    for (document, identity), ids in zip(taken, made.result(), strict=True):
+    encoded, count = made.result()
+    met(count)
+    for (document, identity), ids in zip(taken, encoded, strict=True):
         if len(ids):
             yield document, identity, ids
 
@@ -162,6 +170,7 @@ def tokenize(
     eos: bool = True,
     selection: Selection | None = None,
     end: Sequence[int] = (),
+    control_tokens: bool = False,
 ) -> Iterator[Document]:
     """Yields the documents as tokens, numbered as they come; fills `book`.
 
@@ -174,11 +183,16 @@ def tokenize(
         eos: end each document with EOS (it belongs to its document).
         selection: which documents are taken.
         end: ids that end each document instead of EOS.
+        control_tokens: read control tokens that a text spells as such.
 
     Raises:
         JaxptError: a text that is not a string.
     """
+
+    def met(count: int) -> None:
+        book.control += count
+
     where: dict[str, Any] = {"text_field": text_field, "bos": bos, "eos": eos, "selection": selection or ALL}
-    where["end"] = end
+    where |= {"end": end, "control_tokens": control_tokens, "met": met}
     for document, identity, ids in encoded(documents, tokenizer, **where):
         yield book.add(identity, ids, len(str(document[text_field]).encode("utf-8", "surrogatepass")))

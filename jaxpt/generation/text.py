@@ -19,6 +19,7 @@ def continue_texts(
     sampling: Sampling = Sampling(),  # noqa: B008
     seed: int = 0,
     bos: bool = True,
+    control_tokens: bool = True,
     compute: Compute = Compute(),  # noqa: B008
     notice: Callable[[str], object] = warnings.warn,
 ) -> list[str]:
@@ -31,6 +32,8 @@ def continue_texts(
         sampling: how tokens are drawn.
         seed: of the random numbers.
         bos: begin each prompt with BOS, where the tokenizer does so and none is written in it.
+        control_tokens: read control tokens that a prompt spells as such, as a prompt written by a chat template needs;
+            False where others than its author wrote parts of it.
         compute: dtypes.
         notice: as `generate` takes it.
 
@@ -40,7 +43,7 @@ def continue_texts(
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise JaxptError("the model has no tokenizer; write the bundle with one")
-    ids = [tokenizer.encode_prompt(text, bos) for text in prompts]
+    ids = [tokenizer.encode_prompt(text, bos, control_tokens=control_tokens) for text in prompts]
     for text, prompt in zip(prompts, ids):
         if beyond := [i for i in prompt if i >= model.config.vocab_size]:
             raise JaxptError(

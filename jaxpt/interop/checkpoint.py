@@ -1,13 +1,14 @@
 """A Hugging Face directory: its config, its tensors wherever they lie, and which leaf each one is."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from jaxpt.errors import JaxptError
+from jaxpt.bundles.digest import all_finite
+from jaxpt.errors import JaxptError, short
 from jaxpt.files.absent import absent_model
+from jaxpt.files.strangers import parse_json, read_text, regular_file
 from jaxpt.interop.family import read_config
 from jaxpt.interop.find_family import family_of
 from jaxpt.interop.mapping import Tensor
@@ -39,13 +40,10 @@ class HuggingFaceCheckpoint:
         self.path = Path(path)
         if not self.path.exists():
             raise JaxptError(f"{path} {absent_model(path)}")
-        self.values = _json(self.path / "config.json")
-        generation = self.path / "generation_config.json"  # how to sample; carried through
-        self.generation = _json(generation) if generation.is_file() else None
+        self.values = _needed(self.path, "config.json")
+        self.generation = _json(self.path, "generation_config.json")  # how to sample; carried through
         self.family = family_of(self.values, str(self.path / "config.json"), family)
         self.inert = tuple(inert)
-        self.config: ModelConfig = read_config(self.family, self.values, str(self.path / "config.json"), inert)
-        self.specs: dict[str, ParamSpec] = flatten(param_specs(self.config))
         self.files = {name: SafetensorsFile(self.path / name) for name in _files(self.path)}
         self._where: dict[str, SafetensorsFile] = {}
         for name, file in self.files.items():
@@ -53,8 +51,22 @@ class HuggingFaceCheckpoint:
                 other = self._where[min(twice)].path.name
                 raise JaxptError(f"{self.path}: {min(twice)} is in {other} and in {name}; remove one")
             self._where |= dict.fromkeys(file.header, file)
+        self._check_count("num_hidden_layers", self.values.get("num_hidden_layers"))
+        self.config: ModelConfig = read_config(self.family, self.values, str(self.path / "config.json"), inert)
+        if self.config.moe is not None:
+            count = len(self.config.layers_of("moe"))
+            self._check_count(f"{count:,} layers of experts", self.config.moe.experts * count)
+        self.specs: dict[str, ParamSpec] = flatten(param_specs(self.config))
+        count = sum(spec.pieces[0] for spec in self.specs.values() if spec.pieces)
+        self._check_count("parameters of layers", count, 2)  # where fewer lack, they are named
         self.places = self._match()
         self.dtypes = self._dtypes()
+
+    def _check_count(self, what: str, wanted: object, times: int = 1) -> None:
+        """Refuses more things, each with a tensor of its own, than there are tensors, before any is built."""
+        if isinstance(wanted, int) and wanted > times * len(self._where):
+            most = f"{'twice ' * (times == 2)}the {len(self._where):,} tensors in its files"
+            raise JaxptError(f"{self.path / 'config.json'} asks for {what}: {short(wanted)}, more than {most}")
 
     def _match(self) -> dict[str, LeafPlace]:
         wanted: dict[str, LeafPlace] = {}
@@ -71,7 +83,8 @@ class HuggingFaceCheckpoint:
         lost, odd = wanted.keys() - given, given - wanted.keys()
         for what, names in (("lacks", lost), ("holds tensors the config does not describe:", odd)):
             if names:
-                some = ", ".join(sorted(names)[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+                some = ", ".join(n[:100] for n in sorted(names)[:6])
+                some += f" and {len(names) - 6} more" if len(names) > 6 else ""
                 raise JaxptError(f"{self.path} {what} {some}")
         for name, (tensor, leaf, _) in wanted.items():
             want, got = tensor.foreign_shape(self.specs[leaf]), self._where[name].shape(name)
@@ -95,7 +108,10 @@ class HuggingFaceCheckpoint:
         """Returns a foreign tensor in our layout, one layer (one expert) of its leaf or an unstacked one whole; with
         `index` only that part of it is read."""
         tensor, leaf, _ = self.places[name]
-        return tensor.to_ours(self.tensor(name), self.specs[leaf], index)
+        value = tensor.to_ours(self.tensor(name), self.specs[leaf], index)
+        if not all_finite(value):
+            raise JaxptError(f"{self.path}: the tensor {name} holds NaN or infinite numbers; fetch the directory again")
+        return value
 
 
 def places_of(
@@ -117,30 +133,40 @@ def places_of(
     return out
 
 
-def _json(file: Path) -> dict[str, object]:
-    if not file.is_file():
-        raise JaxptError(f"{file} does not exist; --from takes a Hugging Face model directory")
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise JaxptError(f"{file} is not JSON: {e}") from e
+def _json(folder: Path, name: str) -> dict[str, object] | None:
+    """What a JSON file holds, None where there is none."""
+    file = regular_file(folder, name)
+    if file is None:
+        return None
+    values = parse_json(read_text(file), str(file))
     if not isinstance(values, dict):
         raise JaxptError(f"{file} holds a {type(values).__name__}, no dictionary of keys; fetch it again")
     return values
 
 
+def _needed(folder: Path, name: str) -> dict[str, object]:
+    values = _json(folder, name)
+    if values is None:
+        raise JaxptError(f"{folder / name} does not exist; --from takes a Hugging Face model directory")
+    return values
+
+
 def _files(path: Path) -> list[str]:
     index = path / "model.safetensors.index.json"
-    if index.is_file():
-        shards = _json(index).get("weight_map")
+    listed = _json(path, index.name)
+    if listed is not None:
+        shards = listed.get("weight_map")
         if not isinstance(shards, dict) or not all(isinstance(n, str) and Path(n).name == n for n in shards.values()):
             raise JaxptError(f"{index} has no weight_map from tensors to files beside it; fetch it again")
         names = sorted(set(shards.values()))
-        missing = [n for n in names if not (path / n).is_file()]
+        missing = [n for n in names if regular_file(path, n) is None]
         if missing:
-            raise JaxptError(f"{path} lacks the shard {', '.join(missing)} that {index.name} names; fetch it")
+            some = ", ".join(missing[:6]) + (f" and {len(missing) - 6} more" if len(missing) > 6 else "")
+            raise JaxptError(f"{path} lacks the shard {some} that {index.name} names; fetch it")
         return names
     names = sorted(p.name for p in path.glob("*.safetensors"))
+    for name in names:
+        regular_file(path, name)
     if "model.safetensors" in names:
         return ["model.safetensors"]  # others beside it (consolidated, adapters) are other forms or models
     if names:

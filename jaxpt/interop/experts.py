@@ -54,8 +54,9 @@ def read_sparse(keys: Keys, layers: Sequence[LayerSpec]) -> tuple[LayerSpec, ...
     step, dense = keys.whole("decoder_sparse_step", 1), keys.get("mlp_only_layers", [])
     if step < 1:
         raise keys.refuse("decoder_sparse_step", "it must be at least 1")
-    if not isinstance(dense, list):
+    if not isinstance(dense, list) or not all(type(i) is int for i in dense):
         raise keys.refuse("mlp_only_layers", "it must be a list of layer numbers")
+    dense = set(dense)
     sparse = [i not in dense and (i + 1) % step == 0 for i in range(len(layers))]
     return tuple(dataclasses.replace(layer, ffn="moe") if s else layer for layer, s in zip(layers, sparse))
 

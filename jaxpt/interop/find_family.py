@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 
-from jaxpt.errors import JaxptError, nearest
+from jaxpt.errors import JaxptError, nearest, short
 from jaxpt.interop import families
 from jaxpt.interop.family import Family
 from jaxpt.interop.folding import FamilyForm, form_of
@@ -57,16 +57,17 @@ def family_of(values: Mapping[str, object], where: str, name: str | None = None)
     kind = values.get("model_type")
     if name is None and (not isinstance(kind, str) or kind not in FAMILIES):
         raise JaxptError(
-            f"{where}: model_type {kind!r} is not read{nearest(str(kind), FAMILIES)}; known: {', '.join(FAMILIES)}; "
+            f"{where}: model_type {short(kind)} is not read{nearest(short(kind), FAMILIES)}; "
+            f"known: {', '.join(FAMILIES)}; "
             f"jaxpt import --family=package.module:FAMILY reads one of your own"
         )
     family = FAMILIES[str(kind)] if name is None else family_named(name)
     if kind != family.model_type:
-        raise JaxptError(f"{where}: model_type is {kind!r}, --family={name} reads {family.model_type!r}")
+        raise JaxptError(f"{where}: model_type is {short(kind)}, --family={name} reads {family.model_type!r}")
     named = values.get("architectures") or [family.architecture]
     if named != [family.architecture]:
-        listed = ", ".join(map(str, named)) if isinstance(named, list) else str(named)
-        raise JaxptError(f"{where}: architecture {listed} is not read, only {family.architecture}")
+        listed = ", ".join(map(str, named[:6])) if isinstance(named, list) else str(named)
+        raise JaxptError(f"{where}: architecture {listed[:200]} is not read, only {family.architecture}")
     if values.get("quantization_config"):
         raise JaxptError(f"{where} asks for quantization_config: quantised weights are not read; use the original ones")
     return family

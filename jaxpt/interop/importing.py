@@ -124,7 +124,7 @@ def read_hf_config(path: str | Path) -> ModelConfig:
 
 def has_tokenizer(path: Path) -> bool:
     """Whether a Hugging Face directory has a tokenizer; weights without one are a model too."""
-    return (path / "tokenizer.json").is_file() or (path / "vocab.json").is_file() or any(path.glob("*.model"))
+    return (path / "tokenizer.json").exists() or (path / "vocab.json").exists() or any(path.glob("*.model"))
 
 
 def _tokenizer(path: Path, config: ModelConfig) -> Tokenizer | None:

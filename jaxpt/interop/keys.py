@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxpt.errors import JaxptError
+from jaxpt.errors import JaxptError, short
 from jaxpt.interop.inert import INERT, check_named
 from jaxpt.models.config import LayerSpec, RopeConfig
 
@@ -45,6 +45,8 @@ class Keys:
         value = self._needed(key, default)
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.refuse(key, "it must be a whole number")
+        if abs(value) >= 2**31:
+            raise self.refuse(key, "it must be below 2^31")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
@@ -52,6 +54,8 @@ class Keys:
         value = self._needed(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.refuse(key, "it must be a number")
+        if not math.isfinite(value):
+            raise self.refuse(key, "it must be a finite number")
         return value
 
     def flag(self, key: str, default: bool = False) -> bool:
@@ -69,7 +73,7 @@ class Keys:
 
     def refuse(self, key: str, why: str = "jaxpt does not implement it") -> JaxptError:
         """Returns the error that names a key and its value."""
-        return JaxptError(f"{self.where} asks for {key}={self.values.get(key)!r}: {why}")
+        return JaxptError(f"{self.where} asks for {key[:100]}={short(self.values.get(key))}: {why}")
 
     def must_be(self, key: str, *allowed: Any) -> None:
         """Refuses any value but `allowed` (an absent key is fine)."""
@@ -95,7 +99,7 @@ class Keys:
         if made["theta"] <= 0:
             raise values.refuse("rope_theta", "it must be above 0")
         if not isinstance(kind, str) or kind not in ROPES:
-            raise JaxptError(f"{self.where} asks for rope type {kind!r}; jaxpt implements {', '.join(ROPES)}")
+            raise JaxptError(f"{self.where} asks for rope type {short(kind)}; jaxpt implements {', '.join(ROPES)}")
         values.must_be("partial_rotary_factor", 1.0)
         if kind in ("llama3", "yarn"):
             outer = self.get("original_max_position_embeddings")  # where both dialects have it, this one is meant
@@ -109,7 +113,7 @@ class Keys:
             made |= _yarn(values, made["factor"])
         left = {k: v for k, v in values.values.items() if k not in values._read and v is not None}
         if left:
-            rest = ", ".join(f"{k}={v!r}" for k, v in left.items())
+            rest = ", ".join(f"{k[:100]}={short(v)}" for k, v in list(left.items())[:6])
             raise JaxptError(f"{self.where}: rope {kind!r} with {rest} is not implemented")
         return RopeConfig(**made)
 
@@ -168,7 +172,7 @@ def layer_specs(keys: Keys, usual: Sequence[str], window: int | None) -> tuple[L
         made["sliding_attention"] = LayerSpec("window", window)
     for kind in kinds:
         if not isinstance(kind, str) or kind not in made:
-            asked = f"asks for {kind!r} in layer_types (sliding_window {window})"
+            asked = f"asks for {short(kind)} in layer_types (sliding_window {window})"
             raise JaxptError(f"{keys.where} {asked}: jaxpt does not implement it")
     return tuple(made[kind] for kind in kinds)
 

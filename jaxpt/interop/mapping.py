@@ -1,5 +1,6 @@
 """How a foreign tensor's dimensions map onto a leaf of the axis table, both ways."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,7 @@ class Tensor:
     def foreign_shape(self, spec: ParamSpec) -> tuple[int, ...]:
         """Returns the foreign tensor's shape for a leaf (of one layer, one expert)."""
         length = dict(zip(spec.axes, spec.shape))
-        return tuple(int(np.prod([length[a] for a in group])) for group in self.axes)
+        return tuple(math.prod(length[a] for a in group) for group in self.axes)
 
     def to_ours(self, value: np.ndarray, spec: ParamSpec, index: ArrayIndex = ...) -> np.ndarray:
         """Returns a foreign tensor in the leaf's layout: one layer, one expert of it, or what `index` cuts out of that.

@@ -9,13 +9,16 @@ from typing import Any, TypedDict
 import ml_dtypes
 import numpy as np
 
-from jaxpt.errors import JaxptError
+from jaxpt.errors import JaxptError, short
+from jaxpt.files.strangers import check_file, parse_json
 
 DTYPES: dict[str, np.dtype] = {
     "F32": np.dtype("<f4"),
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F16": np.dtype("<f2"),
 }
+HEADER = 100_000_000  # bytes at most, as the library that writes these files has it
+DIMENSIONS = 8  # of a tensor at most
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -37,15 +40,15 @@ class SafetensorsFile:
             JaxptError: not a safetensors file, truncated, or holding other bytes than its header says.
         """
         self.path = path
+        check_file(path.parent, path)
         size = path.stat().st_size
         with path.open("rb") as f:
             length = int.from_bytes(f.read(8), "little")
             if size < 8 or length > size - 8:
                 raise JaxptError(f"{path} is truncated or no safetensors file ({size:,} bytes)")
-            try:
-                header = json.loads(f.read(length))
-            except (ValueError, RecursionError) as e:
-                raise JaxptError(f"{path} is not a safetensors file: its header is not JSON") from e
+            if length > HEADER:
+                raise JaxptError(f"{path} is not a safetensors file: a header of {length:,} bytes")
+            header = parse_json(f.read(length), f"{path} is not a safetensors file: its header")
         if not isinstance(header, dict):
             raise JaxptError(f"{path} is not a safetensors file: its header is not a dictionary of tensors")
         header.pop("__metadata__", None)
@@ -70,7 +73,7 @@ class SafetensorsFile:
         kind = self.header[name]["dtype"]
         if kind not in DTYPES:
             raise JaxptError(
-                f"{self.path}: {name} is {kind}; only {', '.join(DTYPES)} are read (quantised weights are not)"
+                f"{self.path}: {name} is {kind[:20]}; only {', '.join(DTYPES)} are read (quantised weights are not)"
             )
         return DTYPES[kind].name
 
@@ -87,10 +90,16 @@ def _end(path: Path, header: Mapping[str, Any]) -> int:
     """Where the data of a header's tensors ends, which must lie side by side from 0 on."""
     for name, entry in header.items():
         if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
-            raise JaxptError(f"{path}: {name} has no dtype in the header; the file is damaged, fetch it again")
+            raise JaxptError(f"{path}: {name[:100]} has no dtype in the header; the file is damaged, fetch it again")
         numbers: list[Any] = [entry.get("shape"), entry.get("data_offsets")]
         if not all(isinstance(n, list) and all(type(i) is int and i >= 0 for i in n) for n in numbers):
-            raise JaxptError(f"{path}: {name} has no shape or place in the header; the file is damaged, fetch it again")
+            raise JaxptError(
+                f"{path}: {name[:100]} has no shape or place in the header; the file is damaged, fetch it again"
+            )
+        if len(entry["shape"]) > DIMENSIONS:
+            raise JaxptError(
+                f"{path}: {name[:100]} has {len(entry['shape']):,} dimensions; the file is damaged, fetch it again"
+            )
         if len(entry["data_offsets"]) != 2:
             raise JaxptError(f"{path}: {name} has {len(numbers[1])} data_offsets; the file is damaged, fetch it again")
     at = 0
@@ -99,7 +108,7 @@ def _end(path: Path, header: Mapping[str, Any]) -> int:
             raise JaxptError(f"{path}: {name} does not begin where the tensor before it ends; fetch the file again")
         kind, shape = header[name]["dtype"], header[name]["shape"]
         if kind in DTYPES and stop - start != math.prod(shape) * DTYPES[kind].itemsize:
-            raise JaxptError(f"{path}: {name}, {kind} {shape}, has {stop - start:,} bytes; fetch the file again")
+            raise JaxptError(f"{path}: {name}, {kind} {short(shape)}, has {stop - start:,} bytes; fetch the file again")
         at = stop
     return at
 

@@ -1,11 +1,12 @@
 """What a model is: every fact the forward pass reads, in frozen dataclasses that travel as JSON."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from jaxpt.errors import JaxptError, nearest
+from jaxpt.errors import JaxptError, nearest, short
 from jaxpt.models.moe_config import MoeConfig
 
 RopeKind = Literal["default", "linear", "llama3", "yarn"]
@@ -121,9 +122,11 @@ class ModelConfig:
             raise JaxptError("model.layers is empty; give at least one LayerSpec")
         for i, layer in enumerate(self.layers):
             self._check_layer(i, layer)
+        _check_numbers("model", self)
         for name in ("rope", "rope_local"):
             rope = getattr(self, name)
             if rope is not None:
+                _check_numbers(f"model.{name}", rope)
                 _check_rope(f"model.{name}", rope, self.head_dim)
 
     def _check_layer(self, i: int, layer: LayerSpec) -> None:
@@ -211,6 +214,16 @@ def uniform_layers(count: int, **kinds: Any) -> tuple[LayerSpec, ...]:
 def _choice(name: str, value: Any, known: tuple[str, ...]) -> None:
     if value not in known:
         raise JaxptError(f"{name} is {value!r}, it must be one of {', '.join(known)}{nearest(value, known)}")
+
+
+def _check_numbers(where: str, values: Any) -> None:
+    """Refuses a field for a real number that holds anything else, NaN and infinities included."""
+    for field_ in dataclasses.fields(values):
+        value = getattr(values, field_.name)
+        if field_.type not in (float, float | None) or (value is None and field_.type is not float):
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise JaxptError(f"{where}.{field_.name} is {short(value)}, it must be a finite number")
 
 
 def _check_rope(name: str, rope: RopeConfig, head_dim: int) -> None:

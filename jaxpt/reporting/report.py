@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from jaxpt.checkpoints.run_files import WAY_OUT, stored_model
+from jaxpt.cli.visible import visible
 from jaxpt.config.schema import build
 from jaxpt.errors import JaxptError
 from jaxpt.files.digests import read_json
@@ -98,7 +99,7 @@ def write_report(workdir: str | Path, notes: Mapping[str, str] | None = None) ->
     )
     target = out / "index.html"
     with writes(target):
-        target.write_text(page, encoding="utf-8")
+        target.write_text(visible(page), encoding="utf-8")
     return target
 
 

@@ -1,34 +1,37 @@
-"""Chat templates: Jinja in a sandbox that can change nothing, and which characters of a chat the assistant wrote."""
+"""Chat templates, rendered apart: which characters the assistant wrote, which control tokens are only spelled."""
 
-import functools
-import json
+import datetime
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-
-from jinja2 import Template, TemplateError, TemplateSyntaxError, nodes
-from jinja2.ext import Extension
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from typing import Any
 
 from jaxpt.errors import JaxptError, nearest
+from jaxpt.tokenizers.rendering import ask
+from jaxpt.tokenizers.template_worker import BEGIN, END, LITERAL
 
 NAMED = ("plain", "chatml")
-BEGIN, END = "\ufdd0", "\ufdd1"  # noncharacters: Unicode promises that no text has them
+DATE = "2026-01-01"  # what `strftime_now` says while data are packed, so that the same command gives the same rows
 CharacterSpan = tuple[int, int]
 Message = Mapping[str, object]  # role, content, and what else a template knows
+Conversation = tuple[Sequence[Message], Mapping[str, object]]  # and further names for the template
+_MARKS = re.compile(f"[{BEGIN}{END}{LITERAL}]")
+NOTHING = re.compile("(?!)")
 
 
-class _Generation(Extension):
-    """`{% generation %} … {% endgeneration %}` around what the assistant wrote, as templates on the hub have it."""
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as its template writes it.
 
-    tags = {"generation"}  # noqa: RUF012
+    `spans` are the (start, stop) characters of what the assistant wrote, `literal` those of control tokens that are
+    spelled in what people and tools wrote, not written by the template.
+    """
 
-    def parse(self, parser: Parser) -> nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        begin, end = (nodes.Output([nodes.TemplateData(mark)]).set_lineno(line) for mark in (BEGIN, END))
-        return nodes.Scope([begin, *body, end]).set_lineno(line)
+    text: str
+    spans: list[CharacterSpan]
+    literal: list[CharacterSpan]
 
 
 def named_template(name: str) -> str:
@@ -44,93 +47,142 @@ def named_template(name: str) -> str:
     return Path(name).read_text(encoding="utf-8")
 
 
-def render(template: str, messages: Sequence[Message], values: Mapping[str, object]) -> str:
-    """Returns `template` rendered over `messages`, with the helpers that templates on the Hugging Face hub expect.
+def render(
+    template: str,
+    messages: Sequence[Message],
+    values: Mapping[str, object],
+    *,
+    name: str = "chat template",
+    date: str | None = None,
+) -> str:
+    """Returns `template` rendered over `messages`, with the functions that templates on the Hugging Face hub expect.
+
+    Args:
+        template: its source, a stranger's program: it runs in a process with limits of time, output and memory.
+        messages: the conversation.
+        values: further names for the template.
+        name: what errors call the template.
+        date: of `strftime_now`, in ISO form; None: now.
 
     Raises:
-        JaxptError: the template is broken or refuses the messages (`raise_exception`).
+        JaxptError: the template is broken, refuses the messages (`raise_exception`) or exceeds a limit.
     """
-    return _render(template, messages, values).replace(BEGIN, "").replace(END, "")
+    (answer,) = _ask(template, [(messages, values)], name, date)
+    return _MARKS.sub("", _checked(answer, name)["text"])
 
 
 def render_with_spans(
-    template: str, messages: Sequence[Message], values: Mapping[str, object]
-) -> tuple[str, list[CharacterSpan]]:
-    """Returns the rendered conversation and the (start, stop) characters of what the assistant wrote.
+    template: str,
+    messages: Sequence[Message],
+    values: Mapping[str, object],
+    *,
+    control: re.Pattern[str] = NOTHING,
+    name: str = "chat template",
+    date: str = DATE,
+) -> Rendered:
+    """Returns one conversation as `render_conversations` does; raises what is wrong with it."""
+    (made,) = render_conversations(template, [(messages, values)], control=control, name=name, date=date)
+    if isinstance(made, JaxptError):
+        raise made
+    return made
 
-    A template that marks them with `{% generation %}` is taken at its word. One that does not is rendered turn by
-    turn: an assistant's turn is what it adds to the conversation so far with the generation prompt, end of turn
-    included.
 
-    Raises:
-        JaxptError: as `render`; a template without marks that writes a turn differently once more turns follow.
+def render_conversations(
+    template: str,
+    conversations: Sequence[Conversation],
+    *,
+    control: re.Pattern[str] = NOTHING,
+    name: str = "chat template",
+    date: str = DATE,
+) -> list[Rendered | JaxptError]:
+    """Returns rendered conversations: what the assistant wrote, what only spells a control token, or what is wrong.
+
+    A template that marks the assistant's part with `{% generation %}` is taken at its word. One that does not is
+    rendered turn by turn: an assistant's turn is what it adds to the conversation so far with the generation prompt,
+    end of turn included. Where a message spells a control token, a mark is put into it before the template sees it and
+    taken out of the result, so that a template which looks for the token in a message does not find it.
+
+    Args:
+        template: its source.
+        conversations: messages, and further names for the template; of these only `tools` are people's.
+        control: finds control tokens, as `Tokenizer.control` does.
+        name: what errors call the template.
+        date: of `strftime_now`, in ISO form.
     """
-    if BEGIN in (whole := json.dumps([messages, values], ensure_ascii=False, default=str)) or END in whole:
-        raise JaxptError("a message holds U+FDD0 or U+FDD1, which are not characters; clean the text first")
-    marked = _render(template, messages, values)
-    if BEGIN in marked:
-        return _read_marks(marked)
-    return marked, _spans_by_turn(template, messages, values, marked)
+    out: list[Rendered | JaxptError] = []
+    marked: list[Conversation] = []
+    for messages, values in conversations:
+        try:
+            said, tools = _marked([messages, values.get("tools")], control)
+            marked.append((said, {**values, **({"tools": tools} if tools else {})}))
+        except JaxptError as error:
+            out.append(error)
+            break  # those before it come first
+    answers = _ask(template, marked, name, date, turns=True) if marked else []
+    return [*(_rendered(a, messages, name) for a, (messages, _) in zip(answers, conversations)), *out]
 
 
-def _read_marks(marked: str) -> tuple[str, list[CharacterSpan]]:
+def _rendered(answer: dict[str, Any], messages: Sequence[Message], name: str) -> Rendered | JaxptError:
+    try:
+        text, spans, literal = _read_marks(_checked(answer, name)["text"])
+    except JaxptError as error:
+        return error
+    if "spans" in answer:
+        spans = []
+        for number, span in enumerate(answer["spans"]):
+            if span is None:
+                turn = [i for i, m in enumerate(messages, 1) if m["role"] == "assistant"][number]
+                return JaxptError(
+                    f"{name} writes turn {turn} differently in another place, so what the assistant wrote cannot be "
+                    f"determined; mark it with {{% generation %}} or name another template ({', '.join(NAMED)})"
+                )
+            before = answer["text"][: span[1]]
+            spans.append((span[0] - before.count(LITERAL, 0, span[0]), span[1] - before.count(LITERAL)))
+    return Rendered(text, spans, literal)
+
+
+def _marked(value: Any, control: re.Pattern[str]) -> Any:
+    """The value with a mark after the first character of each control token that one of its texts spells."""
+    if isinstance(value, str):
+        if _MARKS.search(value):
+            raise JaxptError("a message holds U+FDD0, U+FDD1 or U+FDD2, which are not characters; clean the text first")
+        return control.sub(lambda m: f"{m[0][:1]}{LITERAL}{m[0][1:]}", value)
+    if isinstance(value, Mapping):
+        return {_marked(k, control): _marked(v, control) for k, v in value.items()}
+    return [_marked(v, control) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def _read_marks(marked: str) -> tuple[str, list[CharacterSpan], list[CharacterSpan]]:
+    """The text without marks, the spans between BEGIN and END, and the places of LITERAL: the characters around it."""
+    if not _MARKS.search(marked):
+        return marked, [], []
     parts: list[str] = []
     spans: list[CharacterSpan] = []
-    at = 0
-    for i, part in enumerate(marked.replace(END, BEGIN).split(BEGIN)):
-        if i % 2:
-            spans.append((at, at + len(part)))
-        parts.append(part)
-        at += len(part)
-    return "".join(parts), spans
+    literal: list[CharacterSpan] = []
+    at = last = begun = 0
+    for match in _MARKS.finditer(marked):
+        parts.append(marked[last : match.start()])
+        at, last = at + len(parts[-1]), match.end()
+        if match[0] == BEGIN:
+            begun = at
+        elif match[0] == END:
+            spans.append((begun, at))
+        else:
+            literal.append((at - 1, at + 1))
+    return "".join([*parts, marked[last:]]), spans, literal
 
 
-def _spans_by_turn(
-    template: str, messages: Sequence[Message], values: Mapping[str, object], whole: str
-) -> list[CharacterSpan]:
-    spans = []
-    for i, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        before = _render(template, messages[:i], {**values, "add_generation_prompt": True})
-        after = _render(template, messages[: i + 1], values)
-        if not (after.startswith(before) and whole.startswith(after)):
-            raise JaxptError(
-                f"the chat template writes turn {i + 1} differently in another place, so what "
-                f"the assistant wrote cannot be determined; mark it with {{% generation %}} or name another template "
-                f"({', '.join(NAMED)})"
-            )
-        spans.append((len(before), len(after)))
-    return spans
-
-
-def _render(template: str, messages: Sequence[Message], values: Mapping[str, object]) -> str:
+def _ask(
+    template: str, conversations: Sequence[Conversation], name: str, date: str | None, turns: bool = False
+) -> list[dict[str, Any]]:
+    shared = {"template": template, "date": date or datetime.datetime.now().isoformat(), "turns": turns}
     try:
-        return _compiled(template).render(messages=list(messages), **values)
-    except TemplateSyntaxError as e:
-        raise JaxptError(f"chat template, line {e.lineno}: {e}") from e
-    except (TemplateError, TypeError) as e:
-        raise JaxptError(f"chat template: {e}") from e
+        return ask([{**shared, "messages": list(m), "values": dict(values)} for m, values in conversations])
+    except (TypeError, ValueError, RecursionError) as error:  # of json.dumps
+        raise JaxptError(f"{name}: the messages are not plain values ({str(error)[:100]})") from error
 
 
-@functools.lru_cache(maxsize=8)
-def _compiled(template: str) -> Template:
-    def refuse(message: str) -> None:
-        raise TemplateError(message)
-
-    extensions = ["jinja2.ext.loopcontrols", _Generation]
-    env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
-    env.globals["raise_exception"] = refuse
-    env.filters["tojson"] = _to_json
-    return env.from_string(template)
-
-
-def _to_json(
-    x: object,
-    ensure_ascii: bool = False,
-    indent: int | str | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """JSON as it is; Jinja's own filter escapes what HTML would misread."""
-    return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+def _checked(answer: dict[str, Any], name: str) -> dict[str, Any]:
+    if "error" in answer:
+        raise JaxptError(f"{name}: {answer['error']}")
+    return answer

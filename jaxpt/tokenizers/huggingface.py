@@ -2,6 +2,7 @@
 
 import functools
 import json
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from jaxpt.errors import JaxptError
+from jaxpt.files.strangers import read_text
 from jaxpt.tokenizers.classes import special_texts
-from jaxpt.tokenizers.interface import FLAGS, SpecialToken, Tokenizer
+from jaxpt.tokenizers.interface import FLAGS, CharacterSpan, SpecialToken, Tokenizer, encodable
 
+HOLES = 16  # of so many ids at least one has a token, in a vocabulary of any size
 # Looked for where no tokenizer_config.json names the special tokens.
 _USUAL = {
     "bos": ("<s>", "<|begin_of_text|>", "<bos>", "<|endoftext|>"),
@@ -24,7 +27,13 @@ _USUAL = {
 
 
 class HuggingFaceTokenizer(Tokenizer):
-    """A `tokenizers` tokenizer; encodes in Rust threads, without the GIL."""
+    """A `tokenizers` tokenizer; encodes in Rust threads, without the GIL.
+
+    The library reads every control token that a text spells as such. What is text is therefore encoded by a copy in
+    which those tokens have names that nobody can spell.
+    """
+
+    tokens_when_spelled = True
 
     def __init__(
         self,
@@ -47,7 +56,10 @@ class HuggingFaceTokenizer(Tokenizer):
         self._inner, self.name, self._before = inner, name, before
         inner.no_padding()
         inner.no_truncation()
-        self.vocab_size = max(inner.get_vocab(with_added_tokens=True).values()) + 1
+        ids = inner.get_vocab(with_added_tokens=True).values()
+        self.vocab_size = max(ids, default=0) + 1
+        if self.vocab_size > HOLES * max(len(ids), 4096):
+            raise JaxptError(f"{files[0]} has {len(ids):,} tokens and one with the id {self.vocab_size - 1:,}")
         told = special_texts(settings, name)
         self.bos_id, self.eos_id, self.pad_id, self.unk_id = (self._find(n, told[n]) for n in _USUAL)
 
@@ -99,13 +111,57 @@ class HuggingFaceTokenizer(Tokenizer):
         added = self._inner.get_added_tokens_decoder().get(i)
         return self.piece(i) if added is None else added.content
 
-    def _encode(self, texts: list[str]) -> list[list[int]]:
-        return [e.ids for e in self._inner.encode_batch_fast(texts, add_special_tokens=False)]
+    @functools.cached_property
+    def control_texts(self) -> tuple[str, ...]:
+        """As `Tokenizer.control_texts`: the added tokens that are special, BOS, EOS and padding."""
+        added = {i: t.content for i, t in self._inner.get_added_tokens_decoder().items() if t.special and t.content}
+        ends = {i: self.piece(i) for i in (self.bos_id, self.eos_id, self.pad_id) if i is not None}
+        return tuple(dict.fromkeys({**ends, **added}.values()))
 
-    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+    @functools.cached_property
+    def _names(self) -> dict[str, str]:
+        """A name for each control token that no text spells, since it is drawn anew in each process."""
+        return {text: f"\ufdd3{secrets.token_hex(8)}{i:x}\ufdd3" for i, text in enumerate(self.control_texts)}
+
+    @functools.cached_property
+    def _text(self) -> tokenizers.Tokenizer:
+        return renamed(self._inner, self._names) if self._names else self._inner
+
+    def _encode(self, texts: list[str], control_tokens: bool = False) -> list[list[int]]:
+        inner = self._inner if control_tokens else self._text
+        return [e.ids for e in inner.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def encode_with_offsets(
+        self,
+        texts: Sequence[str],
+        control_tokens: bool = False,
+        literal: Sequence[Sequence[CharacterSpan]] | None = None,
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
         """As `Tokenizer.encode_with_offsets`."""
-        encoded = self._inner.encode_batch(list(texts), add_special_tokens=False)
-        return [(np.asarray(e.ids, np.int32), np.asarray(e.offsets, np.int64).reshape(-1, 2)) for e in encoded]
+        inner = self._inner if control_tokens else self._text
+        encoded = inner.encode_batch(list(map(encodable, texts)), add_special_tokens=False)
+        out = [(np.asarray(e.ids, np.int32), np.asarray(e.offsets, np.int64).reshape(-1, 2)) for e in encoded]
+        for i, spans in enumerate(literal or ()):
+            if control_tokens and spans:
+                out[i] = self._encode_apart(encodable(texts[i]), spans)
+        return out
+
+    def _encode_apart(self, text: str, literal: Sequence[CharacterSpan]) -> tuple[np.ndarray, np.ndarray]:
+        """A text in which some spelled control tokens are such and some, the `literal` ones, are not."""
+        parts: list[str] = []
+        begin: list[int] = []  # where each character of the new text begins in the old one, and where it ends
+        end: list[int] = []
+        last = 0
+        for start, stop in [*self._control_spans(text, literal), (len(text), len(text))]:
+            name = self._names.get(text[start:stop], "")
+            parts += [text[last:start], name]
+            begin += [*range(last, start), *([start] * len(name))]
+            end += [*range(last + 1, start + 1), *([stop] * len(name))]
+            last = stop
+        (encoded,) = self._text.encode_batch(["".join(parts)], add_special_tokens=False)
+        begin.append(len(text))
+        offsets = [(begin[a], end[b - 1] if b > a else begin[a]) for a, b in encoded.offsets]
+        return np.asarray(encoded.ids, np.int32), np.asarray(offsets, np.int64).reshape(-1, 2)
 
     def _decode(self, ids: list[int]) -> str:
         return self._inner.decode(ids, skip_special_tokens=False)
@@ -118,9 +174,32 @@ def read_json(file: Path) -> tokenizers.Tokenizer:
         JaxptError: it is not a tokenizer description.
     """
     try:
-        return tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
+        return tokenizers.Tokenizer.from_str(read_text(file))
+    except JaxptError:
+        raise
     except Exception as e:  # the library raises bare exceptions
         raise JaxptError(f"{file} is not a Hugging Face tokenizer description: {str(e)[:120]}") from e
+
+
+def renamed(inner: tokenizers.Tokenizer, names: Mapping[str, str]) -> tokenizers.Tokenizer:
+    """Returns a copy of a tokenizer in which some tokens have other names and the same ids; no merge leads to them."""
+    facts = json.loads(inner.to_str())
+    for token in facts["added_tokens"]:
+        if token["content"] in names:
+            token |= {"content": names[token["content"]], "normalized": False}
+    model = facts["model"]
+    vocabulary = model.get("vocab")
+    if isinstance(vocabulary, dict):
+        model["vocab"] = {names.get(piece, piece): i for piece, i in vocabulary.items()}
+    elif vocabulary is not None:  # Unigram: pieces with their scores, in the order of their ids
+        model["vocab"] = [[names.get(piece, piece), score] for piece, score in vocabulary]
+    if model.get("unk_token") in names:
+        model["unk_token"] = names[model["unk_token"]]
+    if "merges" in model:
+        pairs = (m.split(" ") if isinstance(m, str) else m for m in model["merges"])
+        model["merges"] = [[a, b] for a, b in pairs if names.keys().isdisjoint((a, b, a + b))]
+    facts["post_processor"] = None  # adds special tokens, by their names
+    return tokenizers.Tokenizer.from_str(json.dumps(facts))
 
 
 def bpe_of(model: Mapping[str, Any]) -> models.BPE:

@@ -1,6 +1,7 @@
 """What every tokenizer can do, whichever library does it."""
 
 import functools
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,15 @@ from jaxpt.tokenizers.templates import DEFAULT, named_templates, template_for
 SpecialToken = tuple[int, str, tuple[str, ...]]  # id, text, and which of `FLAGS` it has
 FLAGS = ("lstrip", "rstrip", "single_word")
 
+CharacterSpan = tuple[int, int]
+TEMPLATE_FILES = ("chat_template.jinja", "tokenizer_config.json")
+UNPAIRED = re.compile("[\ud800-\udfff]")  # surrogates that UTF-8 cannot hold
+
+
+def encodable(text: str) -> str:
+    """Returns `text` with each unpaired surrogate as U+FFFD, one character for one."""
+    return text if text.isascii() or not UNPAIRED.search(text) else UNPAIRED.sub("\ufffd", text)
+
 
 class Tokenizer(ABC):
     """Text to token ids and back.
@@ -22,7 +32,12 @@ class Tokenizer(ABC):
     `bos_id, eos_id, pad_id, unk_id` are None where the tokenizer has none. `files` are the files it was read from, in
     one folder; `save` copies them unchanged. `chat_templates` are Jinja templates by name, `chat_template` is the one
     called `default`, or None.
+
+    A *control token* (`</s>`, `<|im_start|>`) says where a document or a turn begins or ends. Text that spells one is
+    encoded as the text that it is, unless `control_tokens` is set: then it becomes that token.
     """
+
+    tokens_when_spelled = False  # whether earlier versions read a spelled control token as that token
 
     bos_id: int | None
     eos_id: int | None
@@ -46,8 +61,23 @@ class Tokenizer(ABC):
         """Returns a special token as texts and templates write it."""
         return self.piece(i)
 
+    @property
     @abstractmethod
-    def _encode(self, texts: list[str]) -> list[list[int]]:
+    def control_texts(self) -> tuple[str, ...]:
+        """How the control tokens are spelled."""
+
+    @functools.cached_property
+    def control(self) -> re.Pattern[str]:
+        """Finds spelled control tokens in a text, the longest where several begin."""
+        return re.compile("|".join(map(re.escape, sorted(self.control_texts, key=len, reverse=True))) or "(?!)")
+
+    def count_control(self, texts: Sequence[str]) -> int:
+        """Returns how often `texts` spell a control token."""
+        begin = {text[:2] for text in self.control_texts}  # a look for these is quick, and mostly in vain
+        return sum(sum(1 for _ in self.control.finditer(t)) for t in texts if any(b in t for b in begin))
+
+    @abstractmethod
+    def _encode(self, texts: list[str], control_tokens: bool = False) -> list[list[int]]:
         """Encodes without special tokens, on all cores."""
 
     @abstractmethod
@@ -70,35 +100,53 @@ class Tokenizer(ABC):
         """
         return self._decode([i for i in map(int, ids) if 0 <= i < self.vocab_size])
 
-    def encode_prompt(self, text: str, bos: bool = True) -> list[int]:
-        """Returns the ids of a text to be continued; special tokens that are written in it are read as such.
+    def encode_prompt(self, text: str, bos: bool = True, control_tokens: bool = True) -> list[int]:
+        """Returns the ids of a text to be continued; control tokens that it spells are read as such unless told not to.
 
         It begins with BOS where the tokenizer `adds_bos` and `bos` is True, and never with two: a chat template has
         mostly written one.
         """
-        ids = [int(i) for i in self.encode_with_offsets([text])[0][0]]
+        ids = [int(i) for i in self.encode_with_offsets([text], control_tokens)[0][0]]
         begins = bos and self.adds_bos and self.bos_id is not None and ids[:1] != [self.bos_id]
         return [*self._special("bos", begins), *ids]
 
-    def encode(self, text: str, bos: bool = False, eos: bool = False) -> list[int]:
+    def encode(self, text: str, bos: bool = False, eos: bool = False, control_tokens: bool = False) -> list[int]:
         """Returns the ids of `text`, with BOS and EOS where asked for.
+
+        Control tokens that it spells are read as such only with `control_tokens`.
 
         Raises:
             JaxptError: BOS or EOS was asked for and the tokenizer has none.
         """
-        return [*self._special("bos", bos), *self._encode([text])[0], *self._special("eos", eos)]
+        ids = self._encode([encodable(text)], control_tokens)[0]
+        return [*self._special("bos", bos), *ids, *self._special("eos", eos)]
 
-    def encode_batch(self, texts: Sequence[str], bos: bool = False, eos: bool = False) -> list[np.ndarray]:
-        """Returns the ids of each text as an int32 array; uses all cores and releases the GIL meanwhile."""
+    def encode_batch(
+        self, texts: Sequence[str], bos: bool = False, eos: bool = False, control_tokens: bool = False
+    ) -> list[np.ndarray]:
+        """Returns the ids of each text as an int32 array; uses all cores and releases the GIL meanwhile.
+
+        Options as those of `encode`.
+        """
         head, tail = self._special("bos", bos), self._special("eos", eos)
-        return [np.asarray([*head, *ids, *tail], np.int32) for ids in self._encode(list(texts))]
+        encoded = self._encode(list(map(encodable, texts)), control_tokens)
+        return [np.concatenate([np.asarray(part, np.int32) for part in (head, ids, tail)]) for ids in encoded]
 
     @abstractmethod
-    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+    def encode_with_offsets(
+        self,
+        texts: Sequence[str],
+        control_tokens: bool = False,
+        literal: Sequence[Sequence[CharacterSpan]] | None = None,
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Returns the ids `[n]` int32 of each text and the `[n, 2]` (start, stop) characters of each id.
 
-        Special tokens written in a text are read as such. Of a character that takes several ids, all but one may have
-        an empty range, at its start.
+        Of a character that takes several ids, all but one may have an empty range, at its start.
+
+        Args:
+            texts: to be encoded.
+            control_tokens: read control tokens that a text spells as such.
+            literal: of each text, characters that are text whatever they spell.
         """
 
     def token_ids(self, text: str, where: str) -> list[int]:
@@ -126,6 +174,11 @@ class Tokenizer(ABC):
             ids.append(known[fits])
             left = left[len(fits) :]
         return ids
+
+    def _control_spans(self, text: str, literal: Sequence[CharacterSpan]) -> list[CharacterSpan]:
+        """Where `text` spells a control token that overlaps none of the `literal` characters."""
+        spans = (match.span() for match in self.control.finditer(text))
+        return [(a, b) for a, b in spans if not any(a < stop and start < b for start, stop in literal)]
 
     def _special(self, name: str, wanted: bool) -> list[int]:
         if not wanted:
@@ -166,7 +219,7 @@ class Tokenizer(ABC):
         Args:
             messages: `{"role": …, "content": …}` each, plus what the template knows (`tool_calls`, …).
             **values: further names for the template (`tools`, for which the template called `tool_use` is taken where
-                there is one; `add_generation_prompt`).
+                there is one; `add_generation_prompt`); `strftime_now` says today.
 
         Raises:
             JaxptError: no template, or the template refuses the messages.
@@ -174,7 +227,13 @@ class Tokenizer(ABC):
         from jaxpt.tokenizers.chat import render
 
         template = template_for(self.chat_templates, values.get("tools"), str(self.files[0]))
-        return render(template, list(messages), {**self.special_texts, **values})
+        return render(template, list(messages), {**self.special_texts, **values}, name=self.template_name)
+
+    @property
+    def template_name(self) -> str:
+        """Returns what the chat template is called in errors: the file that it was read from."""
+        folder, names = self.files[0].parent, {file.name for file in self.files}
+        return f"chat template {folder / next((n for n in TEMPLATE_FILES if n in names), '')}"
 
     @property
     def special_texts(self) -> dict[str, str]:

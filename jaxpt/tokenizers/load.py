@@ -6,9 +6,10 @@ from typing import Any
 
 from tokenizers import models
 
-from jaxpt.errors import JaxptError
+from jaxpt.errors import JaxptError, short
 from jaxpt.files.absent import absent_model
 from jaxpt.files.digests import NAME, Digests, with_digests
+from jaxpt.files.strangers import parse_json, read_text, regular_file
 from jaxpt.tokenizers.added import add_told_tokens, special_told, told_tokens
 from jaxpt.tokenizers.classes import PLAIN, class_name, special_texts
 from jaxpt.tokenizers.convert import as_llama_splits, as_sentencepiece_splits, puts_a_space, read_proto
@@ -41,12 +42,16 @@ def load(path: str | Path) -> Tokenizer:
     _check_digests(path if path.name == "tokenizer" else folder)
     known = sorted(folder.glob("*.model"), key=lambda p: p.name != "tokenizer.model")
     chosen = path
-    if not path.is_file():
-        candidates = [p for p in (folder / "tokenizer.json", *known, folder / "vocab.json") if p.is_file()]
+    if path.is_dir():
+        names = ("tokenizer.json", *(p.name for p in known), "vocab.json")
+        candidates = [p for n in names if (p := regular_file(folder, n)) is not None]
         if not candidates:
             raise JaxptError(f"{path} holds no tokenizer: no tokenizer.json, *.model, or vocab.json with merges.txt")
         chosen = candidates[0]
-    beside = [folder / n for n in _BESIDE if (folder / n).is_file()] + additional_files(folder)
+    elif not path.is_file():
+        raise JaxptError(f"tokenizer {path} is not a regular file")
+    known = [p for p in known if p == path or regular_file(folder, p.name)]
+    beside = [p for n in _BESIDE if (p := regular_file(folder, n)) is not None] + additional_files(folder)
     settings = _settings(folder)
     if chosen.name == "vocab.json":
         return _from_vocab(chosen, beside, settings)
@@ -70,7 +75,7 @@ def _from_json(file: Path, files: list[Path], settings: dict[str, Any]) -> Token
 def _from_vocab(vocab: Path, beside: list[Path], settings: dict[str, Any]) -> Tokenizer:
     """`vocab.json` with `merges.txt`; config.json may tell the class, which is kept then."""
     folder, merges = vocab.parent, vocab.with_name("merges.txt")
-    if not merges.is_file():
+    if regular_file(folder, merges.name) is None:
         raise JaxptError(f"{merges} is missing; {vocab} needs it")
     name = class_name(settings, _json(folder / "config.json"))
     inner = read_vocab_and_merges(vocab, merges, name, settings, _convert(folder))
@@ -139,12 +144,9 @@ def _convert(folder: Path) -> str:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
+    if regular_file(file.parent, file.name) is None:
         return {}
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise JaxptError(f"{file} is not JSON: {e}") from e
+    values = parse_json(read_text(file), str(file))
     if not isinstance(values, dict):
         raise JaxptError(f"{file} holds no dictionary of keys; fetch it again or remove it")
     return values
@@ -152,10 +154,35 @@ def _json(file: Path) -> dict[str, Any]:
 
 def _settings(folder: Path) -> dict[str, Any]:
     settings = {**_json(folder / "special_tokens_map.json"), **_json(folder / "tokenizer_config.json")}
-    template = folder / "chat_template.jinja"
-    if template.is_file():
-        settings["chat_template"] = template.read_text(encoding="utf-8")
+    _check_settings(folder, settings)
+    template = regular_file(folder, "chat_template.jinja")
+    if template is not None:
+        settings["chat_template"] = read_text(template)
     if further := additional_files(folder):
         named = named_templates(settings.get("chat_template"), str(folder / "tokenizer_config.json"))
-        settings["chat_template"] = named | {file.stem: file.read_text(encoding="utf-8") for file in further}
+        settings["chat_template"] = named | {file.stem: read_text(file) for file in further}
     return settings
+
+
+def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Refuses settings of another type than what reads them expects."""
+
+    def check(key: str, fits: bool, what: str) -> None:
+        if not fits:
+            raise JaxptError(f"{folder / 'tokenizer_config.json'}: {key} is {short(settings[key])}, it must be {what}")
+
+    for name in ("bos", "eos", "pad", "unk"):
+        value = settings.get(key := f"{name}_token")
+        text = value.get("content") if isinstance(value, dict) else value
+        check(key, text is None or isinstance(text, str), "the token's text") if key in settings else None
+    if (added := settings.get("added_tokens_decoder")) is not None:
+        fits = isinstance(added, dict) and all(
+            i.isascii() and i.isdigit() and isinstance(t, dict) and isinstance(t.get("content"), str)
+            for i, t in added.items()
+        )
+        check("added_tokens_decoder", fits, "tokens by their ids")
+    template = settings.get("chat_template")
+    if isinstance(template, list):
+        texts = [t.get(k) for t in template if isinstance(t, dict) for k in ("name", "template")]
+        fits = all(isinstance(t, dict) for t in template) and all(isinstance(t, str) for t in texts)
+        check("chat_template", fits, "a template or a list of {name, template}")

@@ -1,7 +1,7 @@
 """SentencePiece models (`tokenizer.model`)."""
 
+import functools
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 from sentencepiece import SentencePieceProcessor
 
 from jaxpt.errors import JaxptError
-from jaxpt.tokenizers.interface import SpecialToken, Tokenizer
+from jaxpt.tokenizers.interface import CharacterSpan, SpecialToken, Tokenizer, encodable
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -58,27 +58,39 @@ class SentencePieceTokenizer(Tokenizer):
         """As `Tokenizer.adds_bos`; a SentencePiece model that says nothing of it has a BOS to be used."""
         return self.bos_id is not None and self.settings.get("add_bos_token") is not False
 
-    def _encode(self, texts: list[str]) -> list[list[int]]:
+    @functools.cached_property
+    def control_texts(self) -> tuple[str, ...]:
+        """As `Tokenizer.control_texts`: the pieces that the model calls control pieces."""
+        pieces = [self.piece(i) for i in range(self.vocab_size) if self._model.is_control(i)]
+        ends = [self.piece(i) for i in (self.bos_id, self.eos_id) if i is not None]
+        return tuple(dict.fromkeys([*pieces, *ends]))
+
+    def _encode(self, texts: list[str], control_tokens: bool = False) -> list[list[int]]:
+        if control_tokens:
+            return [ids.tolist() for ids, _ in self.encode_with_offsets(texts, True)]
         if len(texts) == 1:
             return [self._model.encode(texts[0], out_type=int)]
         return self._model.encode(texts, out_type=int, num_threads=os.cpu_count() or 1)
 
-    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """As `Tokenizer.encode_with_offsets`; BOS and EOS are the special tokens that a text can hold."""
-        special = {self.piece(i): i for i in (self.bos_id, self.eos_id) if i is not None}
-        split = re.compile("|".join(map(re.escape, special)) or "(?!)")
+    def encode_with_offsets(
+        self,
+        texts: Sequence[str],
+        control_tokens: bool = False,
+        literal: Sequence[Sequence[CharacterSpan]] | None = None,
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """As `Tokenizer.encode_with_offsets`."""
         out = []
-        for text in texts:
+        for i, text in enumerate(map(encodable, texts)):
             ids, offsets, at = [np.zeros(0, np.int32)], [np.zeros((0, 2), np.int64)], 0
-            for match in [*split.finditer(text), None]:
-                stop = len(text) if match is None else match.start()
-                part = self._model.encode(text[at:stop], return_type="offset_mapping")
+            spans = self._control_spans(text, literal[i] if literal else ()) if control_tokens else []
+            for start, stop in [*spans, (len(text), len(text))]:
+                part = self._model.encode(text[at:start], return_type="offset_mapping")
                 ids.append(np.asarray(part["ids"], np.int32))
                 offsets.append(np.asarray(part["offsets"], np.int64).reshape(-1, 2) + at)
-                if match is not None:
-                    ids.append(np.asarray([special[match[0]]], np.int32))
-                    offsets.append(np.asarray([match.span()], np.int64))
-                    at = match.end()
+                if stop > start:
+                    ids.append(np.asarray([self._model.piece_to_id(text[start:stop])], np.int32))
+                    offsets.append(np.asarray([(start, stop)], np.int64))
+                    at = stop
             out.append((np.concatenate(ids), np.concatenate(offsets)))
         return out
 

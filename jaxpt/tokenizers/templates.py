@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jaxpt.errors import JaxptError
+from jaxpt.files.strangers import check_file
 
 DEFAULT, TOOL_USE = "default", "tool_use"
 FOLDER = "additional_chat_templates"  # a file NAME.jinja each, beside chat_template.jinja
@@ -45,8 +46,7 @@ def additional_files(folder: Path) -> list[Path]:
     """
     files = sorted((folder / FOLDER).glob("*.jinja"))
     for file in files:
-        if not file.is_file() or not file.resolve().is_relative_to(folder.resolve()):
-            raise JaxptError(f"{file} is no file of {folder}; put the template itself there, or remove it")
+        check_file(folder, file)
     return files
 
 

@@ -93,9 +93,9 @@ def test_only_what_the_assistant_wrote_is_learned_function_calls_included(tmp_pa
 
 def test_without_the_mask_everything_would_be_learned(tmp_path):  # the proof above can fail
     tokenizer = byte_level(tmp_path / "t")
-    text, _ = render_with_spans(named_template("chatml"), TALK, {})
+    text = render_with_spans(named_template("chatml"), TALK, {}).text
     (tmp_path / "d.jsonl").write_text(json.dumps({"text": text}))
-    made = build(str(tmp_path / "d.jsonl"), tmp_path / "p", tokenizer, 512, Packing(eos=False))
+    made = build(str(tmp_path / "d.jsonl"), tmp_path / "p", tokenizer, 512, Packing(eos=False, control_tokens="tokens"))
     assert learned(made, tokenizer) == [text.removeprefix("<|im_start|>")]
 
 
@@ -270,10 +270,11 @@ def test_ids_and_mask_of_real_conversations_equal_those_of_transformers(tmp_path
                 return_assistant_tokens_mask=True,
                 return_dict=True,
             )
-            text, spans = render_with_spans(
-                named_template(name), messages, {**ours.special_texts, "tools": tools or None}
+            made = render_with_spans(
+                named_template(name), messages, {**ours.special_texts, "tools": tools or None}, control=ours.control
             )
-            ((ids, offsets),) = ours.encode_with_offsets([text])
+            spans = made.spans
+            ((ids, offsets),) = ours.encode_with_offsets([made.text], True, [made.literal])
             assert ids.tolist() == want["input_ids"]
             assert within(offsets, spans).astype(int).tolist() == want["assistant_masks"]
             tokens += len(ids)

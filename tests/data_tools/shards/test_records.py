@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from data_tools.io import readers
 from data_tools.io.batch import Outcome, Removed, strings
 from data_tools.shards.records import Problem, open_shards, run_shards
 from jaxpt.errors import JaxptError
@@ -61,11 +60,10 @@ def test_broken_lines_are_counted_and_quarantined_with_their_place(tmp_path):
     assert "'text' is a int" in found[3]["reason"]
 
 
-def test_an_overlong_line_is_quarantined_and_the_next_one_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "LONGEST", 1000)
+def test_an_overlong_line_is_quarantined_and_the_next_one_read(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(lines([{"id": "1", "text": "x" * 5000}, {"id": "2", "text": "y"}]))
-    seen = list(open_shards(str(path))[0].records())
+    seen = list(open_shards(str(path), longest=1000)[0].records())
     assert isinstance(seen[0], Problem)
     assert seen[1]["id"] == "2"
 
