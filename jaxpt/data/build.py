@@ -93,8 +93,7 @@ class Packing:
         template = templates_of(tokenizer, self.template) if self.kind == "chat" else {}
         if self.eos_token is not None and tokenizer is not None:
             ends["eos_ids"] = tokenizer.token_ids(self.eos_token, "eos_token")
-        own = {"kind": self.kind, "field": self.content_field, "packer": self.packer}
-        chosen: dict[str, object] = {**own, **ends, **template}
+        chosen: dict[str, object] = {
             "kind": self.kind,
             "field": self.content_field,
             "packer": self.packer,
