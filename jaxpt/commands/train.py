@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -24,6 +25,7 @@ from jaxpt.training.evaluating import evaluations
 from jaxpt.training.events import Event
 from jaxpt.training.extra import make_extra
 from jaxpt.training.feed import Feeds
+from jaxpt.training.frozen import ancestor, pin_frozen
 from jaxpt.training.history import newest_saved, read_legs
 from jaxpt.training.interrupt import EXIT_PREEMPTED
 from jaxpt.training.overview import overview
@@ -156,7 +158,9 @@ def open_plan(
     start = _start(config, workdir) if config.init_from else None
     tokenizer = _tokenizer(config, start.tokenizer_path if start else None)
     sources = open_sources(config, tokenizer)
-    return make_plan(config, sources, start.model if start else None, tokenizer, past), start, tokenizer
+    plan = make_plan(config, sources, start.model if start else None, tokenizer, past)
+    pins = pin_frozen(config.stages, saved, ancestor(start.lineage if start else []), tokenizer)
+    return replace(plan, frozen=pins), start, tokenizer
 
 
 def _start(config: RunConfig, workdir: Path | None) -> StartingPoint:
