@@ -12,11 +12,13 @@ import numpy as np
 
 from jaxpt import api
 from jaxpt.bundles import Bundle, BundleWriter, digest, open_bundle
+from jaxpt.checkpoints.checkpoints import read_run
 from jaxpt.cli.dispatch import Parser
 from jaxpt.cli.terminal import progress, table
 from jaxpt.config.file import load
 from jaxpt.data import Loader, PackedSource, StageData
 from jaxpt.errors import JaxptError
+from jaxpt.files.digests import canonical_digest
 from jaxpt.interop import import_bundle
 from jaxpt.interop.exporting import own_family
 from jaxpt.interop.find_family import family_named, holding
@@ -105,6 +107,7 @@ def reshape(
             _say_who_holds(final.config, model, family)  # a transform that shows only now what it makes
         step_zero = measure(rewrites, model.slices, final, held_out, dtypes, setting.compute)
         entries: list[LineageEntry] = [{**r.entry, "parameters": param_count(r.target)} for r in rewrites]
+        entries[0]["source"] = model.named  # the teacher of a run that distils, unless it names another
         entries[-1]["step_zero"] = step_zero.entry()
         _stream(final, dtypes, target, model.tokenizer, [*model.lineage, *entries])
     _print_lengths(model.config, final.config)
@@ -132,6 +135,7 @@ class OpenedModel:
     tokenizer: Tokenizer | None
     lineage: Sequence[Mapping[str, object]]
     tokenizer_path: str  # for messages
+    named: Mapping[str, str]  # the `path` where it lies and the `digest` of its parameters
 
     @property
     def config(self) -> ModelConfig:
@@ -162,13 +166,20 @@ def open_model(path: str, folder: Path) -> OpenedModel:
     print(f"{path}: {kind.replace('_', ' ')}")
     if kind in ("bundle", "hugging_face"):
         bundle = open_bundle(path if kind == "bundle" else import_bundle(path, folder / "imported"))
-        return OpenedModel(bundle, bundle.dtypes, bundle.tokenizer(), bundle.lineage, str(Path(path) / "tokenizer"))
+        named = _named(Path(path), bundle.digests if kind == "bundle" else bundle.lineage[0]["files"])
+        where = str(Path(path) / "tokenizer")
+        return OpenedModel(bundle, bundle.dtypes, bundle.tokenizer(), bundle.lineage, where, named)
     model = api.load(path)
     dtypes = {name: str(leaf.dtype) for name, leaf in flatten(model.params).items()}
-    run = Path(path) if kind == "run" else Path(path).parents[1]
-    return OpenedModel(
-        InMemory(model.config, model.params), dtypes, model.tokenizer, list(model.lineage), str(run / "tokenizer")
-    )
+    run, step = Path(path) if kind == "run" else Path(path).parents[1], model.lineage[-1]["steps"]
+    slices, where = InMemory(model.config, model.params), str(run / "tokenizer")
+    named = _named(run / "checkpoints" / str(step), read_run(run, step)["digests"])
+    return OpenedModel(slices, dtypes, model.tokenizer, list(model.lineage), where, named)
+
+
+def _named(path: Path, digests: object) -> Mapping[str, str]:
+    """Where a model lies and which one it is, as `jaxpt.training.frozen` finds it again."""
+    return {"path": str(path.resolve()), "digest": canonical_digest(digests)}
 
 
 def _folder(target: str) -> Path:

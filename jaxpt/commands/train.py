@@ -3,6 +3,7 @@
 import functools
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -31,6 +32,7 @@ from jaxpt.training.evaluating import evaluations
 from jaxpt.training.events import Event
 from jaxpt.training.extra import make_extra
 from jaxpt.training.feed import Feeds
+from jaxpt.training.frozen import ancestor, pin_frozen
 from jaxpt.training.history import newest_saved, read_legs
 from jaxpt.training.interrupt import EXIT_PREEMPTED, SAME, Interrupt, way_on
 from jaxpt.training.overview import overview
@@ -196,7 +198,9 @@ def open_plan(
     sources, tokenizer = open_sources(config, _tokenizer(config, start.tokenizer_path if start else None))
     if tokenizer is None and workdir is not None and finished_steps(workdir) and has_tokenizer(workdir):
         tokenizer = tokenizers.load(workdir / "tokenizer")  # of a source that has lost it since
-    return make_plan(config, sources, start.model if start else None, tokenizer, past), start, tokenizer
+    plan = make_plan(config, sources, start.model if start else None, tokenizer, past)
+    pins = pin_frozen(config.stages, saved, ancestor(start.lineage if start else []), tokenizer)
+    return replace(plan, frozen=pins), start, tokenizer
 
 
 def _start(config: RunConfig, workdir: Path | None) -> StartingPoint:

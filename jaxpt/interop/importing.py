@@ -1,5 +1,6 @@
 """Hugging Face in: into a bundle tensor by tensor, or straight onto a mesh."""
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -53,7 +54,7 @@ def lineage_entry(checkpoint: HuggingFaceCheckpoint, report: Report = lambda fil
     """Returns what the lineage says of an import: files with their SHA-256, family, dtypes, the foreign configs."""
     files = {"config.json": sha256(checkpoint.path / "config.json")}
     for name in checkpoint.files:
-        files[name] = sha256(checkpoint.path / name)
+        files[name] = _sha256(file := checkpoint.path / name, file.stat().st_size, file.stat().st_mtime_ns)
         report(1)
     return {
         "op": "import",
@@ -67,6 +68,12 @@ def lineage_entry(checkpoint: HuggingFaceCheckpoint, report: Report = lambda fil
         "config": checkpoint.values,
         **({"generation_config": checkpoint.generation} if checkpoint.generation else {}),
     }
+
+
+@functools.lru_cache
+def _sha256(file: Path, size: int, changed_ns: int) -> str:
+    """The digest of a file of many gigabytes, taken once as long as the file is the same."""
+    return sha256(file)
 
 
 def load_hf(path: str | Path, *, dtype: str | None = None, shardings: Shardings | None = None) -> Model:

@@ -71,6 +71,12 @@ def unembed(config: ModelConfig, params: Params, x: jax.Array, compute: Compute 
     return decoder.logits(config, params, x, compute)
 
 
+def head_of(config: ModelConfig, params: Params) -> Params:
+    """Returns the part of the parameters that `unembed` reads and the rest of the forward pass may read, too."""
+    name = "embed" if config.tie_embeddings else "head"
+    return {name: params[name]}
+
+
 def segment_positions(tokens: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
     """Returns `[B, S]` int32 positions that restart at 0 wherever the segment id changes."""
     index = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)

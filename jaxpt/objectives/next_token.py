@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxpt.config.choice import option
-from jaxpt.kernels import cross_entropy
-from jaxpt.models.forward import hidden_and_routing, unembed
+from jaxpt.kernels.cross_entropy import cross_entropy
+from jaxpt.kernels.token_chunks import LogitsOf, chunk_length, summed
+from jaxpt.models.forward import head_of, hidden_and_routing, unembed
 from jaxpt.models.params import Params
 from jaxpt.objectives.balance import Balance
 from jaxpt.objectives.objective import Inputs, Objective, Sums, Terms
@@ -32,20 +33,17 @@ class NextToken(Balance, Objective):
 
     def cross_entropy(self, inputs: Inputs, x: jax.Array) -> Terms:
         """Returns the terms of the last stream `x [B, S, D]`, without those of the routers."""
-        config, params, b = inputs.model, inputs.params, inputs.batch
+        head, rest, logits_of = unembedding(inputs)
+        tokens = weighted(inputs)
+        chunk = self.chunk or chunk_length(inputs.rows_per_device, x.shape[1], inputs.model.vocab_size)
+        loss, (nll, lse) = summed(cross_entropy(logits_of, self.z_loss), head, rest, x, tokens, chunk)
+        return self.of_tokens(inputs, loss, nll, lse)
+
+    def of_tokens(self, inputs: Inputs, loss: jax.Array, nll: jax.Array, lse: jax.Array) -> Terms:
+        """Returns the terms of a loss, with what a report shows of each token's nll and log-sum-exp `[B, S]`."""
+        b = inputs.batch
         assert b is not None
         weights = b["loss_weights"] / inputs.weight_sum
-        head_name = "embed" if config.tie_embeddings else "head"
-        head = {head_name: params[head_name]}
-        rest = jax.lax.stop_gradient({k: v for k, v in params.items() if k != head_name})
-
-        def logits_of(head: Params, rest: Params, x: jax.Array) -> jax.Array:
-            return unembed(config, {**rest, **head}, x, inputs.compute)
-
-        length = x.shape[1]
-        chunk = self.chunk or cross_entropy.chunk_length(inputs.rows_per_device, length, config.vocab_size)
-        args = (logits_of, head, rest, x, b["targets"], weights, self.z_loss)
-        loss, nll, lse = cross_entropy.dense(*args) if chunk >= length else cross_entropy.chunked(*args, chunk)
         per_row = jnp.sum(b["loss_weights"] * nll, axis=1), jnp.sum(b["loss_weights"], axis=1)
         by_source = [jax.ops.segment_sum(v, b["source_id"], num_segments=inputs.sources) for v in per_row]
         named = {"loss": jnp.sum(weights * nll), "z_loss": self.z_loss * jnp.sum(weights * jnp.square(lse))}
@@ -54,3 +52,22 @@ class NextToken(Balance, Objective):
     def report(self, sums: Sums) -> dict[str, jax.Array]:
         """Returns the sums per source, `[sources]`, and the metrics of the routers."""
         return {k: sums[k] for k in ("source_nll", "source_weight")} | super().report(sums)
+
+
+def unembedding(inputs: Inputs) -> tuple[Params, Params, LogitsOf]:
+    """Returns the parameters of the head, the others without gradient, and the logits as a function of both."""
+    config, params = inputs.model, inputs.params
+    head = head_of(config, params)
+    rest = jax.lax.stop_gradient({k: v for k, v in params.items() if k not in head})
+
+    def logits_of(head: Params, rest: Params, x: jax.Array) -> jax.Array:
+        return unembed(config, {**rest, **head}, x, inputs.compute)
+
+    return head, rest, logits_of
+
+
+def weighted(inputs: Inputs) -> dict[str, jax.Array]:
+    """Returns the targets, and weights that sum to 1 over the global batch, both `[B, S]`."""
+    b = inputs.batch
+    assert b is not None
+    return {"targets": b["targets"], "weights": b["loss_weights"] / inputs.weight_sum}

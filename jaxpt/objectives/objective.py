@@ -29,11 +29,13 @@ from jaxpt.models.batch import Batch
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.params import Params
+from jaxpt.models.size import flops_per_token
 from jaxpt.models.specs import ParamSpec
 from jaxpt.optim.optimizer import Optimizer
 
 Sums = Mapping[str, Any]  # tree of arrays that add up over microbatches
 NONE: Mapping[str, Never] = {}
+ANCESTOR = ""  # as the path of a frozen model: what the run's own model was reshaped from, as its lineage says
 
 
 @dataclass(frozen=True)
@@ -155,8 +157,26 @@ class Objective(Choice, kind="objective", room="jaxpt.objectives", default="next
         return {}
 
     def frozen(self) -> Mapping[str, str]:
-        """Returns the paths of models that it reads, by name: bundles, checkpoints, Hugging Face directories."""
+        """Returns the paths of models that it reads, by name: bundles, checkpoints, Hugging Face directories.
+
+        `ANCESTOR` is the model that the run's own was reshaped from.
+        """
         return {}
+
+    def describe(self) -> list[str]:
+        """Returns what a plan shows of it, besides its name and its frozen models."""
+        return []
+
+    def flops_per_token(self, model: ModelConfig, frozen: Mapping[str, ModelConfig], sequence_length: int) -> float:
+        """Returns the FLOPs of a training step per position: those of the model, and a forward pass of each frozen one.
+
+        Args:
+            model: the model that is trained.
+            frozen: the configs of the frozen models, by name.
+            sequence_length: S.
+        """
+        forwards = [flops_per_token(config, sequence_length, backward=False) for config in frozen.values()]
+        return flops_per_token(model, sequence_length) + sum(forwards)
 
     def scheduled(self) -> Mapping[str, Scheduled]:
         """Returns functions of the progress through the stage, by name; a step gets their values, never recompiled."""

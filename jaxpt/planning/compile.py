@@ -76,7 +76,7 @@ def compile_step(plan: RunPlan, devices: Sequence[jax.Device], stage: int = 0) -
     objective = chosen.config.objective
     extra = make_extra(objective, chosen.model, f"stage {chosen.config.name}, objective").abstract(layout)
     state = abstract_state(plan.model, optimizer, layout)._replace(extra=extra)
-    frozen = open_frozen(objective, f"stage {chosen.config.name}, objective")
+    frozen = open_frozen(objective, f"stage {chosen.config.name}, objective", plan.frozen)
     arguments = abstract_arguments(objective, abstract_frozen(frozen, layout))
     batch = _abstract_batch(layout, chosen.config.batch_size, chosen.config.sequence_length)
     with jax.set_mesh(layout.mesh):

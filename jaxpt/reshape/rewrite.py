@@ -58,6 +58,7 @@ class LineageEntry(TypedDict, total=False):
     freeze: Sequence[str]
     parameters: int
     step_zero: Mapping[str, object]
+    source: Mapping[str, str]  # `path` and `digest` of the model that the first step of a reshape was made of
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,16 +1,19 @@
 """The models that an objective reads and does not train: opened by their paths, laid out by their own axis tables."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 
+from jaxpt import tokenizers
 from jaxpt.checkpoints.run_item import RunItem
 from jaxpt.checkpoints.verdict import UNKNOWN, WHOLE, ReadVerdict, agreed
 from jaxpt.errors import JaxptError
 from jaxpt.files.digests import canonical_digest
 from jaxpt.models.params import Params, Tree
 from jaxpt.models.specs import map_specs, param_specs
-from jaxpt.objectives.objective import Objective
+from jaxpt.objectives.objective import ANCESTOR, Objective
+from jaxpt.tokenizers import Tokenizer
 from jaxpt.training.config import StageConfig
 from jaxpt.training.starting_point import StartingPoint, open_start
 from jaxpt.training.state import Layout, with_shardings
@@ -30,19 +33,33 @@ def open_frozen(objective: Objective, where: str = "objective", pins: Pins = NO_
 
 
 def _open(path: str, where: str, pin: Mapping[str, str] | None) -> StartingPoint:
+    if pin is None and path == ANCESTOR:
+        name = where.rpartition(" ")[2]
+        raise JaxptError(f"{where}: this run's model was not reshaped from another; give {name}=MODEL")
     if pin is None:
-        return open_start(path, "params", where, with_lineage=False)
-    way = f"this run began with {pin['path']} as it was; put that back, or begin in another --workdir"
+        return open_start(path, "params", where)
+    if path == ANCESTOR:
+        way = "it is what this run's model was reshaped from; put it back where it was, or give its path"
+    else:
+        way = f"this run began with {pin['path']} as it was; put that back, or begin in another --workdir"
     try:
-        model = open_start(pin["path"], "params", where, with_lineage=False)
+        model = open_start(pin["path"], "params", where)
     except JaxptError as error:
         raise JaxptError(f"{where}: {str(error).removeprefix(f'{where}: ')}; {way}") from error
-    if model.digest != pin["digest"]:
+    if model.digest != pin["digest"] and pin["digest"]:
         raise JaxptError(f"{where}: {pin['path']} holds another model now; {way}")
     return model
 
 
-def pin_frozen(stages: Sequence[StageConfig], saved: RunItem | None) -> Pins:
+def ancestor(lineage: Sequence[Mapping[str, Any]]) -> Pins:
+    """Returns the pin of `ANCESTOR`: the model that the newest reshape of a lineage began with; none without one."""
+    sources = [entry["source"] for entry in lineage if "source" in entry]
+    return {ANCESTOR: sources[-1]} if sources else NO_PINS
+
+
+def pin_frozen(
+    stages: Sequence[StageConfig], saved: RunItem | None, known: Pins = NO_PINS, tokenizer: Tokenizer | None = None
+) -> Pins:
     """Returns, by the paths of all frozen models of a run, which model each of them names from its first start on.
 
     A run directory is thus the checkpoint that was its newest then, whatever is trained in it meanwhile.
@@ -50,20 +67,39 @@ def pin_frozen(stages: Sequence[StageConfig], saved: RunItem | None) -> Pins:
     Args:
         stages: of the run.
         saved: the `run` item of the checkpoint that it goes on from, whose pins hold.
+        known: pins that hold where `saved` has none.
+        tokenizer: the run's, which must be that of every frozen model that has one.
 
     Raises:
-        JaxptError: a path where no model is; several hosts that do not see the same.
+        JaxptError: a path where no model is; a model with another tokenizer; several hosts that do not see the same.
     """
-    pins = dict(saved.get("frozen", {})) if saved else {}
+    pins = {**known, **(saved.get("frozen", {}) if saved else {})}
+    used: dict[str, Mapping[str, str]] = {}
     for i, stage in enumerate(stages):
-        for name, model in open_frozen(stage.objective, f"config.stages[{i}].objective", pins).items():
+        where = f"config.stages[{i}].objective"
+        for name, model in open_frozen(stage.objective, where, pins).items():
             path = stage.objective.frozen()[name]
-            pins.setdefault(path, {"path": model.exact or path, "digest": model.digest})
-    seen = canonical_digest(pins)
+            if path not in used:
+                _check_tokenizer(f"{where}: {name}", pins.get(path, {}).get("path", path), model, tokenizer)
+            used.setdefault(path, pins.get(path, {"path": model.exact or path, "digest": model.digest}))
+            pins[path] = used[path]
+    seen = canonical_digest(used)
     alike = agreed(ReadVerdict(WHOLE, seen)).reason.endswith(seen)  # the text of process 0
     if agreed(ReadVerdict(WHOLE if alike else UNKNOWN)).kind != WHOLE:
         raise JaxptError(f"not all hosts see the same in {', '.join(pins)}; give a checkpoint: RUN/checkpoints/STEP")
     return pins
+
+
+def _check_tokenizer(where: str, path: str, model: StartingPoint, tokenizer: Tokenizer | None) -> None:
+    """Raises a JaxptError where a frozen model reads other tokens than the run gives it."""
+    if tokenizer is None or model.tokenizer_path is None:
+        return
+    theirs = tokenizers.load(model.tokenizer_path).fingerprint
+    if theirs != tokenizer.fingerprint:
+        raise JaxptError(
+            f"{where}: {path} has tokenizer {theirs[:12]}, this run's is {tokenizer.fingerprint[:12]}; the same token "
+            f"must mean the same to both: choose another model, or text that it generates"
+        )
 
 
 def load_frozen(models: Mapping[str, StartingPoint], layout: Layout) -> dict[str, Params]:

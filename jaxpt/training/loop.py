@@ -74,7 +74,7 @@ def train(
         JaxptError: a full disk, no whole checkpoint beside those that were set aside, a checkpoint that cannot be read
             for another reason than damage, a value or a state that is not finite.
     """
-    plan = replace(plan, frozen=pin_frozen(plan.config.stages, newest_saved(workdir, from_step)))
+    plan = replace(plan, frozen=pin_frozen(plan.config.stages, newest_saved(workdir, from_step), plan.frozen))
     program = make_program(plan, devices)
     all_devices = program.layout.mesh.devices.flatten().tolist()
     peak = peak_flops(plan.config.metrics.peak_flops_per_device, all_devices)  # may measure, outside the mesh

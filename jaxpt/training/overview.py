@@ -26,7 +26,7 @@ def stages(plan: RunPlan) -> str:
             shapes = ", ".join(f"{round(s.steps):,} {s.shape}" for s in stage.schedule)
         tokens = plan.tokens_at(stage.stop) - plan.tokens_at(stage.first)
         size = [stage.stop - stage.first, tokens, config.batch_size, config.sequence_length]
-        rows.append([config.name, *size, rate, shapes, "; ".join(_special(stage, i))])
+        rows.append([config.name, *size, rate, shapes, "; ".join(_special(stage, i, plan.frozen))])
     return table(head, rows)
 
 
@@ -52,8 +52,8 @@ def _shares(stage: StagePlan, sources: Mapping[str, SourceFacts]) -> dict[str, f
     return {n: w / total for n, w in weights.items()}
 
 
-def _special(stage: StagePlan, i: int) -> list[str]:
-    """What of a stage is not the usual."""
+def _special(stage: StagePlan, i: int, frozen: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """What of a stage is not the usual; `frozen` says which model a path names."""
     c, out = stage.config, []
     if i and c.load == "params":
         out.append("moments start at zero")
@@ -67,5 +67,7 @@ def _special(stage: StagePlan, i: int) -> list[str]:
         out.append(f"weights follow the losses every {c.reweight.every}")
     if c.objective.name != Objective.default:
         out.append(f"objective: {c.objective.name}")
-    out += [f"frozen model {name}: {path}" for name, path in c.objective.frozen().items()]
+    out += c.objective.describe()
+    for name, path in c.objective.frozen().items():
+        out.append(f"frozen model {name}: {frozen.get(path, {}).get('path', path)}")
     return out

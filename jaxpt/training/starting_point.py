@@ -47,7 +47,7 @@ class StartingPoint:
     digest: str = ""  # of the parameters, as whoever wrote them noted it; "": there is none
 
 
-def open_start(path: str, load: str, where: str = "config.init_from", *, with_lineage: bool = True) -> StartingPoint:
+def open_start(path: str, load: str, where: str = "config.init_from") -> StartingPoint:
     """Says what `path` is and opens it.
 
     Args:
@@ -55,7 +55,6 @@ def open_start(path: str, load: str, where: str = "config.init_from", *, with_li
         load: "params", or "params+optimizer" to take along the moments of a run (other kinds have none) and what its
             objective trained besides.
         where: the config key that names `path`, for messages.
-        with_lineage: say where a Hugging Face directory comes from, for which all its files are read.
 
     Raises:
         JaxptError: nothing there that can be read.
@@ -68,7 +67,7 @@ def open_start(path: str, load: str, where: str = "config.init_from", *, with_li
     if (here / "model.json").exists():
         return _from_bundle(here)
     if (here / "config.json").exists():
-        return _from_hugging_face(here, with_lineage)
+        return _from_hugging_face(here)
     if not here.exists():
         raise JaxptError(f"{where}: {path} {absent_model(path)}")
     raise JaxptError(
@@ -143,7 +142,7 @@ def _from_run(run: Path, step: int | None, load: str) -> StartingPoint:
     return read_checkpoint(run, step, opened)
 
 
-def _from_hugging_face(path: Path, with_lineage: bool) -> StartingPoint:
+def _from_hugging_face(path: Path) -> StartingPoint:
     checkpoint = HuggingFaceCheckpoint(path)
 
     def state(layout: Layout, optimizer: BuiltOptimizer) -> State[Array]:
@@ -154,5 +153,14 @@ def _from_hugging_face(path: Path, with_lineage: bool) -> StartingPoint:
 
     description = f"Hugging Face directory {path} ({checkpoint.family.model_type})"
     tokenizer = path if importing.has_tokenizer(path) else None
-    lineage = [lineage_entry(checkpoint)] if with_lineage else []
-    return StartingPoint(checkpoint.config, tokenizer, lineage, state, description, params, checkpoint.dtypes)
+    entry = lineage_entry(checkpoint)
+    return StartingPoint(
+        checkpoint.config,
+        tokenizer,
+        [entry],
+        state,
+        description,
+        params,
+        checkpoint.dtypes,
+        digest=canonical_digest(entry["files"]),
+    )

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpt.kernels.cross_entropy import chunk_length, chunked, dense
+from jaxpt.kernels.cross_entropy import cross_entropy
+from jaxpt.kernels.token_chunks import chunk_length, summed
 
 B, S, D, V = 2, 12, 8, 37
 
@@ -21,6 +22,16 @@ def inputs():
 
 def logits_of(head, rest, x):
     return 5 * jnp.tanh((x @ head["head"]) / 5)  # a softcap, so that the unembedding is not linear
+
+
+def dense(logits_of, head, rest, x, targets, weights, z):
+    return chunked(logits_of, head, rest, x, targets, weights, z, None)
+
+
+def chunked(logits_of, head, rest, x, targets, weights, z, chunk):
+    tokens = {"targets": targets, "weights": weights}
+    loss, facts = summed(cross_entropy(logits_of, z), head, rest, x, tokens, chunk)
+    return loss, *facts
 
 
 def by_hand(head, x, targets, weights, z):

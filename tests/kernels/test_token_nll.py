@@ -9,7 +9,11 @@ import numpy as np
 from jaxpt.kernels.cross_entropy import from_logits
 
 ROOT = Path(__file__).resolve().parents[2]
-WHERE_ELSE = {"jaxpt/models/routing.py", "jaxpt/objectives/balance.py"}  # of router logits, no tokens
+WHERE_ELSE = {
+    "jaxpt/models/routing.py",  # of router logits, no tokens
+    "jaxpt/objectives/balance.py",
+    "jaxpt/kernels/divergence.py",  # of whole distributions
+}
 
 
 def calls(path: Path) -> set[str]:

@@ -1,0 +1,112 @@
+"""Distillation: the student learns the next-token distribution of a frozen teacher beside the text itself.
+
+L = (1 - α) · nll + α · T² · D(p_T, q_T), p_T and q_T the softmax of the teacher's and the student's logits over T, all
+in float32 (Hinton et al. 2015, arXiv 1503.02531): T² keeps the gradient's scale, and never multiplies the
+cross-entropy. Sums run over chunks of tokens for both models together, so that no tensor [B, S, V] exists.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxpt.config.choice import option
+from jaxpt.errors import JaxptError
+from jaxpt.kernels.cross_entropy import from_logits
+from jaxpt.kernels.divergence import DIVERGENCES
+from jaxpt.kernels.token_chunks import Leaves, Tokens, TokenSum, chunk_length, summed
+from jaxpt.models.forward import head_of, hidden, hidden_and_routing, unembed
+from jaxpt.objectives.next_token import NextToken, unembedding, weighted
+from jaxpt.objectives.objective import ANCESTOR, Inputs, Scheduled, Terms
+from jaxpt.objectives.ramp import Ramp
+
+
+@dataclass(frozen=True)
+class Distill(NextToken):
+    """Next-token loss mixed with the divergence from a teacher, both schedules high at first and low at the end.
+
+    A constant `alpha` of 0 is the next-token objective, bit for bit, and opens no teacher. Where the vocabularies have
+    another number of (unused) entries, only those that both have enter the divergence.
+    """
+
+    teacher: str | None = option(
+        None, "a bundle, a checkpoint or a Hugging Face directory; None: the model that this one was reshaped from"
+    )
+    alpha: Ramp = option(Ramp(0.9, 0.5), "share of the divergence in the loss, the rest is cross-entropy")
+    temperature: Ramp = option(Ramp(2.0, 1.0), "of both distributions in the divergence")
+    divergence: Literal["forward_kl", "reverse_kl", "jensen_shannon"] = option("forward_kl", "of student from teacher")
+
+    def __post_init__(self) -> None:
+        for value in self.alpha.values:
+            if not 0 <= value <= 1:
+                raise JaxptError(f"alpha is {self.alpha}, it must lie between 0 and 1")
+        for value in self.temperature.values:
+            if not value > 0:
+                raise JaxptError(f"temperature is {self.temperature}, it must be above 0")
+
+    @property
+    def distils(self) -> bool:
+        """Whether the teacher ever counts."""
+        return self.alpha.values != (0.0, 0.0)
+
+    def frozen(self) -> Mapping[str, str]:
+        """Returns the teacher."""
+        return {"teacher": self.teacher or ANCESTOR} if self.distils else {}
+
+    def scheduled(self) -> Mapping[str, Scheduled]:
+        """Returns α and the temperature."""
+        return {"alpha": self.alpha, "temperature": self.temperature} if self.distils else {}
+
+    def describe(self) -> list[str]:
+        """Returns what a plan shows of it."""
+        if not self.distils:
+            return ["no teacher, as alpha is 0"]
+        return [f"{self.divergence} at temperature {self.temperature}, alpha {self.alpha}"]
+
+    def terms(self, inputs: Inputs) -> Terms:
+        """Returns the share of the loss; named `loss` (nll alone), `divergence` (nats, at the temperature) and
+        `agreement` (share of positions where both models find the same token likeliest)."""
+        if not self.distils:
+            return super().terms(inputs)
+        b, teacher = inputs.batch, inputs.frozen["teacher"]
+        assert b is not None
+        batch = b["tokens"], b["segment_ids"], b["positions"], inputs.compute
+        x, routing = hidden_and_routing(inputs.model, inputs.params, *batch)
+        terms = self.from_streams(inputs, x, jax.lax.stop_gradient(hidden(teacher.config, teacher.params, *batch)))
+        return terms if routing is None else self.with_balance(terms, routing, inputs.totals)
+
+    def from_streams(self, inputs: Inputs, x: jax.Array, teachers: jax.Array) -> Terms:
+        """Returns the terms of both last streams, `x [B, S, D]` and the teacher's `[B, S, D']`."""
+        head, rest, _ = unembedding(inputs)
+        teacher = inputs.frozen["teacher"]
+        fixed = {"student": rest, "teacher": head_of(teacher.config, teacher.params), **inputs.scheduled}
+        tokens = {**weighted(inputs), "teacher": teachers}
+        vocabularies = inputs.model.vocab_size + teacher.config.vocab_size
+        chunk = self.chunk or chunk_length(inputs.rows_per_device, x.shape[1], vocabularies)
+        loss, (nll, lse, divergence, agrees) = summed(self._term(inputs), head, fixed, x, tokens, chunk)
+        terms = self.of_tokens(inputs, loss, nll, lse)
+        mean = lambda of_token: jnp.sum(tokens["weights"] * of_token)  # noqa: E731
+        return terms._replace(named={**terms.named, "divergence": mean(divergence), "agreement": mean(agrees)})
+
+    def _term(self, inputs: Inputs) -> TokenSum:
+        """The sum over a chunk's tokens; its facts are nll, log-sum-exp, divergence and agreement, each `[B, C]`."""
+        config, teacher, compute = inputs.model, inputs.frozen["teacher"].config, inputs.compute
+        common = min(config.vocab_size, teacher.vocab_size)
+        divergence_of, z_loss = DIVERGENCES[self.divergence], self.z_loss
+
+        def term(
+            head: Leaves, fixed: Mapping[str, Any], x: jax.Array, tokens: Tokens
+        ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+            logits = unembed(config, {**fixed["student"], **head}, x, compute)
+            targets = jax.lax.stop_gradient(unembed(teacher, fixed["teacher"], tokens["teacher"], compute))
+            nll, lse = from_logits(logits, tokens["targets"])
+            own, theirs = logits[..., :common], targets[..., :common]
+            t, alpha = fixed["temperature"], fixed["alpha"]
+            divergence = divergence_of(theirs / t, own / t)
+            of_token = (1 - alpha) * nll + alpha * t**2 * divergence + z_loss * jnp.square(lse)
+            agrees = jnp.argmax(own, axis=-1) == jnp.argmax(theirs, axis=-1)
+            return jnp.sum(tokens["weights"] * of_token), (nll, lse, divergence, agrees.astype(jnp.float32))
+
+        return term
