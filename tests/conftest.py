@@ -8,6 +8,7 @@ compiled (other tests, other processes and the next run find it there: another q
 import gc
 import os
 import re
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -23,6 +24,9 @@ import jax
 import pytest
 
 from tests.interop.opened import watch
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job that a script put into the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests, and what they start, are interrupted
 
 SHARED = Path(os.environ.get("JAXPT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
