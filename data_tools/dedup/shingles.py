@@ -100,7 +100,7 @@ def hash_tokens(folded: np.ndarray, offsets: np.ndarray) -> Ragged:
     return Ragged(mix64(raw), np.searchsorted(begin, offsets))
 
 
-def _blocks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+def blocks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
     """Yields runs of texts of at most `BLOCK` characters; a longer text comes alone."""
     first, size = 0, 0
     for i, text in enumerate(texts):
@@ -129,7 +129,7 @@ def _pieces(folded: np.ndarray, kernel: Kernel) -> Ragged:
 def tokens(texts: Sequence[str], kernel: Kernel = hash_tokens) -> Ragged:
     """Returns the token hashes (uint64) of `texts`; `kernel` is `hash_tokens` or its compiled twin."""
     parts = []
-    for block in _blocks(texts):
+    for block in blocks(texts):
         folded, offsets = folding.fold(block)
         if len(folded) <= BLOCK:
             parts.append(kernel(folded, offsets))
