@@ -158,6 +158,18 @@ def ngrams(token_hashes: Ragged, width: int) -> Ragged:
     return Ragged(mix64(total[keep]), np.concatenate([[0], np.cumsum(counts)]))
 
 
+def ngrams_of_one(tokens: np.ndarray, width: int) -> np.ndarray:
+    """Returns the n-grams `[n] uint64` of one text of token hashes `[T]`: what `ngrams` does for many."""
+    width = min(width, len(tokens))
+    count = len(tokens) - width + 1
+    total = tokens[:count].copy() if width else tokens
+    factor = 1
+    for j in range(1, width):
+        factor = factor * TOKEN_BASE & _MASK
+        total += tokens[j : j + count] * np.uint64(factor)
+    return mix64(total)
+
+
 def shingles(token_hashes: Ragged, width: int = WIDTH) -> Ragged:
     """Returns the upper 32 bits (uint32) of the n-gram hashes: the elements of the sets that MinHash compares."""
     grams = ngrams(token_hashes, width)
