@@ -184,7 +184,7 @@ def refused(capsys, *args, **kinds):
         ),
         ("--config.sharding.mesh.fsdp=3", "needs 3 devices, there are 8"),
         ("--config.stages[0].freeze=('vocabulary',)", "did you mean 'vocab'?"),
-        ("--config.init_from=nowhere", "config.init_from: nowhere is not a bundle"),
+        ("--config.init_from=nowhere", "config.init_from: nowhere does not exist"),
         ("--config.optimizer.name=adam", "config.optimizer.name is 'adam', which is not an optimizer (did you mean"),
         ("--config.stages[1].objective.name=next", "config.stages[1].objective.name is 'next'"),
     ],
