@@ -235,7 +235,11 @@ def test_a_dict_of_sections_takes_a_new_entry_whose_required_keys_are_given():
 
 
 NEW_NAMES = [
-    ("--config.weights.web2=3", lambda c: c.weights["web2"] == 3.0, "config.weights.web2 is a new name (did you mean 'web'?)"),
+    (
+        "--config.weights.web2=3",
+        lambda c: c.weights["web2"] == 3.0,
+        "config.weights.web2 is a new name (did you mean 'web'?",
+    ),
     ("--config.weights.books=3", lambda c: c.weights == {"web": 1.0, "code": 2.0, "books": 3.0}, None),
     ("--config.weights['a-b']=3", lambda c: c.weights["a-b"] == 3.0, None),
     ("--config.free.wrd=x", lambda c: c.free["wrd"] == "x", "config.free.wrd is a new name (did you mean 'word'?)"),
