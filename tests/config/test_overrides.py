@@ -238,7 +238,7 @@ NEW_NAMES = [
     (
         "--config.weights.web2=3",
         lambda c: c.weights["web2"] == 3.0,
-        "config.weights.web2 is a new name (did you mean 'web'?)",
+        "config.weights.web2 is a new name (did you mean 'web'?",
     ),
     ("--config.weights.books=3", lambda c: c.weights == {"web": 1.0, "code": 2.0, "books": 3.0}, None),
     ("--config.weights['a-b']=3", lambda c: c.weights["a-b"] == 3.0, None),
