@@ -109,3 +109,9 @@ def test_a_plan_that_fails_leaves_no_run_directory(folder, capsys, monkeypatch, 
     assert "Traceback" not in printed.err
     assert printed.err.strip().splitlines()[-1].startswith("jaxpt train: ")
     assert not (folder / "runs").exists()
+
+
+def test_help_says_that_stage_ends_are_kept_besides(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help-config=checkpoint"])
+    assert "the last of each stage and those of keep_every stay besides" in " ".join(capsys.readouterr().out.split())
