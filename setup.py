@@ -29,6 +29,7 @@ CORE = [
     "pyarrow>=20,<27",
     "zstandard>=0.23,<0.26",
     "isal>=1.7,<2",  # reads gz three times as fast as zlib
+    "msgspec>=0.20,<0.23",  # reads JSON lines three times as fast as json, and writes texts five times
     "xxhash>=3.5,<5",
     "tqdm>=4.66,<5",
     "tensorboardX>=2.6,<3",

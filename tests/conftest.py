@@ -8,12 +8,14 @@ compiled (other tests, other processes and the next run find it there: another q
 import gc
 import os
 import re
+import signal
 from collections import Counter
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.pop("COLUMNS", None)  # tables are as wide as they are, whatever the terminal
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -23,6 +25,9 @@ import jax
 import pytest
 
 from tests.interop.opened import watch
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job that a script put into the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests, and what they start, are interrupted
 
 SHARED = Path(os.environ.get("JAXPT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 

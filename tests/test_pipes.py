@@ -55,4 +55,4 @@ def test_another_broken_pipe_is_not_kept_quiet():
 def test_a_mistake_is_told_though_nobody_reads_the_output(capfd):
     with closed():
         assert cli.main(["inspect", "nowhere"]) == 1
-    assert "nowhere is not a bundle" in capfd.readouterr().err
+    assert "nowhere does not exist" in capfd.readouterr().err

@@ -101,7 +101,7 @@ TARGETS = (
     Target("tokenized: shards", "tokens", ("*.parquet",), (repack,)),
     Target("tokenized: tokenizer", "tokens", ("tokenizer/*",), (repack,)),
     Target("cache entry", "cache", ("*/*", "*.json"), (cached,)),
-    Target("pipeline: shards, compressed", "begun", ("clean/*.jsonl.gz",), (go_on,)),
+    Target("pipeline: shards, compressed", "begun", ("clean/*.jsonl.zst",), (go_on,)),
     Target("pipeline: shards, plain", "begun", ("clean/*.jsonl",), (go_on,)),
     Target("pipeline: notes", "begun", ("clean/manifests/*", "steps/*", "clean/*.json"), (go_on,)),
 )  # fmt: skip

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 STYLE = """
 :root{color-scheme:light dark} body{font:14px sans-serif;margin:2em 1em;background:#fff;color:#222}
-td,th{padding:2px 10px;text-align:right} .scroll{overflow-x:auto} svg{max-width:100%;height:auto} h1{font-size:1.4em}
+td,th{padding:2px 10px;text-align:right}
+td:first-child,th:first-child{text-align:left;overflow-wrap:anywhere;min-width:6em;padding-left:0}
+@media (max-width:40em){td,th{padding:2px 5px}}
+.scroll{overflow-x:auto} svg{max-width:100%;height:auto} h1{font-size:1.4em}
 @media (prefers-color-scheme:dark){body{background:#14181f;color:#dde3ea} svg{filter:invert(.92) hue-rotate(180deg)}}
 """
 

@@ -176,7 +176,13 @@ def recall(
     recipe = replace(recipe, positive=recipe.positive or "wanted")
     learned: set[str] = set()  # ids added to the positives
     taken_before: set[str] = set()
-    size = sum(1 for _ in pool())
+    sizes = [count(document.text) for document in pool()]
+    size = len(sizes)
+    if budget.rounds > 1 and sum(sizes) <= budget.top_tokens:
+        raise JaxptError(
+            f"recall: a budget of {budget.top_tokens:,} tokens takes the whole pool, {size:,} documents of "
+            f"{sum(sizes):,} tokens, so that the second round has nothing to tell the seed from; lower --top_tokens"
+        )
     reports = []
     with progress(2 * size * budget.rounds, "mine", "text", scale=True) as bar:
 

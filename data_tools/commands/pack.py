@@ -1,5 +1,6 @@
 """`jaxpt-data pack`: text or tokenized documents into packed sources."""
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -124,6 +125,7 @@ class Pack(DataStep):
         )
         if self._is_packed(Path(self.output)):
             return PackedSource.open(self.output)
+        _check_new(self.output)
         origin = open_origin(self.input.split(",") if "," in self.input else self.input)
         tokenizer = tokenizers.load(self.tokenizer)
         with progress(origin.size, "pack", origin.unit, scale=True) as bar:
@@ -145,6 +147,9 @@ class Pack(DataStep):
         if self.by:
             named = _folders(documents.values(self.by, self._selection))
             jobs = [(Path(self.output) / name, (self.by, value)) for name, value in named.items()]
+        for folder, _ in jobs:
+            if not self._is_packed(folder):
+                _check_new(folder)
         packed = []
         with progress(documents.size * (self.part != "held_out"), "pack", "tok", scale=True) as bar:
             done = 0
@@ -176,6 +181,12 @@ def _met(source: PackedSource) -> int:
     """How many control tokens the texts spell; what became of them is among the source's options."""
     count = source.facts["options"].get("control_tokens_met", 0)
     return count if isinstance(count, int) else 0
+
+
+def _check_new(output: str | Path) -> None:
+    """Refuses, before anything is read, what exists and would be refused when it is written."""
+    if os.path.lexists(output):
+        raise JaxptError(f"--output={output} exists; remove it or choose another folder")
 
 
 def _folders(values: Sequence[str]) -> dict[str, str]:

@@ -96,7 +96,7 @@ def table() -> np.ndarray:
 
 
 @cache
-def _white() -> np.ndarray:
+def white() -> np.ndarray:
     """Returns which code points are white space, `[0x110000] bool`."""
     out = np.zeros(CODE_POINTS, bool)
     for codes in _ranges(_WHITE):
@@ -153,13 +153,13 @@ def _inner_space(codes: np.ndarray, folded: np.ndarray) -> np.ndarray:
     unspaced = np.flatnonzero(folded >= UNSPACED)
     gaps = np.diff(unspaced)
     near = np.flatnonzero((gaps > 1) & (gaps <= LONGEST_SPACE))
-    near = near[_white()[codes[unspaced[near] + 1]]]
+    near = near[white()[codes[unspaced[near] + 1]]]
     before, widths = unspaced[near], gaps[near] - 1
     if not len(before):
         return before
     starts = np.cumsum(widths) - widths
     inner = np.arange(widths.sum()) - np.repeat(starts - before - 1, widths)
-    return inner[np.repeat(np.logical_and.reduceat(_white()[codes[inner]], starts), widths)]
+    return inner[np.repeat(np.logical_and.reduceat(white()[codes[inner]], starts), widths)]
 
 
 def _kept(codes: np.ndarray, folded: np.ndarray) -> np.ndarray | None:

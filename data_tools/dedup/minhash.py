@@ -114,7 +114,7 @@ def kernels_for(path: str) -> ModuleType | None:
 def hash_tokens(texts: Sequence[str], path: str = "auto") -> sh.Ragged:
     """Returns the token hashes of `texts` by the path asked for."""
     kernels = kernels_for(path)
-    return sh.tokens(texts, kernels.hash_tokens if kernels else sh.hash_tokens)
+    return kernels.hash_texts(texts) if kernels else sh.tokens(texts)
 
 
 def signatures_of_tokens(token_hashes: sh.Ragged, scheme: Scheme, path: str = "auto") -> np.ndarray:

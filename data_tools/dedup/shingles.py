@@ -100,7 +100,7 @@ def hash_tokens(folded: np.ndarray, offsets: np.ndarray) -> Ragged:
     return Ragged(mix64(raw), np.searchsorted(begin, offsets))
 
 
-def _blocks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+def blocks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
     """Yields runs of texts of at most `BLOCK` characters; a longer text comes alone."""
     first, size = 0, 0
     for i, text in enumerate(texts):
@@ -129,7 +129,7 @@ def _pieces(folded: np.ndarray, kernel: Kernel) -> Ragged:
 def tokens(texts: Sequence[str], kernel: Kernel = hash_tokens) -> Ragged:
     """Returns the token hashes (uint64) of `texts`; `kernel` is `hash_tokens` or its compiled twin."""
     parts = []
-    for block in _blocks(texts):
+    for block in blocks(texts):
         folded, offsets = folding.fold(block)
         if len(folded) <= BLOCK:
             parts.append(kernel(folded, offsets))
@@ -156,6 +156,18 @@ def ngrams(token_hashes: Ragged, width: int) -> Ragged:
     keep = (index + width <= stop) | (index == begin)
     counts = np.where(token_hashes.lengths > 0, np.maximum(token_hashes.lengths - width + 1, 1), 0)
     return Ragged(mix64(total[keep]), np.concatenate([[0], np.cumsum(counts)]))
+
+
+def ngrams_of_one(tokens: np.ndarray, width: int) -> np.ndarray:
+    """Returns the n-grams `[n] uint64` of one text of token hashes `[T]`: what `ngrams` does for many."""
+    width = min(width, len(tokens))
+    count = len(tokens) - width + 1
+    total = tokens[:count].copy() if width else tokens
+    factor = 1
+    for j in range(1, width):
+        factor = factor * TOKEN_BASE & _MASK
+        total += tokens[j : j + count] * np.uint64(factor)
+    return mix64(total)
 
 
 def shingles(token_hashes: Ragged, width: int = WIDTH) -> Ragged:

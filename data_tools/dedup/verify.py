@@ -78,8 +78,8 @@ class Profile:
         self.tokens = tokens
 
     def grams(self, width: int) -> np.ndarray:
-        """Returns the hashes of the n-grams in order, uint64."""
-        return sh.ngrams(sh.Ragged(self.tokens, np.array([0, len(self.tokens)])), width).values
+        """Returns the hashes of the n-grams in order, uint64, as `shingles.ngrams` does."""
+        return sh.ngrams_of_one(self.tokens, width)
 
     @cached_property
     def shingles(self) -> np.ndarray:

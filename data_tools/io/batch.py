@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -21,6 +22,7 @@ SCHEMA = pa.schema(
     [("text", pa.large_string()), *((name, pa.string()) for name in META), (PLACE, pa.int64()), (REST, pa.string())]
 )
 BINS = 60  # of a rule's histogram
+_string = msgspec.json.Encoder().encode  # of a text what `json.dumps(text, ensure_ascii=False)` is, as UTF-8
 
 
 @dataclass(frozen=True)
@@ -186,9 +188,21 @@ def json_lines(batch: pa.RecordBatch, field: str = "text") -> bytes:
         if any(f'"{name}":' in more for name in head):  # set by a step, or of another type in the file
             left = {k: v for k, v in json.loads(more).items() if k not in head}
             more = to_json(left)
-        start = to_json(head)
-        lines.append(start if more == "{}" else f"{start[:-1]}, {more[1:]}")
-    return ("\n".join(lines) + "\n").encode()
+        start = _object(head)
+        lines.append(start if more == "{}" else b"%b, %b" % (start[:-1], more[1:].encode()))
+    return b"\n".join([*lines, b""])
+
+
+def _object(values: Mapping[str, Any]) -> bytes:
+    """Returns what `to_json` does, of texts faster."""
+    try:
+        pairs = [
+            b"%b: %b" % (_string(k), _string(v) if isinstance(v, str) else to_json(v).encode())
+            for k, v in values.items()
+        ]
+    except UnicodeEncodeError:  # an unpaired surrogate
+        return to_json(values).encode()
+    return b"{%b}" % b", ".join(pairs)
 
 
 def count_words(batch: pa.RecordBatch) -> np.ndarray:

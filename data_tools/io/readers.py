@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import fsspec
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -31,6 +32,7 @@ BYTES = 8 << 20  # of a batch, which has at most `ROWS`; a longer record is a ba
 OTHER_KINDS = ("warc", "wet", "html", "htm", "txt")
 SUFFIXES = (*text_files.SUFFIXES, *(f".{kind}{pack}" for kind in OTHER_KINDS for pack in text_files.PACKED))
 BROKEN = "broken JSON"
+_FAST = msgspec.json.Decoder()  # gives what `json` gives, or an error
 DAMAGED = (*compressed.DAMAGED, zstandard.ZstdError, pa.ArrowInvalid)
 
 
@@ -194,7 +196,7 @@ def _lines(file: BinaryIO, field: str, path: str, longest: int) -> Iterator[Reco
 def _parse(line: bytes, place: int, field: str) -> RecordOrProblem:
     start = line[:200].decode("utf-8", "replace")
     try:
-        row = json.loads(line.decode("utf-8-sig" if place == 0 else "utf-8"))
+        row = _json(line, place)
     except UnicodeDecodeError:
         return Problem(place, "invalid UTF-8", start)
     except RecursionError:
@@ -210,6 +212,13 @@ def _parse(line: bytes, place: int, field: str) -> RecordOrProblem:
     if not isinstance(row[field], str):
         return Problem(place, f"field {field!r} is a {type(row[field]).__name__} instead of a string", start)
     return place, row
+
+
+def _json(line: bytes, place: int) -> Any:
+    try:
+        return _FAST.decode(line)
+    except (ValueError, RecursionError):  # broken, or what only `json` reads: NaN, unpaired surrogates, 1e400
+        return json.loads(line.decode("utf-8-sig" if place == 0 else "utf-8"))
 
 
 def _text(file: BinaryIO, field: str, path: str, longest: int) -> Iterator[RecordOrProblem]:

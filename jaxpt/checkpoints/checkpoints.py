@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,16 @@ from jaxpt.checkpoints.restoring import GoBack, Restored
 from jaxpt.checkpoints.run_item import DamagedError, RunItem
 from jaxpt.checkpoints.verdict import UNKNOWN, WHOLE, ReadVerdict, agreed
 from jaxpt.errors import JaxptError
+from jaxpt.files.partial import is_full
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.params import Array, Params, Shardings, Tree
 from jaxpt.models.specs import ParamSpec, flatten, map_specs, param_specs, unflatten
 
 for _name in ("absl", "asyncio"):  # Orbax writes a dozen lines per save, hundreds per failure
     logging.getLogger(_name).setLevel(logging.CRITICAL)
+
+PATIENCE = 3.0  # seconds in which the writers of a failed save end
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of what Orbax has not written to the end
 
 
 @dataclass(frozen=True)
@@ -254,16 +259,31 @@ def _save_args(tree: Params) -> Tree[ocp.SaveArgs]:
 
 
 def _storage_error(folder: Path, error: Exception) -> JaxptError:
+    """Returns the line about a checkpoint that could not be written, of which nothing is left."""
     text = " ".join(str(error).split())
+    if jax.process_index() == 0:
+        _remove_unfinished(folder)
     whole = max(finished_steps(folder.parent), default=None)
     newest = "there is no whole checkpoint yet" if whole is None else f"the newest whole checkpoint is {whole}"
-    if getattr(error, "errno", 0) == 28 or "No space left" in text:
+    if is_full(error):
         free = shutil.disk_usage(folder).free / 2**20
         return JaxptError(
             f"{folder}: the disk is full ({free:.0f} MiB free), {newest}; free space or lower "
             f"--config.checkpoint.keep, and start again in the same workdir"
         )
-    return JaxptError(f"{folder}: a checkpoint could not be written ({text[:300]}); {newest}")
+    return JaxptError(
+        f"{folder}: a checkpoint could not be written ({text[:300]}), {newest}; mend that and start again in the same "
+        f"workdir"
+    )
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Removes what a save that failed has left; its other writers, which nobody can end, may write on for a moment."""
+    end = time.monotonic() + PATIENCE
+    while (left := list(folder.glob(f"*{UNFINISHED}*"))) and time.monotonic() < end:
+        for path in left:
+            shutil.rmtree(path, ignore_errors=True)
+        time.sleep(PATIENCE / 10)
 
 
 def read_params(workdir: Path, step: int, run: RunItem, shardings: Shardings | None = None) -> Params:

@@ -122,7 +122,8 @@ def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
 def help_of(source: str) -> str:
     """Returns the line of help of a command's module, read from its source: importing all takes seconds.
 
-    It is what is assigned to `HELP`: a text, or `CLASS.summary()`, the first line of that class's docstring.
+    It is what is assigned to `HELP`: a text, or `CLASS.summary()`, the first line of that class's docstring; nothing of
+    a module without `HELP`, which has to be imported for it.
     """
     body = ast.parse(source).body
     values = [n.value for n in body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "HELP"]
@@ -199,7 +200,8 @@ def dispatch(
         print(f"usage: {program} COMMAND …     ({program} COMMAND --help shows more; {program} --version)\n")
         width = max(len(n) for n in modules) + 2
         sources = {name: _source(f"{commands.__name__}.{module}") for name, module in modules.items()}
-        print("\n".join(f"  {name:<{width}}{help_of(sources[name])}" for name in sorted(modules)))
+        helps = {name: help_of(source) or command(name).help for name, source in sources.items()}
+        print("\n".join(f"  {name:<{width}}{helps[name]}" for name in sorted(modules)))
         return 0 if args else 2
     name, rest = args[0], args[1:]
     if name.replace("_", "-") in modules:  # as a pipeline, where a name is that of its file, writes it

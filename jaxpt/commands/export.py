@@ -12,7 +12,7 @@ from jaxpt.cli.terminal import progress
 from jaxpt.errors import JaxptError
 from jaxpt.interop import export_bundle, export_form
 from jaxpt.interop.exporting import own_family
-from jaxpt.interop.find_family import holding
+from jaxpt.interop.find_family import family_named, holding
 from jaxpt.interop.importing import has_tokenizer
 
 HELP = "write a bundle or a run as a Hugging Face model, bit for bit"
@@ -41,6 +41,8 @@ def main(argv: Sequence[str]) -> int:
         raise JaxptError(f"--from={args.source} is a Hugging Face directory already; import it first to change it")
     if Path(args.target).exists():
         raise JaxptError(f"--to={args.target} exists; remove it or choose another path")
+    if args.family is not None:
+        family_named(args.family)
     held = None if kind == "bundle" else api.load(args.source)  # a checkpoint is verified, hence read, as a whole
     facts = open_bundle(args.source) if held is None else held
     form = export_form(facts.config, facts.lineage, args.family)

@@ -35,6 +35,7 @@ from jaxpt.reshape.setting import ReshapeSetting
 from jaxpt.reshape.step_zero import measure, report
 from jaxpt.reshape.stream import InMemory, ModelSlices, chain, write
 from jaxpt.reshape.target import lengths_of
+from jaxpt.tokenizers.fingerprints import accepts
 from jaxpt.tokenizers.interface import Tokenizer
 
 HELP = "cut, grow or upcycle a model: subclone, prune depth, merge kv heads, grow width and depth, mixtures of experts"
@@ -214,7 +215,7 @@ def read_rows(
         return [], None
     sources = {name: PackedSource.open(path) for name, path in c.sources.items()}
     for name, s in sources.items():
-        if s.tokenizer_fingerprint != model.fingerprint:
+        if model.tokenizer is None or not accepts(model.tokenizer, s.tokenizer_fingerprint, str(s.path)):
             raise JaxptError(
                 f"config.{key}.sources.{name}: {s.path} was packed with another tokenizer than the model's; "
                 f"pack it with {model.tokenizer_path}"

@@ -22,7 +22,7 @@ from jaxpt.errors import JaxptError
 from jaxpt.files.absent import absent_model
 from jaxpt.files.lock import Lock, inside
 from jaxpt.models.size import param_count
-from jaxpt.sharding import check_join, join, on_first_process, text_of_first
+from jaxpt.sharding import check_join, join, on_first_process
 from jaxpt.sharding.supervisor import supervised
 from jaxpt.sharding.watch import Watch
 from jaxpt.tokenizers import Tokenizer
@@ -40,7 +40,7 @@ from jaxpt.training.program import make_program
 from jaxpt.training.reweighting import Reweighting
 from jaxpt.training.run_plan import RunPlan, check_disk, continued, make_plan
 from jaxpt.training.sources import open_sources
-from jaxpt.training.starting_point import StartingPoint, as_begun, open_start
+from jaxpt.training.starting_point import StartingPoint, as_begun, open_start, same_everywhere
 
 HELP = "train a model: stages of a mixture, checkpoints, metrics; run again to resume"
 
@@ -212,20 +212,10 @@ def _start(config: RunConfig, workdir: Path | None) -> StartingPoint:
         except JaxptError as error:
             damage = error
     try:
-        return open_start(
-            _same_everywhere(config.init_from), config.stages[0].load
-        )  # what it gives may restore what is damaged
+        path = same_everywhere(config.init_from)
+        return open_start(path, config.stages[0].load)  # what it gives may restore what is damaged
     except JaxptError as error:
         raise damage or error from None
-
-
-def _same_everywhere(path: str) -> str:
-    """Names the checkpoint, where `path` is a run that several processes would each look into for its newest."""
-    if not jax.distributed.is_initialized():
-        return path
-    steps = finished_steps(Path(path)) if jax.process_index() == 0 else []
-    step = text_of_first(str(steps[-1]) if steps else "")
-    return str(Path(path) / "checkpoints" / step) if step else path
 
 
 def _tokenizer(config: RunConfig, of_start: Path | None) -> Tokenizer | None:

@@ -46,7 +46,7 @@ def _read(file: str) -> ConfigDict:
         beside = Path(path).parent.glob("*.py")
         raise JaxptError(f"--config={file}: there is no file {path}{nearest(path, beside)}")
     if path.endswith(".json"):
-        return ConfigDict(_json(path))
+        return _config_dict(file, _json(path))
     spec = importlib.util.spec_from_file_location("jaxpt_run_config", path)
     loader = spec.loader if spec is not None else None
     if spec is None or loader is None:
@@ -61,7 +61,14 @@ def _read(file: str) -> ConfigDict:
     values = _called(module, file, path, argument)
     if not isinstance(values, Mapping | ConfigDict):
         raise JaxptError(f"--config={file}: get_config() gave {values!r}, it must give a dict")
-    return values if isinstance(values, ConfigDict) else ConfigDict(values)
+    return values if isinstance(values, ConfigDict) else _config_dict(file, values)
+
+
+def _config_dict(file: str, values: Mapping[str, Value]) -> ConfigDict:
+    try:
+        return ConfigDict(values)
+    except ValueError as error:  # a name with a dot in it
+        raise JaxptError(f"--config={file}: {' '.join(str(error).split())}; write the name without it") from error
 
 
 def _called(module: ModuleType, file: str, path: str, argument: str) -> Value:

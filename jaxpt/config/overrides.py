@@ -74,6 +74,8 @@ def _parsed(cls: type, text: str) -> Override:
     if "".join(part[0] for part in parts) != f".{key}" or (no and value is not None):
         form = f"--noconfig.{key} takes no value" if no else "keys look like config.stages[0].name"
         raise JaxptError(f"{text}: {form}")
+    if dotted := next((part[3] for part in parts if part[3] and "." in part[3]), None):
+        raise JaxptError(f"{text}: the name {dotted!r} holds a dot, which names of a config cannot; write it without")
     path = tuple(int(part[2]) if part[2] else part[1] or part[3] for part in parts)
     return Override(text, earlier.path_of_today(cls, path), (not no if value is None else value,))
 
@@ -191,10 +193,10 @@ class _Walk:
         return KeyPlace(entries[index], put, entries_of(at.hint) or Any, (*at.path, index))
 
     def _begin(self, hint: Hint, node: ConfigDict, path: Path, at: KeyPlace) -> None:
-        """Adds an entry to a dict, where that is what the flags mean and no mistyped name.
+        """Adds an entry to a dict, whose names are free.
 
         A section is added where the flags give all that it must have (of a choice its name, unless the entry is called
-        like one); a number or a text where no entry has a similar name, or flags add a section of this name elsewhere.
+        like one). A name near one that is there may be meant so or mistyped, which a line says.
         """
         name, entry = path[0], (*at.path, path[0])
         below = {g[len(entry)] for g in self._given if g[: len(entry)] == entry and len(g) > len(entry)}
@@ -206,15 +208,14 @@ class _Walk:
             required = {"name"}
         elif is_section(hint):
             required = {key.name for key in keys_of(hint).values() if key.required}
-        elsewhere = any(name in g[:-1] for g in self._given if g[: len(entry)] != entry)
         if entry in self._given and (is_section(hint) or is_dict(hint)):
             return
-        if required and required <= below:
-            return
-        if not required and (len(path) == 1 or is_section(hint)) and (elsewhere or not nearest(str(name), node)):
-            return
-        needs = f"; a new one needs {', '.join(sorted(required))}" if required else ""
-        raise JaxptError(f"{unknown_key(at.hint, str(name), at.where, list(node))}{needs}")
+        if not required <= below:
+            needs = f"; a new one needs {', '.join(sorted(required))}"
+            raise JaxptError(f"{unknown_key(at.hint, str(name), at.where, list(node))}{needs}")
+        elsewhere = any(name in g[:-1] for g in self._given if g[: len(entry)] != entry)
+        if not required and not elsewhere and (near := nearest(str(name), node)):
+            self._log(f"{at.where}.{name} is a new name{near}")
 
 
 def _picked(at: KeyPlace) -> type:

@@ -8,6 +8,7 @@ from jaxpt import tokenizers
 from jaxpt.data.remote import file_system, is_remote
 from jaxpt.errors import JaxptError
 from jaxpt.files.digests import NAME
+from jaxpt.tokenizers.fingerprints import accepts
 from jaxpt.tokenizers.interface import Tokenizer
 
 
@@ -26,7 +27,7 @@ def carried_tokenizer(path: str | Path, fingerprint: str, cache: Path) -> Tokeni
     if folder is None or not (folder / "tokenizer").is_dir():
         return None
     tokenizer = tokenizers.load(folder / "tokenizer")
-    if tokenizer.fingerprint != fingerprint:
+    if not accepts(tokenizer, fingerprint, str(path)):
         raise JaxptError(
             f"{path}/tokenizer is tokenizer {tokenizer.fingerprint[:12]}, the tokens were made with "
             f"{fingerprint[:12]}; put that one there, or make the folder again"

@@ -133,7 +133,8 @@ def _encoded(
 def _rendered(
     conversations: Sequence[Conversation], templates: tuple[str, str], **how: Any
 ) -> list[Rendered | JaxptError]:
-    """What the first of `templates` makes of each conversation without tools, and the second of one with tools."""
+    """What the first of `templates` makes of each conversation without tools, and the second of one with tools; after
+    one that is wrong there may be none."""
     by = [bool(values["tools"]) for _, values in conversations]
     parts = {
         tools: iter(
@@ -142,7 +143,13 @@ def _rendered(
         for tools, template in enumerate(templates)
         if tools in by
     }
-    return [next(parts[tools]) for tools in by]
+    out = []
+    for tools in by:
+        made = next(parts[tools], None)
+        if made is None:
+            break
+        out.append(made)
+    return out
 
 
 def within(offsets: np.ndarray, spans: Sequence[CharacterSpan]) -> np.ndarray:

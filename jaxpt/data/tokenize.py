@@ -121,8 +121,11 @@ def encoded(
     with ThreadPoolExecutor(1) as pool:
         ahead: deque[tuple[list[tuple[Fields, bytes]], Future[Encoded]]] = deque()
         for taken in _batches(documents, text_field, selection, batch):
+            is_long = len(str(taken[-1][0][text_field])) > BATCH_CHARS  # encoding takes some 60 bytes a character
+            while ahead and is_long:
+                yield from _joined(*ahead.popleft(), met)
             ahead.append((taken, pool.submit(encode, taken)))
-            if len(ahead) > 1:
+            if len(ahead) > 1 or is_long:
                 yield from _joined(*ahead.popleft(), met)
         while ahead:
             yield from _joined(*ahead.popleft(), met)

@@ -35,6 +35,7 @@ body { background: var(--back); color: var(--text); overflow-wrap: anywhere }
 h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 table { border-collapse: collapse } td, th { padding: .15rem .9rem .15rem 0; text-align: left; vertical-align: top }
 td:first-child { white-space: nowrap }
+@media (max-width: 40rem) { td:first-child { white-space: normal; min-width: 6rem } td, th { padding-right: .5rem } }
 details { margin-top: 2rem } summary { cursor: pointer; font-weight: 600 }
 th { border-bottom: 1px solid var(--line); font-weight: 600 }
 .pictures { display: flex; flex-wrap: wrap; gap: 1rem } img { max-width: 29rem; width: 100% }

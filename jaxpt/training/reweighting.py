@@ -23,6 +23,7 @@ from jaxpt.models.params import Params
 from jaxpt.tokenizers import Tokenizer
 from jaxpt.training.config import RunConfig, StageConfig
 from jaxpt.training.events import Changes, Due, Event, RunView
+from jaxpt.training.starting_point import same_everywhere
 
 SourceLosses = Mapping[str, float]  # nats per token by source
 
@@ -125,9 +126,9 @@ class Reweighting(Event):
         """Measures a reference model, once: a run that goes on must aim at the same losses."""
         kept = workdir / "reference_losses.json"
         key = f"{path} at {stage.sequence_length}"
-        known = _kept_losses(kept)
+        known, exact = _kept_losses(kept), Path(same_everywhere(str(path)))
         if key not in known:
-            model = self._load_model(path)
+            model = self._load_model(exact)
             mine = self._tokenizer.fingerprint if self._tokenizer is not None else None
             if model.tokenizer is None or model.tokenizer.fingerprint != mine:
                 raise JaxptError(

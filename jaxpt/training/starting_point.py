@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+import jax
 from jax.sharding import NamedSharding
 
 from jaxpt.bundles import open_bundle
-from jaxpt.checkpoints.checkpoints import model_of, read_run, read_state
+from jaxpt.checkpoints.checkpoints import finished_steps, model_of, read_run, read_state
 from jaxpt.checkpoints.checkpoints import read_params as read_checkpoint_params
 from jaxpt.checkpoints.newest import read_checkpoint, read_once
 from jaxpt.checkpoints.reading import with_extra
@@ -23,6 +24,7 @@ from jaxpt.interop.importing import lineage_entry, read_params
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.params import Array, Params, Tree
 from jaxpt.optim.chain import BuiltOptimizer
+from jaxpt.sharding import text_of_first
 from jaxpt.training.state import Layout, State, abstract_state, new_state
 
 
@@ -45,6 +47,18 @@ class StartingPoint:
     ledger: list[dict[str, Any]] = field(default_factory=list)  # rows that the run it comes from has used
     exact: str | None = None  # a path that goes on naming these very parameters; None: the one that was given
     digest: str = ""  # of the parameters, as whoever wrote them noted it; "": there is none
+
+
+def same_everywhere(path: str) -> str:
+    """Names the newest checkpoint of a run, which several processes would each look for on their own.
+
+    All processes must call it at the same point. Anything but a run's folder is returned as it is.
+    """
+    if not jax.distributed.is_initialized():
+        return path
+    steps = finished_steps(Path(path)) if jax.process_index() == 0 else []
+    step = text_of_first(str(steps[-1]) if steps else "")
+    return str(Path(path) / "checkpoints" / step) if step else path
 
 
 def open_start(path: str, load: str, where: str = "config.init_from") -> StartingPoint:

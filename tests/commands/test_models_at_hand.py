@@ -80,7 +80,7 @@ def test_inspect_says_what_it_found(bundle, capsys):
     [
         (
             ("generate", "--model=nowhere", "--prompt=x"),
-            "nowhere is not a bundle, run directory or Hugging Face",
+            "nowhere does not exist in",
         ),
         (("generate", "--model={bundle}", "--prompt=x", "--top_p=2"), "--top_p=2.0 must be above 0"),
         (("generate", "--model={bundle}", "--prompt=x", "--dtype=float23"), "did you mean 'float32'"),

@@ -149,6 +149,11 @@ def test_a_run_goes_out_as_a_hugging_face_model(run, tmp_path, capsys):
     assert back.config == ours.config
     for path, leaf in flatten(ours.params).items():
         np.testing.assert_array_equal(leaf, flatten(back.params)[path], err_msg=path)
+    capsys.readouterr()
+    assert cli.main(["export", f"--from={run}", f"--to={tmp_path / 'new'}", "--family=lama"]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1  # and no bar: nothing was read
+    assert "did you mean 'llama'" in said
 
 
 def test_moments_are_taken_along_unless_only_params_are_loaded(setting, run, tmp_path):
@@ -179,7 +184,7 @@ def refused(capsys, *args, **kinds):
         ),
         ("--config.sharding.mesh.fsdp=3", "needs 3 devices, there are 8"),
         ("--config.stages[0].freeze=('vocabulary',)", "did you mean 'vocab'?"),
-        ("--config.init_from=nowhere", "config.init_from: nowhere is not a bundle"),
+        ("--config.init_from=nowhere", "config.init_from: nowhere does not exist"),
         ("--config.optimizer.name=adam", "config.optimizer.name is 'adam', which is not an optimizer (did you mean"),
         ("--config.stages[1].objective.name=next", "config.stages[1].objective.name is 'next'"),
     ],

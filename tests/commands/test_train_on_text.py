@@ -1,6 +1,7 @@
 """From text files to bits per byte: tokenizer, packing, `jaxpt train`, evaluation, a run that starts from a bundle."""
 
 import json
+import shutil
 
 import pytest
 
@@ -120,7 +121,9 @@ def test_a_tokenizer_the_data_was_not_packed_with_is_refused(setting, tmp_path, 
 
 
 def test_an_evaluation_without_a_tokenizer_is_refused(setting, tmp_path, capsys):
-    assert train(setting, tmp_path / "run", "--config.tokenizer=None") == 1
+    bare = shutil.copytree(setting / "packed", tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer"))
+    options = ["--config.tokenizer=None", f"--config.sources.sums.path={bare}"]
+    assert train(setting, tmp_path / "run", *options) == 1
     assert "bits_per_byte needs a tokenizer; set --config.tokenizer" in capsys.readouterr().err
 
 

@@ -59,7 +59,7 @@ def test_groups_in_a_mixture_are_keys_like_others(file, tmp_path):
     assert config.stages[0].mixture == {"g": {"weight": 1.0, "sources": {"code": 0.5}}}
     assert config.stages[1].mixture_unit == "tokens"
     message = refused(str(tmp_path / "grouped.py"), "--config.stages[0].mixture.g.sources.cod=0.5")
-    assert "sources.cod is not a key (did you mean 'code'?)" in message
+    assert "mixture.cod: there is no source 'cod' (did you mean 'code'?)" in message
     message = refused(file, "--config.sources.code.when_exhausted=renormalize")
     assert "did you mean 'renormalise'?" in message or "'renormalise'" in message
 

@@ -1,6 +1,5 @@
 """Flags give what ml_collections gives, refuse what it refuses, and say what is wrong in one line."""
 
-import copy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -70,11 +69,11 @@ def theirs(overrides):
     return schema.build(Config, values)
 
 
-def ours(overrides, values=None):
+def ours(overrides, values=None, log=pytest.fail):
     """What jaxpt makes of them, from a config that states nothing unless `values` are given."""
     values = ConfigDict() if values is None else values
     schema.translate(Config, values)
-    apply(Config, values, overrides, log=pytest.fail)
+    apply(Config, values, overrides, log)
     return schema.build(Config, values)
 
 
@@ -153,7 +152,6 @@ REFUSED = [
     ["--config.text.more=1"],
     ["--config.entries[2].path=x"],
     ["--config.entries[0].pth=x"],
-    ["--config.weights.wbe=1"],
     ["--config.weights=3"],
     ["--config.count.=1"],
     ["--config.=1"],
@@ -199,7 +197,8 @@ def test_flags_that_ml_collections_refuses_are_refused_in_one_line(overrides):
         ("--config.inner.xyz=1", "config.inner.xyz is not a key; the keys are rate, names"),
         ("--config.text.more=1", "--config.text.more=1: config.text has no keys, it is 'x'"),
         ("--config.entries[2].path=x", "config.entries has 2 entries, there is no config.entries[2]"),
-        ("--config.weights.wbe=1", "config.weights.wbe is not a key (did you mean 'web'?)"),
+        ("--config.weights.books.x=1", "--config.weights.books.x=1: config.weights.books has no keys, it is not set"),
+        ("--config.weights['a.b']=1", "--config.weights['a.b']=1: the name 'a.b' holds a dot, which names of a config"),
         ("--config.weights=3", "--config.weights=3: config.weights has keys of its own; set one, or it must be a dict"),
         ("--config.count.=1", "--config.count.=1: keys look like config.stages[0].name"),
         ("count=1", "count=1 is not an argument; overrides look like --config.key=value"),
@@ -235,12 +234,31 @@ def test_a_dict_of_sections_takes_a_new_entry_whose_required_keys_are_given():
     assert ours(["--config.sources.new={'path': 'p'}"]).sources == {"new": Entry("p")}
 
 
-def test_a_number_may_be_added_for_an_entry_that_is_added_even_if_its_name_is_near_another():
+NEW_NAMES = [
+    (
+        "--config.weights.web2=3",
+        lambda c: c.weights["web2"] == 3.0,
+        "config.weights.web2 is a new name (did you mean 'web'?",
+    ),
+    ("--config.weights.books=3", lambda c: c.weights == {"web": 1.0, "code": 2.0, "books": 3.0}, None),
+    ("--config.weights['a-b']=3", lambda c: c.weights["a-b"] == 3.0, None),
+    ("--config.free.wrd=x", lambda c: c.free["wrd"] == "x", "config.free.wrd is a new name (did you mean 'word'?)"),
+    ("--config.free.deeper.x=1.5", lambda c: c.free["deeper"] == {"x": 1.5}, "config.free.deeper is a new name"),
+    ("--config.free.deep.y=2", lambda c: c.free["deep"] == {"x": 1.5, "y": 2}, None),
+]
+
+
+@pytest.mark.parametrize(("override", "is_right", "line"), NEW_NAMES, ids=[case[0] for case in NEW_NAMES])
+def test_a_dict_takes_any_new_name_and_a_line_says_what_it_is_near(override, is_right, line):
+    printed = []
+    assert is_right(ours([override], stated(), printed.append))
+    assert [text.startswith(line) for text in printed] == ([] if line is None else [True])
+
+
+def test_a_name_that_other_flags_give_as_well_is_not_taken_for_a_mistake():
     values = ConfigDict({"sources": {"text1": {"path": "p"}}, "weights": {"text1": 1}})
     added = ["--config.weights.text2=2", "--config.sources.text2.path=q"]
-    assert ours(added, copy.deepcopy(values)).weights == {"text1": 1.0, "text2": 2.0}
-    with pytest.raises(JaxptError, match=r"text2 is not a key \(did you mean 'text1'\?\)"):
-        ours(added[:1], copy.deepcopy(values))
+    assert ours(added, values).weights == {"text1": 1.0, "text2": 2.0}  # `ours` fails where anything is printed
 
 
 def test_what_refers_to_a_value_moves_with_it():

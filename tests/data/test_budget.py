@@ -74,7 +74,9 @@ def test_a_source_too_small_is_said_with_both_numbers_and_the_way_out(sources):
     stages = plan([(20, 5, (1, 0, 1)), (20, 5, (0, 0, 1))])
     with pytest.raises(JaxptError) as error:
         budget.check(lines(Loader(sources, stages)))
-    assert "config.sources.a has 40 rows for this run, the plan needs 50; set sources.a.repeat=2" in str(error.value)
+    assert "config.sources.a has 40 rows for this run, the plan needs 50; set --config.sources.a.repeat=2" in str(
+        error.value
+    )
     assert str(error.value).endswith("lower its weight in stages[0]")
     assert "\n" not in str(error.value)
     budget.check(lines(Loader(sources, stages, repeat={"a": 2})))

@@ -43,7 +43,7 @@ def test_a_document_ends_with_the_tokens_asked_for(text, tmp_path):
         assert source.documents == 3
 
 
-def test_packing_text_and_packing_its_tokens_end_documents_alike(text, tmp_path):
+def test_packing_text_and_packing_its_tokens_end_documents_alike(text, tmp_path, capsys):
     end, tokenizer = f"--eos_token={CHAT[2]}", f"--tokenizer={text / 't'}"
     source, length = f"--input={text / 'a.jsonl'}", "--sequence_length=64"
     assert pack.main([source, f"--output={tmp_path}/a", tokenizer, length, end]) == 0
@@ -54,6 +54,11 @@ def test_packing_text_and_packing_its_tokens_end_documents_alike(text, tmp_path)
     assert a.facts["options"]["eos_ids"] == load(text / "t").token_ids(CHAT[2], "")
     with pytest.raises(JaxptError, match="--eos_token was decided when"):
         pack.main([f"--input={tmp_path}/t", f"--output={tmp_path}/c", length, end])
+    capsys.readouterr()
+    for given in ([source, tokenizer], [f"--input={tmp_path}/t"]):  # refused before a bar is drawn
+        with pytest.raises(JaxptError, match=r"--output=.*/a exists; remove it"):
+            pack.main([*given, f"--output={tmp_path}/a", length])
+    assert capsys.readouterr().err == ""
 
 
 def test_an_end_that_is_no_token_or_contradicts_is_named(text, tmp_path):

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxpt.data.reweight import reweight
@@ -23,6 +23,7 @@ def by_hand(weights, losses, reference, rate, floor, clip):
     return mixed / mixed.sum()
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.floats(1e-3, 1), st.floats(0, 8), st.floats(0, 8)), min_size=1, max_size=17),
     st.floats(0, 2),

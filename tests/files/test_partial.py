@@ -2,12 +2,10 @@
 
 import errno
 import os
-import subprocess
-import sys
 
 import pytest
 
-from jaxpt.cli.dispatch import READER_GONE, _run
+from jaxpt.cli.dispatch import mistakes_in_a_line
 from jaxpt.errors import JaxptError
 from jaxpt.files.partial import user_line, whole_file
 
@@ -59,7 +57,7 @@ def test_a_users_mistake_is_one_line_with_path_and_way_out(capsys, kind):
         number = getattr(errno, kind)
         raise OSError(number, os.strerror(number), "some/path")
 
-    assert _run("jaxpt x", main, False) == 1
+    assert mistakes_in_a_line("jaxpt x", main) == 1
     line = capsys.readouterr().err
     assert line.startswith("jaxpt x: some/path: ")
     assert "; " in line
@@ -73,22 +71,5 @@ def test_a_fault_of_ours_keeps_its_traceback(error):
         raise error
 
     with pytest.raises(type(error)):
-        _run("jaxpt x", main, False)
+        mistakes_in_a_line("jaxpt x", main)
     assert not isinstance(error, OSError) or user_line(error) is None
-
-
-def test_a_reader_that_ends_early_is_no_error():
-    code = f"""
-import sys
-from jaxpt.cli.dispatch import _run, READER_GONE
-def main():
-    for _ in range(100_000): print("x" * 80)
-    return 0
-code = _run("jaxpt x", main, False)
-assert code == READER_GONE == {READER_GONE}, code
-print("code", code, file=sys.stderr)
-"""
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    process.stdout.readline()
-    process.stdout.close()
-    assert process.stderr.read() == f"code {READER_GONE}\n"

@@ -92,7 +92,7 @@ class Letters:
 
     bos_id, eos_id = None, 0
 
-    def encode_prompt(self, text, bos=True):
+    def encode_prompt(self, text, bos=True, control_tokens=True):
         return [ord(c) - 96 for c in text]
 
     def decode(self, ids):
@@ -124,7 +124,7 @@ def test_every_end_token_that_a_model_was_imported_with_ends_a_generation(file):
 
 def test_a_prompt_of_a_token_that_the_model_lacks_is_named():
     class Larger(Letters):
-        def encode_prompt(self, text, bos=True):
+        def encode_prompt(self, text, bos=True, control_tokens=True):
             return [1, C.vocab_size + 2]
 
         def piece(self, i):

@@ -7,11 +7,11 @@ import sys
 import time
 from pathlib import Path
 
-from jaxpt.commands import train
 from jaxpt.errors import JaxptError
 from jaxpt.sharding import join
 from jaxpt.sharding.supervisor import supervised
 from jaxpt.training.interrupt import Interrupt
+from jaxpt.training.starting_point import same_everywhere
 
 
 def stepping(wanted):
@@ -37,7 +37,7 @@ def main():
             signal.signal(signal.SIGTERM, lambda number, frame: None)
         print("child", os.getpid(), os.isatty(1), os.isatty(2), signal.getsignal(signal.SIGINT).name, flush=True)
         if "newest" in wanted:
-            print("start", Path(train._same_everywhere(wanted["newest"])).name)
+            print("start", Path(same_everywhere(wanted["newest"])).name)
         if "steps" in wanted:
             return stepping(wanted)
         if "mistake" in wanted:

@@ -28,7 +28,7 @@ def test_arguments_that_do_not_go_together_are_refused(arguments, message):
 
 
 def test_auto_without_a_cluster_says_what_it_looked_for(monkeypatch):
-    def nothing(*arguments):
+    def nothing(*arguments, **options):
         raise ValueError("coordinator_address should be defined.")
 
     monkeypatch.setattr(jax.distributed, "initialize", nothing)

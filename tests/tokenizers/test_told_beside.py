@@ -91,9 +91,9 @@ def test_an_eos_that_the_vocabulary_lacks_is_added_and_ends_a_text(bpe, tmp_path
     [
         ({"500": {"content": "<x>"}}, "'<x>' was added beside it with the id 500, the library gives it"),
         ({"0": {"content": "<x>"}}, "'<x>' was added beside it with the id 0"),
-        ({"one": {"content": "<x>"}}, "must give a token for each id"),
-        ({"405": {"text": "<x>"}}, "a token told beside it has no text"),
-        (["<x>"], "must give a token for each id"),
+        ({"one": {"content": "<x>"}}, "it must be tokens by their ids"),
+        ({"405": {"text": "<x>"}}, "it must be tokens by their ids"),
+        (["<x>"], "it must be tokens by their ids"),
     ],
 )
 def test_tokens_that_cannot_be_added_as_told_are_refused(bpe, tmp_path, told, said):
@@ -224,14 +224,14 @@ def test_tools_are_written_by_the_template_for_tools_and_all_templates_travel(bp
 
 def test_templates_of_another_form_are_named(bpe, tmp_path):
     for value in ([{"name": "default"}], ["x"], [{"name": [], "template": "x"}], 3):
-        with pytest.raises(JaxptError, match="chat_template must be text, or a list of entries"):
+        with pytest.raises(JaxptError, match=r"chat_template .*must be (a template|text)"):
             load(write_json(tmp_path / "a", bpe, {"chat_template": value}))
     only = load(write_json(tmp_path / "b", bpe, {"chat_template": [{"name": "tool_use", "template": "x"}]}))
     with pytest.raises(JaxptError, match="has chat templates only for tool_use"):
         only.apply_chat_template([])
     (tmp_path / "b/additional_chat_templates").mkdir()
     (tmp_path / "b/additional_chat_templates/x.jinja").symlink_to("/etc/hostname")
-    with pytest.raises(JaxptError, match=r"x\.jinja is no file of"):
+    with pytest.raises(JaxptError, match=r"x\.jinja is not read: it is a link out of"):
         load(tmp_path / "b")
 
 

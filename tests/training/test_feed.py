@@ -71,7 +71,7 @@ def test_rows_used_before_are_not_taken_again(sources):
 
 def test_more_rows_than_there_are_is_an_error_with_the_way_out(sources):
     with pytest.raises(
-        JaxptError, match=r"config\.sources\.a has .* rows for this run, the plan needs 4,000; set sources\.a"
+        JaxptError, match=r"config\.sources\.a has .* rows for this run, the plan needs 4,000; set --config\.sources\.a"
     ):
         make_feed(plan(sources, (1000, {"a": 1.0}), repeat=1), None)
 

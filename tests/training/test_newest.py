@@ -160,5 +160,5 @@ def test_a_start_that_is_pruned_before_it_is_read_begins_again(run, monkeypatch)
 
 
 def test_init_from_a_name_that_is_no_step_is_one_line(run):
-    with pytest.raises(JaxptError, match=r"config\.init_from: .*latest is not a bundle"):
+    with pytest.raises(JaxptError, match=r"config\.init_from: .*latest does not exist"):
         starting_point.open_start(f"{run}/checkpoints/latest", "params")

@@ -154,7 +154,7 @@ def test_the_command_line_sets_its_options(made, tmp_path):
 
 def test_a_frozen_model_that_is_not_there_is_named_before_the_first_step(made, tmp_path):
     objective = made[1]["stages"][1]["objective"] | {"teacher": str(tmp_path / "none")}
-    with pytest.raises(JaxptError, match=r"stages\[1\].objective: teacher: .*none is not a bundle"):
+    with pytest.raises(JaxptError, match=r"stages\[1\].objective: teacher: .*none does not exist"):
         run_made.start(tmp_path / "run", **made[1] | {"stages": stages(objective)})
     assert not Path(tmp_path / "run" / "checkpoints").exists()
 

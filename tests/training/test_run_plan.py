@@ -9,6 +9,7 @@ from jaxpt.errors import JaxptError
 from jaxpt.models.specs import param_specs
 from jaxpt.optim.chain import make_optimizer
 from jaxpt.optim.optimizers.adamw import AdamW
+from jaxpt.training import run_plan
 from jaxpt.training.config import RunConfig
 from jaxpt.training.run_plan import check_disk, make_plan
 from jaxpt.training.sources import row_length
@@ -54,7 +55,8 @@ def test_a_run_that_fits_is_resolved_into_stages():
         ),
     ],
 )
-def test_a_source_that_does_not_fit_is_refused_with_both_values(source, message):
+def test_a_source_that_does_not_fit_is_refused_with_both_values(source, message, monkeypatch):
+    monkeypatch.setattr(run_plan, "accepts", lambda tokenizer, stored, what: stored == tokenizer.fingerprint)
     assert message in refused(source, tokenizer=MadeTokenizer("f" * 64))
 
 

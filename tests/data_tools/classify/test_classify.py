@@ -246,6 +246,9 @@ def test_mistakes_are_told_in_one_line(trained):
         Classifier.train([("a", "x"), ("b", "z")], recipe("topic", word_ngrams=1))
     with pytest.raises(JaxptError, match="0 seed texts"):
         recall([], lambda: [], recipe("math"), MiningBudget(10))
+    pool = [PoolText("a", "one two"), PoolText("b", "three")]
+    with pytest.raises(JaxptError, match="budget of 10 tokens takes the whole pool, 2 documents of 3 tokens"):
+        recall(["one"], lambda: pool, recipe("math"), MiningBudget(10), lambda text: len(text.split()))
 
 
 @pytest.mark.parametrize(("name", "least"), [("sms_spam", 0.96), ("ag_news_test", 0.82), ("thucnews_titles", 0.80)])

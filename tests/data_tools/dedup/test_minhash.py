@@ -33,11 +33,17 @@ def random_texts(rng, count, words=200, vocabulary=5000):
     return [" ".join(f"w{i}" for i in rng.integers(0, vocabulary, words)) for _ in range(count)]
 
 
+FOLDED = ["a", "x", "é", "-", "\n", " ", "\t", "\u0301", "\u00ad", "\u200b", "中", "国", "。", "\u1112", "\u1161", "か"]
+FOLDED += ["\u3099", "ﬁ", "\u2010", "\ud83d", "😀", "ｶ", "ﾞ"]
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.text(max_size=80), max_size=12))
+@given(st.lists(st.text(max_size=80) | st.text(st.sampled_from(FOLDED), max_size=30), max_size=12))
 def test_numpy_and_compiled_paths_give_the_same_bits(texts):
     pytest.importorskip("numba")
     np.testing.assert_array_equal(minhash.signatures(texts, path="numpy"), minhash.signatures(texts, path="compiled"))
+    ours, theirs = minhash.hash_tokens(texts, "compiled"), minhash.hash_tokens(texts, "numpy")
+    assert (ours.values.tolist(), ours.offsets.tolist()) == (theirs.values.tolist(), theirs.offsets.tolist())
 
 
 def test_texts_longer_than_a_block_are_the_same_on_both_paths_and_in_any_company():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from data_tools.dedup import minhash, verify
+from data_tools.dedup import shingles as sh
 from jaxpt.errors import JaxptError
 
 
@@ -29,6 +30,14 @@ def judge(texts, level):
 
 def dropped(texts, level="balanced"):
     return [v.unit for v in judge(texts, level) if v.anchor != v.unit]
+
+
+def test_the_n_grams_of_one_text_are_those_of_many():
+    tokens = minhash.hash_tokens(["", "a", "a b", "a b c", "a b c d e f a b c d"], "numpy")
+    for width in (1, 3, 5, 8):
+        many = sh.ngrams(tokens, width)
+        assert all((sh.ngrams_of_one(tokens[i], width) == many[i]).all() for i in range(len(tokens)))
+        assert [len(sh.ngrams_of_one(tokens[i], width)) for i in range(len(tokens))] == many.lengths.tolist()
 
 
 def test_a_text_with_scattered_edits_is_dropped_and_the_evidence_is_exact():

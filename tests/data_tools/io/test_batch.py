@@ -29,6 +29,14 @@ def test_rows_of_any_shape_come_back_as_they_were():
     assert strings(batch, "tags") == [None] * 4
 
 
+def test_lines_are_written_as_python_s_json_writes_them():
+    texts = ["".join(map(chr, range(0x200))), '\u2028\u2029\ufeff\uffff😀/\\"', ""]
+    batch, _ = from_rows([{"text": text, "id": text, "n": 1.5, "z": [1, {"a": None}]} for text in texts], range(3))
+    assert json_lines(batch).decode() == "".join(
+        json.dumps({"text": t, "id": t, "n": 1.5, "z": [1, {"a": None}]}, ensure_ascii=False) + "\n" for t in texts
+    )
+
+
 def test_the_text_keeps_the_name_of_its_field():
     rows = [{"content": "a", "text": 5, "id": "x"}]
     assert back(from_rows(rows, [0], "content")[0], "content") == rows

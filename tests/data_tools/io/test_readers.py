@@ -52,6 +52,40 @@ def warc(records):
     return out.getvalue()
 
 
+def test_a_line_is_what_python_s_json_reads_or_is_set_aside(tmp_path):
+    values = [
+        "NaN",
+        "-Infinity",
+        "1e400",
+        "1e22",
+        "-0",
+        "-0.0",
+        "0.1",
+        "5e-324",
+        "123456789012345678901234567890",
+        "18446744073709551616",
+    ]
+    values += [
+        '"\\ud83d"',
+        '"\\ud83d\\ude00"',
+        '"\\u0000\\/"',
+        '"\x7f"',
+        '{"a": 1, "a": 2}',
+        "[" * 50 + "]" * 50,
+        "null",
+    ]
+    good = [f' {{"text": "t", "v": {value}}}\r' for value in values]
+    bad = ['{"text": "t", "v": 01}', '{"text": "\t"}', '{"text": "t"} x', '{"text": "\\x"}', "\x0b{}", "[" * 100_000]
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + "\n".join(good + bad).encode() + b'\n{"text": "\xff"}\n')
+    (shard,) = open_shards(str(path))
+    read = list(shard.records())
+    assert repr(read[: len(good)]) == repr([json.loads(line) for line in good])
+    assert all(isinstance(problem, Problem) for problem in read[len(good) :])
+    assert len(read) == len(good) + len(bad) + 1
+    assert read[-1].reason == "invalid UTF-8"
+
+
 def test_a_warc_file_gives_its_pages_and_says_why_others_give_none(tmp_path):
     html = "HTTP/1.1 200 OK\r\nContent-Type: text/html; charset={}"
     data = warc(
