@@ -90,9 +90,13 @@ def test_the_loss_is_that_of_a_float64_reference():
     theirs = streams(TEACHER, TEACHER_PARAMS, *batch, taps=(1, 3))[3]
     w = np.asarray(BATCH["loss_weights"], np.float64)
     total = 0.0
+    w = w / w.sum()
+    projection = np.asarray(inputs.extra["projection"], np.float64)
     for s, t in zip(own, theirs):
-        s, t = (np.asarray(a, np.float64) / np.sqrt((np.asarray(a, np.float64) ** 2).mean(-1, keepdims=True)) for a in (s, t))
-        total += (w * ((s @ np.asarray(inputs.extra["projection"], np.float64) - t) ** 2).mean(-1)).sum() / w.sum() / 2
+        s, t = (
+            a / np.sqrt((a**2).mean(-1, keepdims=True)) for a in (np.asarray(s, np.float64), np.asarray(t, np.float64))
+        )
+        total += (w * ((s @ projection - t) ** 2).mean(-1)).sum() / 2
     np.testing.assert_allclose(terms.named["hidden_loss"], total, rtol=1e-5)
     np.testing.assert_allclose(terms.loss, terms.named["loss"] + 0.5 * total, rtol=1e-5)  # alpha is 0
     nothing = given(projection=jnp.zeros((tiny.MODEL.embed, TEACHER.embed)))
@@ -101,7 +105,9 @@ def test_the_loss_is_that_of_a_float64_reference():
 
 def test_a_teacher_of_another_scale_gives_the_same_loss():
     def louder(params, by):  # everything that writes to the stream
-        blocks = {k: {n: a * by if n in ("o", "down") else a for n, a in v.items()} for k, v in params["blocks"].items()}
+        blocks = {
+            k: {n: a * by if n in ("o", "down") else a for n, a in v.items()} for k, v in params["blocks"].items()
+        }
         return {**params, "embed": {"table": params["embed"]["table"] * by}, "blocks": blocks}
 
     losses = []
