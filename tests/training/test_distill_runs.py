@@ -26,8 +26,8 @@ pytestmark = pytest.mark.newest
 
 CONFIG = """
 def get_config(folder):
-    stage = dict(batch_size=4, sequence_length=16, mixture=dict(a=0.5, b=0.3, c=0.2), schedule=dict(name="constant"))
-    model = dict(vocab_size=512, embed=16, heads=2, kv_heads=1, head_dim=8, mlp=32, layers=4, tie_embeddings=True)
+    stage = dict(batch_size=8, sequence_length=16, mixture=dict(a=0.5, b=0.3, c=0.2), schedule=dict(name="constant"))
+    model = dict(vocab_size=512, embed=16, heads=2, kv_heads=2, head_dim=8, mlp=32, layers=4, tie_embeddings=True)
     return dict(
         model=model,
         sources={n: dict(path=folder + "/" + n) for n in "abc"},
@@ -35,7 +35,7 @@ def get_config(folder):
         optimizer=dict(learning_rate=1e-2),
         checkpoint=dict(every="1 steps", keep=9),
         metrics=dict(every=1, tensorboard=False),
-        sharding=dict(mesh=dict(fsdp=1)),
+        sharding=dict(mesh=dict(fsdp=4, tensor=2)),
     )
 """
 STUDENT = """
@@ -129,7 +129,7 @@ def test_the_forward_passes_of_the_teacher_count_in_plan_checkpoint_lineage_metr
     parent, small = load(setting / "parent").config, open_bundle(setting / "small").config
     plain = flops_per_token(small, 16)
     both = plain + flops_per_token(parent, 16, backward=False) + 6 * 16 * 16  # the projection of one pair
-    total = 4 * 4 * 16 * both + 2 * 4 * 16 * plain
+    total = 4 * 8 * 16 * both + 2 * 8 * 16 * plain
     assert read_run(setting / "run", 6)["flops"] == pytest.approx(total)
     assert load(setting / "run").lineage[-1]["flops"] == pytest.approx(total)
     records = [r for r in read(setting / "run" / "metrics.jsonl") if "tokens" in r]
@@ -140,7 +140,7 @@ def test_the_forward_passes_of_the_teacher_count_in_plan_checkpoint_lineage_metr
     assert mfu[0] / mfu[-1] == pytest.approx(both / plain)
     plan, _, _ = open_plan(load_config(RunConfig, named(setting).removeprefix("--config="), []))
     table = stages_table(plan)
-    assert f"{4 * 4 * 16 * both:.3g}" in table
+    assert f"{4 * 8 * 16 * both:.3g}" in table
     assert f"frozen models take {1 - plain / both:.1%} of the FLOPs" in table
     assert cli.main(["report", f"--workdir={setting / 'run'}"]) == 0
     page = (setting / "run" / "report" / "index.html").read_text()
