@@ -89,7 +89,7 @@ def losses(workdir):
 def test_a_teacher_left_out_is_the_checkpoint_that_the_student_was_cut_from(setting):
     saved = read_run(setting / "run", 6)
     assert saved["frozen"][""]["path"] == str(setting / "parent" / "checkpoints" / "3")
-    assert list(saved["extra"]) == [] or "extra/values/projection" not in saved["digests"]  # gone with its stage
+    assert "extra" not in saved  # gone with its stage
     assert "extra/values/projection" in read_run(setting / "run", 4)["digests"]
     records = losses(setting / "run")
     assert all({"train/divergence", "train/agreement", "train/hidden_loss"} <= r.keys() for r in records[:4])
