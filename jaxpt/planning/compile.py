@@ -16,7 +16,6 @@ from jax.sharding import NamedSharding
 from jaxpt.errors import JaxptError
 from jaxpt.models.batch import kinds
 from jaxpt.models.specs import param_specs
-from jaxpt.objectives.objective import Objective
 from jaxpt.optim.chain import BuiltOptimizer, make_optimizer
 from jaxpt.sharding import batch_sharding
 from jaxpt.training.arguments import abstract_arguments
@@ -80,12 +79,11 @@ def compile_step(plan: RunPlan, devices: Sequence[jax.Device], stage: int = 0) -
     chosen = plan.stages[stage]
     layout = make_layout(plan.model, plan.config.sharding, devices)
     optimizer = make_optimizer(plan.config.optimizer, param_specs(plan.model))
-    return _compile(plan, chosen, layout, optimizer, chosen.config.objective)
+    return _compile(plan, chosen, layout, optimizer)
 
 
-def _compile(
-    plan: RunPlan, chosen: StagePlan, layout: Layout, optimizer: BuiltOptimizer, objective: Objective
-) -> CompiledStep:
+def _compile(plan: RunPlan, chosen: StagePlan, layout: Layout, optimizer: BuiltOptimizer) -> CompiledStep:
+    objective = chosen.config.objective
     extra = make_extra(objective, chosen.model, f"stage {chosen.config.name}, objective").abstract(layout)
     state = abstract_state(plan.model, optimizer, layout)._replace(extra=extra)
     frozen = open_frozen(objective, f"stage {chosen.config.name}, objective", plan.frozen)
@@ -102,7 +100,7 @@ def _compile(
             exceeds = re.search(r"memory on HBM.*?\([\d.]+\w\) exceeds.*?\([\d.]+\w\)", str(e), re.DOTALL)
             figures = " ".join((exceeds.group(0) if exceeds else str(e)[:160]).split())
             way_out = "use more devices, compute.remat or microbatches"
-            alone = _alone(plan, chosen, layout, optimizer, objective, device_bytes(arguments.frozen))
+            alone = _alone(plan, chosen, layout, optimizer, device_bytes(arguments.frozen))
             raise JaxptError(
                 f"stage {chosen.config.name} does not fit the memory of a device ({figures}); {alone or way_out}"
             ) from e
@@ -122,15 +120,14 @@ def _compile(
     )
 
 
-def _alone(
-    plan: RunPlan, chosen: StagePlan, layout: Layout, optimizer: BuiltOptimizer, objective: Objective, frozen: int
-) -> str:
+def _alone(plan: RunPlan, chosen: StagePlan, layout: Layout, optimizer: BuiltOptimizer, frozen: int) -> str:
     """What to do where the stage would fit without the frozen models of its objective; "": it would not fit."""
+    objective = chosen.config.objective
     without = objective.without_frozen() if frozen else None
     if without is None:
         return ""
     try:
-        _compile(plan, chosen, layout, optimizer, without[0])
+        _compile(plan, replace(chosen, config=replace(chosen.config, objective=without[0])), layout, optimizer)
     except JaxptError:
         return ""
     names = " and ".join(objective.frozen())
