@@ -200,7 +200,7 @@ def test_an_ancestor_that_is_gone_or_changed_or_never_was_is_named(setting, tmp_
         shutil.rmtree(parent, ignore_errors=True)
         (setting / "moved").rename(parent)
     assert frozen.ancestor([{"op": "import"}]) == {}
-    said = refused(setting, tmp_path / "c", capsys, "--config.init_from=None", "--config.model.vocab_size=512")
+    said = refused(setting, tmp_path / "c", capsys, f"--config.init_from={parent}")
     assert "this run's model was not reshaped from another; give teacher=MODEL" in said
     assert not (tmp_path / "a" / "checkpoints").exists()
 
