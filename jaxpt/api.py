@@ -78,6 +78,7 @@ def _from_run(run: Path, step: int | None, dtype: str | None, shardings: Shardin
         if dtype is not None:
             params = jax.tree.map(lambda x: x.astype(dtype), params)
         entry = {"op": "train", "options": {"run": run.name}, "steps": step, "tokens": facts["tokens"]}
+        entry |= {"flops": facts["flops"]} if "flops" in facts else {}
         entry |= {"ledger": facts.get("ledger", [])}
         tokenizer = tokenizers.load(run / "tokenizer") if has_tokenizer(run) else None
         return Model(model_of(facts), params, tokenizer, (*read_lineage(run), entry))

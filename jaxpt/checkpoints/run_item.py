@@ -13,6 +13,7 @@ class RunItem(TypedDict, total=False):
 
     step: int  # finished steps
     tokens: int  # positions (B × S) trained on
+    flops: float  # of the steps so far, forward passes of frozen models included
     model: dict[str, Any]  # of `ModelConfig.from_dict`, with the rope of the stage
     extra: dict[str, Any]  # of an objective's own things: dtype and shape by path
     frozen: dict[str, dict[str, str]]  # of each path of a frozen model: the `path` and `digest` of what it names

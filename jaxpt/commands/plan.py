@@ -48,8 +48,10 @@ def main(argv: Sequence[str]) -> int:
     for i, stage in enumerate(plan.stages):
         began = time.monotonic()
         got = compile_step(plan, devices, i)
-        sizes = [round(n / 2**20, 1) for n in (got.arguments, got.temporary, got.peak)]
+        sizes = [round(n / 2**20, 1) for n in (got.arguments, got.frozen, got.temporary, got.peak)]
         collectives = ", ".join(f"{n} {kind}" for kind, n in sorted(got.collectives.items()))
         rows.append([stage.config.name, *sizes, round(time.monotonic() - began, 1), collectives])
-    print(table(["stage", "state MiB", "temporary MiB", "peak MiB", "compiled in s", "collectives"], rows))
+    print(
+        table(["stage", "state MiB", "of it frozen", "temporary MiB", "peak MiB", "compiled in s", "collectives"], rows)
+    )
     return 0

@@ -1,6 +1,6 @@
 """The decoder: embedding, stacked blocks run by scans, final norm, head, as functions of its parameters."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from jaxpt.models.config import ModelConfig
 from jaxpt.models.init import init_leaf, leaf_key
 from jaxpt.models.norms import rms_norm
 from jaxpt.models.params import Params, branch, leaf
-from jaxpt.models.pattern import Span, spans
+from jaxpt.models.pattern import Span, cut, spans
 from jaxpt.models.rope import cos_sin
 from jaxpt.models.routing import Routing
 from jaxpt.models.specs import ParamSpec, Specs, param_specs
@@ -62,18 +62,37 @@ def hidden(
 
     The statistics (None without mixture-of-experts layers) are stacked over those layers, in order.
     """
+    x, cache, routing, _ = streams(config, params, tokens, segment_ids, positions, compute, cache)
+    return x, cache, routing
+
+
+def streams(
+    config: ModelConfig,
+    params: Params,
+    tokens: jax.Array,
+    segment_ids: jax.Array | None,
+    positions: jax.Array,
+    compute: Compute,
+    cache: Cache | None = None,
+    taps: Sequence[int] = (),
+) -> tuple[jax.Array, Cache | None, Routing | None, tuple[jax.Array, ...]]:
+    """Returns what `hidden` does, and the stream `[B, S, D]` after each of the layers `taps` (global numbers), in the
+    residual dtype and not normalised. The scans are split there: no other layer's stream is kept."""
     x = embedded(config, leaf(params, "embed", "table"), tokens, compute)
     ctx = Context(rope_tables(config, positions), segment_ids, positions if cache is not None else None)
     done: list[Any] = []
     routings: list[Routing] = []
-    for span in spans(config):
+    after: dict[int, jax.Array] = {}
+    for span in cut(config, spans(config), taps):
         x, part, routing = _run(config, branch(params, "blocks"), span, x, ctx, compute, cache)
+        after[span.first + len(span.period) * span.repeats - 1] = x
         done.append(part)
         routings += [] if routing is None else [routing]
     if cache is not None:
         cache = jax.tree.map(lambda *parts: jnp.concatenate(parts), *done)
     routing = jax.tree.map(lambda *parts: jnp.concatenate(parts), *routings) if routings else None
-    return normalised(config, leaf(params, "final_norm"), x, compute), cache, routing
+    last = normalised(config, leaf(params, "final_norm"), x, compute)
+    return last, cache, routing, tuple(after[layer] for layer in taps)
 
 
 def embedded(config: ModelConfig, table: jax.Array, tokens: jax.Array, compute: Compute) -> jax.Array:

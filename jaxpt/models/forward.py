@@ -1,5 +1,7 @@
 """The forward pass as pure functions of (config, params, tokens)."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -55,12 +57,29 @@ def hidden_and_routing(
 ) -> tuple[jax.Array, Routing | None]:
     """Returns `hidden`, and what the routers did: `jaxpt.models.routing.Routing` stacked over the
     mixture-of-experts layers (`counts [L, E]`, …), None without such layers. Tokens of segment 0 do not count."""
+    x, routing, _ = hidden_and_taps(config, params, tokens, segment_ids, positions, compute)
+    return x, routing
+
+
+def hidden_and_taps(
+    config: ModelConfig,
+    params: Params,
+    tokens: jax.Array,
+    segment_ids: jax.Array | None = None,
+    positions: jax.Array | None = None,
+    compute: Compute = Compute(),  # noqa: B008
+    taps: Sequence[int] = (),
+) -> tuple[jax.Array, Routing | None, tuple[jax.Array, ...]]:
+    """Returns `hidden_and_routing`, and the stream `[B, S, D]` after each of the layers `taps`, not normalised.
+
+    `taps` are global numbers of layers; the streams of other layers are not kept.
+    """
     tokens = jnp.asarray(tokens)
     segment_ids = None if segment_ids is None else jnp.asarray(segment_ids)
     if positions is None:
         positions = segment_positions(tokens, segment_ids)
-    x, _, routing = decoder.hidden(config, params, tokens, segment_ids, positions, compute)
-    return x, routing
+    x, _, routing, tapped = decoder.streams(config, params, tokens, segment_ids, positions, compute, None, taps)
+    return x, routing, tapped
 
 
 def unembed(config: ModelConfig, params: Params, x: jax.Array, compute: Compute = Compute()) -> jax.Array:  # noqa: B008

@@ -1,5 +1,6 @@
 """How a list of layers is run: the shortest repeating period as one scan, or runs of equal layers."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import jax
@@ -57,6 +58,35 @@ def spans(config: ModelConfig) -> list[Span]:
             stop += 1
         out.append(_span(config, layers[first : first + 1], stop - first, first))
         first = stop
+    return out
+
+
+def cut(config: ModelConfig, whole: list[Span], after: Collection[int]) -> list[Span]:
+    """Returns the spans with an edge after each of the global layers `after`; without any, `whole` itself."""
+    out = []
+    for span in whole:
+        n = len(span.period)
+        last = span.first + n * span.repeats
+        edges = sorted({l + 1 for l in after if span.first <= l < last - 1})
+        at = span.first
+        for edge in (*edges, last) if edges else ():
+            out += _pieces(config, span, at, edge)
+            at = edge
+        out += [] if edges else [span]
+    return out
+
+
+def _pieces(config: ModelConfig, span: Span, first: int, stop: int) -> list[Span]:
+    """The layers [first, stop) of a span: what is left of a period, whole periods, the beginning of one."""
+    n, out = len(span.period), []
+    while first < stop:
+        into = (first - span.first) % n
+        if into or stop - first < n:
+            size, repeats = min(n - into, stop - first), 1
+        else:
+            size, repeats = n, (stop - first) // n
+        out.append(_span(config, config.layers[first : first + size], repeats, first))
+        first += size * repeats
     return out
 
 

@@ -6,7 +6,7 @@ cross-entropy. Sums run over chunks of tokens for both models together, so that 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
@@ -17,18 +17,21 @@ from jaxpt.errors import JaxptError
 from jaxpt.kernels.cross_entropy import from_logits
 from jaxpt.kernels.divergence import DIVERGENCES
 from jaxpt.kernels.token_chunks import Leaves, Tokens, TokenSum, chunk_length, summed
-from jaxpt.models.forward import head_of, hidden, hidden_and_routing, unembed
+from jaxpt.models.config import ModelConfig
+from jaxpt.models.forward import head_of, hidden_and_taps, unembed
+from jaxpt.objectives.hidden_states import HiddenStates
 from jaxpt.objectives.next_token import NextToken, unembedding, weighted
-from jaxpt.objectives.objective import ANCESTOR, Inputs, Scheduled, Terms
+from jaxpt.objectives.objective import ANCESTOR, FrozenFacts, Inputs, Objective, Scheduled, Terms
 from jaxpt.objectives.ramp import Ramp
 
 
 @dataclass(frozen=True)
-class Distill(NextToken):
+class Distill(HiddenStates, NextToken):
     """Next-token loss mixed with the divergence from a teacher, both schedules high at first and low at the end.
 
     A constant `alpha` of 0 is the next-token objective, bit for bit, and opens no teacher. Where the vocabularies have
-    another number of (unused) entries, only those that both have enter the divergence.
+    another number of (unused) entries, only those that both have enter the divergence. Hidden states may be pulled to
+    the teacher's besides (`HiddenStates`).
     """
 
     teacher: str | None = option(
@@ -45,36 +48,60 @@ class Distill(NextToken):
         for value in self.temperature.values:
             if not value > 0:
                 raise JaxptError(f"temperature is {self.temperature}, it must be above 0")
+        self.check_hidden()
 
     @property
     def distils(self) -> bool:
         """Whether the teacher ever counts."""
-        return self.alpha.values != (0.0, 0.0)
+        return self.alpha.values != (0.0, 0.0) or self.pulls
 
     def frozen(self) -> Mapping[str, str]:
         """Returns the teacher."""
         return {"teacher": self.teacher or ANCESTOR} if self.distils else {}
 
     def scheduled(self) -> Mapping[str, Scheduled]:
-        """Returns α and the temperature."""
-        return {"alpha": self.alpha, "temperature": self.temperature} if self.distils else {}
+        """Returns α, the temperature and the weight of hidden states."""
+        mixed: dict[str, Scheduled] = {"alpha": self.alpha, "temperature": self.temperature, **self.hidden_scheduled()}
+        return mixed if self.distils else {}
+
+    def beside(self, model: ModelConfig, frozen: Mapping[str, FrozenFacts], where: str) -> "Distill":
+        """Returns the objective with the pairs of layers and the teacher's width."""
+        return self.with_teacher(model, frozen["teacher"], where) if self.distils else self
+
+    def without_frozen(self) -> tuple[Objective, str] | None:
+        """Returns next-token training, and the offline way."""
+        if not self.distils:
+            return None
+        way_out = "write its targets once with `jaxpt distill-cache`, where it has room, and train from them"
+        return replace(self, alpha=Ramp(0.0), hidden=Ramp(0.0)), way_out
+
+    def flops_per_token(self, model: ModelConfig, frozen: Mapping[str, ModelConfig], sequence_length: int) -> float:
+        """Returns those of the student's step, the teacher's forward pass and the projection of hidden states."""
+        pairs = self.taps()[0] if frozen else ()
+        projection = 6 * model.embed * (self.hidden_width or 0) * len(pairs)
+        return super().flops_per_token(model, frozen, sequence_length) + projection
 
     def describe(self) -> list[str]:
         """Returns what a plan shows of it."""
         if not self.distils:
             return ["no teacher, as alpha is 0"]
-        return [f"{self.divergence} at temperature {self.temperature}, alpha {self.alpha}"]
+        pairs = ", ".join(f"{s} to {t}" for s, t in zip(*self.taps()))
+        pulled = [f"hidden states at weight {self.hidden}: layers {pairs}"] if pairs else []
+        return [f"{self.divergence} at temperature {self.temperature}, alpha {self.alpha}", *pulled]
 
     def terms(self, inputs: Inputs) -> Terms:
-        """Returns the share of the loss; named `loss` (nll alone), `divergence` (nats, at the temperature) and
-        `agreement` (share of positions where both models find the same token likeliest)."""
+        """Returns the share of the loss; named `loss` (nll alone), `divergence` (nats, at the temperature),
+        `agreement` (share of positions where both models find the same token likeliest) and `hidden_loss`."""
         if not self.distils:
             return super().terms(inputs)
         b, teacher = inputs.batch, inputs.frozen["teacher"]
         assert b is not None
         batch = b["tokens"], b["segment_ids"], b["positions"], inputs.compute
-        x, routing = hidden_and_routing(inputs.model, inputs.params, *batch)
-        terms = self.from_streams(inputs, x, jax.lax.stop_gradient(hidden(teacher.config, teacher.params, *batch)))
+        taps = self.taps()
+        x, routing, own = hidden_and_taps(inputs.model, inputs.params, *batch, taps=taps[0])
+        last, _, theirs = hidden_and_taps(teacher.config, teacher.params, *batch, taps=taps[1])
+        terms = self.from_streams(inputs, x, jax.lax.stop_gradient(last))
+        terms = self.with_hidden(terms, inputs, own, theirs) if self.pulls else terms
         return terms if routing is None else self.with_balance(terms, routing, inputs.totals)
 
     def from_streams(self, inputs: Inputs, x: jax.Array, teachers: jax.Array) -> Terms:

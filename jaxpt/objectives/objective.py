@@ -92,6 +92,16 @@ class FrozenModel(NamedTuple):
     params: Params
 
 
+class FrozenFacts(NamedTuple):
+    """What is known of a frozen model before it is read.
+
+    `layers` says for each layer of the model that is trained which layer of this one it was made of; None: unknown.
+    """
+
+    config: ModelConfig
+    layers: tuple[int, ...] | None = None
+
+
 @dataclass(frozen=True)
 class Inputs:
     """What an objective's methods read.
@@ -162,6 +172,20 @@ class Objective(Choice, kind="objective", room="jaxpt.objectives", default="next
         `ANCESTOR` is the model that the run's own was reshaped from.
         """
         return {}
+
+    def beside(self, model: ModelConfig, frozen: Mapping[str, FrozenFacts], where: str) -> "Objective":
+        """Returns the objective with what it must know of the models that it reads, asked once before a run begins.
+
+        Args:
+            model: the model that is trained.
+            frozen: the models of `frozen`, by name.
+            where: the objective's key, for messages.
+        """
+        return self
+
+    def without_frozen(self) -> "tuple[Objective, str] | None":
+        """Returns the objective without the models that it reads, and what to do where only they do not fit."""
+        return None
 
     def describe(self) -> list[str]:
         """Returns what a plan shows of it, besides its name and its frozen models."""

@@ -1,11 +1,13 @@
 """The real train step, compiled by the TPU compiler for devices that are not there."""
 
 import importlib.util
+import math
 import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 from jax.experimental import topologies
@@ -14,12 +16,12 @@ from jax.sharding import NamedSharding
 from jaxpt.errors import JaxptError
 from jaxpt.models.batch import kinds
 from jaxpt.models.specs import param_specs
-from jaxpt.optim.chain import make_optimizer
+from jaxpt.optim.chain import BuiltOptimizer, make_optimizer
 from jaxpt.sharding import batch_sharding
 from jaxpt.training.arguments import abstract_arguments
 from jaxpt.training.extra import make_extra
 from jaxpt.training.frozen import abstract_frozen, open_frozen
-from jaxpt.training.run_plan import RunPlan
+from jaxpt.training.run_plan import RunPlan, StagePlan
 from jaxpt.training.state import Layout, State, abstract_state, make_layout
 from jaxpt.training.step import make_step
 
@@ -29,12 +31,15 @@ COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "coll
 @dataclass(frozen=True)
 class CompiledStep:
     """A compiled step. Bytes are per device: `arguments` (state and batch), `aliased` (of them, updated in place),
-    `temporary`, `peak`. `collectives` counts operations in the program, a loop's body once."""
+    `temporary`, `peak`, `frozen` (of the arguments, the frozen models). `collectives` counts operations in the program,
+    a loop's body once.
+    """
 
     arguments: int
     aliased: int
     temporary: int
     peak: int
+    frozen: int
     collectives: dict[str, int]
     state_shardings: State[NamedSharding]
     custom_kernels: int
@@ -68,11 +73,16 @@ def compile_step(plan: RunPlan, devices: Sequence[jax.Device], stage: int = 0) -
         stage: which stage's step.
 
     Raises:
-        JaxptError: the program does not fit the devices' memory (the compiler's own figures are in the message).
+        JaxptError: the program does not fit the devices' memory (the compiler's own figures are in the message); where
+            it would without the objective's frozen models, their size and the way out.
     """
-    config, chosen = plan.config, plan.stages[stage]
-    layout = make_layout(plan.model, config.sharding, devices)
-    optimizer = make_optimizer(config.optimizer, param_specs(plan.model))
+    chosen = plan.stages[stage]
+    layout = make_layout(plan.model, plan.config.sharding, devices)
+    optimizer = make_optimizer(plan.config.optimizer, param_specs(plan.model))
+    return _compile(plan, chosen, layout, optimizer)
+
+
+def _compile(plan: RunPlan, chosen: StagePlan, layout: Layout, optimizer: BuiltOptimizer) -> CompiledStep:
     objective = chosen.config.objective
     extra = make_extra(objective, chosen.model, f"stage {chosen.config.name}, objective").abstract(layout)
     state = abstract_state(plan.model, optimizer, layout)._replace(extra=extra)
@@ -80,7 +90,8 @@ def compile_step(plan: RunPlan, devices: Sequence[jax.Device], stage: int = 0) -
     arguments = abstract_arguments(objective, abstract_frozen(frozen, layout))
     batch = _abstract_batch(layout, chosen.config.batch_size, chosen.config.sequence_length)
     with jax.set_mesh(layout.mesh):
-        step = make_step(chosen.step, optimizer, layout, frozen={name: m.model for name, m in frozen.items()})
+        spec = replace(chosen.step, objective=objective)
+        step = make_step(spec, optimizer, layout, frozen={name: m.model for name, m in frozen.items()})
         try:
             compiled = step.lower(state, batch, arguments).compile()
         except jax.errors.JaxRuntimeError as e:
@@ -89,8 +100,9 @@ def compile_step(plan: RunPlan, devices: Sequence[jax.Device], stage: int = 0) -
             exceeds = re.search(r"memory on HBM.*?\([\d.]+\w\) exceeds.*?\([\d.]+\w\)", str(e), re.DOTALL)
             figures = " ".join((exceeds.group(0) if exceeds else str(e)[:160]).split())
             way_out = "use more devices, --config.compute.remat=full or --config.stages[N].microbatches=M"
+            alone = _alone(plan, chosen, layout, optimizer, device_bytes(arguments.frozen))
             raise JaxptError(
-                f"stage {chosen.config.name} does not fit the memory of a device ({figures}); {way_out}"
+                f"stage {chosen.config.name} does not fit the memory of a device ({figures}); {alone or way_out}"
             ) from e
     memory, text = compiled.memory_analysis(), compiled.as_text()
     assert memory is not None
@@ -101,10 +113,31 @@ def compile_step(plan: RunPlan, devices: Sequence[jax.Device], stage: int = 0) -
         aliased=memory.alias_size_in_bytes,
         temporary=memory.temp_size_in_bytes,
         peak=getattr(memory, "peak_memory_in_bytes", 0),
+        frozen=device_bytes(arguments.frozen),
         collectives=dict(counts),
         state_shardings=compiled.input_shardings[0][0],
         custom_kernels=text.count('custom_call_target="tpu_custom_call"'),
     )
+
+
+def _alone(plan: RunPlan, chosen: StagePlan, layout: Layout, optimizer: BuiltOptimizer, frozen: int) -> str:
+    """What to do where the stage would fit without the frozen models of its objective; "": it would not fit."""
+    objective = chosen.config.objective
+    without = objective.without_frozen() if frozen else None
+    if without is None:
+        return ""
+    try:
+        _compile(plan, replace(chosen, config=replace(chosen.config, objective=without[0])), layout, optimizer)
+    except JaxptError:
+        return ""
+    names = " and ".join(objective.frozen())
+    return f"it would without its {names}, {frozen / 2**20:,.0f} MiB a device beside the model: {without[1]}"
+
+
+def device_bytes(arrays: Any) -> int:
+    """Returns the bytes that a tree of abstract, sharded arrays takes on one device."""
+    of_one = lambda a: math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize  # noqa: E731
+    return sum(of_one(a) for a in jax.tree.leaves(arrays))
 
 
 def _abstract_batch(layout: Layout, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -26,6 +26,10 @@ def summary(
         ["steps", f"{done:,} of {steps:,}" + (", finished" if done == steps else f" ({done / steps:.0%})")],
         ["tokens", f"{last.get('tokens', 0):,} of {tokens:,}"],
     ]
+    if "flops" in last:
+        with_frozen = any("perf/frozen_share" in r for r in records)
+        included = ", forward passes of frozen models included" if with_frozen else ""
+        rows.append(["FLOPs", f"{last['flops']:.3g}{included}"])
     if "train/loss" in last:
         rows.append(["training loss, last step logged", f"{last['train/loss']:.4f}"])
     apart = [abs(v) for _, values in series(records, "data/deviation/").values() for v in values]
@@ -58,6 +62,9 @@ def _speed(records: Records) -> TableRows:
     text = f"{median(r['perf/tokens_per_s'] for r in warm):,.0f} tokens/s"
     if "perf/mfu" in warm[-1]:
         text += f", MFU {median(r['perf/mfu'] for r in warm):.1%}"
+        shares = sorted({round(r["perf/frozen_share"], 4) for r in warm if "perf/frozen_share" in r})
+        if shares:
+            text += f" (frozen models included, {' and '.join(f'{s:.1%}' for s in shares)} of a step's FLOPs)"
     if "perf/data_wait_s" in warm[-1]:
         text += (
             f", {sum(r['perf/data_wait_s'] for r in warm) / sum(r['perf/step_s'] for r in warm):.1%} waiting for data"

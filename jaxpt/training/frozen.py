@@ -1,6 +1,7 @@
 """The models that an objective reads and does not train: opened by their paths, laid out by their own axis tables."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -10,11 +11,13 @@ from jaxpt.checkpoints.run_item import RunItem
 from jaxpt.checkpoints.verdict import UNKNOWN, WHOLE, ReadVerdict, agreed
 from jaxpt.errors import JaxptError
 from jaxpt.files.digests import canonical_digest
+from jaxpt.models.config import ModelConfig
 from jaxpt.models.params import Params, Tree
 from jaxpt.models.specs import map_specs, param_specs
-from jaxpt.objectives.objective import ANCESTOR, Objective
+from jaxpt.objectives.objective import ANCESTOR, FrozenFacts, Objective
 from jaxpt.tokenizers import Tokenizer
 from jaxpt.training.config import StageConfig
+from jaxpt.training.run_plan import RunPlan
 from jaxpt.training.starting_point import StartingPoint, open_start
 from jaxpt.training.state import Layout, with_shardings
 
@@ -88,6 +91,54 @@ def pin_frozen(
     if agreed(ReadVerdict(WHOLE if alike else UNKNOWN)).kind != WHOLE:
         raise JaxptError(f"not all hosts see the same in {', '.join(pins)}; give a checkpoint: RUN/checkpoints/STEP")
     return pins
+
+
+def with_frozen(plan: RunPlan, pins: Pins) -> RunPlan:
+    """Returns the plan that knows which models its objectives read, and so what their forward passes cost."""
+    models: dict[str, ModelConfig] = {}
+    for i, stage in enumerate(plan.config.stages):
+        paths = stage.objective.frozen()
+        opened = open_frozen(stage.objective, f"config.stages[{i}].objective", pins)
+        models |= {paths[name]: model.model for name, model in opened.items()}
+    return replace(plan, frozen=pins, frozen_models=models)
+
+
+def beside_frozen(
+    stages: Sequence[StageConfig], model: ModelConfig, pins: Pins, lineage: Sequence[Mapping[str, Any]]
+) -> tuple[StageConfig, ...]:
+    """Returns stages whose objectives know what they must of the models that they read (`Objective.beside`).
+
+    Args:
+        stages: of the run.
+        model: that is trained.
+        pins: of all frozen models.
+        lineage: of the model that is trained, which says how its layers follow from those of the ancestor.
+    """
+    out = []
+    origin = ancestor(lineage).get(ANCESTOR, {}).get("digest")
+    for i, stage in enumerate(stages):
+        objective, facts = stage.objective, {}
+        for name, opened in open_frozen(objective, f"config.stages[{i}].objective", pins).items():
+            layers = origin_of_layers(lineage, len(opened.model.layers), len(model.layers))
+            known = layers if origin and opened.digest == origin else None
+            facts[name] = FrozenFacts(opened.model, known)
+        out.append(replace(stage, objective=objective.beside(model, facts, f"config.stages[{i}].objective")))
+    return tuple(out)
+
+
+def origin_of_layers(lineage: Sequence[Mapping[str, Any]], before: int, after: int) -> tuple[int, ...] | None:
+    """Returns for each of a model's `after` layers the one of the ancestor's `before` that it was made of.
+
+    None where the lineage since the newest reshape began does not say it.
+    """
+    begun = [i for i, entry in enumerate(lineage) if "source" in entry]
+    layers = tuple(range(before))
+    for entry in lineage[begun[-1] :] if begun else ():
+        if "layers" in entry:
+            layers = tuple(layers[i] for i in entry["layers"] if i < len(layers))
+        elif "drop" in (options := entry.get("options", {})):
+            layers = tuple(layer for i, layer in enumerate(layers) if i not in options["drop"])
+    return layers if begun and len(layers) == after else None
 
 
 def _check_tokenizer(where: str, path: str, model: StartingPoint, tokenizer: Tokenizer | None) -> None:

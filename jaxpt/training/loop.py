@@ -4,7 +4,6 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -24,7 +23,7 @@ from jaxpt.training.arguments import StepArguments
 from jaxpt.training.batches import host_rows, place
 from jaxpt.training.events import Event, RunView
 from jaxpt.training.feed import Feed
-from jaxpt.training.frozen import pin_frozen
+from jaxpt.training.frozen import pin_frozen, with_frozen
 from jaxpt.training.history import newest_saved
 from jaxpt.training.interrupt import EXIT_PREEMPTED, Interrupt, Preemption
 from jaxpt.training.opening import open_run
@@ -74,7 +73,7 @@ def train(
         JaxptError: a full disk, no whole checkpoint beside those that were set aside, a checkpoint that cannot be read
             for another reason than damage, a value or a state that is not finite.
     """
-    plan = replace(plan, frozen=pin_frozen(plan.config.stages, newest_saved(workdir, from_step), plan.frozen))
+    plan = with_frozen(plan, pin_frozen(plan.config.stages, newest_saved(workdir, from_step), plan.frozen))
     program = make_program(plan, devices)
     all_devices = program.layout.mesh.devices.flatten().tolist()
     peak = peak_flops(plan.config.metrics.peak_flops_per_device, all_devices)  # may measure, outside the mesh

@@ -53,7 +53,7 @@ def open_run(
         state: State[Array] = State(**restored.state)
     else:
         state = start(layout, optimizer) if start else drawn_state(plan, program)
-    log(f"MFU: {convention()}; {peak[1]}")
+    log(f"MFU: {convention(any(stage.config.objective.frozen() for stage in plan.stages))}; {peak[1]}")
     if saved:
         for line in (f"resumed at step {saved['step']} of {plan.steps}", *changes(plan, saved)):
             log(line)

@@ -16,7 +16,7 @@ def overview(plan: RunPlan) -> str:
 
 def stages(plan: RunPlan) -> str:
     """Returns a line per stage: its size, its learning rate, and what is special about it."""
-    head = ["stages", "steps", "tokens", "batch size", "sequence length", "learning rate", "over steps", ""]
+    head = ["stages", "steps", "tokens", "FLOPs", "batch size", "sequence length", "learning rate", "over steps", ""]
     rows = []
     for i, stage in enumerate(plan.stages):
         config, rate, shapes = stage.config, "done", ""
@@ -25,8 +25,9 @@ def stages(plan: RunPlan) -> str:
             rate = f"{stage.peak:g}" if math.isclose(end, stage.peak) else f"{stage.peak:g} to {end:g}"
             shapes = ", ".join(f"{round(s.steps):,} {s.shape}" for s in stage.schedule)
         tokens = plan.tokens_at(stage.stop) - plan.tokens_at(stage.first)
-        size = [stage.stop - stage.first, tokens, config.batch_size, config.sequence_length]
-        rows.append([config.name, *size, rate, shapes, "; ".join(_special(stage, i, plan.frozen))])
+        flops = f"{tokens * plan.flops_per_token(stage):.3g}"
+        size = [stage.stop - stage.first, tokens, flops, config.batch_size, config.sequence_length]
+        rows.append([config.name, *size, rate, shapes, "; ".join(_special(stage, i, plan))])
     return table(head, rows)
 
 
@@ -52,8 +53,8 @@ def _shares(stage: StagePlan, sources: Mapping[str, SourceFacts]) -> dict[str, f
     return {n: w / total for n, w in weights.items()}
 
 
-def _special(stage: StagePlan, i: int, frozen: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """What of a stage is not the usual; `frozen` says which model a path names."""
+def _special(stage: StagePlan, i: int, plan: RunPlan) -> list[str]:
+    """What of a stage is not the usual."""
     c, out = stage.config, []
     if i and c.load == "params":
         out.append("moments start at zero")
@@ -69,5 +70,7 @@ def _special(stage: StagePlan, i: int, frozen: Mapping[str, Mapping[str, str]]) 
         out.append(f"objective: {c.objective.name}")
     out += c.objective.describe()
     for name, path in c.objective.frozen().items():
-        out.append(f"frozen model {name}: {frozen.get(path, {}).get('path', path)}")
+        out.append(f"frozen model {name}: {plan.frozen.get(path, {}).get('path', path)}")
+    if plan.frozen_share(stage) > 0:
+        out.append(f"frozen models take {plan.frozen_share(stage):.1%} of the FLOPs")
     return out

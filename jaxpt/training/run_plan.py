@@ -65,7 +65,9 @@ class StagePlan:
 class RunPlan:
     """A run that passed all checks. `past` are the steps that are done: no change of the config moves them.
 
-    `frozen` says which models the paths of the objectives name in this run (`jaxpt.training.frozen.pin_frozen`).
+    `frozen` says which models the paths of the objectives name in this run (`jaxpt.training.frozen.pin_frozen`), and
+    `frozen_models` what they are. `spent` is a step of the past and the FLOPs of all before it, as its checkpoint has
+    them.
     """
 
     config: RunConfig
@@ -74,6 +76,8 @@ class RunPlan:
     sources: Mapping[str, PackedSource]
     past: tuple[Leg, ...] = ()
     frozen: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    frozen_models: Mapping[str, ModelConfig] = field(default_factory=dict)
+    spent: tuple[int, float] = (0, 0.0)
 
     @property
     def steps(self) -> int:
@@ -98,11 +102,32 @@ class RunPlan:
         """Index of the stage that global step `step` belongs to; at the run's end that of the last."""
         return sum(step >= stage.stop for stage in self.stages[:-1])
 
+    def flops_per_token(self, stage: StagePlan, *, frozen: bool = True) -> float:
+        """FLOPs of a step of `stage` per position, those of the frozen models included unless `frozen` is False."""
+        paths = stage.config.objective.frozen() if frozen else {}
+        models = {name: self.frozen_models[path] for name, path in paths.items() if path in self.frozen_models}
+        return stage.config.objective.flops_per_token(stage.model, models, stage.config.sequence_length)
+
+    def frozen_share(self, stage: StagePlan) -> float:
+        """Share of a stage's FLOPs that its frozen models take."""
+        return 1 - self.flops_per_token(stage, frozen=False) / self.flops_per_token(stage)
+
+    def flops_at(self, step: int) -> float:
+        """FLOPs of all steps before global step `step`, forward passes of frozen models included."""
+        done, total = self.spent if self.spent[0] <= step else (0, 0.0)
+        by_name = {stage.config.name: stage for stage in self.stages}
+        for leg in self.legs:
+            steps = max(0, min(step, leg.stop) - max(leg.first, done))
+            if steps and leg.stage in by_name:
+                total += steps * leg.tokens_per_step * self.flops_per_token(by_name[leg.stage])
+        return total
+
     def to_save(self, step: int) -> RunItem:
         """What a checkpoint at `step` keeps of the past, JSON-ready, and of the plan as it is now."""
         stage = self.stages[self.stage_of(step)]
         return {
             "tokens": self.tokens_at(step),
+            "flops": self.flops_at(step),
             "history": history.to_json(history.until(self.legs, step)),
             "durations": {s.config.name: s.config.duration for s in self.stages},
             "learning_rate_next": stage.rate(step) if stage.schedule else None,
@@ -150,7 +175,9 @@ def continued(plan: RunPlan, saved: RunItem) -> RunPlan:
     past = history.read_legs(saved, plan.config.stages)
     known = [n for n in saved.get("schedule_log", {}).get("names", []) if n in plan.sources]
     sources = {n: plan.sources[n] for n in dict.fromkeys([*known, *plan.sources])}
-    return replace(plan, stages=_stage_plans(plan.config, sources, plan.model, past), sources=sources, past=past)
+    stages = _stage_plans(plan.config, sources, plan.model, past)
+    spent = (saved["step"], saved["flops"]) if "flops" in saved else (0, 0.0)
+    return replace(plan, stages=stages, sources=sources, past=past, spent=spent)
 
 
 def _stage_plans(

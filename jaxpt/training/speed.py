@@ -41,9 +41,10 @@ def peak_flops(given: float | None, devices: list) -> tuple[float, str]:
     return measured * len(devices), f"{measured:.3g} FLOP/s per {kind}, a float32 matrix product measured at start"
 
 
-def convention() -> str:
-    """What the MFU counts."""
-    return "model FLOPs of forward and backward, causal attention at half, recomputation not counted"
+def convention(frozen: bool = False) -> str:
+    """What the MFU counts; `frozen`: an objective of the run reads frozen models."""
+    of_frozen = ", a forward pass of each frozen model included" if frozen else ""
+    return f"model FLOPs of forward and backward, causal attention at half, recomputation not counted{of_frozen}"
 
 
 def _matmul_flops(n: int = 1024) -> float:

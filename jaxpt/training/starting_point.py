@@ -145,6 +145,7 @@ def _from_run(run: Path, step: int | None, load: str) -> StartingPoint:
             return read_once(run, number, read, named=named)
 
         entry = {"op": "train", "options": {"run": str(run)}, "steps": number, "tokens": facts["tokens"]}
+        entry |= {"flops": facts["flops"]} if "flops" in facts else {}
         description = f"checkpoint {number} of run {run} ({'parameters and moments' if with_moments else 'parameters'})"
         path = run / "tokenizer" if has_tokenizer(run) else None
         lineage, ledger = [*read_lineage(run), entry], facts.get("ledger", [])

@@ -9,7 +9,6 @@ import numpy as np
 from jaxpt.checkpoints.checkpoints import Checkpoints
 from jaxpt.config.duration import Duration
 from jaxpt.errors import JaxptError
-from jaxpt.models.size import flops_per_token
 from jaxpt.training.active_run import ActiveRun
 from jaxpt.training.events import Changes, Due, Event, RunView
 
@@ -41,13 +40,16 @@ class StepRecords(Event):
     def _record(self, view: RunView) -> dict[str, Any]:
         run, stage, step = self._run, view.stage, view.step
         record: dict[str, Any] = {"stage": stage.config.name, "tokens": view.tokens, **view.metrics}
+        record["flops"] = run.plan.flops_at(step)
         by_source = jax.device_get([run.values.get(key, ()) for key in ("source_nll", "source_weight")])
         for name, nll, weight in zip(run.plan.source_names, *by_source):
             if weight > 0:
                 record[f"train/loss/{name}"] = float(nll / weight)
         record |= run.feed.metrics(step)
         record["optim/learning_rate"] = stage.rate(step - 1)
-        flops = flops_per_token(stage.model, stage.config.sequence_length)
+        if stage.config.objective.frozen():
+            record["perf/frozen_share"] = run.plan.frozen_share(stage)
+        flops = run.plan.flops_per_token(stage)
         return record | run.clock.lap(stage.config.tokens_per_step, flops, run.peak_flops)
 
     def _compare(self, step: int, record: Mapping[str, Any]) -> None:
