@@ -23,7 +23,8 @@ from jaxpt.errors import JaxptError
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.size import flops_per_token, param_count
 from jaxpt.models.specs import flatten, param_specs
-from jaxpt.sharding import MESH_AXES, check_axes, partition_specs
+from jaxpt.sharding import MESH_AXES, partition_specs
+from jaxpt.sharding.mesh import parse_axes
 from jaxpt.training.starting_point import ledger_of
 
 HELP = "show a bundle, run, checkpoint, Hugging Face directory or packed source"
@@ -111,13 +112,9 @@ def parameters(config: ModelConfig, dtypes: Mapping[str, str], mesh: str | None)
 
 
 def _mesh(text: str) -> AbstractMesh:
-    try:
-        lengths = {name: int(n) for name, n in (part.split("=") for part in text.split(","))}
-    except ValueError:
-        raise JaxptError(f"--mesh={text} is not of the form fsdp=8,tensor=4") from None
+    lengths = parse_axes(text, "--mesh")
     if -1 in lengths.values():
         raise JaxptError(f"--mesh={text}: give every length, there are no devices to divide")
-    check_axes(lengths, f"--mesh={text}: ")
     return AbstractMesh(tuple(lengths.get(n, 1) for n in MESH_AXES), MESH_AXES)
 
 

@@ -18,8 +18,9 @@ from jaxpt.kernels.cross_entropy import from_logits
 from jaxpt.kernels.divergence import DIVERGENCES
 from jaxpt.kernels.token_chunks import Leaves, Tokens, TokenSum, chunk_length, summed
 from jaxpt.models.forward import head_of, hidden, hidden_and_routing, unembed
+from jaxpt.objectives import from_cache
 from jaxpt.objectives.next_token import NextToken, unembedding, weighted
-from jaxpt.objectives.objective import ANCESTOR, Inputs, Scheduled, Terms
+from jaxpt.objectives.objective import ANCESTOR, CachedTargets, Inputs, Scheduled, Terms
 from jaxpt.objectives.ramp import Ramp
 
 
@@ -37,6 +38,7 @@ class Distill(NextToken):
     alpha: Ramp = option(Ramp(0.9, 0.5), "share of the divergence in the loss, the rest is cross-entropy")
     temperature: Ramp = option(Ramp(2.0, 1.0), "of both distributions in the divergence")
     divergence: Literal["forward_kl", "reverse_kl", "jensen_shannon"] = option("forward_kl", "of student from teacher")
+    cache: dict[str, str] = option({}, "offline: by source, the directory that jaxpt distill-cache wrote for its rows")
 
     def __post_init__(self) -> None:
         for value in self.alpha.values:
@@ -45,6 +47,8 @@ class Distill(NextToken):
         for value in self.temperature.values:
             if not value > 0:
                 raise JaxptError(f"temperature is {self.temperature}, it must be above 0")
+        if self.cache:
+            from_cache.refuse(self)
 
     @property
     def distils(self) -> bool:
@@ -53,23 +57,32 @@ class Distill(NextToken):
 
     def frozen(self) -> Mapping[str, str]:
         """Returns the teacher."""
-        return {"teacher": self.teacher or ANCESTOR} if self.distils else {}
+        return {"teacher": self.teacher or ANCESTOR} if self.distils and not self.cache else {}
 
     def scheduled(self) -> Mapping[str, Scheduled]:
-        """Returns α and the temperature."""
-        return {"alpha": self.alpha, "temperature": self.temperature} if self.distils else {}
+        """Returns α and, with a teacher at hand, the temperature."""
+        moving = {"alpha": self.alpha} if self.cache else {"alpha": self.alpha, "temperature": self.temperature}
+        return moving if self.distils else {}
+
+    def cached_targets(self) -> CachedTargets | None:
+        """Returns the caches; none of them is opened where α is 0."""
+        caches = CachedTargets(self.cache, self.temperature.values[0], self.teacher)
+        return caches if self.distils and self.cache else None
 
     def describe(self) -> list[str]:
         """Returns what a plan shows of it."""
         if not self.distils:
             return ["no teacher, as alpha is 0"]
-        return [f"{self.divergence} at temperature {self.temperature}, alpha {self.alpha}"]
+        how = f"{self.divergence} at temperature {self.temperature}, alpha {self.alpha}"
+        return [f"{how}, from the caches of {', '.join(self.cache)}" if self.cache else how]
 
     def terms(self, inputs: Inputs) -> Terms:
         """Returns the share of the loss; named `loss` (nll alone), `divergence` (nats, at the temperature) and
         `agreement` (share of positions where both models find the same token likeliest)."""
         if not self.distils:
             return super().terms(inputs)
+        if self.cache:
+            return from_cache.terms(self, inputs)
         b, teacher = inputs.batch, inputs.frozen["teacher"]
         assert b is not None
         batch = b["tokens"], b["segment_ids"], b["positions"], inputs.compute

@@ -72,6 +72,19 @@ class Progress:
 Scheduled = Callable[[Progress], float]
 
 
+class CachedTargets(NamedTuple):
+    """Caches of teacher targets (`jaxpt.data.target_cache`) whose entries an objective finds in its batch, as
+    `jaxpt.models.batch.DistillBatch`.
+
+    `caches` are their directories by source; `temperature` is the one that all must have; `teacher` is the model that
+    they must be of (None: any one model, the same for all).
+    """
+
+    caches: Mapping[str, str]
+    temperature: float
+    teacher: str | None
+
+
 @dataclass(frozen=True)
 class Group:
     """How a group of extra things is trained: by an optimizer of its own, with its own rate, decay and clipping.
@@ -162,6 +175,10 @@ class Objective(Choice, kind="objective", room="jaxpt.objectives", default="next
         `ANCESTOR` is the model that the run's own was reshaped from.
         """
         return {}
+
+    def cached_targets(self) -> CachedTargets | None:
+        """Returns the caches that a teacher's targets are read from; None: the batch has none."""
+        return None
 
     def describe(self) -> list[str]:
         """Returns what a plan shows of it, besides its name and its frozen models."""
