@@ -82,6 +82,6 @@ def summary(cache: TargetCache) -> str:
     n = max(1, cache.positions)
     return (
         f"{cache.positions:,} positions with targets: {kept}, {cache.ids / n:.1f} distinct ids on average, at most "
-        f"{cache.width}; {cache.bytes / n:.1f} bytes per token, {cache.bytes / 2**20:,.1f} MiB; entropy "
-        f"{cache.mean_entropy:.2f} nats"
+        f"{cache.width}; {cache.payload / n:.1f} bytes per token, {cache.bytes / 2**20:,.1f} MiB in all; the teacher's "
+        f"entropy is {cache.mean_entropy:.2f} nats"
     )

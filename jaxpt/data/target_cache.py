@@ -72,6 +72,7 @@ class TargetCache:
         self.width = max(f["width"] for f in files)
         self.positions, self.ids = (sum(f[key] for f in files) for key in ("positions", "ids"))
         self.bytes = sum(f["bytes"] for f in files)
+        self.payload = facts["rows"] * facts["sequence_length"] + 2 * self.positions + self.kind.item_bytes * self.ids
         self.mean_entropy = sum(f["entropy"] for f in files) / max(1, self.positions)
         self._shards = Shards([str(path / f["name"]) for f in files], [f["records"] for f in files])
 

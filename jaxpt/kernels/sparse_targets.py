@@ -14,7 +14,7 @@ import jax.numpy as jnp
 LEAST = 1e-6  # of the probability that a student leaves for all other tokens: what float32 can tell from 0
 
 
-class Drawn(NamedTuple):
+class SparseTargets(NamedTuple):
     """What is kept of distributions `[...]`: `ids [..., N]` int32, `log_p [..., N]` their log-probabilities, and
     `entropy [...]` in nats, float32."""
 
@@ -23,7 +23,7 @@ class Drawn(NamedTuple):
     entropy: jax.Array
 
 
-def draw(logits: jax.Array, uniform: jax.Array) -> Drawn:
+def draw(logits: jax.Array, uniform: jax.Array) -> SparseTargets:
     """Returns one id per number of `uniform [..., N]` in [0, 1), by the inverse of the cumulative distribution.
 
     Args:
@@ -36,14 +36,14 @@ def draw(logits: jax.Array, uniform: jax.Array) -> Drawn:
     at = uniform.reshape(len(flat), -1) * flat[:, -1:]
     ids = jax.vmap(lambda c, u: jnp.searchsorted(c, u, side="right"))(flat, at)
     ids = jnp.minimum(ids, logits.shape[-1] - 1).astype(jnp.int32).reshape(uniform.shape)
-    return Drawn(ids, jnp.take_along_axis(log_p, ids, axis=-1), entropy)
+    return SparseTargets(ids, jnp.take_along_axis(log_p, ids, axis=-1), entropy)
 
 
-def likeliest(logits: jax.Array, k: int) -> Drawn:
+def likeliest(logits: jax.Array, k: int) -> SparseTargets:
     """Returns the `k` likeliest ids of `logits [..., V]`, by falling probability."""
     log_p, entropy = _log_p(logits)
     top, ids = jax.lax.top_k(log_p, k)
-    return Drawn(ids.astype(jnp.int32), top, entropy)
+    return SparseTargets(ids.astype(jnp.int32), top, entropy)
 
 
 def _log_p(logits: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -21,7 +21,7 @@ from jaxpt.data.target_cache import FORMAT, TargetOrigin, target_kind
 from jaxpt.data.targets import TargetKind, Targets, counted, likeliest
 from jaxpt.errors import JaxptError
 from jaxpt.kernels import sparse_targets
-from jaxpt.kernels.sparse_targets import Drawn
+from jaxpt.kernels.sparse_targets import SparseTargets
 from jaxpt.kernels.token_chunks import chunk_length
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
@@ -152,7 +152,7 @@ class TeacherTargets:
         if waiting is not None:
             yield from self._rows(*waiting)
 
-    def _rows(self, drawn: Drawn, real: np.ndarray, count: int) -> Iterator[Targets]:
+    def _rows(self, drawn: SparseTargets, real: np.ndarray, count: int) -> Iterator[Targets]:
         ids, log_p, entropy = (np.asarray(a) for a in jax.device_get(drawn))
         for i in range(count):
             if self._kind.kind == "sampled":
@@ -179,12 +179,12 @@ def _drawn(
     segment_ids: jax.Array,
     positions: jax.Array,
     rows: jax.Array,
-) -> Drawn:
+) -> SparseTargets:
     """Returns what is kept of the distribution at every position, `[B, S, …]`, chunk by chunk of positions."""
     x = hidden(config, params, tokens, segment_ids, positions, compute)
     b, s = tokens.shape
 
-    def of_chunk(piece: tuple[jax.Array, jax.Array]) -> Drawn:
+    def of_chunk(piece: tuple[jax.Array, jax.Array]) -> SparseTargets:
         x, first = piece
         logits = unembed(config, params, x, compute)[..., : kind.vocab_size] / temperature
         if kind.kind == "top_k":
