@@ -17,6 +17,7 @@ class RunItem(TypedDict, total=False):
     model: dict[str, Any]  # of `ModelConfig.from_dict`, with the rope of the stage
     extra: dict[str, Any]  # of an objective's own things: dtype and shape by path
     frozen: dict[str, dict[str, str]]  # of each path of a frozen model: the `path` and `digest` of what it names
+    targets: dict[str, dict[str, str]]  # fingerprints of the caches of teacher targets, by stage and source
     digests: dict[str, list[str]]  # of the state's values, by path, one per layer
     finite: bool
     format: int

@@ -14,26 +14,30 @@ from jaxpt.checkpoints.newest import read_checkpoint
 from jaxpt.checkpoints.run_files import read_lineage
 from jaxpt.cli.dispatch import Parser
 from jaxpt.cli.terminal import table
+from jaxpt.commands.distill_cache import summary
 from jaxpt.data.describe import describe, show_rows
 from jaxpt.data.log import ScheduleLog
 from jaxpt.data.packed import PackedSource
 from jaxpt.data.quota import ONE
 from jaxpt.data.remote import is_remote
+from jaxpt.data.target_cache import WHOLE, TargetCache
 from jaxpt.errors import JaxptError
 from jaxpt.files.digests import read_json
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.size import flops_per_token, param_count
 from jaxpt.models.specs import flatten, param_specs
-from jaxpt.sharding import MESH_AXES, check_axes, partition_specs
+from jaxpt.sharding import MESH_AXES, partition_specs
+from jaxpt.sharding.mesh import parse_axes
 from jaxpt.training.starting_point import ledger_of
 
-HELP = "show a bundle, run, checkpoint, Hugging Face directory or packed source"
+HELP = "show a bundle, run, checkpoint, Hugging Face directory, packed source or cache of teacher targets"
 
 EPILOG = """\
 example:
   jaxpt inspect runs/quickstart/run
   jaxpt inspect BUNDLE --mesh=fsdp=8,tensor=4        # the parameter table with each leaf's sharding
   jaxpt inspect packed/code --rows=2
+  jaxpt inspect packed/code.targets                  # what jaxpt distill-cache kept
 """
 
 
@@ -51,6 +55,11 @@ def main(argv: Sequence[str]) -> int:
         print(describe(source))
         if args.rows:
             print(show_rows(source, args.rows, args.tokenizer))
+        return 0
+    if (path / WHOLE).is_file():
+        cache = TargetCache.open(path)
+        print(table([str(path), ""], [[k, str(v)] for k, v in cache.facts.items() if k != "files"]))
+        print(summary(cache))
         return 0
     kind = api.kind_of(path)
     print(f"{path}: {kind.replace('_', ' ')}\n")
@@ -121,13 +130,9 @@ def parameters(config: ModelConfig, dtypes: Mapping[str, str], mesh: str | None)
 
 
 def _mesh(text: str) -> AbstractMesh:
-    try:
-        lengths = {name: int(n) for name, n in (part.split("=") for part in text.split(","))}
-    except ValueError:
-        raise JaxptError(f"--mesh={text} is not of the form fsdp=8,tensor=4") from None
+    lengths = parse_axes(text, "--mesh")
     if -1 in lengths.values():
         raise JaxptError(f"--mesh={text}: give every length, there are no devices to divide")
-    check_axes(lengths, f"--mesh={text}: ")
     return AbstractMesh(tuple(lengths.get(n, 1) for n in MESH_AXES), MESH_AXES)
 
 

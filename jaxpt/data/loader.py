@@ -17,6 +17,7 @@ from jaxpt.data.packed import PackedSource
 from jaxpt.data.pose import Pose, skip
 from jaxpt.data.quota import ONE
 from jaxpt.data.remote import is_remote
+from jaxpt.data.source_targets import SourceTargets
 from jaxpt.data.weights import StageData
 from jaxpt.errors import JaxptError
 
@@ -34,6 +35,7 @@ class _Planned:
     row_id: np.ndarray
     first: int
     pose: Pose | None
+    targets: SourceTargets | None
 
 
 class DataItem(TypedDict):
@@ -86,7 +88,7 @@ class Loader:
         if log is not None and log.names != names:
             raise JaxptError(f"the checkpoint's sources are {', '.join(log.names)}, the run's are {', '.join(names)}")
         self.prior, self._other_orders = used or Ledger(), other_orders
-        self._pose = [(s.first_step, s.pose) for s in stages]
+        self._stages = list(stages)
         self.steps = stages[-1].first_step + stages[-1].steps
         self.orders = [
             SourceOrder(
@@ -139,7 +141,8 @@ class Loader:
         """Which rows make up the batch at `step`: arithmetic on the mixture's walk, nothing is read."""
         first = mixture.row(step)
         source_id, row_id = self._rows(mixture, step)
-        return _Planned(source_id, row_id, first, [p for s, p in self._pose if s <= step][-1])
+        stage = [s for s in self._stages if s.first_step <= step][-1]
+        return _Planned(source_id, row_id, first, stage.pose, stage.targets)
 
     def _deliver(self, planned: _Planned, rows: Callable[[int], slice | None]) -> "Delivered":
         """Reads the rows of a batch that `rows` cuts out."""
@@ -150,6 +153,8 @@ class Loader:
         if planned.pose is not None:
             number = (planned.first + np.arange(size))[part]
             out["positions"] = skip(out["positions"], out["segment_ids"], planned.pose, self.seed, number)
+        if planned.targets is not None:
+            out |= planned.targets.read(source_id, row_id, out["loss_weights"])
         return out
 
     def _read(self, source_id: np.ndarray, row_id: np.ndarray) -> "Rows[np.ndarray]":

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jaxpt.data.pose import Pose
+from jaxpt.data.source_targets import SourceTargets
 from jaxpt.errors import JaxptError
 
 
@@ -12,7 +13,7 @@ from jaxpt.errors import JaxptError
 class StageData:
     """Steps [first_step, first_step + steps) of `batch_size` rows of `sequence_length` tokens, mixed by `weights`.
 
-    `pose` lets positions skip.
+    `pose` lets positions skip; `targets` are a teacher's, that come with each row.
     """
 
     first_step: int
@@ -21,6 +22,7 @@ class StageData:
     sequence_length: int
     weights: Mapping[str, float]
     pose: Pose | None = None
+    targets: SourceTargets | None = None
 
 
 SIZE = "size"  # a weight that is the source's own size

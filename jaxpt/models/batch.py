@@ -11,14 +11,14 @@ A = TypeVar("A", jax.Array, np.ndarray)  # on the devices, or as the loader read
 
 @dataclass(frozen=True)
 class Kind:
-    """Dimensions (B rows, S positions) and dtype of one entry of a batch."""
+    """Dimensions (B rows, S positions, K ids of a position) and dtype of one entry of a batch."""
 
     dims: str
     dtype: type[np.generic]
 
-    def shape(self, rows: int, length: int) -> tuple[int, ...]:
-        """The shape in a batch of `rows` rows of `length` positions."""
-        return tuple({"B": rows, "S": length}[d] for d in self.dims)
+    def shape(self, rows: int, length: int, width: int = 0) -> tuple[int, ...]:
+        """The shape in a batch of `rows` rows of `length` positions, with `width` of a teacher's ids at each."""
+        return tuple({"B": rows, "S": length, "K": width}[d] for d in self.dims)
 
 
 Ids = Annotated[A, Kind("BS", np.int32)]
@@ -40,6 +40,15 @@ class Batch(Rows[A]):
     """Rows of a mixture; `source_id` says which source each row comes from."""
 
     source_id: RowIds[A]
+
+
+class DistillBatch(Batch[A]):
+    """Rows with a teacher's targets from a cache: ids and their weights (0: no id) at each position, and the entropy
+    in nats that a cross-entropy with the weights exceeds the divergence by."""
+
+    teacher_ids: Annotated[A, Kind("BSK", np.int32)]
+    teacher_weights: Annotated[A, Kind("BSK", np.float32)]
+    teacher_entropy: Weights[A]
 
 
 class Delivered(Batch[np.ndarray]):

@@ -19,9 +19,10 @@ from jaxpt.kernels.divergence import DIVERGENCES
 from jaxpt.kernels.token_chunks import Leaves, Tokens, TokenSum, chunk_length, summed
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.forward import head_of, hidden_and_taps, unembed
+from jaxpt.objectives import from_cache
 from jaxpt.objectives.hidden_states import HiddenStates
 from jaxpt.objectives.next_token import NextToken, unembedding, weighted
-from jaxpt.objectives.objective import ANCESTOR, FrozenFacts, Inputs, Objective, Scheduled, Terms
+from jaxpt.objectives.objective import ANCESTOR, CachedTargets, FrozenFacts, Inputs, Objective, Scheduled, Terms
 from jaxpt.objectives.ramp import Ramp
 
 
@@ -40,6 +41,7 @@ class Distill(HiddenStates, NextToken):
     alpha: Ramp = option(Ramp(0.9, 0.5), "share of the divergence in the loss, the rest is cross-entropy")
     temperature: Ramp = option(Ramp(2.0, 1.0), "of both distributions in the divergence")
     divergence: Literal["forward_kl", "reverse_kl", "jensen_shannon"] = option("forward_kl", "of student from teacher")
+    cache: dict[str, str] = option({}, "offline: by source, the directory that jaxpt distill-cache wrote for its rows")
 
     def __post_init__(self) -> None:
         for value in self.alpha.values:
@@ -49,6 +51,8 @@ class Distill(HiddenStates, NextToken):
             if not value > 0:
                 raise JaxptError(f"temperature is {self.temperature}, it must be above 0")
         self.check_hidden()
+        if self.cache:
+            from_cache.refuse(self)
 
     @property
     def distils(self) -> bool:
@@ -57,20 +61,27 @@ class Distill(HiddenStates, NextToken):
 
     def frozen(self) -> Mapping[str, str]:
         """Returns the teacher."""
-        return {"teacher": self.teacher or ANCESTOR} if self.distils else {}
+        return {"teacher": self.teacher or ANCESTOR} if self.distils and not self.cache else {}
 
     def scheduled(self) -> Mapping[str, Scheduled]:
-        """Returns α, the temperature and the weight of hidden states."""
-        mixed: dict[str, Scheduled] = {"alpha": self.alpha, "temperature": self.temperature, **self.hidden_scheduled()}
+        """Returns α and, with a teacher at hand, the temperature and the weight of hidden states."""
+        mixed: dict[str, Scheduled] = {"alpha": self.alpha}
+        if not self.cache:
+            mixed |= {"temperature": self.temperature, **self.hidden_scheduled()}
         return mixed if self.distils else {}
+
+    def cached_targets(self) -> CachedTargets | None:
+        """Returns the caches; none of them is opened where α is 0."""
+        caches = CachedTargets(self.cache, self.temperature.values[0], self.teacher)
+        return caches if self.distils and self.cache else None
 
     def beside(self, model: ModelConfig, frozen: Mapping[str, FrozenFacts], where: str) -> "Distill":
         """Returns the objective with the pairs of layers and the teacher's width."""
-        return self.with_teacher(model, frozen["teacher"], where) if self.distils else self
+        return self.with_teacher(model, frozen["teacher"], where) if self.frozen() else self
 
     def without_frozen(self) -> tuple[Objective, str] | None:
         """Returns next-token training, and the offline way."""
-        if not self.distils:
+        if not self.frozen():
             return None
         way_out = "write its targets once with `jaxpt distill-cache`, where it has room, and train from them"
         return replace(self, alpha=Ramp(0.0), hidden=Ramp(0.0)), way_out
@@ -85,15 +96,19 @@ class Distill(HiddenStates, NextToken):
         """Returns what a plan shows of it."""
         if not self.distils:
             return ["no teacher, as alpha is 0"]
+        how = f"{self.divergence} at temperature {self.temperature}, alpha {self.alpha}"
+        if self.cache:
+            return [f"{how}, from the caches of {', '.join(self.cache)}"]
         pairs = ", ".join(f"{s} to {t}" for s, t in zip(*self.taps()))
-        pulled = [f"hidden states at weight {self.hidden}: layers {pairs}"] if pairs else []
-        return [f"{self.divergence} at temperature {self.temperature}, alpha {self.alpha}", *pulled]
+        return [how, *([f"hidden states at weight {self.hidden}: layers {pairs}"] if pairs else [])]
 
     def terms(self, inputs: Inputs) -> Terms:
         """Returns the share of the loss; named `loss` (nll alone), `divergence` (nats, at the temperature),
         `agreement` (share of positions where both models find the same token likeliest) and `hidden_loss`."""
         if not self.distils:
             return super().terms(inputs)
+        if self.cache:
+            return from_cache.terms(self, inputs)
         b, teacher = inputs.batch, inputs.frozen["teacher"]
         assert b is not None
         batch = b["tokens"], b["segment_ids"], b["positions"], inputs.compute

@@ -72,6 +72,19 @@ class Progress:
 Scheduled = Callable[[Progress], float]
 
 
+class CachedTargets(NamedTuple):
+    """Caches of teacher targets (`jaxpt.data.target_cache`) whose entries an objective finds in its batch, as
+    `jaxpt.models.batch.DistillBatch`.
+
+    `caches` are their directories by source; `temperature` is the one that all must have; `teacher` is the model that
+    they must be of (None: any one model, the same for all).
+    """
+
+    caches: Mapping[str, str]
+    temperature: float
+    teacher: str | None
+
+
 @dataclass(frozen=True)
 class Group:
     """How a group of extra things is trained: by an optimizer of its own, with its own rate, decay and clipping.
@@ -172,6 +185,10 @@ class Objective(Choice, kind="objective", room="jaxpt.objectives", default="next
         `ANCESTOR` is the model that the run's own was reshaped from.
         """
         return {}
+
+    def cached_targets(self) -> CachedTargets | None:
+        """Returns the caches that a teacher's targets are read from; None: the batch has none."""
+        return None
 
     def beside(self, model: ModelConfig, frozen: Mapping[str, FrozenFacts], where: str) -> "Objective":
         """Returns the objective with what it must know of the models that it reads, asked once before a run begins.

@@ -13,12 +13,15 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import NamedSharding
 
+from jaxpt.data.source_targets import SourceTargets
 from jaxpt.errors import JaxptError
-from jaxpt.models.batch import kinds
+from jaxpt.models.batch import DistillBatch, kinds
 from jaxpt.models.specs import param_specs
 from jaxpt.optim.chain import BuiltOptimizer, make_optimizer
 from jaxpt.sharding import batch_sharding
 from jaxpt.training.arguments import abstract_arguments
+from jaxpt.training.cached_targets import open_targets
+from jaxpt.training.config import StageConfig
 from jaxpt.training.extra import make_extra
 from jaxpt.training.frozen import abstract_frozen, open_frozen
 from jaxpt.training.run_plan import RunPlan, StagePlan
@@ -88,7 +91,8 @@ def _compile(plan: RunPlan, chosen: StagePlan, layout: Layout, optimizer: BuiltO
     state = abstract_state(plan.model, optimizer, layout)._replace(extra=extra)
     frozen = open_frozen(objective, f"stage {chosen.config.name}, objective", plan.frozen)
     arguments = abstract_arguments(objective, abstract_frozen(frozen, layout))
-    batch = _abstract_batch(layout, chosen.config.batch_size, chosen.config.sequence_length)
+    targets = open_targets(chosen, plan.sources, f"stage {chosen.config.name}")
+    batch = _abstract_batch(layout, chosen.config, targets)
     with jax.set_mesh(layout.mesh):
         spec = replace(chosen.step, objective=objective)
         step = make_step(spec, optimizer, layout, frozen={name: m.model for name, m in frozen.items()})
@@ -140,6 +144,9 @@ def device_bytes(arrays: Any) -> int:
     return sum(of_one(a) for a in jax.tree.leaves(arrays))
 
 
-def _abstract_batch(layout: Layout, rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
-    where = batch_sharding(layout.mesh)
-    return {k: jax.ShapeDtypeStruct(v.shape(rows, length), v.dtype, sharding=where) for k, v in kinds().items()}
+def _abstract_batch(
+    layout: Layout, stage: StageConfig, targets: SourceTargets | None
+) -> dict[str, jax.ShapeDtypeStruct]:
+    where, of = batch_sharding(layout.mesh), kinds() if targets is None else kinds(DistillBatch)
+    size = stage.batch_size, stage.sequence_length, 0 if targets is None else targets.width
+    return {k: jax.ShapeDtypeStruct(v.shape(*size), v.dtype, sharding=where) for k, v in of.items()}

@@ -38,6 +38,24 @@ def check_axes(lengths: Mapping[str, int], where: str) -> None:
             )
 
 
+def parse_axes(text: str, flag: str) -> dict[str, int]:
+    """Returns the lengths in "fsdp=8,tensor=4", by axis.
+
+    Args:
+        text: as a flag has it.
+        flag: its name, for messages.
+
+    Raises:
+        JaxptError: another form; as `check_axes`.
+    """
+    try:
+        lengths = {name: int(n) for name, n in (part.split("=") for part in text.split(","))}
+    except ValueError:
+        raise JaxptError(f"{flag}={text} is not of the form fsdp=8,tensor=4") from None
+    check_axes(lengths, f"{flag}={text}: ")
+    return lengths
+
+
 def make_mesh(shape: Mapping[str, int] | None = None, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns a mesh over all of `MESH_AXES`.
 

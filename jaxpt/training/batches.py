@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from jaxpt.models.batch import Batch, kinds
+from jaxpt.models.batch import Batch, DistillBatch, kinds
 from jaxpt.sharding import batch_sharding
 
 
@@ -34,4 +34,4 @@ def place(batch: Batch[np.ndarray], sharding: NamedSharding, size: int) -> Batch
         return jax.make_array_from_callback((size, *local.shape[1:]), sharding, rows)
 
     values: Mapping[str, object] = batch
-    return jax.tree.map(one, {key: np.asarray(values[key]) for key in kinds()})
+    return jax.tree.map(one, {key: np.asarray(values[key]) for key in kinds(DistillBatch) if key in values})

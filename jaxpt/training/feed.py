@@ -11,6 +11,7 @@ from jaxpt.data.ledger import Ledger
 from jaxpt.data.order import order_key
 from jaxpt.data.seen import seen_documents
 from jaxpt.models.batch import Batch
+from jaxpt.training.cached_targets import check_same, targets_of
 from jaxpt.training.run_plan import RunPlan
 
 HostRows = Callable[[int], slice | None]  # batch size -> this host's rows, None: all of them
@@ -89,12 +90,16 @@ def make_feed(
             or a source that has too few rows for what is planned.
     """
     config, names = plan.config, tuple(plan.sources)
+    targets = targets_of(plan, saved["step"] if saved else 0)
     stages = [
-        StageData(s.first, s.stop - s.first, s.config.batch_size, s.config.sequence_length, s.weights, s.config.pose)
-        for s in plan.stages
+        StageData(s.first, s.stop - s.first, s.config.batch_size, s.config.sequence_length, s.weights, s.config.pose, t)
+        for s, t in zip(plan.stages, targets)
     ]
+    fingerprints = {s.config.name: t.fingerprints for s, t in zip(plan.stages, targets) if t is not None}
     schedule_log, joined = None, []
     if saved:
+        check_same(saved, fingerprints)
+        fingerprints = {**saved.get("targets", {}), **fingerprints}
         resume.check_sources(saved, plan.sources, {n: s.path for n, s in config.sources.items()})
         schedule_log, used = resume.resumed_log(saved, stages, names), saved["prior_ledger"]
         joined = resume.joined(saved, names)
@@ -123,7 +128,7 @@ def make_feed(
     log(budget.show(lines))
     budget.check(lines)
     facts: RunItem = {"joined": joined, "order_seeds": seeds, "leave_out_seen": config.leave_out_seen}
-    return PackedFeed(loader, facts)
+    return PackedFeed(loader, {**facts, "targets": fingerprints} if fingerprints else facts)
 
 
 class Feeds:
