@@ -1,8 +1,8 @@
 """A rule for whole matrices over sharded stacks: each device is given whole matrices, no device gathers a stack.
 
-A stack `[layers, rows, columns]` lies split along rows and columns. Products of a matrix with itself need it whole; left
-to the compiler, every device gathers all layers. Here an all-to-all turns "a part of every matrix" into "every part of
-some matrices", the rule is applied, and a second all-to-all puts the results back. A device then holds
+A stack `[layers, rows, columns]` lies split along rows and columns. Products of a matrix with itself need it whole;
+left to the compiler, every device gathers all layers. Here an all-to-all turns "a part of every matrix" into "every
+part of some matrices", the rule is applied, and a second all-to-all puts the results back. A device then holds
 `ceil(matrices / devices)` whole matrices, less than one more than what it holds anyway; where the devices do not divide
 the matrices, zeros fill up the last ones. Replicas over the mesh axes that split nothing of a matrix do the same work.
 """
