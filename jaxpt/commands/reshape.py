@@ -12,6 +12,8 @@ import numpy as np
 
 from jaxpt import api
 from jaxpt.bundles import Bundle, BundleWriter, digest, open_bundle
+from jaxpt.bundles.moments import Moments
+from jaxpt.checkpoints.newest import chosen
 from jaxpt.cli.dispatch import Parser
 from jaxpt.cli.terminal import progress, table
 from jaxpt.config.file import load
@@ -31,6 +33,7 @@ from jaxpt.reshape.step_zero import measure, report
 from jaxpt.reshape.stream import InMemory, ModelSlices, chain, write
 from jaxpt.reshape.target import lengths_of
 from jaxpt.tokenizers.interface import Tokenizer
+from jaxpt.training.moments import carry_moments, summary
 
 HELP = "cut, grow or upcycle a model: subclone, prune depth, merge kv heads, grow width and depth, mixtures of experts"
 
@@ -40,12 +43,14 @@ example:
   jaxpt reshape --config=configs/reshape/subclone.py:compensated --from=HF_DIR --to=BUNDLE \\
       --config.calibration.sources="{'text': 'data/packed'}" --config.target.embed=1024 --pictures=scores
   jaxpt reshape --config=configs/reshape/grow_width.py --from=RUN --to=BUNDLE --config.target.mlp=3072
+  jaxpt reshape --config=configs/reshape/subclone.py --from=RUN --moments --to=BUNDLE --config.target.mlp=1024
   jaxpt reshape --config=configs/reshape/upcycle.py:fine --from=BUNDLE --to=BUNDLE \\
       --config.held_out.sources="{'text': 'data/held_out'}"
 
 Without calibration sources the scores come from the weights alone. The model is read and written slice by slice; it
-need not fit into memory (a training checkpoint is read whole). The lines at the end say whether the function is kept,
-why, and what the loss on held-out rows was before and after.
+need not fit into memory (a training checkpoint is read whole). With --moments the run's optimizer is carried along, and
+a run from that bundle with stages[0].load="params+optimizer" goes on with it. The lines at the end say whether the
+function is kept, why, and what the loss on held-out rows was before and after.
 """
 
 
@@ -59,12 +64,17 @@ def main(argv: Sequence[str]) -> int:
     )  # fmt: skip
     parser.add_argument("--to", dest="target", required=True, metavar="BUNDLE", help="the new bundle; must not exist")
     parser.add_argument("--pictures", metavar="DIR", help="draw the scores into this folder")
+    parser.add_argument(
+        "--moments", action="store_true", help="carry the moments of the run's optimizer along; says which start new"
+    )
     args, overrides = parser.parse_overrides(argv)
     config = load(ReshapeConfig, args.config, overrides)
-    return reshape(config, args.source, args.target, args.pictures)
+    return reshape(config, args.source, args.target, args.pictures, moments=args.moments)
 
 
-def reshape(config: ReshapeConfig, source: str, target: str, pictures: str | None = None) -> int:
+def reshape(
+    config: ReshapeConfig, source: str, target: str, pictures: str | None = None, *, moments: bool = False
+) -> int:
     """Carries out `config` on the model at `source`, writing the bundle `target`; returns the exit code.
 
     Raises:
@@ -72,6 +82,8 @@ def reshape(config: ReshapeConfig, source: str, target: str, pictures: str | Non
     """
     if Path(target).exists():
         raise JaxptError(f"--to={target} exists; remove it or choose another path")
+    if moments:
+        source = str(_checkpoint(source))
     with tempfile.TemporaryDirectory(prefix="jaxpt-reshape-", dir=_folder(target)) as folder:
         model = open_model(source, Path(folder))
         batches, data = read_rows("calibration", config.calibration, model, config.calibration.mixture)
@@ -91,12 +103,27 @@ def reshape(config: ReshapeConfig, source: str, target: str, pictures: str | Non
         step_zero = measure(rewrites, model.slices, final, held_out, dtypes, setting.compute)
         entries: list[LineageEntry] = [{**r.entry, "parameters": param_count(r.target)} for r in rewrites]
         entries[-1]["step_zero"] = step_zero.entry()
-        _stream(final, dtypes, target, model.tokenizer, [*model.lineage, *entries])
+        carried = carry_moments(Path(source), rewrites) if moments else None
+        if carried is not None:
+            facts = {"optimizer": carried.optimizer["name"], "step": carried.step, "reset": list(carried.reset)}
+            entries[-1]["moments"] = facts
+        _stream(final, dtypes, target, model.tokenizer, [*model.lineage, *entries], carried)
     _print_lengths(model.config, final.config)
     tokens, flops = sum(r.entry.get("tokens", 0) for r in rewrites), sum(r.entry.get("flops", 0.0) for r in rewrites)
     print(f"{target}: {' > '.join(r.entry['op'] for r in rewrites)}; consumed {tokens:,} tokens, {flops:.3g} FLOPs")
     print(report(rewrites, step_zero))
+    if carried is not None:
+        print(f"moments of {carried.optimizer['name']} at step {carried.step}: {summary(carried)}")
     return 0
+
+
+def _checkpoint(source: str) -> Path:
+    """The checkpoint whose moments and parameters are read: of a run its newest, which is fixed here for both."""
+    if api.kind_of(source) not in ("run", "checkpoint"):
+        raise JaxptError(f"--moments: {source} has no optimizer; give a run, or leave --moments out")
+    if api.kind_of(source) == "checkpoint":
+        return Path(source)
+    return Path(source) / "checkpoints" / str(chosen(Path(source), None))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,12 +186,13 @@ def _stream(
     target: str,
     tokenizer: Tokenizer | None,
     lineage: Sequence[Mapping[str, object]],
+    moments: Moments | None,
 ) -> None:
     specs = flatten(param_specs(final.config))
     total = sum(spec.size * (4 if dtypes[path] == "float32" else 2) for path, spec in specs.items())
     with BundleWriter(target, final.config, dtypes) as writer, progress(total, "writing", "B", scale=True) as bar:
         write(final, writer.write, bar.update)
-        writer.finish(tokenizer, lineage)
+        writer.finish(tokenizer, lineage, moments)
 
 
 def read_rows(

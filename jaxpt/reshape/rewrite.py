@@ -58,6 +58,7 @@ class LineageEntry(TypedDict, total=False):
     freeze: Sequence[str]
     parameters: int
     step_zero: Mapping[str, object]
+    moments: Mapping[str, object]  # of which optimizer and step they were carried along, and which start new
 
 
 @dataclass(frozen=True, eq=False)
