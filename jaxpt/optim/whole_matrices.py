@@ -19,11 +19,11 @@ from jaxpt.models.specs import ParamSpec
 from jaxpt.optim.matrices import MatrixDims
 from jaxpt.sharding.rules import partition_specs
 
-Rule = Callable[[jax.Array], jax.Array]
+MatrixRule = Callable[[jax.Array], jax.Array]
 STACK_AXES = ("layers", "experts")  # what the pieces of a parameter count, outermost first
 
 
-def on_whole_matrices(rule: Rule, spec: ParamSpec, dims: MatrixDims) -> Rule:
+def on_whole_matrices(rule: MatrixRule, spec: ParamSpec, dims: MatrixDims) -> MatrixRule:
     """Returns `rule` for one piece of a parameter, which under `jax.vmap` takes whole stacks of pieces.
 
     The mesh in force (`jax.set_mesh`) says how pieces lie, by the rules of `jaxpt.sharding`; stacks that lie otherwise
@@ -35,7 +35,7 @@ def on_whole_matrices(rule: Rule, spec: ParamSpec, dims: MatrixDims) -> Rule:
         dims: the piece's dimensions as those of matrices.
     """
 
-    def over(stack: tuple[str, ...]) -> Rule:
+    def over(stack: tuple[str, ...]) -> MatrixRule:
         @custom_vmap
         def apply(x: jax.Array) -> jax.Array:
             return _apply(rule, x, stack, spec, dims)
@@ -50,7 +50,7 @@ def on_whole_matrices(rule: Rule, spec: ParamSpec, dims: MatrixDims) -> Rule:
     return over(())
 
 
-def _apply(rule: Rule, x: jax.Array, stack: tuple[str, ...], spec: ParamSpec, dims: MatrixDims) -> jax.Array:
+def _apply(rule: MatrixRule, x: jax.Array, stack: tuple[str, ...], spec: ParamSpec, dims: MatrixDims) -> jax.Array:
     """The rule on `x` `[*stack, *piece]`."""
     order = (*range(len(stack)), *(len(stack) + d for d in dims.order))
     batch = len(stack) + len(dims.batch)
@@ -72,7 +72,7 @@ def _apply(rule: Rule, x: jax.Array, stack: tuple[str, ...], spec: ParamSpec, di
     return y.transpose(back)
 
 
-def _owned(rule: Rule, block: jax.Array, batch: int, splits: list[tuple[int, str, int]]) -> jax.Array:
+def _owned(rule: MatrixRule, block: jax.Array, batch: int, splits: list[tuple[int, str, int]]) -> jax.Array:
     """One device's part: its parts of all matrices → whole matrices → the rule → its parts of all matrices.
 
     Args:

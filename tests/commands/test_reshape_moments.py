@@ -40,6 +40,8 @@ def folder(tmp_path_factory):
         archive.extractall(folder, filter="data")
     mlp = load(folder / "finished").config.mlp
     (folder / "cut.py").write_text(CUT.replace("MLP", str(mlp // 2)))
+    run = (folder / "run.py").read_text()
+    (folder / "run.py").write_text(run.replace(f'"mlp": {mlp}', f'"mlp": {mlp // 2}'))
     with pytest.MonkeyPatch.context() as at:
         at.chdir(folder)
         assert reshape.main(["--config=cut.py", "--from=finished", "--moments", "--to=cut"]) == 0
