@@ -6,6 +6,7 @@
 parameter is. A state that starts new as a whole has no arrays.
 """
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -98,13 +99,15 @@ def read_tree(bundle: Path, facts: Mapping[str, Any], state: str, like: Params) 
 
 
 def _read(bundle: Path, name: str, like: Array, written: list[str]) -> Array:
+    assert isinstance(like, jax.Array), name  # it says where the state lies
     folder = bundle / "optimizer" / name
     small_files.read_file(bundle, f"optimizer/{name}/zarr.json", WAY_OUT)
     try:
         array = store.open_array(folder)
         if tuple(array.shape) != tuple(like.shape) or array.dtype.name != str(like.dtype):
             raise ValueError(f"it holds {array.dtype.name} {array.shape}, not {like.dtype} {like.shape}")
-        value = jax.make_array_from_callback(like.shape, like.sharding, lambda part: store.read(array, part))
+        part = functools.partial(store.read, array)
+        value = jax.make_array_from_callback(like.shape, like.sharding, part)
     except (ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:120]
         raise JaxptError(f"{folder} is damaged or incomplete ({reason}); {WAY_OUT}") from error

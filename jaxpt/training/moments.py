@@ -97,6 +97,7 @@ def with_moments(
         elif isinstance(new, Mapping):
             state[name] = read_tree(bundle, facts, name, new)
         else:
+            assert isinstance(new, jax.Array), name
             dtype, value = facts["shared"][name]
             state[name] = jax.device_put(jnp.asarray(value, dtype), new.sharding)
     return first._replace(opt_state=state)
