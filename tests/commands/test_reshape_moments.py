@@ -29,7 +29,7 @@ def state_of(run, step):
     model = model_of(facts)
     optimizer = make_optimizer(AdamW(), param_specs(model))
     abstract = abstract_state(model, optimizer, make_layout(model, ShardingConfig(), jax.devices()[:1]))
-    return flatten(read_state(run, step, abstract.to_items(), facts)["opt_state"])
+    return flatten(jax.device_get(read_state(run, step, abstract.to_items(), facts)["opt_state"]))
 
 
 @pytest.fixture(scope="module")

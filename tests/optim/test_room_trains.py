@@ -35,7 +35,9 @@ def losses(run):
 
 @pytest.mark.parametrize("name", ["muon", *SLOW])
 def test_it_trains_on_a_mesh_and_goes_on_bit_for_bit(written, name, capsys):
+    whole = ("blocks/dense/k", "blocks/dense/v")  # one head for two devices
     mesh = ["--config.sharding.mesh.fsdp=4", "--config.sharding.mesh.tensor=2"]
+    mesh.append(f"--config.sharding.allow_replicated={whole}")
     chosen = [f"--config.optimizer.name={name}", "--config.optimizer.learning_rate=1e-3", *OPTIONS[name]]
     arguments = ["--config=run.py", "--workdir=whole", *mesh, *chosen]
     assert train.main(arguments) == 0
