@@ -72,13 +72,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20, help="measured steps of each")
     parser.add_argument("--mesh", default="fsdp=1", help="lengths of mesh axes, fsdp=4,tensor=2")
+    parser.add_argument("--only", default=",".join(names(Optimizer)), help="which optimizers, adamw among them")
     args = parser.parse_args()
     mesh = {axis: int(n) for axis, n in (part.split("=") for part in args.mesh.split(","))}
     layout = make_layout(model(), ShardingConfig(mesh=mesh), jax.devices()[: int(np.prod(list(mesh.values())))])
     rows = []
     with jax.set_mesh(layout.mesh):
         batch = batch_of(layout)
-        subjects = {name: Subject(find(Optimizer, name, "name")(), layout, batch) for name in names(Optimizer)}
+        subjects = {name: Subject(find(Optimizer, name, "name")(), layout, batch) for name in args.only.split(",")}
         for i in range(args.steps + 2):
             for subject in subjects.values() if i % 2 else reversed(subjects.values()):
                 subject.step()
