@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxpt.bundles import store
 from jaxpt.bundles.digest import hex_digest, slice_sums
+from jaxpt.bundles.moments import Moments, write_moments
 from jaxpt.errors import JaxptError
 from jaxpt.files.digests import MODEL_FORMAT, write_digests
 from jaxpt.files.partial import partial_directory, storage_error
@@ -97,8 +98,13 @@ class BundleWriter:
         self._sums[leaf][place[0]] += slice_sums(value, (expert or 0) * value.size)
         self._written[leaf][place] = True
 
-    def finish(self, tokenizer: Tokenizer | None = None, lineage: Sequence[Mapping[str, object]] = ()) -> Path:
-        """Writes model.json, the tokenizer, lineage.json and the digests of all these; gives the bundle its name.
+    def finish(
+        self,
+        tokenizer: Tokenizer | None = None,
+        lineage: Sequence[Mapping[str, object]] = (),
+        moments: Moments | None = None,
+    ) -> Path:
+        """Writes model.json, the tokenizer, lineage.json, moments and the digests of these; the bundle gets its name.
 
         Raises:
             JaxptError: a slice was never written.
@@ -118,9 +124,10 @@ class BundleWriter:
             if tokenizer is not None:
                 tokenizer.save(self._partial / "tokenizer")
             _write_json(self._partial / "lineage.json", list(lineage))
-            write_digests(self._partial, self._small_files())
+            files = [] if moments is None else write_moments(self._partial, moments, self._specs)
+            write_digests(self._partial, [*self._small_files(), *files])
             self._partial.rename(self.path)
-        except OSError as e:
+        except (ValueError, OSError) as e:  # the former is what TensorStore raises
             raise storage_error(self.path, e) from e
         return self.path
 

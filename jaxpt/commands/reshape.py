@@ -12,7 +12,9 @@ import numpy as np
 
 from jaxpt import api
 from jaxpt.bundles import Bundle, BundleWriter, digest, open_bundle
+from jaxpt.bundles.moments import Moments
 from jaxpt.checkpoints.checkpoints import read_run
+from jaxpt.checkpoints.newest import chosen
 from jaxpt.cli.dispatch import Parser
 from jaxpt.cli.terminal import progress, table
 from jaxpt.config.file import load
@@ -37,6 +39,7 @@ from jaxpt.reshape.stream import InMemory, ModelSlices, chain, write
 from jaxpt.reshape.target import lengths_of
 from jaxpt.tokenizers.fingerprints import accepts
 from jaxpt.tokenizers.interface import Tokenizer
+from jaxpt.training.moments import carry_moments, summary
 
 HELP = "cut, grow or upcycle a model: subclone, prune depth, merge kv heads, grow width and depth, mixtures of experts"
 
@@ -46,14 +49,16 @@ example:
   jaxpt reshape --config=configs/reshape/subclone.py:compensated --from=HF_DIR --to=NARROWER \\
       --config.calibration.sources="{'text': 'data/packed'}" --config.target.embed=48 --pictures=scores
   jaxpt reshape --config=configs/reshape/grow_width.py --from=RUN --to=WIDER --config.target.mlp=3072
+  jaxpt reshape --config=configs/reshape/subclone.py --from=RUN --moments --to=GOING_ON --config.target.mlp=64
   jaxpt reshape --config=configs/reshape/upcycle.py:fine --from=BUNDLE --to=MIXTURE \\
       --config.held_out.sources="{'text': 'data/held_out'}"
 
 Without calibration sources the scores come from the weights alone. The model is read and written slice by slice; it
 need not fit into memory (a training checkpoint is read whole). Before anything is
 scored it says which families of Hugging Face models can hold the result, so that `jaxpt export` can write it after
-training, and what would make the model's own family hold it. The lines at the end say whether the function is kept,
-why, and what the loss on held-out rows was before and after.
+training, and what would make the model's own family hold it. With --moments the run's optimizer is carried along, and
+a run from that bundle with stages[0].load="params+optimizer" goes on with it. The lines at the end say whether the
+function is kept, why, and what the loss on held-out rows was before and after.
 """
 
 
@@ -70,13 +75,22 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--family", metavar="MODEL_TYPE", help="stop before anything is computed if this family cannot hold the result"
     )
+    parser.add_argument(
+        "--moments", action="store_true", help="carry the moments of the run's optimizer along; says which start new"
+    )
     args, overrides = parser.parse_overrides(argv)
     config = load(ReshapeConfig, args.config, overrides)
-    return reshape(config, args.source, args.target, args.pictures, args.family)
+    return reshape(config, args.source, args.target, args.pictures, args.family, moments=args.moments)
 
 
 def reshape(
-    config: ReshapeConfig, source: str, target: str, pictures: str | None = None, family: str | None = None
+    config: ReshapeConfig,
+    source: str,
+    target: str,
+    pictures: str | None = None,
+    family: str | None = None,
+    *,
+    moments: bool = False,
 ) -> int:
     """Carries out `config` on the model at `source`, writing the bundle `target`; returns the exit code.
 
@@ -86,6 +100,8 @@ def reshape(
     """
     if Path(target).exists():
         raise JaxptError(f"--to={target} exists; remove it or choose another path")
+    if moments:
+        source = str(_checkpoint(source))
     with tempfile.TemporaryDirectory(prefix="jaxpt-reshape-", dir=_folder(target)) as folder:
         model = open_model(source, Path(folder))
         batches, data = read_rows("calibration", config.calibration, model, config.calibration.mixture)
@@ -110,11 +126,17 @@ def reshape(
         entries: list[LineageEntry] = [{**r.entry, "parameters": param_count(r.target)} for r in rewrites]
         entries[0]["source"] = model.named  # the teacher of a run that distils, unless it names another
         entries[-1]["step_zero"] = step_zero.entry()
-        _stream(final, dtypes, target, model.tokenizer, [*model.lineage, *entries])
+        carried = carry_moments(Path(source), rewrites) if moments else None
+        if carried is not None:
+            facts = {"optimizer": carried.optimizer["name"], "step": carried.step, "reset": list(carried.reset)}
+            entries[-1]["moments"] = facts
+        _stream(final, dtypes, target, model.tokenizer, [*model.lineage, *entries], carried)
     _print_lengths(model.config, final.config)
     tokens, flops = sum(r.entry.get("tokens", 0) for r in rewrites), sum(r.entry.get("flops", 0.0) for r in rewrites)
     print(f"{target}: {' > '.join(r.entry['op'] for r in rewrites)}; consumed {tokens:,} tokens, {flops:.3g} FLOPs")
     print(report(rewrites, step_zero))
+    if carried is not None:
+        print(f"moments of {carried.optimizer['name']} at step {carried.step}: {summary(carried)}")
     return 0
 
 
@@ -125,6 +147,15 @@ def _say_who_holds(outcome: ModelConfig, model: "OpenedModel", family: str | Non
     if family is not None:
         form_of(family_named(family), outcome)
     return said
+
+
+def _checkpoint(source: str) -> Path:
+    """The checkpoint whose moments and parameters are read: of a run its newest, which is fixed here for both."""
+    if api.kind_of(source) not in ("run", "checkpoint"):
+        raise JaxptError(f"--moments: {source} has no optimizer; give a run, or leave --moments out")
+    if api.kind_of(source) == "checkpoint":
+        return Path(source)
+    return Path(source) / "checkpoints" / str(chosen(Path(source), None))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,12 +226,13 @@ def _stream(
     target: str,
     tokenizer: Tokenizer | None,
     lineage: Sequence[Mapping[str, object]],
+    moments: Moments | None,
 ) -> None:
     specs = flatten(param_specs(final.config))
     total = sum(spec.size * (4 if dtypes[path] == "float32" else 2) for path, spec in specs.items())
     with BundleWriter(target, final.config, dtypes) as writer, progress(total, "writing", "B", scale=True) as bar:
         write(final, writer.write, bar.update)
-        writer.finish(tokenizer, lineage)
+        writer.finish(tokenizer, lineage, moments)
 
 
 def read_rows(

@@ -27,7 +27,8 @@ def carry_state(
     """Returns the state of the reshaped model's optimizer, and what of it started new.
 
     A state is carried where it has its parameter's axes and the optimizer says which power of the gradient it is a
-    moment of (`Optimizer.moments`). What belongs to no parameter (`count`) stays, if it has the same shape.
+    moment of (`Optimizer.moments`). What belongs to no parameter (`count`) stays, if it has the same shape and some
+    state was carried: with all else new, a count of earlier steps would take the means for old ones.
 
     Args:
         rewrite: the transform.
@@ -43,12 +44,8 @@ def carry_state(
     fresh = new.init(params)
     out: dict[str, Array | Params] = {}
     reset: list[str] = []
-    for name, spec in new.state_specs.items():
-        if isinstance(spec, StateSpec):
-            same = old.state_specs.get(name) == spec
-            out[name] = state[name] if same else fresh[name]
-            reset += [] if same else [name]
-            continue
+    trees = {name: spec for name, spec in new.state_specs.items() if not isinstance(spec, StateSpec)}
+    for name, spec in trees.items():
         first, held = fresh[name], state.get(name, {})
         assert isinstance(first, Mapping), name
         tree = held if isinstance(held, Mapping) else {}
@@ -56,7 +53,12 @@ def carry_state(
         begun = [path for path in flatten(spec) if path not in carried]
         out[name] = tree_like(new.specs, {**flatten(first), **carried})
         reset += [name] if not carried else [f"{name}/{path}" for path in begun]
-    return out, tuple(reset)
+    all_new = bool(trees) and set(trees) <= set(reset)
+    for name in new.state_specs.keys() - trees.keys():
+        same = old.state_specs.get(name) == new.state_specs[name] and not all_new
+        out[name] = state[name] if same else fresh[name]
+        reset += [] if same else [name]
+    return {name: out[name] for name in new.state_specs}, tuple(reset)
 
 
 def _carry_tree(

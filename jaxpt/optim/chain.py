@@ -81,7 +81,8 @@ def make_optimizer(config: Optimizer, specs: Specs) -> BuiltOptimizer:
         updates, (_, state, _) = chain.update(grads, (empty, state, empty), params)
         return updates, state
 
-    lr_mult = tree_like(specs, {path: m.learning_rate for path, m in table.items()})
+    rates = {path: config.rate(spec) for path, spec in flatten(specs).items()}
+    lr_mult = tree_like(specs, {path: m.learning_rate * rates[path] for path, m in table.items()})
     return BuiltOptimizer(config, specs, init, update, lr_mult, state_specs)
 
 

@@ -47,6 +47,10 @@ class Optimizer(Choice, kind="optimizer", room="jaxpt.optim.optimizers", default
         """
         return None
 
+    def rate(self, spec: ParamSpec) -> float:
+        """Returns what the learning rate is multiplied by for a parameter, where the optimizer has several rates."""
+        return 1.0
+
     def check(self, where: str) -> None:
         """Raises a JaxptError for an option out of range; `where` is the section's key, e.g. `config.optimizer`."""
         for name in ("learning_rate", "weight_decay"):

@@ -59,6 +59,7 @@ class LineageEntry(TypedDict, total=False):
     parameters: int
     step_zero: Mapping[str, object]
     source: Mapping[str, str]  # `path` and `digest` of the model that the first step of a reshape was made of
+    moments: Mapping[str, object]  # of which optimizer and step they were carried along, and which start new
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ import jax
 from jax.sharding import NamedSharding
 
 from jaxpt.bundles import open_bundle
+from jaxpt.bundles.moments import moments_facts
 from jaxpt.checkpoints.checkpoints import finished_steps, model_of, read_run, read_state
 from jaxpt.checkpoints.checkpoints import read_params as read_checkpoint_params
 from jaxpt.checkpoints.newest import read_checkpoint, read_once
@@ -25,6 +26,7 @@ from jaxpt.models.config import ModelConfig
 from jaxpt.models.params import Array, Params, Tree
 from jaxpt.optim.chain import BuiltOptimizer
 from jaxpt.sharding import text_of_first
+from jaxpt.training.moments import describe, with_moments
 from jaxpt.training.state import Layout, State, abstract_state, new_state
 
 
@@ -66,8 +68,8 @@ def open_start(path: str, load: str, where: str = "config.init_from") -> Startin
 
     Args:
         path: a bundle, a run directory (its newest checkpoint) or `RUN/checkpoints/STEP`, or a Hugging Face directory.
-        load: "params", or "params+optimizer" to take along the moments of a run (other kinds have none) and what its
-            objective trained besides.
+        load: "params", or "params+optimizer" to take along the moments of a run, and what its objective trained
+            besides, or of a bundle that was reshaped with its run's moments (other kinds have none).
         where: the config key that names `path`, for messages.
 
     Raises:
@@ -79,7 +81,7 @@ def open_start(path: str, load: str, where: str = "config.init_from") -> Startin
     if (run / "checkpoints").is_dir():
         return _from_run(run, step, load)
     if (here / "model.json").exists():
-        return _from_bundle(here)
+        return _from_bundle(here, load)
     if (here / "config.json").exists():
         return _from_hugging_face(here)
     if not here.exists():
@@ -105,11 +107,13 @@ def as_begun(workdir: Path) -> StartingPoint:
     return StartingPoint(stored_model(workdir), path, read_lineage(workdir), gone, description, gone)
 
 
-def _from_bundle(path: Path) -> StartingPoint:
+def _from_bundle(path: Path, load: str) -> StartingPoint:
     bundle = open_bundle(path)
+    moments = moments_facts(path) if load == "params+optimizer" else None
 
     def state(layout: Layout, optimizer: BuiltOptimizer) -> State[Array]:
-        return new_state(layout, optimizer, params(layout.params, "float32"))
+        first = new_state(layout, optimizer, params(layout.params, "float32"))
+        return first if moments is None else with_moments(path, moments, optimizer, first)
 
     def params(shardings: Tree[NamedSharding], dtype: str | None) -> Params:
         return bundle.params(dtype, shardings)
@@ -117,7 +121,7 @@ def _from_bundle(path: Path) -> StartingPoint:
     tokenizer = path / "tokenizer"
     ledger = ledger_of(bundle.lineage).to_json()
     kept = tokenizer if tokenizer.exists() else None
-    description = f"bundle {path}"
+    description = f"bundle {path}{describe(moments)}"
     lineage, digest = list(bundle.lineage), canonical_digest(bundle.digests)
     return StartingPoint(bundle.config, kept, lineage, state, description, params, bundle.dtypes, ledger, None, digest)
 

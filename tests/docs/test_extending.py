@@ -74,16 +74,16 @@ def losses(records):
 
 
 def test_an_optimizer(setting):
-    records = train(setting, "lion", more='optimizer=dict(name="lion:Lion", learning_rate=1e-3, beta2=0.9)')
+    records = train(setting, "signum", more='optimizer=dict(name="signum:Signum", learning_rate=1e-3, momentum=0.8)')
     assert len(losses(records)) == 4
     assert losses(records)[-1] < losses(records)[0]
-    stored = json.loads((setting / "lion" / "config.json").read_text())["optimizer"]
-    assert (stored["name"], stored["beta2"]) == ("lion:Lion", 0.9)
+    stored = json.loads((setting / "signum" / "config.json").read_text())["optimizer"]
+    assert (stored["name"], stored["momentum"]) == ("signum:Signum", 0.8)
 
 
 def test_an_optimizer_on_the_command_line(setting):
-    flags = ["--config.optimizer.name=lion:Lion", "--config.optimizer.beta1=0.8"]
-    assert len(losses(train(setting, "lion_flags", *flags))) == 4
+    flags = ["--config.optimizer.name=signum:Signum", "--config.optimizer.momentum=0.8"]
+    assert len(losses(train(setting, "signum_flags", *flags))) == 4
 
 
 def test_an_objective(setting):
@@ -146,7 +146,7 @@ def test_a_model_family(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("base", "example", "config", "section"),
     [
-        (Optimizer, "lion", RunConfig, "optimizer"),
+        (Optimizer, "signum", RunConfig, "optimizer"),
         (Objective, "smoothed", RunConfig, "stages.objective"),
         (Evaluation, "accuracy", RunConfig, "evaluations"),
         (Transform, "thin", ReshapeConfig, "transforms"),

@@ -54,7 +54,6 @@ def test_what_cannot_follow_begins_afresh_and_is_named():
     config = Factored()
     plan = select(MODEL, "embed", np.array([0, 2, 4, 6]))
     (state, reset), optimizer = carried(config, plan, steps(make_optimizer(config, SPECS), PARAMS))
-    assert set(reset) == {"v_row", "v_col", "v"}
+    assert set(reset) == {"v_row", "v_col", "v", "count"}
     fresh = optimizer.init(apply(plan, PARAMS))
-    jax.tree.map(np.testing.assert_array_equal, {**state, "count": 0}, {**fresh, "count": 0})
-    assert int(state["count"]) == 3
+    jax.tree.map(np.testing.assert_array_equal, state, fresh)

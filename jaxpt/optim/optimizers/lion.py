@@ -1,7 +1,4 @@
-"""An optimizer: Lion (Chen et al. 2023, arXiv 2302.06675, algorithm 2), as optax has it.
-
-PYTHONPATH=docs/examples jaxpt train --config=… --workdir=… --config.optimizer.name=lion:Lion
-"""
+"""Lion (Chen et al. 2023, arXiv 2302.06675, algorithm 2), as optax has it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,20 +7,21 @@ from typing import ClassVar
 import optax
 
 from jaxpt.config.choice import option
-from jaxpt.optim.optimizer import Optimizer, Specs, fraction
+from jaxpt.models.specs import Specs
+from jaxpt.optim.optimizer import Optimizer, fraction
 
 
 @dataclass(frozen=True)
 class Lion(Optimizer):
-    """The sign of a mean of gradients; learning rate, weight decay and clipping come from `Optimizer`."""
+    """The sign of a mean of gradients: a third to a tenth of AdamW's learning rate, as much more weight decay."""
 
     beta1: float = option(0.9, "weight of the mean against the gradient at hand, in the sign")
     beta2: float = option(0.99, "decay rate of the mean")
 
-    moments: ClassVar[Mapping[str, int]] = {"mu": 1}  # a reshape carries `mu` along as it does the gradient
+    moments: ClassVar[Mapping[str, int]] = {"mu": 1}
 
     def core(self, specs: Specs) -> optax.GradientTransformation:
-        """What turns clipped gradients into a direction; its state is `{count, mu}`, on disk too."""
+        """`scale_by_lion`; state `{count, mu}`."""
         return optax.scale_by_lion(self.beta1, self.beta2)
 
     def check(self, where: str) -> None:
