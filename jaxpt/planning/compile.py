@@ -72,7 +72,7 @@ def compile_step(plan: RunPlan, devices: Sequence[jax.Device], stage: int = 0) -
     """
     config, chosen = plan.config, plan.stages[stage]
     layout = make_layout(plan.model, config.sharding, devices)
-    optimizer = make_optimizer(config.optimizer, param_specs(plan.model))
+    optimizer = make_optimizer(config.optimizer, param_specs(plan.model), plan.scaling)
     objective = chosen.config.objective
     extra = make_extra(objective, chosen.model, f"stage {chosen.config.name}, objective").abstract(layout)
     state = abstract_state(plan.model, optimizer, layout)._replace(extra=extra)
