@@ -2,7 +2,7 @@
 
 Text is made in place: each token depends on the two before it through random tables, so that a model has something to
 learn at every width. Each run has a warmup and a full decay; each width's best rate is a parabola's through the three
-points around the lowest loss. Writes OPTIMIZER.png and OPTIMIZER.json into --folder after each optimizer.
+points around the lowest loss. Writes OPTIMIZER.png and OPTIMIZER.json into --folder.
 
 python -m benchmarks.claims.mup --folder=runs/mup --widths=64,128,256,512 --steps=300
 """
@@ -22,6 +22,8 @@ from jaxpt.optim.optimizer import Optimizer
 from jaxpt.planning.sweep import Sweep, sweep
 from jaxpt.planning.widths import PARAMETERISATIONS, at_width
 from jaxpt.reporting.widths import draw_sweep
+
+DEFAULT = "adamw;muon,scale=shape;muon,scale=rms"
 
 
 def text(a: argparse.Namespace) -> Callable[[int], Mapping[str, np.ndarray]]:
@@ -46,11 +48,16 @@ def text(a: argparse.Namespace) -> Callable[[int], Mapping[str, np.ndarray]]:
     return kept.__getitem__
 
 
-def measure(name: str, a: argparse.Namespace) -> dict[str, Sweep]:
-    """The sweep of one optimizer (NAME, or NAME:KEY=VALUE of its options), in both parameterisations."""
+def optimizer_of(name: str, weight_decay: float) -> Optimizer:
+    """The optimizer that NAME or NAME,KEY=VALUE,… describes."""
     name, *options = name.split(",")
     values = {key: _value(value) for key, _, value in (o.partition("=") for o in options)}
-    optimizer = build(Optimizer, {"name": name, "weight_decay": a.weight_decay, **values}, "--optimizers")
+    return build(Optimizer, {"name": name, "weight_decay": weight_decay, **values}, "--optimizers")
+
+
+def measure(name: str, a: argparse.Namespace) -> dict[str, Sweep]:
+    """The sweep of one optimizer (NAME, or NAME,KEY=VALUE,… with its options), in both parameterisations."""
+    optimizer = optimizer_of(name, a.weight_decay)
     base = a.widths[0]
     mup = MupConfig(BaseShape(embed=base, heads=base // a.head_dim, mlp=2 * base, layers=a.layers))
     heads = base // a.head_dim
@@ -60,7 +67,16 @@ def measure(name: str, a: argparse.Namespace) -> dict[str, Sweep]:
         for kind in PARAMETERISATIONS:
             models = [at_width(model, mup, width, a.layers, kind) for width in a.widths]
             found[kind] = sweep(models, optimizer, batch, a.steps, a.rates, range(a.seeds), done=bar.update)
+            write(name, found, a.folder)
     return found
+
+
+def write(name: str, found: Mapping[str, Sweep], folder: Path) -> None:
+    """Writes the picture and the numbers so far: a run that is stopped keeps what it has."""
+    file = name.replace(",", "-").replace("=", "-")
+    draw_sweep(found).savefig(folder / f"{file}.png", dpi=110)
+    numbers = {k: {"widths": s.widths, "rates": s.rates, "loss": s.loss.tolist()} for k, s in found.items()}
+    (folder / f"{file}.json").write_text(json.dumps(numbers, indent=1) + "\n")
 
 
 def _value(text: str) -> object:
@@ -76,7 +92,7 @@ def main() -> int:
     whole = lambda text: [int(part) for part in text.split(",")]  # noqa: E731
     floats = lambda text: [float(part) for part in text.split(",")]  # noqa: E731
     parser.add_argument("--folder", type=Path, required=True, help="where pictures and numbers go")
-    parser.add_argument("--optimizers", default="adamw;muon", help="names with ; between, options after commas")
+    parser.add_argument("--optimizers", default=DEFAULT, help="names with ; between, options after commas")
     parser.add_argument("--widths", type=whole, default="64,128,256,512", help="the first is the base shape's")
     parser.add_argument("--rates", type=floats, default="1e-3,2e-3,4e-3,8e-3,1.6e-2,3.2e-2,6.4e-2")
     parser.add_argument("--layers", type=int, default=2)
@@ -90,11 +106,9 @@ def main() -> int:
     a = parser.parse_args()
     a.folder.mkdir(parents=True, exist_ok=True)
     for name in a.optimizers.split(";"):
+        optimizer_of(name, a.weight_decay)  # a mistake is known before anything is trained
+    for name in a.optimizers.split(";"):
         found = measure(name, a)
-        file = name.replace(",", "-").replace("=", "-")
-        draw_sweep(found).savefig(a.folder / f"{file}.png", dpi=110)
-        numbers = {k: {"widths": s.widths, "rates": s.rates, "loss": s.loss.tolist()} for k, s in found.items()}
-        (a.folder / f"{file}.json").write_text(json.dumps(numbers, indent=1) + "\n")
         lines = [
             [name, kind, width, f"{2**best.log2:.2e}{' (edge)' if best.at_edge else ''}", best.loss, more]
             for kind, s in found.items()
