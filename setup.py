@@ -65,7 +65,7 @@ EXTRAS = {
         "spacy>=3.8,<4",  # what datatrove splits words with
         "jieba>=0.42.1,<0.43",  # what spaCy splits Chinese with
     ],
-    "parity": ["torch==2.13.0", "transformers>=5.20,<5.30"],
+    "parity": ["torch==2.13.0", "transformers>=5.20,<5.30", "mup>=1.0,<1.1"],
 }
 
 setup(

@@ -31,10 +31,11 @@ class Context:
     `rope` maps "global" and "local" to (cos, sin), each `[B, S, 1, h/2]`. `segment_ids [B, S]` or None.
     `cache_positions [B, S]` (decoding only) says where in the cache each token's key and value go; what a query sees
     follows from them, and `segment_ids` then says no more than which tokens are padding. `tap` is called
-    with a name and an activation: "attention_in", "ffn_in" `[B, S, D]`, "attention_out" `[B, S, H, h]` (what o reads)
-    and "ffn_hidden" `[B, S, F]` (what down reads); of mixtures "router_shares" `[B, S, k]`, "shared_hidden"
-    `[B, S, F]` and the sums of `observe`, "expert_hidden" `[E, F]` and "expert_out" `[E]`. For layers run one at a
-    time, as a scan would leak its tracers.
+    with a name and an activation: "attention_in", "ffn_in" `[B, S, D]`, "queries" `[B, S, H, h]` and "keys"
+    `[B, S, K, h]` as they are multiplied, "attention_out" `[B, S, H, h]` (what o reads), "ffn_hidden" `[B, S, F]`
+    (what down reads), "attention_branch" and "ffn_branch" `[B, S, D]` as they are added to the stream; of mixtures
+    "router_shares" `[B, S, k]`, "shared_hidden" `[B, S, F]` and the sums of `observe`, "expert_hidden" `[E, F]` and
+    "expert_out" `[E]`. For layers run one at a time, as a scan would leak its tracers.
     """
 
     rope: dict[str, tuple[jax.Array, jax.Array]]
@@ -65,15 +66,18 @@ class Block:
         scale = self.config.residual_scale
         out, cache = self.attend(self._norm("attn_norm", x, compute), layer, ctx, compute, cache)
         out = checkpoint_name(self._norm("attn_post_norm", out, compute), "attention")
-        x = constrain(x + _scaled(out, scale).astype(x.dtype), "batch", "sequence", None)
+        out = _scaled(out, scale)
+        ctx.show("attention_branch", out)
+        x = constrain(x + out.astype(x.dtype), "batch", "sequence", None)
         ffn_in = self._norm("mlp_norm", x, compute)
         routing = None
         if layer.ffn == "moe":
             out, routing = self.mixture(ffn_in, compute, ctx)
         else:
             out = self.feed_forward(ffn_in, compute, ctx)
-        out = checkpoint_name(self._norm("mlp_post_norm", out, compute), "ffn")
-        return constrain(x + _scaled(out, scale).astype(x.dtype), "batch", "sequence", None), (cache, routing)
+        out = _scaled(checkpoint_name(self._norm("mlp_post_norm", out, compute), "ffn"), scale)
+        ctx.show("ffn_branch", out)
+        return constrain(x + out.astype(x.dtype), "batch", "sequence", None), (cache, routing)
 
     def attend(
         self, x: jax.Array, layer: LayerSpec, ctx: Context, compute: Compute, cache: LayerCache | None
@@ -88,6 +92,8 @@ class Block:
             q, k = (self._rms(name, y, eps, axes) for name, y in (("q_norm", q), ("k_norm", k)))
         if layer.rope != "none":
             q, k = (rotate(y, *ctx.rope[layer.rope]) for y in (q, k))
+        ctx.show("queries", q)
+        ctx.show("keys", k)
         index = {}
         if cache is not None:
             row = jnp.arange(x.shape[0])[:, None]

@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.params import Params, Shardings
-from jaxpt.models.specs import ParamSpec, flatten, param_specs, unflatten
+from jaxpt.models.specs import ParamSpec, Specs, flatten, param_specs, unflatten
 
 
 def leaf_key(seed: int | jax.Array, path: str) -> jax.Array:
@@ -35,7 +35,9 @@ def init_leaf(spec: ParamSpec, key: jax.Array, dtype: DTypeLike = jnp.float32) -
     return jax.lax.map(lambda k: draw(k, spec.shape[1:]), keys)
 
 
-def init_params(config: ModelConfig, seed: int, shardings: Shardings | None = None) -> Params:
+def init_params(
+    config: ModelConfig, seed: int, shardings: Shardings | None = None, specs: Specs | None = None
+) -> Params:
     """Returns freshly drawn float32 parameters.
 
     Args:
@@ -43,12 +45,13 @@ def init_params(config: ModelConfig, seed: int, shardings: Shardings | None = No
         seed: decides every value, on any mesh and in any order of construction.
         shardings: tree of `NamedSharding`, same structure as the parameters; each leaf is drawn under `jit` with it,
             so that no device holds a full copy.
+        specs: the axis table with other first values (`jaxpt.models.mup.initial_specs`); None: the model's own.
     """
-    specs = flatten(param_specs(config))
+    flat = flatten(param_specs(config) if specs is None else specs)
     where = flatten(shardings) if shardings is not None else {}
 
     def one(path: str, spec: ParamSpec) -> jax.Array:
         draw = jax.jit(lambda s: init_leaf(spec, leaf_key(s, path)), out_shardings=where.get(path))
         return draw(jnp.uint32(seed))
 
-    return unflatten({path: one(path, spec) for path, spec in specs.items()})
+    return unflatten({path: one(path, spec) for path, spec in flat.items()})

@@ -42,7 +42,16 @@ def embed_tokens(config: ModelConfig, table: jax.Array, tokens: jax.Array, compu
     return embedded(config, table, tokens, compute)
 
 
+def first_stream(config: ModelConfig, outer: Params, tokens: jax.Array, compute: Compute) -> jax.Array:
+    """Returns the first stream `[B, S, D]`, from the parameters `outer` that stand outside blocks."""
+    return embedded(config, leaf(outer, "embed", "table"), tokens, compute)
+
+
+def last_stream(config: ModelConfig, outer: Params, x: jax.Array, compute: Compute) -> jax.Array:
+    """Returns the stream `[B, S, D]` after the final norm, which the head turns into logits."""
+    return normalised(config, leaf(outer, "final_norm"), x, compute)
+
+
 def finish(config: ModelConfig, outer: Params, x: jax.Array, compute: Compute) -> jax.Array:
     """Returns float32 logits `[B, S, V]` of the last stream, from the parameters `outer` that stand outside blocks."""
-    x = normalised(config, leaf(outer, "final_norm"), x, compute)
-    return logits(config, outer, x, compute)[..., : config.vocab_size]
+    return logits(config, outer, last_stream(config, outer, x, compute), compute)[..., : config.vocab_size]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxpt.models.mup import Scaling
 from jaxpt.models.params import Params, Tree
 from jaxpt.models.specs import Specs, flatten
 from jaxpt.optim.multipliers import multipliers
@@ -56,7 +57,7 @@ class BuiltOptimizer:
         return {name: of(state) for name, state in self.state_specs.items()}
 
 
-def make_optimizer(config: Optimizer, specs: Specs) -> BuiltOptimizer:
+def make_optimizer(config: Optimizer, specs: Specs, scaling: Scaling | None = None) -> BuiltOptimizer:
     """Returns the optimizer of `config` for the parameters of `specs`: clip → core → + weight_decay · wd_mult · p.
 
     The weight decay is thereby multiplied by the learning rate (Loshchilov & Hutter, arXiv 1711.05101).
@@ -64,12 +65,13 @@ def make_optimizer(config: Optimizer, specs: Specs) -> BuiltOptimizer:
     Args:
         config: its options.
         specs: the axis table, or any tree of `ParamSpec`.
+        scaling: the model against µP's base shape; None: standard parameterisation.
 
     Raises:
         JaxptError: a state of the optimizer that has no name or no axes.
     """
-    core, state_specs = by_piece(config, specs)
-    table = {path: multipliers(spec) for path, spec in flatten(specs).items()}
+    table = {path: multipliers(spec, config.update_size(spec), scaling) for path, spec in flatten(specs).items()}
+    core, state_specs = by_piece(config, specs, {path: m.eps for path, m in table.items()})
     decay = {path: config.weight_decay * m.weight_decay for path, m in table.items()}
     chain = optax.chain(_clip(config.clip_norm), core, _add_decay(specs, decay))
 

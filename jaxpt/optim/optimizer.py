@@ -1,8 +1,8 @@
 """What every optimizer is: a frozen dataclass of options that builds an optax transformation for one parameter."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
 
 import optax
 
@@ -10,13 +10,16 @@ from jaxpt.config.choice import Choice, option
 from jaxpt.errors import JaxptError
 from jaxpt.models.specs import ParamSpec, Specs
 
+UpdateSize = Literal["adam", "rms", "spectral"]
+
 
 @dataclass(frozen=True)
 class Optimizer(Choice, kind="optimizer", room="jaxpt.optim.optimizers", default="adamw"):
     """An optimizer's options; `jaxpt.optim.chain.make_optimizer` makes it one that a train step can use.
 
     `moments` says which states are moments of the gradient, and of which power: those named 1 move as the gradient
-    does where a parameter is rescaled, those named 2 as its square. A reshape carries them along, no others.
+    does where a parameter is rescaled, those named 2 as its square. A reshape carries them along, no others. `epsilons`
+    says which options are added to the gradient's size (1) or to its square (2): under µP they fall as gradients do.
     """
 
     learning_rate: float = option(3e-4, "peak of the schedule; a stage may state its own")
@@ -24,6 +27,7 @@ class Optimizer(Choice, kind="optimizer", room="jaxpt.optim.optimizers", default
     clip_norm: float | None = option(1.0, "limit of the gradient's global norm; None: no clipping")
 
     moments: ClassVar[Mapping[str, int]] = {}
+    epsilons: ClassVar[Mapping[str, int]] = {}
 
     def core(self, specs: Specs) -> optax.GradientTransformation:
         """Returns what turns clipped gradients into the direction of a step, without learning rate and weight decay.
@@ -50,6 +54,25 @@ class Optimizer(Choice, kind="optimizer", room="jaxpt.optim.optimizers", default
     def rate(self, spec: ParamSpec) -> float:
         """Returns what the learning rate is multiplied by for a parameter, where the optimizer has several rates."""
         return 1.0
+
+    def update_size(self, spec: ParamSpec) -> UpdateSize:
+        """Returns how the updates of a parameter are sized, which decides its learning rate under µP.
+
+        "adam": entries of about 1, and they add up over the fan-in. "rms": a matrix of equal singular values whose
+        entries have a constant root mean square (Muon scaled by sqrt(max(fan_in, fan_out))). "spectral": one whose
+        spectral norm is constant where fan-in and fan-out grow alike (Muon scaled by sqrt(max(1, fan_out / fan_in))).
+
+        Args:
+            spec: of the parameter, with its stacked axes.
+        """
+        return "adam"
+
+    def with_eps(self, factor: float) -> Self:
+        """Returns the optimizer with each of `epsilons` multiplied by `factor`, or by its square."""
+        if factor == 1:
+            return self
+        changes: dict[str, Any] = {name: getattr(self, name) * factor**power for name, power in self.epsilons.items()}
+        return replace(self, **changes)
 
     def check(self, where: str) -> None:
         """Raises a JaxptError for an option out of range; `where` is the section's key, e.g. `config.optimizer`."""

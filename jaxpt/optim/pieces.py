@@ -23,6 +23,7 @@ from jaxpt.optim.state_names import Slot, name_states
 
 NamedState = Params  # {state name: tree by parameter path, or one array for all of them}
 StateSpecs = dict[str, StateSpec | Tree[StateSpec]]  # the same, of StateSpec
+NONE: Mapping[str, float] = {}
 OwnAndShared = tuple[list[Array], list[Array]]  # a parameter's own arrays, and those that all parameters share
 
 
@@ -99,19 +100,22 @@ class _Rule:
             raise JaxptError(f"{where}: an update changes the shape of {self.path} or of its state")
 
 
-def by_piece(config: Optimizer, specs: Specs) -> tuple[optax.GradientTransformation, StateSpecs]:
+def by_piece(
+    config: Optimizer, specs: Specs, eps: Mapping[str, float] = NONE
+) -> tuple[optax.GradientTransformation, StateSpecs]:
     """Returns the core of `config` over all parameters, as a transformation with a named state, and that state's specs.
 
     Args:
         config: the optimizer.
         specs: the axis table, or any tree of `ParamSpec`.
+        eps: what the optimizer's ε is multiplied by, for those paths where that is not 1.
 
     Raises:
         JaxptError: a state without a name, or whose axes cannot be inferred, or that depends on other parameters.
     """
     where = f"optimizer {config.name}"
     flat = flatten(specs)
-    rules = {path: _rule(config, path, spec) for path, spec in flat.items()}
+    rules = {path: _rule(config.with_eps(eps.get(path, 1.0)), path, spec) for path, spec in flat.items()}
     slots = name_states({path: jax.tree.structure(rule.abstract) for path, rule in rules.items()}, where)
     rules = {path: dataclasses.replace(rule, slots=tuple(slots[path])) for path, rule in rules.items()}
     for rule in rules.values():

@@ -81,7 +81,7 @@ def compile_step(plan: RunPlan, devices: Sequence[jax.Device], stage: int = 0) -
     """
     chosen = plan.stages[stage]
     layout = make_layout(plan.model, plan.config.sharding, devices)
-    optimizer = make_optimizer(plan.config.optimizer, param_specs(plan.model))
+    optimizer = make_optimizer(plan.config.optimizer, param_specs(plan.model), plan.scaling)
     return _compile(plan, chosen, layout, optimizer)
 
 

@@ -16,6 +16,7 @@ from jaxpt.evaluation import evaluation
 from jaxpt.evaluation.evaluation import Evaluation
 from jaxpt.files.names import path_component
 from jaxpt.models.compute import Compute
+from jaxpt.models.mup import MupConfig
 from jaxpt.models.section import ModelSection, RopeSection
 from jaxpt.objectives.objective import Objective
 from jaxpt.optim.optimizer import Optimizer
@@ -141,6 +142,7 @@ class RunConfig:
     stages: tuple[StageConfig, ...] = option(doc="the legs of the run, in order")
     seed: int = option(0, "of everything random in the run")
     model: ModelSection = option(ModelSection(), "a preset and what differs from it")
+    mup: MupConfig | None = option(None, "maximal-update parameterisation; left out: the standard one")
     init_from: str | None = option(None, "a bundle, run or Hugging Face directory to start from")
     tokenizer: str | None = option(
         None, "its directory; None: that of init_from, else the one that a packed source carries"

@@ -5,13 +5,27 @@ from collections.abc import Mapping
 
 from jaxpt.cli.terminal import table
 from jaxpt.data.weights import flat_weights
+from jaxpt.models.mup import Scaling
+from jaxpt.models.specs import flatten, param_specs
 from jaxpt.objectives.objective import Objective
+from jaxpt.optim.multipliers import Multipliers, multipliers
 from jaxpt.training.run_plan import RunPlan, SourceFacts, StagePlan, stated
 
 
 def overview(plan: RunPlan) -> str:
-    """Returns the stages and the mixtures of `plan` as tables."""
-    return f"{stages(plan)}\n\n{mixtures(plan)}\n"
+    """Returns the stages and the mixtures of `plan` as tables, and what µP multiplies where it has a base shape."""
+    parts = [stages(plan), mixtures(plan), *([multiplied(plan, plan.scaling)] if plan.scaling else [])]
+    return "\n\n".join(parts) + "\n"
+
+
+def multiplied(plan: RunPlan, scaling: Scaling) -> str:
+    """Returns a line per group of parameters that µP treats alike, and what it multiplies there."""
+    groups: dict[Multipliers, list[str]] = {}
+    for path, spec in flatten(param_specs(plan.model)).items():
+        groups.setdefault(multipliers(spec, plan.config.optimizer.update_size(spec), scaling), []).append(path)
+    head = ["µP: multiplied are", "learning rate", "weight decay", "ε"]
+    names = lambda paths: ", ".join(dict.fromkeys(path.rpartition("/")[2] for path in paths))  # noqa: E731
+    return table(head, [[names(paths), *map(float, of)] for of, paths in groups.items()])
 
 
 def stages(plan: RunPlan) -> str:

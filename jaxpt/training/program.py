@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 
 from jaxpt.models.init import init_params
+from jaxpt.models.mup import initial_specs
 from jaxpt.models.params import Array
 from jaxpt.models.specs import param_specs
 from jaxpt.optim.chain import BuiltOptimizer, make_optimizer
@@ -31,7 +32,7 @@ def make_program(plan: RunPlan, devices: Sequence[jax.Device] | None = None) -> 
             not divide, a name in `freeze` that the model lacks.
     """
     layout = make_layout(plan.model, plan.config.sharding, devices)
-    optimizer = make_optimizer(plan.config.optimizer, param_specs(plan.model))
+    optimizer = make_optimizer(plan.config.optimizer, param_specs(plan.model), plan.scaling)
     steps: dict[StepSpec, Step] = {}
     for i, stage in enumerate(plan.stages):
         if stage.step not in steps:
@@ -46,4 +47,5 @@ def make_program(plan: RunPlan, devices: Sequence[jax.Device] | None = None) -> 
 def drawn_state(plan: RunPlan, program: Program) -> State[Array]:
     """Returns the first state of a run that starts from nothing: parameters drawn from its seed."""
     layout, optimizer, _ = program
-    return new_state(layout, optimizer, init_params(plan.model, plan.config.seed, layout.params))
+    specs = initial_specs(plan.model, plan.scaling)
+    return new_state(layout, optimizer, init_params(plan.model, plan.config.seed, layout.params, specs))

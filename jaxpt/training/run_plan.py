@@ -14,6 +14,7 @@ from jaxpt.data import PackedSource
 from jaxpt.data.weights import flat_weights, row_weights
 from jaxpt.errors import JaxptError
 from jaxpt.models.config import ModelConfig
+from jaxpt.models.mup import Scaling, initial_specs, parameterised, scaling
 from jaxpt.models.section import stated, with_rope
 from jaxpt.models.size import param_count
 from jaxpt.optim.chain import BuiltOptimizer
@@ -78,6 +79,11 @@ class RunPlan:
     frozen: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     frozen_models: Mapping[str, ModelConfig] = field(default_factory=dict)
     spent: tuple[int, float] = (0, 0.0)
+
+    @property
+    def scaling(self) -> Scaling | None:
+        """The model's shape, as it is now, against the base of `config.mup`; None: standard parameterisation."""
+        return None if self.config.mup is None else scaling(self.config.mup, self.model)
 
     @property
     def steps(self) -> int:
@@ -155,7 +161,10 @@ def make_plan(
         JaxptError: a source that is empty, of another row length, vocabulary or tokenizer; a schedule that does not
             fit its stage; an unknown name; a stage of the past that was renamed, moved or removed.
     """
-    model = config.model.model(model)
+    given, model = model, config.model.model(model)
+    if config.mup is not None and (scale := scaling(config.mup, model)) and given is None:
+        model = parameterised(model, scale)  # a model of init_from keeps its forward pass
+        initial_specs(model, scale)
     for name, source in sources.items():
         check_source(f"config.sources.{name}", config.sources[name].path, source, model, tokenizer)
     return RunPlan(config, model, _stage_plans(config, sources, model, past), sources, tuple(past))

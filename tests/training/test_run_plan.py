@@ -11,6 +11,7 @@ from jaxpt.optim.chain import make_optimizer
 from jaxpt.optim.optimizers.adamw import AdamW
 from jaxpt.training import run_plan
 from jaxpt.training.config import RunConfig
+from jaxpt.training.overview import overview
 from jaxpt.training.run_plan import check_disk, make_plan
 from jaxpt.training.sources import row_length
 from tests.training.feed import MadeSource
@@ -137,3 +138,30 @@ def test_a_text_that_no_stage_uses_any_more_keeps_the_row_length_of_the_stage_th
     long = {**STAGE, "duration": "3 steps", "sequence_length": 32, "mixture": {"b": 1.0}}
     config = build(RunConfig, {**CONFIG, "stages": [long, short]})
     assert row_length(config, "a") == 16
+
+
+WIDER = {"base": {"embed": 8, "heads": 1, "mlp": 16, "layers": 1}}
+
+
+def test_a_base_shape_makes_the_models_multipliers_and_those_of_the_optimizer():
+    made = plan(mup=WIDER)
+    m, r = made.model.embed / 8, len(made.model.layers)
+    assert (made.model.logit_scale, made.model.residual_scale) == (1 / m, 1 / r)
+    optimizer = make_optimizer(made.config.optimizer, param_specs(made.model), made.scaling)
+    assert optimizer.lr_mult["blocks"]["dense"]["q"] == 1 / m
+    assert "µP: multiplied are" in overview(made)
+    assert "µP" not in overview(plan())
+    assert plan().scaling is None
+
+
+def test_a_model_of_init_from_keeps_its_forward_pass_and_only_its_rates_follow():
+    given = plan().model
+    made = plan(start=given, mup=WIDER)
+    assert made.model == given
+    optimizer = make_optimizer(made.config.optimizer, param_specs(made.model), made.scaling)
+    assert optimizer.lr_mult["blocks"]["dense"]["q"] == 8 / given.embed
+
+
+def test_a_base_shape_that_lacks_a_length_is_refused():
+    assert "config.mup.base.mlp is missing" in refused(mup={"base": {"embed": 8, "heads": 1, "layers": 1}})
+    assert "config.mup.base.embd is not a key (did you mean 'embed'?)" in refused(mup={"base": {"embd": 8}})

@@ -20,6 +20,7 @@ class AdamW(Optimizer):
     eps: float = option(1e-8, "added to the root of the squared gradient's mean")
 
     moments: ClassVar[Mapping[str, int]] = {"mu": 1, "nu": 2}
+    epsilons: ClassVar[Mapping[str, int]] = {"eps": 1}
 
     def core(self, specs: Specs) -> optax.GradientTransformation:
         """`scale_by_adam`; state `{count, mu, nu}`."""

@@ -14,7 +14,7 @@ from jaxpt.config.choice import option
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models.specs import ParamSpec, Specs, flatten
 from jaxpt.optim.matrices import MatrixDims, is_hidden_matrix, matrix_dims
-from jaxpt.optim.optimizer import Optimizer, fraction, not_negative, positive
+from jaxpt.optim.optimizer import Optimizer, UpdateSize, fraction, not_negative, positive
 from jaxpt.optim.whole_matrices import on_whole_matrices
 
 SCALES = ("rms", "shape")
@@ -46,6 +46,7 @@ class Muon(Optimizer):
     eps: float = option(1e-8, "added to AdamW's root")
 
     moments: ClassVar[Mapping[str, int]] = {"mu": 1, "nu": 2}
+    epsilons: ClassVar[Mapping[str, int]] = {"eps": 1}
 
     def core(self, specs: Specs) -> optax.GradientTransformation:
         """State `{muon_count, mu}`, with `neurons` for NorMuon; `{count, mu, nu}` of what AdamW moves."""
@@ -66,6 +67,12 @@ class Muon(Optimizer):
         if self.adam_learning_rate is None or is_hidden_matrix(spec):
             return 1.0
         return self.adam_learning_rate / self.learning_rate
+
+    def update_size(self, spec: ParamSpec) -> UpdateSize:
+        """As `Optimizer.update_size`, by `scale` for what Muon moves."""
+        if not is_hidden_matrix(spec):
+            return "adam"
+        return "spectral" if self.scale == "shape" else "rms"
 
     def _orthogonalize(self, spec: ParamSpec, dims: MatrixDims) -> optax.GradientTransformation:
         """`scale_by_muon` without momentum, over whole matrices; it keeps no state."""

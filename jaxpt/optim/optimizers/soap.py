@@ -38,6 +38,7 @@ class Soap(Optimizer):
     eps: float = option(1e-8, "added to the root of the squared gradient's mean")
 
     moments: ClassVar[Mapping[str, int]] = {}
+    epsilons: ClassVar[Mapping[str, int]] = {"eps": 1}
 
     def core(self, specs: Specs) -> optax.GradientTransformation:
         """State `{steps, mean, turned, gram_rows, gram_columns, basis_rows, basis_columns}`.
