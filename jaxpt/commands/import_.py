@@ -13,7 +13,7 @@ HELP = "read a Hugging Face model into a bundle, bit for bit"
 EPILOG = """\
 example:
   jaxpt import --from=HF_DIR --to=bundles/a
-  jaxpt import --from=HF_DIR --to=bundles/a --inert=KEY     an unknown key that does not change the forward pass
+  jaxpt import --from=HF_DIR --to=bundles/a --inert=KEY     # an unknown key that does not change the forward pass
 """
 
 

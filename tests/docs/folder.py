@@ -121,7 +121,7 @@ def _records(folder: Path) -> None:
     for name in large:
         file = folder / "TEXT" / f"{name}.jsonl.gz"
         file.parent.mkdir(parents=True, exist_ok=True)
-        texts = ["\n".join(rng.sample(paragraphs, 20)) for _ in range(50)]
+        texts = ["\n".join(rng.sample(paragraphs, 20)) for _ in range(100)]
         with gzip.open(file, "wt", encoding="utf-8") as stream:
             stream.writelines(json.dumps({"id": f"{name}-{i}", "text": text}) + "\n" for i, text in enumerate(texts))
 
