@@ -192,7 +192,9 @@ def _classifiers(folder: Path) -> None:
 
     _do("jaxpt-data classify --train=labelled/*.gz --recipe=quality --set=positive=good --model=quality.bin")
     labels = folder / "labels.txt"
-    labels.write_text("__label__cmn_Hani 这 种 方法\n__label__eng_Latn the way of\n" * 20)
+    labels.write_text(
+        "__label__cmn_Hani 这 种 方法\n__label__eng_Latn the way of\n" * 500
+    )  # of fewer fastText may find no loss, and stops
     model = fasttext.train_supervised(str(labels), dim=4, epoch=1, lr=0.05, thread=1, verbose=0)
     model.save_model(str(folder / "glotlid.bin"))
 
