@@ -14,7 +14,8 @@ EPILOG = """\
 example:
   jaxpt import --from=HF_DIR --to=bundles/a
 
-A key of config.json that is not known stops the import, as it may change the forward pass; --inert=KEY says that it does not.
+A key of config.json that is not known stops the import, as it may change the forward pass; --inert=KEY says that it
+does not.
 """
 
 

@@ -191,7 +191,7 @@ def _classifiers(folder: Path) -> None:
     import fasttext
 
     _do("jaxpt-data classify --train=labelled/*.gz --recipe=quality --set=positive=good --model=quality.bin")
-    labels = folder / "labels.txt"
+    labels = folder / "labels.txt"  # of few lines fastText may find no loss, and stops
     labels.write_text(
         "__label__cmn_Hani 这 种 方法\n__label__eng_Latn the way of\n" * 500
     )  # of fewer fastText may find no loss, and stops
