@@ -22,7 +22,7 @@ HELP = "run a whole pipeline: every step of a config, those done already left as
 EXAMPLE = """examples:
   jaxpt-data run --config=configs/data/web.py:'raw/*.jsonl.gz' --workdir=data/web --config.tokenizer=TOKENIZER
   jaxpt-data run --config=configs/data/web.py:'raw/*.jsonl.gz' --workdir=data/web --dry_run \\
-                 --config.steps[1].options.strictness=harsh"""
+                 --config.tokenizer=TOKENIZER --config.steps[1].options.strictness=harsh"""
 
 
 @dataclass(frozen=True)

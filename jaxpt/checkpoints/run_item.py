@@ -25,6 +25,7 @@ class RunItem(TypedDict, total=False):
     went_back: dict[str, Any]  # a `GoBack`
     history: list[dict[str, Any]]  # legs of the steps so far
     durations: dict[str, str]  # of the stages, as configured
+    exact_durations: bool  # absent: counted in binary fractions, perhaps a step longer
     learning_rate_next: float | None
     schedule_log: dict[str, Any]
     ledger: list[dict[str, Any]]  # rows used, those of earlier runs (`prior_ledger`) included

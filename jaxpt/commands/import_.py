@@ -13,7 +13,9 @@ HELP = "read a Hugging Face model into a bundle, bit for bit"
 EPILOG = """\
 example:
   jaxpt import --from=HF_DIR --to=bundles/a
-  jaxpt import --from=HF_DIR --to=bundles/a --inert=KEY     an unknown key that does not change the forward pass
+
+A key of config.json that is not known stops the import, as it may change the forward pass; --inert=KEY says that it
+does not.
 """
 
 

@@ -65,6 +65,17 @@ def parse(text: str, where: str, *, parts: bool = False) -> Duration:
     return Duration(amount, unit)  # type: ignore[arg-type]
 
 
+def steps_of_earlier_versions(text: str, tokens_per_step: int) -> int | None:
+    """Returns the steps of a duration in tokens as versions before exact arithmetic counted them; None: of no other.
+
+    They took `"2.007M tokens"` at 1,000 a step for 2,008 steps.
+    """
+    match = _FORM.match(text)
+    if not match or match[3][0] != "t":
+        return None
+    return math.ceil(float(match[1].replace("_", "").replace(",", "")) * _SCALE[match[2]] / tokens_per_step)
+
+
 def parse_interval(text: str | None, where: str) -> Duration | None:
     """Reads "every so often"; None stays None.
 

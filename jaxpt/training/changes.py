@@ -3,8 +3,9 @@
 import math
 
 from jaxpt.checkpoints.run_item import RunItem
+from jaxpt.config.duration import steps_of_earlier_versions
 from jaxpt.training import history
-from jaxpt.training.run_plan import RunPlan
+from jaxpt.training.run_plan import RunPlan, StagePlan
 
 
 def changes(plan: RunPlan, saved: RunItem) -> list[str]:
@@ -26,6 +27,8 @@ def changes(plan: RunPlan, saved: RunItem) -> list[str]:
             steps = sum(leg.steps for leg in mine)
             if before != stage.config.duration if before else steps != stage.config.steps:
                 lines.append(f"{key} has no effect: stage {name} is done, from step {stage.first} to {stage.stop}")
+        elif (line := _counted_anew(key, stage, saved)) is not None:
+            lines.append(line)
         elif history.left(stage.config, mine) < 0:
             then = f"stage {plan.stages[i + 1].config.name} begins" if i + 1 < len(plan.stages) else "nothing is left"
             lines.append(f"{key} is less than what was trained of stage {name} ({size}): it ends here, and {then}")
@@ -37,3 +40,17 @@ def changes(plan: RunPlan, saved: RunItem) -> list[str]:
                 f"the learning rate jumps: at step {step} it is {now:.6g}, the checkpoint's plan had {planned:.6g}"
             )
     return lines
+
+
+def _counted_anew(key: str, stage: StagePlan, saved: RunItem) -> str | None:
+    """Returns a line where the stage in progress ends elsewhere than the version planned that wrote the checkpoint."""
+    name, size = stage.config.name, stage.config.tokens_per_step
+    before = steps_of_earlier_versions(stage.config.duration, size)
+    if saved.get("exact_durations") or saved.get("durations", {}).get(name) != stage.config.duration:
+        return None
+    if before is None or before == stage.config.steps:
+        return None
+    return (
+        f"{key} is {stage.config.steps:,} steps, counted exactly; the version that wrote the checkpoint counted "
+        f"{before:,}: stage {name} now ends at step {stage.stop:,}"
+    )

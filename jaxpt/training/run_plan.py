@@ -136,6 +136,7 @@ class RunPlan:
             "flops": self.flops_at(step),
             "history": history.to_json(history.until(self.legs, step)),
             "durations": {s.config.name: s.config.duration for s in self.stages},
+            "exact_durations": True,
             "learning_rate_next": stage.rate(step) if stage.schedule else None,
             **({"frozen": {path: dict(pin) for path, pin in self.frozen.items()}} if self.frozen else {}),
         }

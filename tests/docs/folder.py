@@ -121,7 +121,7 @@ def _records(folder: Path) -> None:
     for name in large:
         file = folder / "TEXT" / f"{name}.jsonl.gz"
         file.parent.mkdir(parents=True, exist_ok=True)
-        texts = ["\n".join(rng.sample(paragraphs, 20)) for _ in range(50)]
+        texts = ["\n".join(rng.sample(paragraphs, 20)) for _ in range(100)]
         with gzip.open(file, "wt", encoding="utf-8") as stream:
             stream.writelines(json.dumps({"id": f"{name}-{i}", "text": text}) + "\n" for i, text in enumerate(texts))
 
@@ -191,8 +191,10 @@ def _classifiers(folder: Path) -> None:
     import fasttext
 
     _do("jaxpt-data classify --train=labelled/*.gz --recipe=quality --set=positive=good --model=quality.bin")
-    labels = folder / "labels.txt"
-    labels.write_text("__label__cmn_Hani 这 种 方法\n__label__eng_Latn the way of\n" * 20)
+    labels = folder / "labels.txt"  # of few lines fastText may find no loss, and stops
+    labels.write_text(
+        "__label__cmn_Hani 这 种 方法\n__label__eng_Latn the way of\n" * 500
+    )  # of fewer fastText may find no loss, and stops
     model = fasttext.train_supervised(str(labels), dim=4, epoch=1, lr=0.05, thread=1, verbose=0)
     model.save_model(str(folder / "glotlid.bin"))
 

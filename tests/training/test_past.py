@@ -304,3 +304,21 @@ def test_a_start_that_is_refused_leaves_the_metrics(tmp_path):
     with pytest.raises(JaxptError, match="the run has trained stage 'one' there"):
         run(tmp_path / "run", {"duration": "6 steps", "name": "other"})
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+
+
+def test_a_run_begun_when_durations_were_counted_a_step_longer_says_where_it_ends_now():
+    thousand = stage("2.007M tokens", batch=1000, schedule={"name": "constant"}) | {"sequence_length": 1}
+    sources = {n: MadeSource(sequence_length=1) for n in "ab"}
+    config = build(RunConfig, {**CONFIG, "stages": [thousand]})
+    whole = make_plan(config, sources)
+    saved = stop(whole, 1000)
+    assert changes(continued(whole, saved), saved) == []  # a checkpoint of today
+    del saved["exact_durations"]  # one of before
+    (line,) = changes(continued(whole, saved), saved)
+    assert "is 2,007 steps, counted exactly; the version that wrote the checkpoint counted 2,008" in line
+    assert line.endswith("stage stage0 now ends at step 2,007")
+    done = {**saved, "step": 2008, "history": [saved["history"][0] | {"stop": 2008}]}
+    assert continued(whole, done).steps == 2008  # what is done stays done
+    assert len(changes(continued(whole, done), done)) == 1
+    saved["durations"] = {"stage0": "3M tokens"}
+    assert changes(continued(whole, saved), saved) == []  # the user's own change
