@@ -78,7 +78,7 @@ BOMBS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "zst, one line": (lambda p: write("in.jsonl.zst", long_line(), p), ("pack", "tokenize", "clean")),
     "plain, one line": (lambda p: write("in.jsonl", long_line(), p), ("pack", "tokenize")),
     "Parquet, one value": (lambda p: table(["x" * BIG], p, False, 1), ("pack", "tokenize", "clean")),
-    "Parquet, one value many times": (lambda p: table(["x" * (12 << 20)] * 200, p, True, 10**6), ("pack", "clean")),
+    "Parquet, one value many times": (lambda p: table(["x" * (12 << 20)] * 100, p, True, 10**6), ("pack", "clean")),
     "WARC, one page": (pages, ("extract",)),
     "HTML, nested": (lambda p: write("in.jsonl", html(40_000), p), ("extract",)),
     "HTML, nested formatting": (lambda p: write("in.jsonl", html(40_000, "font"), p), ("extract",)),

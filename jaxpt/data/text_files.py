@@ -25,7 +25,7 @@ SUFFIXES = (*(f".{kind}{pack}" for kind in JSON_LINES for pack in PACKED), ".par
 TOO_DEEP = f"JSON nested more than {DEPTH} deep"
 ONE_VALUE = "is one JSON value over several lines, not a record in each line; write it so (jq -c '.[]' FILE)"
 NAMED = 3  # files of an unknown kind that are named
-LARGEST_RECORD = 16 << 20  # bytes of a line or a value that is tokenized, which takes some 60 times as much
+LARGEST_RECORD = 8 << 20  # bytes of a line or a value that is tokenized, which takes some 150 times as much
 SKIPPED = 1 << 20  # bytes of a longer line that are passed over at a time
 
 

@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from data_tools.io.html import NESTING, main_text, nesting
 from data_tools.io.readers import BytesRead, Problem, read, read_batches
 from jaxpt.data import parquet_pages
 from jaxpt.data.build import Packing, build
@@ -18,6 +17,9 @@ from jaxpt.data.parquet_pages import bounded_batches, page_sizes
 from jaxpt.data.text_files import read_documents, read_line
 from jaxpt.errors import JaxptError
 from jaxpt.tokenizers import train_sentencepiece
+
+html = pytest.importorskip("data_tools.io.html", reason="resiliparse is not installed (jaxpt[data])")
+NESTING, main_text, nesting = html.NESTING, html.main_text, html.nesting
 
 GOOD = [{"text": f"a usual document {i}"} for i in range(4)]
 LONG = json.dumps({"text": "x" * 5000})

@@ -4,6 +4,7 @@ The quickstart is run once, as README says it, on less text and for fewer steps;
 runs are made of what it leaves.
 """
 
+import contextlib
 import gzip
 import json
 import pydoc_data.topics
@@ -191,12 +192,14 @@ def _classifiers(folder: Path) -> None:
     import fasttext
 
     _do("jaxpt-data classify --train=labelled/*.gz --recipe=quality --set=positive=good --model=quality.bin")
-    labels = folder / "labels.txt"  # of few lines fastText may find no loss, and stops
+    labels = folder / "labels.txt"
     labels.write_text(
         "__label__cmn_Hani 这 种 方法\n__label__eng_Latn the way of\n" * 500
     )  # of fewer fastText may find no loss, and stops
-    model = fasttext.train_supervised(str(labels), dim=4, epoch=1, lr=0.05, thread=1, verbose=0)
-    model.save_model(str(folder / "glotlid.bin"))
+    for _ in range(20):
+        with contextlib.suppress(RuntimeError):  # now and then it has counted no example when it looks at its loss
+            model = fasttext.train_supervised(str(labels), dim=4, epoch=1, lr=0.05, thread=1, verbose=0)
+            return model.save_model(str(folder / "glotlid.bin"))
 
 
 def _do(command: str) -> None:

@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_tools.__main__ import main
-from data_tools.io.html import main_text
 from data_tools.io.readers import BytesRead, Problem, read, read_batches
 from jaxpt.data.text_files import fold_line_ends, read_documents
 from jaxpt.errors import JaxptError
+
+main_text = pytest.importorskip("data_tools.io.html", reason="resiliparse is not installed (jaxpt[data])").main_text
 
 TEXTS = [f"text number {i}, with an é and a few words" for i in range(40)]
 BYTES = [t.encode() for t in TEXTS]
