@@ -4,16 +4,19 @@ The quickstart is run once, as README says it, on less text and for fewer steps;
 runs are made of what it leaves.
 """
 
-import contextlib
 import gzip
 import json
+import os
 import pydoc_data.topics
 import random
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import data_tools.__main__
+from data_tools.classify.model import TRAIN, ZEROED_MEMORY
 from jaxpt import api, cli, tokenizers
 from jaxpt.commands import quickstart
 from jaxpt.data import standard_library
@@ -189,17 +192,11 @@ def _models(folder: Path, tokenizer: tokenizers.Tokenizer) -> None:
 
 def _classifiers(folder: Path) -> None:
     """One of quality, and one of languages in fastText's own format."""
-    import fasttext
-
     _do("jaxpt-data classify --train=labelled/*.gz --recipe=quality --set=positive=good --model=quality.bin")
-    labels = folder / "labels.txt"
-    labels.write_text(
-        "__label__cmn_Hani 这 种 方法\n__label__eng_Latn the way of\n" * 500
-    )  # of fewer fastText may find no loss, and stops
-    for _ in range(20):
-        with contextlib.suppress(RuntimeError):  # now and then it has counted no example when it looks at its loss
-            model = fasttext.train_supervised(str(labels), dim=4, epoch=1, lr=0.05, thread=1, verbose=0)
-            return model.save_model(str(folder / "glotlid.bin"))
+    labels, settings = folder / "labels.txt", {"dim": 4, "epoch": 1, "thread": 1, "verbose": 0}
+    labels.write_text("__label__cmn_Hani 这 种 方法\n__label__eng_Latn the way of\n" * 500)
+    call = [sys.executable, "-c", TRAIN, json.dumps(settings), str(labels), str(folder / "glotlid.bin")]
+    subprocess.run(call, env={**os.environ, **ZEROED_MEMORY}, check=True)
 
 
 def _do(command: str) -> None:
