@@ -25,10 +25,11 @@ HELP = "write a teacher's targets for the rows of a packed source, to distil fro
 
 EPILOG = """\
 example:
-  jaxpt distill-cache --teacher=BUNDLE --source=packed/code
-  jaxpt train --config=… --config.stages[0].objective.name=distill \\
-    --config.stages[0].objective.cache.code=packed/code.targets \\
-    --config.stages[0].objective.temperature.start=1 --config.stages[0].objective.temperature.end=None
+  jaxpt distill-cache --teacher=RUN --source=packed/code --to=packed/teacher --rows_per_shard=256
+  jaxpt distill-cache --teacher=RUN --source=packed/code --to=packed/likeliest --top_k=16
+  jaxpt train --config=configs/tiny.py:packed/code --workdir=runs/from_cache \\
+      --config.stages[0].objective.name=distill --config.stages[0].objective.cache.text=packed/teacher \\
+      --config.stages[0].objective.temperature.start=1 --config.stages[0].objective.temperature.end=None
 
 Killed, it goes on at the next shard when started again. Started several times, on machines that see the same folder,
 the processes share the shards. Of each position 50 draws from the teacher's distribution are kept, whose mean is that

@@ -108,7 +108,7 @@ def test_a_run_that_diverges_counts_as_infinite():
 def test_widths_are_multiples_of_the_base():
     wide = at_width(MODEL, MUP, 128, 1, "mup")
     assert (wide.model.embed, wide.model.heads, wide.model.kv_heads, wide.model.mlp) == (128, 16, 8, 256)
-    assert (wide.model.logit_scale, wide.model.residual_scale) == (1 / 4, 2.0)
+    assert (wide.model.logit_scale, wide.model.residual_scale) == (1 / 4, 1.0)
     assert at_width(MODEL, MUP, 128, 1, "standard").model.logit_scale == 1
     with pytest.raises(JaxptError, match="--widths: 40 is not a width of the base shape's kind"):
         at_width(MODEL, MUP, 40, 1, "mup")
