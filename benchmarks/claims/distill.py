@@ -2,7 +2,8 @@
 
 A teacher is trained on real text (once, kept in --folder) and cut; every arm trains that same student on the same
 batches in the same order: on the text, from the teacher's logits at temperature 1, 2 or falling, from hidden states
-besides. The arms differ in the loss alone; the FLOPs of each, teacher included, are beside it.
+besides, and from a cache of its targets (offline: 50 draws of each position, written once). The arms differ in the loss
+alone; the FLOPs of each, teacher included, are beside it (offline: the student's, what the cache took is extra).
 
 python -m benchmarks.claims.distill --text='english/*.jsonl.gz' --folder=runs/distill
 python -m benchmarks.claims.distill --text=… --folder=… --seeds=3 --rates=1e-3,3e-3 --student_tokens=20000000
@@ -16,6 +17,7 @@ import argparse
 import itertools
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,12 @@ import numpy as np
 from benchmarks.claims.harness import POINTS, at, held_out_batches, sources, teacher
 from jaxpt.api import load
 from jaxpt.cli.terminal import progress, table
-from jaxpt.data import Loader, StageData
+from jaxpt.commands.distill_cache import summary
+from jaxpt.data import Loader, PackedSource, StageData
+from jaxpt.data.source_targets import SourceTargets
+from jaxpt.data.target_cache import TargetCache
+from jaxpt.data.target_writer import begin as begin_cache
+from jaxpt.data.target_writer import fill
 from jaxpt.errors import JaxptError
 from jaxpt.models import Compute, ModelConfig, param_specs
 from jaxpt.models.size import param_count
@@ -48,8 +55,10 @@ from jaxpt.training.arguments import step_arguments
 from jaxpt.training.batches import place
 from jaxpt.training.config import ShardingConfig
 from jaxpt.training.extra import begin, make_extra
+from jaxpt.training.starting_point import open_start
 from jaxpt.training.state import make_layout, new_state
 from jaxpt.training.step import StepSpec, make_step
+from jaxpt.training.teacher_cache import TargetOptions, TeacherTargets, origin_of
 
 HALF = Ramp(0.9, 0.5)
 ARMS: dict[str, Objective] = {
@@ -59,6 +68,7 @@ ARMS: dict[str, Objective] = {
     "T falling": Distill(teacher="it", alpha=HALF, temperature=Ramp(2.0, 1.0)),
     "only logits": Distill(teacher="it", alpha=Ramp(1.0), temperature=Ramp(1.0)),
     "hidden": Distill(teacher="it", alpha=HALF, temperature=Ramp(1.0), hidden=Ramp(0.3, 0.0)),
+    "offline": Distill(cache={"text": "it"}, alpha=HALF, temperature=Ramp(1.0)),
 }
 
 
@@ -88,13 +98,15 @@ def main() -> int:
         f"parent: {param_count(source.config):,} parameters, held-out loss {gap['start']:.3f} > {gap['end']:.3f} nats"
     )
     print(f"teacher: {param_count(teaches.config):,} parameters; student: {param_count(small.config):,}")
+    cached = written(packed, a) if any(ARMS[arm].cached_targets() for arm in a.arms.split(",")) else None
     file = a.folder / "distill.json"
     runs: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     kind = f"tokens={a.student_tokens // per_step * per_step} target={a.target} from={a.larger or 'parent'}"
     for arm, rate, seed in itertools.product(a.arms.split(","), a.rates.split(","), range(a.seeds)):
         key = f"{arm} lr={rate} seed={seed} {kind}"
         if key not in runs:
-            runs[key] = student(small, teaches, layers, (arm, rate, seed), loader, first, held, a)
+            read = with_targets(loader, cached) if cached and ARMS[arm].cached_targets() else loader.batch
+            runs[key] = student(small, teaches, layers, (arm, rate, seed), read, first, held, a)
             partial = file.with_suffix(".partial")
             partial.write_text(json.dumps(runs, indent=1))
             partial.rename(file)
@@ -103,12 +115,36 @@ def main() -> int:
     return 0
 
 
+def written(packed: PackedSource, a: argparse.Namespace) -> SourceTargets:
+    """The targets of whoever teaches for all training rows, written once; prints what that took."""
+    start = open_start(a.larger or a.teacher or str(a.folder / "teacher"), "params", "--teacher")
+    origin = origin_of(packed, start, None, TargetOptions())
+    path, began = a.folder / f"targets-{origin['teacher'][:8]}", time.monotonic()
+    layout = make_layout(start.model, ShardingConfig(mesh={"fsdp": 1}), jax.devices()[:1])
+    with progress(packed.rows * a.length, "distill-cache", "tok", scale=True) as bar:
+        rows_of = TeacherTargets(packed, origin, start, layout, a.batch, bar.update)
+        done = sum(f["records"] for _, f in fill(path, begin_cache(path, origin, 1024, start.description), rows_of))
+    cache = TargetCache.open(path)
+    print(f"{summary(cache)}; {done * a.length / (time.monotonic() - began):,.0f} tokens/s written now")
+    return SourceTargets({"text": cache}, {"text": packed})
+
+
+def with_targets(loader: Loader, targets: SourceTargets) -> Callable[[int], Any]:
+    """Batches of a step, with the teacher's targets."""
+
+    def read(step: int) -> Any:
+        b = loader.batch(step)
+        return {**b, **targets.read(b["source_id"], b["row_id"], b["loss_weights"])}
+
+    return read
+
+
 def student(
     small: ModelSlices,
     teaches: ModelSlices,
     layers: tuple[int, ...] | None,
     which: tuple[str, str, int],
-    loader: Loader,
+    read: Callable[[int], Any],
     first: int,
     held: list[Any],
     a: argparse.Namespace,
@@ -120,7 +156,7 @@ def student(
     facts = {"teacher": FrozenFacts(teaches.config, layers)} if distils else {}
     objective = ARMS[arm].beside(small.config, facts, "objective")
     offset = first + seed * steps  # a seed is another part of the data, the same for every arm
-    curve, last = trained(small, teaches, objective, lambda i: loader.batch(offset + i), steps, float(rate), held, a)
+    curve, last = trained(small, teaches, objective, lambda i: read(offset + i), steps, float(rate), held, a)
     configs: dict[str, ModelConfig] = {"teacher": teaches.config} if distils else {}
     flops = objective.flops_per_token(small.config, configs, a.length) * steps * a.batch * a.length
     return {
