@@ -52,6 +52,25 @@ class Call:
         return None if text is None else numbers(text)
 
 
+ARCHITECTURES = {  # by what an NVIDIA card calls itself: its compute capability, as 90 for 9.0
+    "A100": 80,
+    "A800": 80,
+    "GH200": 90,
+    "H100": 90,
+    "H200": 90,
+    "H800": 90,
+    "H20": 90,
+    "B100": 100,
+    "B200": 100,
+    "B300": 103,
+}
+
+
+def architecture(device_kind: str) -> int | None:
+    """Returns the compute capability of an NVIDIA card, as 90 for 9.0; None for one that is not in `ARCHITECTURES`."""
+    return next((found for name, found in ARCHITECTURES.items() if name in device_kind), None)
+
+
 def numbers(version: str) -> tuple[int, ...]:
     """Returns (0, 11, 2) for "0.11.2"; what follows a part that is not a number is left out."""
     out = []

@@ -7,7 +7,7 @@ from typing import Protocol
 import jax
 
 from jaxpt.errors import JaxptError, nearest
-from jaxpt.kernels.attention import splash, xla
+from jaxpt.kernels.attention import blocked, cudnn, mosaic, splash, xla
 from jaxpt.kernels.attention.call import Call, Logits, call_of
 
 
@@ -29,7 +29,13 @@ class AttentionKernel(Protocol):
         """Returns attention as `attention` defines it, `[B, S, H, h]`; `q_index` only where it does not refuse it."""
 
 
-IMPLEMENTATIONS: dict[str, AttentionKernel] = {"xla": xla, "splash": splash}
+IMPLEMENTATIONS: dict[str, AttentionKernel] = {
+    "xla": xla,
+    "blocked": blocked,
+    "splash": splash,
+    "cudnn": cudnn,
+    "mosaic": mosaic,
+}
 
 
 @dataclass(frozen=True)
@@ -42,8 +48,8 @@ class Preferred:
 
 PREFERENCES: dict[str, tuple[Preferred, ...]] = {
     "tpu": (Preferred("splash"), Preferred("xla")),
-    "gpu": (Preferred("xla"),),
-    "cpu": (Preferred("xla"),),
+    "gpu": (Preferred("cudnn"), Preferred("mosaic"), Preferred("blocked", least=1024), Preferred("xla")),
+    "cpu": (Preferred("blocked", least=512), Preferred("xla")),
 }
 
 
