@@ -35,8 +35,9 @@ class Compute:
 
     `dtype` is what matrix products run in; norms, softmax, logits and loss are always float32. `residual_dtype` is
     the residual stream's (None: `dtype`). `remat` is a name from `REMAT_POLICIES`. `attention` is a name from
-    `jaxpt.kernels.attention.IMPLEMENTATIONS`, or "auto" for that module's stated rule; `grouped_matmul` likewise, for
-    experts. `router_dtype` is the dtype of router logits and their softmax; below float32 it is for comparisons only.
+    `jaxpt.kernels.attention.IMPLEMENTATIONS`, several separated by commas (the first that applies), or "auto", each
+    platform's own list; `grouped_matmul` is a name or "auto", for experts. `router_dtype` is the dtype of router logits
+    and their softmax; below float32 it is for comparisons only.
 
     Raises:
         JaxptError: an unknown name, with its nearest neighbour.
@@ -45,19 +46,18 @@ class Compute:
     dtype: str = option("float32", "of matrix products: float32, bfloat16 or float16")
     residual_dtype: str | None = option(None, "of the residual stream; None: dtype")
     remat: str = option("none", "what is computed again: none, full, dots, dots_no_batch, branches, offload_branches")
-    attention: str = option("auto", "an implementation of jaxpt.kernels.attention, or its stated rule")
+    attention: str = option("auto", "a kernel of jaxpt.kernels.attention, or several as a,b, by preference")
     router_dtype: str = option("float32", "of router logits; below float32 for comparisons only")
     grouped_matmul: str = option("auto", "an implementation of jaxpt.kernels.grouped_matmul, or its stated rule")
 
     def __post_init__(self) -> None:
         from jaxpt.kernels import grouped_matmul
-        from jaxpt.kernels.attention import IMPLEMENTATIONS
+        from jaxpt.kernels.attention import parse_preference
 
         known: dict[str, Sequence[str | None]] = {
             "dtype": [*_DTYPES],
             "residual_dtype": [None, *_DTYPES],
             "remat": [*REMAT_POLICIES],
-            "attention": ["auto", *IMPLEMENTATIONS],
             "router_dtype": [*_DTYPES],
             "grouped_matmul": ["auto", *grouped_matmul.IMPLEMENTATIONS],
         }
@@ -65,6 +65,7 @@ class Compute:
             value = getattr(self, name)
             if value not in names:
                 raise JaxptError(f"compute.{name} is {value!r}, it must be one of {names}{nearest(value, names)}")
+        parse_preference(self.attention, "compute.attention")
 
     @property
     def jnp_dtype(self) -> DTypeLike:
