@@ -8,11 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpt.sharding.platform import platform
+
 Leaves = Mapping[str, "jax.Array | np.ndarray | Leaves"]  # what the unembedding reads of the parameters
 LogitsOf = Callable[[Leaves, Leaves, jax.Array], jax.Array]  # (head, rest, x [B, C, D]) -> float32 logits [B, C, V]
 Tokens = Mapping[str, jax.Array]  # what else a term reads of each token: [B, S, …], or [B, C, …] of a chunk
 # (head, rest, x [B, C, D], tokens) -> the sum over these tokens, float32 scalar, and facts of each token [B, C, …]
 TokenSum = Callable[[Leaves, Any, jax.Array, Tokens], tuple[jax.Array, Any]]
+# Bytes of float32 logits that exist at once, per device. A chunk adds to the head's whole gradient, so that short ones
+# read and write it often: at a vocabulary of 128k, 64 MiB are 128 tokens, whose products take less than that addition.
+LOGITS_BYTES = {"gpu": 2 * 2**30}
+FEW_LOGITS_BYTES = 64 * 2**20  # where memory is what is short
 
 
 def summed(
@@ -75,11 +81,13 @@ def _backward(
 _chunked.defvjp(_forward, _backward)
 
 
-def chunk_length(batch: int, sequence: int, vocab: int, limit: int = 64 * 2**20) -> int:
+def chunk_length(batch: int, sequence: int, vocab: int, limit: int | None = None) -> int:
     """Returns the longest divisor of S whose float32 logits `[B, chunk, V]` stay within `limit` bytes, at least 1.
 
-    `batch` counts the rows of one device, `vocab` the entries of all vocabularies whose logits exist at once.
+    `batch` counts the rows of one device, `vocab` the entries of all vocabularies whose logits exist at once; without a
+    limit it is that of the platform.
     """
+    limit = LOGITS_BYTES.get(platform(), FEW_LOGITS_BYTES) if limit is None else limit
     fits = [c for c in range(1, sequence + 1) if sequence % c == 0 and batch * c * vocab * 4 <= limit]
     return max(fits, default=1)
 

@@ -13,12 +13,22 @@ from jaxpt.errors import JaxptError, nearest
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
+# What multiplies matrices, besides kernels that libraries call by a name of their own: cuDNN's attention begins so.
+_PRODUCTS = frozenset({"dot_general", "ragged_dot_general", "ragged_dot", "pallas_call", "mosaic_gpu_call"})
+
+
+def _kernels_saveable(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Saves what products and kernels give: what is computed again only reads and writes memory."""
+    return primitive.name in _PRODUCTS or primitive.name.startswith("dot_product_attention")
+
+
 # What a block's backward pass finds saved; everything else it recomputes.
 REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_saveable,
     "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "kernels": _kernels_saveable,
     "branches": jax.checkpoint_policies.save_only_these_names("attention", "ffn"),
     "offload_branches": jax.checkpoint_policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[],
@@ -45,7 +55,7 @@ class Compute:
 
     dtype: str = option("float32", "of matrix products: float32, bfloat16 or float16")
     residual_dtype: str | None = option(None, "of the residual stream; None: dtype")
-    remat: str = option("none", "what is computed again: none, full, dots, dots_no_batch, branches, offload_branches")
+    remat: str = option("none", "what is computed again: none, full, dots, dots_no_batch, kernels, branches, …")
     attention: str = option("auto", "a kernel of jaxpt.kernels.attention, or several as a,b, by preference")
     router_dtype: str = option("float32", "of router logits; below float32 for comparisons only")
     grouped_matmul: str = option("auto", "an implementation of jaxpt.kernels.grouped_matmul, or its stated rule")

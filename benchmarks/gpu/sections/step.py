@@ -1,0 +1,173 @@
+"""The train step of the 1.2B model in bfloat16: what remat, batch size and kernels make of its speed and memory."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.gpu.rows import Rows
+from benchmarks.gpu.sizes import Sizes, documents, positions, visible_pairs
+from benchmarks.gpu.timing import seconds_per_call
+from jaxpt.models.compute import Compute
+from jaxpt.models.config import ModelConfig
+from jaxpt.models.init import init_params
+from jaxpt.models.size import flops_per_token, param_count
+from jaxpt.models.specs import param_specs
+from jaxpt.objectives.next_token import NextToken
+from jaxpt.optim.chain import BuiltOptimizer, make_optimizer
+from jaxpt.optim.optimizers.adamw import AdamW
+from jaxpt.sharding import batch_sharding
+from jaxpt.training.arguments import StepArguments
+from jaxpt.training.batches import place
+from jaxpt.training.config import ShardingConfig
+from jaxpt.training.speed import peak_flops
+from jaxpt.training.state import Layout, make_layout, new_state
+from jaxpt.training.step import StepSpec, make_step
+
+
+@dataclass(frozen=True)
+class Try:
+    """One way to run the step."""
+
+    attention: str
+    remat: str
+    batch: int
+    packed: bool = False
+    chunk: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What differs, in words."""
+        rows = "packed" if self.packed else "whole rows"
+        loss = f", loss in chunks of {self.chunk}" if self.chunk else ""
+        return f"{rows}, batch {self.batch}, attention {self.attention}, remat {self.remat}{loss}"
+
+
+class Model:
+    """The state on the device, which every try goes on with, so that it is in memory once."""
+
+    def __init__(self, config: ModelConfig, optimizer: AdamW = AdamW()) -> None:  # noqa: B008
+        self.config = config
+        self.layout: Layout = make_layout(config, ShardingConfig(mesh={"fsdp": 1}), jax.devices()[:1])
+        self.optimizer: BuiltOptimizer = make_optimizer(optimizer, param_specs(config))
+        self.state = new_state(self.layout, self.optimizer, init_params(config, 0, self.layout.params))
+
+    def optimizer_bytes(self) -> int:
+        """Bytes that the update must move at least: gradient, parameters and state read, the latter two written.
+
+        The gradient is read once more for its norm, before it can be clipped.
+        """
+        n = param_count(self.config) * 4
+        return 2 * n + 2 * n + 2 * self.optimizer.state_bytes
+
+
+def made_batch(sizes: Sizes, rows: int, packed: bool, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random tokens in whole rows, or in rows of packed documents."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(0, sizes.model.vocab_size, (rows, sizes.sequence + 1)).astype(np.int32)
+    shape = (rows, sizes.sequence)
+    ids = documents(rows, sizes.sequence, sizes.document, seed) if packed else np.ones(shape, np.int32)
+    return {
+        "tokens": tokens[:, :-1],
+        "targets": tokens[:, 1:],
+        "segment_ids": ids,
+        "positions": positions(ids),
+        "loss_weights": np.ones(shape, np.float32),
+        "source_id": np.zeros(rows, np.int32),
+    }
+
+
+def visible_flops_per_token(sizes: Sizes, ids: np.ndarray) -> float:
+    """The model's count, with attention over the pairs that these documents leave visible."""
+    c = sizes.model
+    whole = flops_per_token(c, sizes.sequence)
+    pairs = visible_pairs(ids, None) / ids.size - (sizes.sequence + 1) / 2
+    return whole + 3 * 4 * len(c.layers) * c.heads * c.head_dim * pairs
+
+
+def run(model: Model, sizes: Sizes, a_try: Try) -> dict[str, Any]:
+    """Compiles the step of one try, takes steps, and returns what they cost."""
+    c = model.config
+    compute = Compute(dtype="bfloat16", remat=a_try.remat, attention=a_try.attention)
+    spec = StepSpec(c, NextToken(chunk=a_try.chunk), compute, a_try.batch, sizes.sequence, 1, (), 1)
+    step = make_step(spec, model.optimizer, model.layout)
+    batch = made_batch(sizes, a_try.batch, a_try.packed)
+    data = place(batch, batch_sharding(model.layout.mesh), a_try.batch)
+    given = StepArguments(np.float32(1e-4))
+    with jax.set_mesh(model.layout.mesh):
+        begun = time.perf_counter()
+        compiled = step.lower(model.state, data, given).compile()
+        compile_s = time.perf_counter() - begun
+
+        def one() -> Any:
+            model.state, metrics = compiled(model.state, data, given)
+            return metrics
+
+        first = float(jax.block_until_ready(one())["train/loss"])
+        seconds, spread = seconds_per_call(one, dataclasses.replace(sizes, seconds=4 * sizes.seconds))
+        last = float(one()["train/loss"])
+    tokens = a_try.batch * sizes.sequence
+    peak, _ = peak_flops(None, jax.devices()[:1])
+    memory = compiled.memory_analysis()
+    return {
+        "tokens_per_s": tokens / seconds,
+        "mfu": tokens / seconds * visible_flops_per_token(sizes, batch["segment_ids"]) / peak,
+        "step_ms": seconds * 1e3,
+        "spread": spread,
+        "temporaries_gib": memory.temp_size_in_bytes / 2**30,
+        "peak_gib": _peak_gib(),
+        "compile_s": compile_s,
+        "loss": f"{first:.4f} to {last:.4f}",
+    }
+
+
+def _peak_gib() -> float:
+    """The most that was in use since the process began."""
+    stats: Mapping[str, int] = jax.devices()[0].memory_stats() or {}
+    return stats.get("peak_bytes_in_use", 0) / 2**30
+
+
+def tries(sizes: Sizes) -> list[Try]:
+    """The most promising first: a cut leaves the main figure."""
+    if jax.default_backend() != "gpu":
+        return [Try("auto", remat, sizes.batches[0], packed) for remat, packed in (("none", False), ("full", True))]
+    from benchmarks.gpu.attention_calls import register
+
+    register()
+    small, large = sizes.batches[0], sizes.batches[-1]
+    return [
+        Try("jax cudnn whole", "none", small),
+        Try("jax cudnn whole", "kernels", large),
+        Try("tokamax mosaic", "kernels", large),
+        Try("jax cudnn", "kernels", large, packed=True),
+        Try("tokamax mosaic", "kernels", large, packed=True),
+        Try("tokamax mosaic whole", "none", small),
+        Try("jax cudnn whole", "full", 2 * large),
+        Try("jax cudnn whole", "kernels", large, chunk=1024),
+        Try("jax cudnn whole", "kernels", large, chunk=128),
+    ]
+
+
+def measure(sizes: Sizes, rows: Rows) -> None:
+    """Measures every try, the best again at the end so that its spread is seen."""
+    model = Model(sizes.model)
+    traffic = model.optimizer_bytes()
+    rows.add(
+        "model",
+        parameters=param_count(sizes.model),
+        flops_per_token=flops_per_token(sizes.model, sizes.sequence),
+        optimizer_gib=traffic / 2**30,
+        optimizer_bytes_per_param=traffic / param_count(sizes.model),
+    )
+    best: tuple[float, Try] | None = None
+    for a_try in tries(sizes):
+        result = rows.measure(f"step {a_try.name}", 25, functools.partial(run, model, sizes, a_try))
+        if result and not a_try.packed and (best is None or result["mfu"] > best[0]):
+            best = (result["mfu"], a_try)
+    if best:
+        rows.add("step best", mfu=best[0], which=best[1].name)
