@@ -8,7 +8,6 @@ bit-for-bit resume, a profile of one step, grouped products and the loss. With -
 import argparse
 import importlib
 import json
-import os
 import subprocess
 import sys
 import time

@@ -1,8 +1,8 @@
 """Attention as jaxpt has it, by implementation, and the libraries' own calls beside it, all of one signature."""
 
 import functools
-import types
 import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -44,8 +44,11 @@ def cudnn(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | Non
     return out[0] if isinstance(out, tuple | list) else out
 
 
-def _offsets(segment_ids: jax.Array, most: int = 64) -> tuple[jax.Array, jax.Array]:
-    """Lengths `[B, most]` and first tokens `[B, most + 1]` of the documents of each row, -1 past the last."""
+def _offsets(segment_ids: jax.Array, most: int = 16) -> tuple[jax.Array, jax.Array]:
+    """Lengths `[B, most]` and first tokens `[B, most + 1]` of the documents of each row, -1 past the last.
+
+    cuDNN's backward pass takes the longer the more documents it is compiled for; a row of more would be wrong.
+    """
     s = segment_ids.shape[1]
     begins = jnp.concatenate(
         [jnp.ones_like(segment_ids[:, :1], bool), segment_ids[:, 1:] != segment_ids[:, :-1]], axis=1

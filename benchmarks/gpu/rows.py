@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass
 class Rows:
-    """Results of one process; `facts` (card, versions) stand in every row, `deadline` is in `time.monotonic` seconds."""
+    """Results of one process; `facts` (card, versions) stand in every row; `deadline` is of `time.monotonic`."""
 
     out: Path | None
     section: str

@@ -47,7 +47,8 @@ class Compute:
     the residual stream's (None: `dtype`). `remat` is a name from `REMAT_POLICIES`. `attention` is a name from
     `jaxpt.kernels.attention.IMPLEMENTATIONS`, several separated by commas (the first that applies), or "auto", each
     platform's own list; `grouped_matmul` is a name or "auto", for experts. `router_dtype` is the dtype of router logits
-    and their softmax; below float32 it is for comparisons only.
+    and their softmax; below float32 it is for comparisons only. `unroll` writes the layers out: a loop over them copies
+    each layer's activations into stacks and back.
 
     Raises:
         JaxptError: an unknown name, with its nearest neighbour.
@@ -58,6 +59,7 @@ class Compute:
     remat: str = option("none", "what is computed again: none, full, dots, dots_no_batch, kernels, branches, …")
     attention: str = option("auto", "a kernel of jaxpt.kernels.attention, or several as a,b, by preference")
     router_dtype: str = option("float32", "of router logits; below float32 for comparisons only")
+    unroll: bool = option(False, "layers one after the other in the program, not a loop: faster, compiles longer")
     grouped_matmul: str = option("auto", "an implementation of jaxpt.kernels.grouped_matmul, or its stated rule")
 
     def __post_init__(self) -> None:

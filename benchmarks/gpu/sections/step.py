@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from benchmarks.gpu.rows import Rows
-from benchmarks.gpu.sizes import Sizes, documents, positions, visible_pairs
+from benchmarks.gpu.sizes import Sizes, documents, positions, visible_flops_per_token
 from benchmarks.gpu.timing import seconds_per_call
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
@@ -39,13 +39,17 @@ class Try:
     batch: int
     packed: bool = False
     chunk: int | None = None
+    unroll: bool = False
+    options: tuple[tuple[str, bool | str], ...] = ()  # of the compiler, for this program
 
     @property
     def name(self) -> str:
         """What differs, in words."""
         rows = "packed" if self.packed else "whole rows"
         loss = f", loss in chunks of {self.chunk}" if self.chunk else ""
-        return f"{rows}, batch {self.batch}, attention {self.attention}, remat {self.remat}{loss}"
+        layers = ", layers written out" if self.unroll else ""
+        options = "".join(f", {name}={value}" for name, value in self.options)
+        return f"{rows}, batch {self.batch}, attention {self.attention}, remat {self.remat}{layers}{loss}{options}"
 
 
 class Model:
@@ -82,18 +86,10 @@ def made_batch(sizes: Sizes, rows: int, packed: bool, seed: int = 0) -> dict[str
     }
 
 
-def visible_flops_per_token(sizes: Sizes, ids: np.ndarray) -> float:
-    """The model's count, with attention over the pairs that these documents leave visible."""
-    c = sizes.model
-    whole = flops_per_token(c, sizes.sequence)
-    pairs = visible_pairs(ids, None) / ids.size - (sizes.sequence + 1) / 2
-    return whole + 3 * 4 * len(c.layers) * c.heads * c.head_dim * pairs
-
-
 def run(model: Model, sizes: Sizes, a_try: Try) -> dict[str, Any]:
     """Compiles the step of one try, takes steps, and returns what they cost."""
     c = model.config
-    compute = Compute(dtype="bfloat16", remat=a_try.remat, attention=a_try.attention)
+    compute = Compute(dtype="bfloat16", remat=a_try.remat, attention=a_try.attention, unroll=a_try.unroll)
     spec = StepSpec(c, NextToken(chunk=a_try.chunk), compute, a_try.batch, sizes.sequence, 1, (), 1)
     step = make_step(spec, model.optimizer, model.layout)
     batch = made_batch(sizes, a_try.batch, a_try.packed)
@@ -101,7 +97,7 @@ def run(model: Model, sizes: Sizes, a_try: Try) -> dict[str, Any]:
     given = StepArguments(np.float32(1e-4))
     with jax.set_mesh(model.layout.mesh):
         begun = time.perf_counter()
-        compiled = step.lower(model.state, data, given).compile()
+        compiled = step.lower(model.state, data, given).compile(dict(a_try.options))
         compile_s = time.perf_counter() - begun
 
         def one() -> Any:
@@ -135,21 +131,30 @@ def _peak_gib() -> float:
 def tries(sizes: Sizes) -> list[Try]:
     """The most promising first: a cut leaves the main figure."""
     if jax.default_backend() != "gpu":
-        return [Try("auto", remat, sizes.batches[0], packed) for remat, packed in (("none", False), ("full", True))]
+        rows = sizes.batches[0]
+        return [Try("auto", "kernels", rows, unroll=True), Try("auto", "full", rows, packed=True)]
     from benchmarks.gpu.attention_calls import register
+    from jaxpt.kernels.attention import IMPLEMENTATIONS
 
     register()
     small, large = sizes.batches[0], sizes.batches[-1]
+    most = large + small
+    best = "jax cudnn whole"  # what the mask costs where each row is one document, and the program knows it
+    own = "auto" if "cudnn" in IMPLEMENTATIONS else "jax cudnn"
+    slices = (("xla_gpu_enable_dynamic_slice_fusion", True),)
     return [
-        Try("jax cudnn whole", "none", small),
-        Try("jax cudnn whole", "kernels", large),
-        Try("tokamax mosaic", "kernels", large),
-        Try("jax cudnn", "kernels", large, packed=True),
+        Try(best, "kernels", large),
+        Try(best, "kernels", large, unroll=True),
+        Try(own, "kernels", large, packed=True),
+        Try(own, "kernels", large),
+        Try(best, "kernels", most, unroll=True),
+        Try(best, "kernels", large, options=slices),
+        Try("jax cudnn", "kernels", large, packed=True, unroll=True),
+        Try("tokamax mosaic whole", "kernels", large),
         Try("tokamax mosaic", "kernels", large, packed=True),
-        Try("tokamax mosaic whole", "none", small),
-        Try("jax cudnn whole", "full", 2 * large),
-        Try("jax cudnn whole", "kernels", large, chunk=1024),
-        Try("jax cudnn whole", "kernels", large, chunk=128),
+        Try(best, "none", small, unroll=True),
+        Try(best, "full", 2 * large),
+        Try(best, "branches", large),
     ]
 
 
