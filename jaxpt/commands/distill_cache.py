@@ -15,6 +15,7 @@ from jaxpt.data.target_cache import TargetCache
 from jaxpt.data.target_writer import begin, fill
 from jaxpt.data.targets import TargetKind
 from jaxpt.errors import JaxptError
+from jaxpt.models.size import flops_per_token
 from jaxpt.sharding.mesh import parse_axes
 from jaxpt.training.config import ShardingConfig
 from jaxpt.training.starting_point import open_start
@@ -71,7 +72,9 @@ def main(argv: Sequence[str]) -> int:
             done += facts["records"] * source.sequence_length
             bar.set_postfix(ids=f"{facts['ids'] / max(1, facts['positions']):.1f}")
     seconds = time.monotonic() - began
-    print(f"{path}: {done:,} positions written here in {seconds:.1f} s, {done / seconds:,.0f} tokens/s")
+    flops = done * flops_per_token(teacher.model, source.sequence_length, backward=False)
+    speed = f"{done / seconds:,.0f} tokens/s, {flops:.3g} FLOPs"
+    print(f"{path}: {done:,} positions written here in {seconds:.1f} s, {speed}")
     print(summary(TargetCache.open(path)))
     return 0
 
