@@ -39,6 +39,11 @@ CORE = [
 EXTRAS = {
     "tpu": ["jax[tpu]>=0.10.2,<0.13"],
     "cuda": ["jax[cuda13]>=0.10.2,<0.13"],
+    "gpu": [  # attention on Hopper and Blackwell; its parts that jaxpt takes are private, hence the exact version
+        "jax[cuda13]>=0.10.2,<0.13; python_version < '3.12'",
+        "jax[cuda13]>=0.11.2,<0.13; python_version >= '3.12'",
+        "tokamax==0.0.17; python_version >= '3.12'",
+    ],
     "data": [
         "datasketch>=2,<3",
         "daft>=0.7.20,<0.8",

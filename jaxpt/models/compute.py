@@ -48,7 +48,8 @@ class Compute:
     `jaxpt.kernels.attention.IMPLEMENTATIONS`, several separated by commas (the first that applies), or "auto", each
     platform's own list; `grouped_matmul` is a name or "auto", for experts. `router_dtype` is the dtype of router logits
     and their softmax; below float32 it is for comparisons only. `unroll` writes the layers out: a loop over them copies
-    each layer's activations into stacks and back.
+    each layer's activations into stacks and back. With `compare_kernels` a training run compares each attention kernel
+    that it would take with plain XLA, on its device and at its shapes, and takes none that is wrong.
 
     Raises:
         JaxptError: an unknown name, with its nearest neighbour.
@@ -60,6 +61,7 @@ class Compute:
     attention: str = option("auto", "a kernel of jaxpt.kernels.attention, or several as a,b, by preference")
     router_dtype: str = option("float32", "of router logits; below float32 for comparisons only")
     unroll: bool = option(False, "layers one after the other in the program, not a loop: faster, compiles longer")
+    compare_kernels: bool = option(True, "compare each attention kernel with plain XLA before the first step")
     grouped_matmul: str = option("auto", "an implementation of jaxpt.kernels.grouped_matmul, or its stated rule")
 
     def __post_init__(self) -> None:

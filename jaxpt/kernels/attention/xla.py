@@ -22,6 +22,19 @@ def run(
     q_index: jax.Array | None = None,
 ) -> jax.Array:
     """Returns attention as `jaxpt.kernels.attention.dispatch.attention` defines it."""
+    return rows(q, k, v, logits, segment_ids, segment_ids, q_index)
+
+
+def rows(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    logits: Logits,
+    q_segments: jax.Array | None,
+    k_segments: jax.Array | None,
+    q_index: jax.Array | None,
+) -> jax.Array:
+    """Returns `run` for some of the queries: `q_index [B, s]` and `q_segments [B, s]` are theirs, or all's if None."""
     b, s, h, hd = q.shape
     t, kv = k.shape[1:3]
     precision = logits.precision
@@ -34,8 +47,8 @@ def run(
     seen = column <= row
     if logits.window is not None:
         seen &= column > row - logits.window
-    if segment_ids is not None:
-        seen &= segment_ids[:, :, None] == segment_ids[:, None, :]
+    if q_segments is not None and k_segments is not None:
+        seen &= q_segments[:, :, None] == k_segments[:, None, :]
     x = jnp.where(seen[:, None, None], x, MASKED)
     weights = jax.nn.softmax(x, axis=-1).astype(v.dtype)
     return jnp.einsum("bkgst,btkh->bskgh", weights, v, precision=precision).reshape(b, s, h, hd)
