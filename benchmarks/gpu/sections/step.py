@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,11 +86,10 @@ def made_batch(sizes: Sizes, rows: int, packed: bool, seed: int = 0) -> dict[str
     }
 
 
-def run(model: Model, sizes: Sizes, a_try: Try) -> dict[str, Any]:
-    """Compiles the step of one try, takes steps, and returns what they cost."""
-    c = model.config
+def prepare(model: Model, sizes: Sizes, a_try: Try) -> tuple[Callable[[], Any], dict[str, float]]:
+    """Compiles the step of one try; returns what takes a step, and seconds of compilation and GiB of temporaries."""
     compute = Compute(dtype="bfloat16", remat=a_try.remat, attention=a_try.attention, unroll=a_try.unroll)
-    spec = StepSpec(c, NextToken(chunk=a_try.chunk), compute, a_try.batch, sizes.sequence, 1, (), 1)
+    spec = StepSpec(model.config, NextToken(chunk=a_try.chunk), compute, a_try.batch, sizes.sequence, 1, (), 1)
     step = make_step(spec, model.optimizer, model.layout)
     batch = made_batch(sizes, a_try.batch, a_try.packed)
     data = place(batch, batch_sharding(model.layout.mesh), a_try.batch)
@@ -98,26 +97,33 @@ def run(model: Model, sizes: Sizes, a_try: Try) -> dict[str, Any]:
     with jax.set_mesh(model.layout.mesh):
         begun = time.perf_counter()
         compiled = step.lower(model.state, data, given).compile(dict(a_try.options))
-        compile_s = time.perf_counter() - begun
+        facts = {"compile_s": time.perf_counter() - begun}
+    facts["temporaries_gib"] = compiled.memory_analysis().temp_size_in_bytes / 2**30
 
-        def one() -> Any:
-            model.state, metrics = compiled(model.state, data, given)
-            return metrics
+    def one() -> Any:
+        model.state, metrics = compiled(model.state, data, given)
+        return metrics
 
+    return one, facts
+
+
+def run(model: Model, sizes: Sizes, a_try: Try) -> dict[str, Any]:
+    """Takes steps of one try and returns what they cost."""
+    one, facts = prepare(model, sizes, a_try)
+    with jax.set_mesh(model.layout.mesh):
         first = float(jax.block_until_ready(one())["train/loss"])
         seconds, spread = seconds_per_call(one, dataclasses.replace(sizes, seconds=4 * sizes.seconds))
         last = float(one()["train/loss"])
     tokens = a_try.batch * sizes.sequence
     peak, _ = peak_flops(None, jax.devices()[:1])
-    memory = compiled.memory_analysis()
+    ids = documents(a_try.batch, sizes.sequence, sizes.document) if a_try.packed else np.ones((1, sizes.sequence))
     return {
         "tokens_per_s": tokens / seconds,
-        "mfu": tokens / seconds * visible_flops_per_token(sizes, batch["segment_ids"]) / peak,
+        "mfu": tokens / seconds * visible_flops_per_token(sizes, ids) / peak,
         "step_ms": seconds * 1e3,
         "spread": spread,
-        "temporaries_gib": memory.temp_size_in_bytes / 2**30,
         "peak_gib": _peak_gib(),
-        "compile_s": compile_s,
+        **facts,
         "loss": f"{first:.4f} to {last:.4f}",
     }
 
