@@ -50,7 +50,7 @@ def terms(objective: "Distill", inputs: Inputs) -> Terms:
     fixed = {"student": rest, "alpha": inputs.scheduled["alpha"]}
     taught = {name: b[name] for name in ("teacher_ids", "teacher_weights", "teacher_entropy")}
     tokens = {**weighted(inputs), **taught}
-    chunk = objective.chunk or chunk_length(inputs.rows_per_device, x.shape[1], inputs.model.vocab_size)
+    chunk = objective.chunk or chunk_length(inputs.rows_per_device, x.shape[1], inputs.model.vocab_size, x.shape[2])
     loss, (nll, lse, divergence) = summed(_term(objective, inputs), head, fixed, x, tokens, chunk)
     out = objective.of_tokens(inputs, loss, nll, lse)
     out = out._replace(named={**out.named, "divergence": jnp.sum(tokens["weights"] * divergence)})
