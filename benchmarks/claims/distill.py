@@ -22,7 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import matplotlib
 import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 
 from benchmarks.claims.harness import POINTS, at, held_out_batches, sources, teacher
 from jaxpt.api import load
@@ -102,16 +106,20 @@ def main() -> int:
     file = a.folder / "distill.json"
     runs: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     kind = f"tokens={a.student_tokens // per_step * per_step} target={a.target} from={a.larger or 'parent'}"
+    asked = []
     for arm, rate, seed in itertools.product(a.arms.split(","), a.rates.split(","), range(a.seeds)):
         key = f"{arm} lr={rate} seed={seed} {kind}"
+        asked.append(key)
         if key not in runs:
             read = with_targets(loader, cached) if cached and ARMS[arm].cached_targets() else loader.batch
             runs[key] = student(small, teaches, layers, (arm, rate, seed), read, first, held, a)
             partial = file.with_suffix(".partial")
             partial.write_text(json.dumps(runs, indent=1))
             partial.rename(file)
-    print(report([r for k, r in runs.items() if k.endswith(kind)]))
+    best = best_runs([runs[key] for key in asked])
+    print(report(best))
     print(f"the training rows are read up to {repeat} time(s)")
+    draw(best, a.folder / "distill.png")
     return 0
 
 
@@ -200,22 +208,45 @@ def trained(
     return curve, {name: float(metrics[name]) for name in names if name in metrics}
 
 
-def report(runs: list[dict[str, Any]]) -> str:
-    """Returns the table: means over seeds, at the best rate of each arm."""
-    rows = []
-    for arm in ARMS:
+def best_runs(runs: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Returns the runs of each arm, all seeds of its best rate."""
+    out = {}
+    for arm in dict.fromkeys(r["arm"] for r in runs):
         mine = [r for r in runs if r["arm"] == arm]
-        if not mine:
-            continue
         end = lambda rate, mine=mine: np.mean([r["curve"][-1][1] for r in mine if r["rate"] == rate])  # noqa: E731
         best = min({r["rate"] for r in mine}, key=end)
-        mine = [r for r in mine if r["rate"] == best]
+        out[arm] = [r for r in mine if r["rate"] == best]
+    return out
+
+
+def draw(runs: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Held-out loss over tokens, means over seeds, and beside it the difference to the first arm."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    curve = lambda mine: np.mean([[l for _, l in r["curve"]] for r in mine], axis=0)  # noqa: E731
+    first, base = next((arm, curve(mine)) for arm, mine in runs.items())
+    for i, (arm, mine) in enumerate(runs.items()):
+        tokens, style = [t / 1e3 for t, _ in mine[0]["curve"]], {"color": f"C{i}", "lw": 1.4, "marker": "o", "ms": 2.5}
+        left.plot(tokens, curve(mine), label=f"{arm}, rate {mine[0]['rate']}", **style)
+        right.plot(tokens, curve(mine) - base, **style)
+    left.set(xlabel="thousand tokens", ylabel="held-out loss, nats per token")
+    right.set(xlabel="thousand tokens", ylabel=f"difference to {first}, nats")
+    left.legend(frameon=False, fontsize=8)
+    for axes in (left, right):
+        axes.grid(alpha=0.25)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def report(runs: dict[str, list[dict[str, Any]]]) -> str:
+    """Returns the table: means over seeds, at the best rate of each arm."""
+    rows = []
+    for arm, mine in runs.items():
         losses = [float(np.mean([at(r["curve"], p) for r in mine])) for p in (0.0, 0.1, 0.3, 1.0)]
         spread = float(np.std([r["curve"][-1][1] for r in mine]))
         last = {k: float(np.mean([r["last"][k] for r in mine])) for k in mine[0]["last"]}
         facts = [last.get(f"train/{k}", "") for k in ("divergence", "agreement", "hidden_loss")]
         cpu = round(float(np.mean([r["cpu_seconds"] for r in mine])))
-        rows.append([arm, best, len(mine), *losses, spread, *facts, f"{mine[0]['flops']:.3g}", cpu])
+        rows.append([arm, mine[0]["rate"], len(mine), *losses, spread, *facts, f"{mine[0]['flops']:.3g}", cpu])
     head = ["arm", "lr", "seeds", "loss at 0", "10 %", "30 %", "100 %", "± (seeds)", "divergence", "agreement"]
     return table([*head, "hidden", "FLOPs", "CPU s"], rows)
 

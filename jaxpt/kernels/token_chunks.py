@@ -81,15 +81,18 @@ def _backward(
 _chunked.defvjp(_forward, _backward)
 
 
-def chunk_length(batch: int, sequence: int, vocab: int, limit: int | None = None) -> int:
+def chunk_length(batch: int, sequence: int, vocab: int, width: int = 0, limit: int | None = None) -> int:
     """Returns the longest divisor of S whose float32 logits `[B, chunk, V]` stay within `limit` bytes, at least 1.
+
+    Each chunk reads the head and adds to its whole gradient, `width` · V numbers. So that this takes no longer than the
+    products, a chunk may also have `width` / 4 tokens: its logits are then a quarter of that gradient.
 
     `batch` counts the rows of one device, `vocab` the entries of all vocabularies whose logits exist at once; without a
     limit it is that of the platform.
     """
     limit = LOGITS_BYTES.get(platform(), FEW_LOGITS_BYTES) if limit is None else limit
-    fits = [c for c in range(1, sequence + 1) if sequence % c == 0 and batch * c * vocab * 4 <= limit]
-    return max(fits, default=1)
+    divisors = [c for c in range(1, sequence + 1) if sequence % c == 0]
+    return max([c for c in divisors if batch * c * vocab * 4 <= limit or 4 * batch * c <= width], default=1)
 
 
 def _split(tree: Any, chunk: int) -> Any:

@@ -52,7 +52,7 @@ def terms(objective: "Distill", inputs: Inputs) -> Terms:
     fixed = {"student": rest, "alpha": inputs.scheduled["alpha"]}
     taught = {name: b[name] for name in ("teacher_ids", "teacher_weights", "teacher_entropy")}
     tokens = {**weighted(inputs), **taught}
-    chunk = objective.chunk or chunk_length(inputs.rows_per_device, x.shape[1], inputs.model.vocab_size)
+    chunk = objective.chunk or chunk_length(inputs.rows_per_device, x.shape[1], inputs.model.vocab_size, x.shape[2])
     loss, (nll, lse, *facts) = summed(_term(objective, inputs), head, fixed, x, tokens, chunk)
     out = objective.of_tokens(inputs, loss, nll, lse)
     mean = [jnp.sum(tokens["weights"] * of_token) for of_token in facts]
