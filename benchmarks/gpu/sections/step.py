@@ -177,7 +177,7 @@ def measure(sizes: Sizes, rows: Rows) -> None:
     )
     best: tuple[float, Try] | None = None
     for a_try in tries(sizes):
-        result = rows.measure(f"step {a_try.name}", 25, functools.partial(run, model, sizes, a_try))
+        result = rows.measure(f"step {a_try.name}", 18, functools.partial(run, model, sizes, a_try))
         if result and not a_try.packed and (best is None or result["mfu"] > best[0]):
             best = (result["mfu"], a_try)
     if best:
