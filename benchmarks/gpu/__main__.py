@@ -13,31 +13,40 @@ import sys
 import time
 from pathlib import Path
 
-COMMANDS = {
-    "first": {"torch_attention": 45, "kernels": 85, "step": 240},  # seconds after which the next one begins
-    "second": {"torch_step": 80, "profile": 110, "generate": 150, "resume": 200, "experts": 220, "loss": 240},
+COMMANDS = {  # seconds of each part; what a part leaves is the next one's
+    "first": {"step": 125, "torch_attention": 30, "kernels": 80},
+    "second": {"torch_step": 75, "profile": 30, "generate": 45, "resume": 45, "experts": 20, "loss": 20},
 }
+EXTRAS = ("step_wide", "generate_transformers")  # on request, and what a part starts
 
 
 def main() -> int:
     """Runs the parts of a command one after the other, each in a process of its own; or one part, in this process."""
     parser = argparse.ArgumentParser("benchmarks.gpu", description=__doc__)
-    parser.add_argument("what", choices=[*COMMANDS, *(part for parts in COMMANDS.values() for part in parts)])
+    known = [*(part for parts in COMMANDS.values() for part in parts), *EXTRAS]
+    parser.add_argument("what", choices=[*COMMANDS, *known])
     parser.add_argument("--out", type=Path, help="file that rows are appended to, a JSON object a line")
     parser.add_argument("--seconds", type=float, default=235.0, help="from the start of the command to its end")
     parser.add_argument("--tiny", action="store_true", help="tiny shapes: a dry run on a CPU")
-    parser.add_argument("--only", help="parts of the command, by name, with commas")
+    parser.add_argument("--only", metavar="PART:SECONDS,…", help="these parts instead, of any command, in this order")
     a = parser.parse_args()
     if a.what not in COMMANDS:
         return part(a.what, a.out, a.seconds, a.tiny)
-    begun, worst = time.monotonic(), 0
-    parts = COMMANDS[a.what]
-    for name in a.only.split(",") if a.only else parts:
-        left = (a.seconds if a.only else min(a.seconds, parts[name])) - (time.monotonic() - begun)
-        worst = max(worst, start(name, a.out, left, a.tiny))
+    parts = dict(_part(given, known, parser) for given in a.only.split(",")) if a.only else COMMANDS[a.what]
+    end, due, worst = time.monotonic() + a.seconds, time.monotonic(), 0
+    for name, seconds in parts.items():
+        due += seconds
+        worst = max(worst, start(name, a.out, min(due, end) - time.monotonic(), a.tiny))
     if a.out is not None:
         print(f"rows are in {a.out}")
     return worst
+
+
+def _part(given: str, known: list[str], parser: argparse.ArgumentParser) -> tuple[str, float]:
+    name, _, seconds = given.partition(":")
+    if name not in known or not seconds.replace(".", "").isdigit():
+        parser.error(f"--only={given}: give a part and its seconds, as {known[0]}:60; parts are {', '.join(known)}")
+    return name, float(seconds)
 
 
 def start(name: str, out: Path | None, seconds: float, tiny: bool) -> int:

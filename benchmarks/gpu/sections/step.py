@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from benchmarks.gpu.rows import Rows
-from benchmarks.gpu.sizes import Sizes, documents, positions, visible_flops_per_token
+from benchmarks.gpu.sizes import WIDE, Sizes, documents, positions, visible_flops_per_token
 from benchmarks.gpu.timing import seconds_per_call
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
@@ -147,17 +147,17 @@ def tries(sizes: Sizes) -> list[Try]:
     most = large + small
     best = "jax cudnn whole"  # what the mask costs where each row is one document, and the program knows it
     own = "auto" if "cudnn" in IMPLEMENTATIONS else "jax cudnn"
-    slices = (("xla_gpu_enable_dynamic_slice_fusion", True),)
+    out = [Try(best, "kernels", large, unroll=True), Try(best, "kernels", most, unroll=True)]
+    if sizes.model == WIDE:
+        return out
     return [
-        Try(best, "kernels", large),
-        Try(best, "kernels", large, unroll=True),
-        Try(own, "kernels", large, packed=True),
-        Try(own, "kernels", large),
-        Try(best, "kernels", most, unroll=True),
-        Try(best, "kernels", large, options=slices),
+        *out,
+        Try(own, "kernels", large, packed=True, unroll=True),
+        Try(own, "kernels", large, unroll=True),
         Try("jax cudnn", "kernels", large, packed=True, unroll=True),
-        Try("tokamax mosaic whole", "kernels", large),
-        Try("tokamax mosaic", "kernels", large, packed=True),
+        Try(best, "kernels", large),
+        Try("tokamax mosaic whole", "kernels", large, unroll=True),
+        Try("tokamax mosaic", "kernels", large, packed=True, unroll=True),
         Try(best, "none", small, unroll=True),
         Try(best, "full", 2 * large),
         Try(best, "branches", large),
@@ -177,7 +177,7 @@ def measure(sizes: Sizes, rows: Rows) -> None:
     )
     best: tuple[float, Try] | None = None
     for a_try in tries(sizes):
-        result = rows.measure(f"step {a_try.name}", 25, functools.partial(run, model, sizes, a_try))
+        result = rows.measure(f"step {a_try.name}", 18, functools.partial(run, model, sizes, a_try))
         if result and not a_try.packed and (best is None or result["mfu"] > best[0]):
             best = (result["mfu"], a_try)
     if best:
