@@ -31,7 +31,7 @@ def given(tmp_path_factory):
     texts = [" ".join(rng.choice(WORDS, 60)) for _ in range(120)]
     records = ({"text": t, "repo": "r", "path": f"f{i}.py"} for i, t in enumerate(texts))
     (folder / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    tokenizer = train_sentencepiece(texts, folder / "t.model", 320)
+    tokenizer = train_sentencepiece(texts, folder / "t.model", 300)
     small = config(vocab_size=tokenizer.vocab_size, embed=64, mlp=128)
     save_bundle(Model(small, jax.device_get(init_params(small, 0)), tokenizer, []), folder / "bundle")
     assert cli.main(["export", f"--from={folder}/bundle", f"--to={folder}/hf"]) == 0
@@ -55,7 +55,7 @@ def files(folder):
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
-@pytest.mark.parametrize("most", [2_000, 20_000])
+@pytest.mark.parametrize("most", [4_000, 20_000])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on_with_room(given, tmp_path, capfd, command, most):
     target = tmp_path / "new/target"
