@@ -30,7 +30,7 @@ example:
 
 def main(argv: Sequence[str]) -> int:
     """Parses arguments, counts the data, compiles each stage's step and prints what it takes."""
-    parser = Parser("jaxpt plan", HELP, EPILOG, RunConfig)
+    parser = Parser("jaxpt plan", HELP, EPILOG, lambda: RunConfig)
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]")
     parser.add_argument(
         "--topology", help="for instance v5e:4x4, v5p:2x2x4, v6e:16x16; without it only data is counted"

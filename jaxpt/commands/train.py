@@ -15,7 +15,7 @@ from jaxpt.checkpoints.restoring import check_step
 from jaxpt.checkpoints.run_files import has_tokenizer
 from jaxpt.checkpoints.run_item import RunItem
 from jaxpt.cli.dispatch import Parser
-from jaxpt.cli.stopping import Stopped, write_line
+from jaxpt.cli.stopping import EXIT_PREEMPTED, Stopped, write_line
 from jaxpt.cli.terminal import say
 from jaxpt.config.file import load
 from jaxpt.errors import JaxptError
@@ -34,7 +34,7 @@ from jaxpt.training.extra import make_extra
 from jaxpt.training.feed import Feeds
 from jaxpt.training.frozen import ancestor, beside_frozen, pin_frozen, with_frozen
 from jaxpt.training.history import newest_saved, read_legs
-from jaxpt.training.interrupt import EXIT_PREEMPTED, SAME, Interrupt, way_on
+from jaxpt.training.interrupt import SAME, Interrupt, way_on
 from jaxpt.training.overview import overview
 from jaxpt.training.program import make_program
 from jaxpt.training.reweighting import Reweighting
@@ -59,7 +59,7 @@ error.
 
 def main(argv: Sequence[str]) -> int:
     """Parses arguments, checks everything that can be checked, trains."""
-    parser = Parser("jaxpt train", HELP, EPILOG, RunConfig)
+    parser = Parser("jaxpt train", HELP, EPILOG, lambda: RunConfig)
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="Python file with get_config()")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="run directory, new or to be resumed")
     parser.add_argument(
