@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxpt.errors import JaxptError
-from jaxpt.kernels.attention import IMPLEMENTATIONS, attention, blocked
+from jaxpt.kernels.attention import IMPLEMENTATIONS, attention, blocked, cudnn
 from jaxpt.kernels.attention.call import Logits
 from jaxpt.sharding import make_mesh
 from tests.kernels import attention_float64
@@ -130,9 +130,10 @@ def test_memory_of_the_blocked_attention_is_linear_in_the_rows_length():
     assert temporary("xla", 4096) > 9 * temporary("xla", 1024)
 
 
-@pytest.mark.parametrize("kv", [2, 1])
-def test_on_a_mesh_each_device_computes_its_rows_and_heads(monkeypatch, kv):
-    monkeypatch.setattr(blocked, "BLOCKS", {"cpu": BLOCK})
+@pytest.mark.parametrize(("kv", "platform"), [(2, "cpu"), (1, "cpu"), (2, "gpu")])
+def test_on_a_mesh_each_device_computes_its_rows_and_heads(monkeypatch, kv, platform):
+    monkeypatch.setattr(blocked, "BLOCKS", {"cpu": BLOCK, "gpu": BLOCK})
+    monkeypatch.setattr(blocked, "platform", lambda: platform)
     inputs = arrays(33, 4, kv)
     want = with_gradients("blocked", *inputs, PACKED, window=20)
     with jax.set_mesh(make_mesh({"data": 2, "tensor": 2}, jax.devices()[:4])):
@@ -140,6 +141,24 @@ def test_on_a_mesh_each_device_computes_its_rows_and_heads(monkeypatch, kv):
     assert math.prod(got[0].sharding.shard_shape(got[0].shape)) == got[0].size // 4
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("documents", [4, 40])
+def test_packed_cudnn_takes_another_kernel_where_a_row_has_more_documents(monkeypatch, documents):
+    """The whole way that a GPU takes, but for cuDNN itself, in whose place stands what would show."""
+    monkeypatch.setattr(blocked, "BLOCKS", {"gpu": BLOCK})
+    monkeypatch.setattr(blocked, "platform", lambda: "gpu")
+    monkeypatch.setattr(cudnn, "_packed", lambda q, k, v, segment_ids, *, logits: q * 0 + 7)
+    monkeypatch.setattr(cudnn, "refuses", lambda call: None)
+    inputs = arrays(41, 4, 2)
+    segments = np.stack([rows(*[1] * (documents - 1), 41 - documents + 1), rows(41)])
+    with jax.set_mesh(make_mesh({"data": 1}, jax.devices()[:1])):
+        got = with_gradients("cudnn", *inputs, segments, window=20)
+    if documents <= cudnn.DOCUMENTS:
+        assert np.all(got[0] == 7)
+        return
+    for a, b in zip(got, attention_float64.attention(*inputs, 0.3, segments, window=20), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("case", [{}, {"window": 40, "softcap": 3.0}], ids=str)

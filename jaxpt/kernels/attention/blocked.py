@@ -14,6 +14,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxpt.kernels.attention.call import Call, Logits
 from jaxpt.kernels.attention.sharded import per_shard
@@ -21,6 +22,7 @@ from jaxpt.kernels.attention.xla import MASKED
 from jaxpt.sharding.platform import platform
 
 BLOCKS = {"cpu": 128, "gpu": 512, "tpu": 512}  # positions of a block: the fastest of those measured
+KEPT = "attention_kernel"  # what the backward pass needs besides its arguments, for remat policies that save by name
 
 T = TypeVar("T")
 
@@ -61,7 +63,7 @@ def local(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | Non
     tiling = _Tiling(block, math.ceil(s / block), follow=platform() != "gpu")
     cut = functools.partial(_into_blocks, tiling=tiling)
     ids = None if segment_ids is None else segment_ids.astype(jnp.int32)
-    first = _first_blocks(ids, b, s, logits.window, tiling)
+    first = _first_blocks(ids, b, logits.window, tiling) if tiling.follow else None
     if ids is not None:
         ids = cut(ids.reshape(b, s, 1, 1, 1))[:, :, 0, :, 0]  # [N, b, block]
     heads = cut(q.reshape(b, s, kv, h // kv, hd)), cut(k[:, :, :, None]), cut(v[:, :, :, None])
@@ -86,20 +88,24 @@ def _rows_first(x: jax.Array, b: int, g: int, tiling: _Tiling) -> jax.Array:
     return x.reshape(n, b, kv, g, tiling.block, hd).swapaxes(0, 1)
 
 
-def _first_blocks(ids: jax.Array | None, b: int, s: int, window: int | None, tiling: _Tiling) -> jax.Array | np.ndarray:
+def _reach(window: int | None, tiling: _Tiling) -> np.ndarray:
+    """Returns `[count]` int32: for each block of queries the first block of keys that the window reaches."""
+    if window is None:
+        return np.zeros(tiling.count, np.int32)
+    return np.maximum(np.arange(tiling.count, dtype=np.int32) * tiling.block - window + 1, 0) // tiling.block
+
+
+def _first_blocks(ids: jax.Array | None, b: int, window: int | None, tiling: _Tiling) -> jax.Array:
     """Returns `[N]` int32: for each block of queries the first block of keys that any of them sees.
 
     Two blocks may share a document where the ranges of their ids overlap; id 0, padding, stands apart, as it follows
     the largest.
     """
     n, block = tiling.count, tiling.block
-    index = np.arange(n)
-    reach = np.zeros(n, np.int32) if window is None else np.maximum(index * block - window + 1, 0) // block
-    if not tiling.follow:
-        return reach.astype(np.int32)
+    index, reach = np.arange(n), _reach(window, tiling)
     if ids is None:
-        return np.tile(reach, b).astype(np.int32)
-    ids = jnp.pad(ids, ((0, 0), (0, n * block - s)), mode="edge").reshape(b, n, block)
+        return jnp.tile(reach, b)
+    ids = jnp.pad(ids, ((0, 0), (0, n * block - ids.shape[1])), mode="edge").reshape(b, n, block)
     big = jnp.iinfo(jnp.int32).max
     low, high = jnp.where(ids == 0, big, ids).min(-1), jnp.where(ids == 0, -big, ids).max(-1)
     padded = (ids == 0).any(-1)
@@ -107,16 +113,24 @@ def _first_blocks(ids: jax.Array | None, b: int, s: int, window: int | None, til
     overlap = (of_queries(low) <= of_keys(high)) & (of_keys(low) <= of_queries(high))
     overlap |= of_queries(padded) & of_keys(padded)
     overlap &= (index[None, :] >= reach[:, None]) & (index[None, :] <= index[:, None])
-    first: jax.Array = jnp.where(overlap, index, n).min(-1).astype(jnp.int32)
-    return first.reshape(b * n)
+    found: jax.Array = jnp.where(overlap, index, n).min(-1).astype(jnp.int32)
+    return found.reshape(b * n)
 
 
 def _over_pairs(
-    first: jax.Array | np.ndarray, tiling: _Tiling, visit: Callable[[jax.Array, jax.Array, T], T], state: T
+    first: jax.Array | None,
+    window: int | None,
+    tiling: _Tiling,
+    visit: Callable[[jax.Array, jax.Array, T], T],
+    state: T,
 ) -> T:
-    """Folds `visit(query block, key block, state)` over the pairs from `first` to the diagonal, in order."""
-    blocks = first.shape[0]
-    starts = jnp.asarray(first)
+    """Folds `visit(query block, key block, state)` over the pairs from `first` to the diagonal, in order.
+
+    Without `first` from where the window reaches, all rows at once: so often as is known when this is compiled.
+    """
+    reach = _reach(window, tiling)
+    starts = jnp.asarray(reach) if first is None else first
+    blocks = starts.shape[0]
 
     def step(carry: tuple[jax.Array, jax.Array, T]) -> tuple[jax.Array, jax.Array, T]:
         a, j, state = carry
@@ -126,9 +140,9 @@ def _over_pairs(
         return jnp.where(done, a + 1, a), jnp.where(done, following, j + 1), state
 
     begin = jnp.zeros((), jnp.int32), starts[0], state
-    if tiling.follow:
+    if first is not None:
         return jax.lax.while_loop(lambda carry: carry[0] < blocks, step, begin)[2]
-    total = int(np.sum(np.arange(blocks) % tiling.count - np.asarray(first) + 1))
+    total = int(np.sum(np.arange(tiling.count) - reach + 1))
     return jax.lax.fori_loop(0, total, lambda _, carry: step(carry), begin)[2]
 
 
@@ -169,14 +183,14 @@ def _attend(
     k: jax.Array,
     v: jax.Array,
     ids: jax.Array | None,
-    first: jax.Array | np.ndarray,
+    first: jax.Array | None,
     logits: Logits,
     tiling: _Tiling,
 ) -> jax.Array:
     return _forward(q, k, v, ids, first, logits, tiling)[0]
 
 
-Residuals = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None, jax.Array | np.ndarray, jax.Array, jax.Array]
+Residuals = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None, jax.Array | None, jax.Array, jax.Array]
 
 
 def _forward(
@@ -184,7 +198,7 @@ def _forward(
     k: jax.Array,
     v: jax.Array,
     ids: jax.Array | None,
-    first: jax.Array | np.ndarray,
+    first: jax.Array | None,
     logits: Logits,
     tiling: _Tiling,
 ) -> tuple[jax.Array, Residuals]:
@@ -201,9 +215,11 @@ def _forward(
         return _put(state[0], new, a), _put(state[1], total, a), _put(state[2], out, a)
 
     row = jnp.zeros((*q.shape[:-1], 1), jnp.float32)
-    top, total, out = _over_pairs(first, tiling, visit, (row + MASKED, row, jnp.zeros(q.shape, jnp.float32)))
-    out = (out / total).astype(q.dtype)
-    return out, (q, k, v, ids, first, out, top + jnp.log(total))
+    top, total, out = _over_pairs(
+        first, logits.window, tiling, visit, (row + MASKED, row, jnp.zeros(q.shape, jnp.float32))
+    )
+    out = checkpoint_name((out / total).astype(q.dtype), KEPT)
+    return out, (q, k, v, ids, first, out, checkpoint_name(top + jnp.log(total), KEPT))
 
 
 def _backward(logits: Logits, tiling: _Tiling, residuals: Residuals, d_out: jax.Array) -> tuple[jax.Array | None, ...]:
@@ -227,7 +243,7 @@ def _backward(logits: Logits, tiling: _Tiling, residuals: Residuals, d_out: jax.
         return dq, dk, dv
 
     zeros = jnp.zeros(q.shape, jnp.float32), jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
-    dq, dk, dv = _over_pairs(first, tiling, visit, zeros)
+    dq, dk, dv = _over_pairs(first, logits.window, tiling, visit, zeros)
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None, None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from jaxpt.kernels.attention import blocked, mosaic
-from jaxpt.kernels.attention.call import Call, Logits, architecture
+from jaxpt.kernels.attention.call import Call, Logits, architecture, call_of
 from jaxpt.kernels.attention.documents import counts, offsets
 from jaxpt.kernels.attention.sharded import per_shard
 
@@ -81,7 +81,7 @@ def _local(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | No
             q, k, v, scale=logits.scale, is_causal=True, local_window_size=left, implementation="cudnn"
         )
     few = functools.partial(_packed, logits=logits)
-    beyond = mosaic.local if mosaic.importable() is None else blocked.local
+    beyond = mosaic.local if mosaic.refuses(call_of(q, k, logits, segments=True)) is None else blocked.local
     many = functools.partial(beyond, logits=logits)
     return jax.lax.cond(counts(segment_ids).max() <= DOCUMENTS, few, many, q, k, v, segment_ids)
 
