@@ -39,6 +39,7 @@ from jaxpt.training.overview import overview
 from jaxpt.training.program import make_program
 from jaxpt.training.reweighting import Reweighting
 from jaxpt.training.run_plan import RunPlan, check_disk, continued, make_plan
+from jaxpt.training.runtime import prepare_process
 from jaxpt.training.sources import open_sources
 from jaxpt.training.starting_point import StartingPoint, as_begun, open_start, same_everywhere
 
@@ -83,6 +84,9 @@ def main(argv: Sequence[str]) -> int:
     config, workdir = load(RunConfig, args.config, overrides), Path(args.workdir)
     check_join(args.coordinator, args.processes, args.process_id)
     command = shlex.join(["jaxpt", "train", *argv])
+    for line in prepare_process(config):  # before the first device is asked for
+        if not args.process_id:
+            print(line)
 
     def alone() -> int:
         return train(config, workdir, from_step=args.from_step, take_over=args.take_over, go_on=f"go on with {command}")
