@@ -93,7 +93,7 @@ def prepare(model: Model, sizes: Sizes, a_try: Try) -> tuple[Callable[[], Any], 
     step = make_step(spec, model.optimizer, model.layout)
     batch = made_batch(sizes, a_try.batch, a_try.packed)
     data = place(batch, batch_sharding(model.layout.mesh), a_try.batch)
-    given = StepArguments(np.float32(1e-4))
+    given = StepArguments(np.float32(0))  # one batch again and again: learnt by heart, its gradients would vanish
     with jax.set_mesh(model.layout.mesh):
         begun = time.perf_counter()
         compiled = step.lower(model.state, data, given).compile(dict(a_try.options))

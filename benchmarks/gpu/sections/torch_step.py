@@ -56,7 +56,7 @@ def run(sizes: Sizes, attention: str, batch: int, packed: bool) -> dict[str, Any
     at, segments = (torch.tensor(a, device=where) for a in (positions(ids), ids))
     with torch.device(where):
         model = Llama(sizes.model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     attend = attend_by(attention, segments)
     backend = SDPA.get(attention, SDPBackend.MATH) if where == "cuda" else SDPBackend.MATH
 
