@@ -10,13 +10,13 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxpt.checkpoints.checkpoints import Checkpoints
+from jaxpt.models.batch import Batch
 from jaxpt.models.params import Array
 from jaxpt.training.events import Changes, Event
 from jaxpt.training.feed import Feed
 from jaxpt.training.interrupt import Interrupt
 from jaxpt.training.metrics import MetricsLog
 from jaxpt.training.program import Program
-from jaxpt.training.ready import ReadyBatch
 from jaxpt.training.run_plan import RunPlan
 from jaxpt.training.speed import Clock
 from jaxpt.training.state import State
@@ -43,7 +43,7 @@ class ActiveRun:
     step: int  # finished steps
     events: Sequence[Event] = ()
     clock: Clock = field(default_factory=Clock)
-    batches: Iterator[ReadyBatch] = field(default_factory=lambda: iter(()))
+    batches: Iterator[tuple[int, Batch[np.ndarray]]] = field(default_factory=lambda: iter(()))
     values: Mapping[str, jax.Array | int] = field(default_factory=dict)  # what the last step returned, on the devices
     progress: tqdm | None = None
     save_requested: bool = False

@@ -17,9 +17,10 @@ from jaxpt.errors import JaxptError
 from jaxpt.models.batch import Batch
 from jaxpt.models.params import Array
 from jaxpt.optim.chain import BuiltOptimizer
+from jaxpt.sharding import batch_sharding
 from jaxpt.training.active_run import ActiveRun, Log
 from jaxpt.training.arguments import StepArguments
-from jaxpt.training.batches import host_rows
+from jaxpt.training.batches import host_rows, place
 from jaxpt.training.events import Event, RunView
 from jaxpt.training.feed import Feed
 from jaxpt.training.frozen import pin_frozen, with_frozen
@@ -28,7 +29,6 @@ from jaxpt.training.interrupt import EXIT_PREEMPTED, Interrupt, Preemption
 from jaxpt.training.kernels import with_kernels
 from jaxpt.training.opening import open_run
 from jaxpt.training.program import make_program
-from jaxpt.training.ready import ready
 from jaxpt.training.run_plan import RunPlan, StagePlan
 from jaxpt.training.saving import Saving
 from jaxpt.training.sources import cache_folder
@@ -37,7 +37,7 @@ from jaxpt.training.stage_start import begin_stage
 from jaxpt.training.state import Layout, State
 from jaxpt.training.step import Step
 from jaxpt.training.step_records import StepRecords
-from jaxpt.training.targets import StepsWithoutTargets
+from jaxpt.training.targets import StepsWithoutTargets, count_targets
 
 
 def train(
@@ -139,8 +139,7 @@ def _train(run: ActiveRun) -> int:
 
 def _read(run: ActiveRun) -> None:
     """Reads batches from the next step on, under the schedule log as it is now."""
-    mesh = run.program.layout.mesh
-    run.batches = ready(run.feed.iterate(run.step, functools.partial(host_rows, mesh)), run.plan, mesh)
+    run.batches = run.feed.iterate(run.step, functools.partial(host_rows, run.program.layout.mesh))
 
 
 def _train_stage(run: ActiveRun, stage: StagePlan, bar: tqdm) -> bool:
@@ -152,18 +151,19 @@ def _train_stage(run: ActiveRun, stage: StagePlan, bar: tqdm) -> bool:
     for line in lines:
         run.log(line)
     run.metrics.event("stage", run.step, stage=stage.config.name)
-    step = run.program.steps[stage.step]
+    step, sharding = run.program.steps[stage.step], batch_sharding(run.program.layout.mesh)
     if not step._cache_size():
         run.clock.cold()
     without_targets = StepsWithoutTargets()
     while run.step < stage.stop:
         with run.clock.wait(), run.interrupt.abandoning():
-            given = next(run.batches)
-        if given.step != run.step:
-            raise RuntimeError(f"the feed gave batch {given.step} for step {run.step}")
-        targets = int(given.targets)
+            number, batch = next(run.batches)
+        if number != run.step:
+            raise RuntimeError(f"the feed gave batch {number} for step {run.step}")
+        placed = place(batch, sharding, stage.config.batch_size)
+        targets = count_targets(batch, placed)
         if targets:
-            _step(run, stage, step, given.batch, arguments(run.step))
+            _step(run, stage, step, placed, arguments(run.step))
         else:
             run.values = {}
             without_targets.report(run, run.step + 1)

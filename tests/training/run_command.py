@@ -1,8 +1,7 @@
 """`jaxpt train` as a process of its own, one of several where `coordinator` is given; may wait between two steps.
 
 CONFIG, WORKDIR and settings as JSON: `hold_at` (a step before which it waits for WORKDIR.release), `lock` (False: the
-lock is off), `beat` and `stale` (seconds), `coordinator`, `processes`, `process`, `flags`, `ahead` (False: several
-processes count no targets ahead).
+lock is off), `beat` and `stale` (seconds), `coordinator`, `processes`, `process`, `flags`.
 """
 
 import json
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from jaxpt import cli
 from jaxpt.files import lock
-from jaxpt.training import feed, ready
+from jaxpt.training import feed
 from tests.training.feed import hold
 
 
@@ -42,8 +41,6 @@ def main():
     if not settings.get("lock", True):
         lock.Lock.acquire = lambda self, take_over=None: self
     lock.BEAT, lock.STALE = settings.get("beat", lock.BEAT), settings.get("stale", lock.STALE)
-    if not settings.get("ahead", True):
-        ready.one_ahead = lambda items, prepare: map(prepare, items)
     flags = list(settings.get("flags", []))
     if "coordinator" in settings:
         flags += [f"--coordinator={settings['coordinator']}", f"--processes={settings['processes']}"]
