@@ -16,7 +16,9 @@ def asks_for_help(args: Sequence[str]) -> bool:
 
 
 def main_for_help(file: Path) -> Callable[[Sequence[str]], int] | None:
-    """Returns the `main` of a command's module as its file has it, good for showing its help; None: it defines none.
+    """Returns the `main` of a command's module as its file has it, good for showing its help.
+
+    None: it defines none, or one that uses a class of its module, whose fields are the command's flags.
 
     It and the constants of its module are taken, nothing else. What the file imports is imported at the first use of
     its name, so that a `main` which first parses its arguments imports little but the parser.
@@ -24,6 +26,9 @@ def main_for_help(file: Path) -> Callable[[Sequence[str]], int] | None:
     body = ast.parse(file.read_text(encoding="utf-8"), str(file)).body
     mains = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == "main"]
     if not mains:
+        return None
+    own = {node.name for node in body if isinstance(node, ast.ClassDef)}
+    if any(isinstance(node, ast.Name) and node.id in own for node in ast.walk(mains[-1])):
         return None
     kept = [*(node for node in body if isinstance(node, ast.Assign | ast.AnnAssign)), *mains]
     names = _Names(file, {key: place for node in body for key, place in _imported(node).items()})

@@ -34,7 +34,7 @@ the first stage. Exit codes: 0 the check has passed, 1 it has not (each reason i
 
 def main(argv: Sequence[str]) -> int:
     """Parses arguments, measures both parameterisations, writes figures and numbers, prints the verdict."""
-    parser = Parser("jaxpt coordcheck", HELP, EPILOG, RunConfig)
+    parser = Parser("jaxpt coordcheck", HELP, EPILOG, lambda: RunConfig)
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]")
     parser.add_argument("--output", required=True, metavar="DIR", help="where pictures and numbers are written")
     parser.add_argument("--widths", metavar="W,W,…", help="of the residual stream; left out: the base's × 1, 2, 4, 8")
