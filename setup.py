@@ -70,13 +70,13 @@ EXTRAS = {
         "spacy>=3.8,<4",  # what datatrove splits words with
         "jieba>=0.42.1,<0.43",  # what spaCy splits Chinese with
     ],
-    "parity": ["torch==2.13.0", "transformers>=5.20,<5.30", "mup>=1.0,<1.1"],
+    "parity": ["torch==2.13.0", "transformers>=5.20,<5.30"],
 }
 
 setup(
     name="jaxpt",
     version=VERSION,
-    description="Pretrain a language model of the shape you want, out of one that exists (JAX; so far run on CPUs)",
+    description="Pretrain a language model of the shape you want, out of one that exists (JAX; run on CPUs and single GPUs)",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
