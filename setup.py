@@ -76,7 +76,7 @@ EXTRAS = {
 setup(
     name="jaxpt",
     version=VERSION,
-    description="Pretrain a language model of the shape you want, out of one that exists (JAX; run on CPUs and single GPUs)",
+    description="Pretrain a language model of the shape you want, out of one that exists (JAX; run on CPUs and a GPU)",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
