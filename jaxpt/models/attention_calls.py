@@ -7,6 +7,7 @@ import jax
 from jaxpt.kernels.attention import Call, Logits, call_of, choose
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
+from jaxpt.models.layer_names import named_layers
 
 
 def attention_calls(
@@ -32,20 +33,6 @@ def attention_calls(
 
 def describe_choice(call: Call, layers: Sequence[int], names: Sequence[str] = ()) -> str:
     """Returns a line: which layers, their shape, what computes them, and why each kernel before it does not."""
-    chosen = choose(call, names)
     window = "" if call.window is None else f", window {call.window:,}"
     shape = f"{call.heads}/{call.kv_heads} heads of {call.head_dim}, rows of {call.keys:,}, {call.dtype}{window}"
-    refused = "".join(f"; not {name}: {reason}" for name, reason in chosen.refused)
-    return f"attention of {_named(layers)} ({shape}): {chosen.name}{refused}"
-
-
-def _named(layers: Sequence[int]) -> str:
-    """Returns "layers 0–3, 6"."""
-    runs: list[list[int]] = []
-    for n in layers:
-        if runs and n == runs[-1][-1] + 1:
-            runs[-1].append(n)
-        else:
-            runs.append([n])
-    parts = [f"{run[0]}–{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
-    return f"layer{'s' if len(layers) > 1 else ''} {', '.join(parts)}"
+    return f"attention of {named_layers(layers)} ({shape}): {choose(call, names).words}"

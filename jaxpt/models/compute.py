@@ -28,7 +28,9 @@ REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_saveable,
     "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "kernels": _kernels_saveable,
+    "kernels": jax.checkpoint_policies.save_from_both_policies(
+        _kernels_saveable, jax.checkpoint_policies.save_only_these_names("attention_kernel")
+    ),
     "branches": jax.checkpoint_policies.save_only_these_names("attention", "ffn"),
     "offload_branches": jax.checkpoint_policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[],
@@ -46,10 +48,11 @@ class Compute:
     `dtype` is what matrix products run in; norms, softmax, logits and loss are always float32. `residual_dtype` is
     the residual stream's (None: `dtype`). `remat` is a name from `REMAT_POLICIES`. `attention` is a name from
     `jaxpt.kernels.attention.IMPLEMENTATIONS`, several separated by commas (the first that applies), or "auto", each
-    platform's own list; `grouped_matmul` is a name or "auto", for experts. `router_dtype` is the dtype of router logits
-    and their softmax; below float32 it is for comparisons only. `unroll` writes the layers out: a loop over them copies
-    each layer's activations into stacks and back. With `compare_kernels` a training run compares each attention kernel
-    that it would take with plain XLA, on its device and at its shapes, and takes none that is wrong.
+    platform's own list; `grouped_matmul` likewise from `jaxpt.kernels.grouped.IMPLEMENTATIONS`, for experts.
+    `router_dtype` is the dtype of router logits and their softmax; below float32 it is for comparisons only. `unroll`
+    writes the layers out: a loop over them copies each layer's activations into stacks and back. With `compare_kernels`
+    a training run compares each kernel that it would take with the reference, on its device and at its shapes, and
+    takes none that is wrong.
 
     Raises:
         JaxptError: an unknown name, with its nearest neighbour.
@@ -61,25 +64,24 @@ class Compute:
     attention: str = option("auto", "a kernel of jaxpt.kernels.attention, or several as a,b, by preference")
     router_dtype: str = option("float32", "of router logits; below float32 for comparisons only")
     unroll: bool = option(False, "layers one after the other in the program, not a loop: faster, compiles longer")
-    compare_kernels: bool = option(True, "compare each attention kernel with plain XLA before the first step")
-    grouped_matmul: str = option("auto", "an implementation of jaxpt.kernels.grouped_matmul, or its stated rule")
+    compare_kernels: bool = option(True, "compare each kernel with its reference before the first step")
+    grouped_matmul: str = option("auto", "a kernel of jaxpt.kernels.grouped for experts, or several as a,b")
 
     def __post_init__(self) -> None:
-        from jaxpt.kernels import grouped_matmul
-        from jaxpt.kernels.attention import parse_preference
+        from jaxpt.kernels import attention, grouped
 
         known: dict[str, Sequence[str | None]] = {
             "dtype": [*_DTYPES],
             "residual_dtype": [None, *_DTYPES],
             "remat": [*REMAT_POLICIES],
             "router_dtype": [*_DTYPES],
-            "grouped_matmul": ["auto", *grouped_matmul.IMPLEMENTATIONS],
         }
         for name, names in known.items():
             value = getattr(self, name)
             if value not in names:
                 raise JaxptError(f"compute.{name} is {value!r}, it must be one of {names}{nearest(value, names)}")
-        parse_preference(self.attention, "compute.attention")
+        attention.parse_preference(self.attention, "compute.attention")
+        grouped.parse_preference(self.grouped_matmul, "compute.grouped_matmul")
 
     @property
     def jnp_dtype(self) -> DTypeLike:

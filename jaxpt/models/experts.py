@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
-from jaxpt.kernels.grouped_matmul import grouped_matmul
+from jaxpt.kernels.grouped import grouped_matmul
 from jaxpt.models.compute import Compute
 from jaxpt.models.moe_config import MoeConfig
 from jaxpt.sharding.activations import ACTIVATION_RULES
@@ -61,6 +62,27 @@ class Network:
         return y if self.width_axis is None else jax.lax.psum(y, self.width_axis)
 
 
+@dataclass(frozen=True)
+class MeshSplit:
+    """How a mixture lies on a mesh: mesh axes of its rows, how many devices share the experts, the axis of a width."""
+
+    rows: tuple[str, ...]
+    ways: int
+    width: str | None
+
+
+def split_over(config: MoeConfig, rows: int, mesh: AbstractMesh) -> MeshSplit | None:
+    """Returns how so many rows and the experts are split over a mesh, None where one device does it all."""
+    if mesh.empty or math.prod(mesh.shape.values()) == 1:
+        return None
+    axes = tuple(a for a in ACTIVATION_RULES["batch"] if mesh.shape.get(a, 1) > 1)
+    if axes and rows % math.prod(mesh.shape[a] for a in axes):
+        axes = ()  # too few rows to split: every device does them all
+    ways = mesh.shape.get("expert", 1) if config.experts % mesh.shape.get("expert", 1) == 0 else 1
+    tensor = "tensor" if mesh.shape.get("tensor", 1) > 1 and config.mlp % mesh.shape["tensor"] == 0 else None
+    return MeshSplit(axes, ways, tensor)
+
+
 def mix(
     config: MoeConfig, x: jax.Array, experts: jax.Array, shares: jax.Array, w: ExpertWeights, net: Network
 ) -> jax.Array:
@@ -78,20 +100,16 @@ def mix(
         net: what an expert computes.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or math.prod(mesh.shape.values()) == 1:
+    at = split_over(config, x.shape[0], mesh)
+    if at is None:
         return _local(config, x, experts, shares, w, net, 1)
-    rows = tuple(a for a in ACTIVATION_RULES["batch"] if mesh.shape.get(a, 1) > 1)
-    if rows and x.shape[0] % math.prod(mesh.shape[a] for a in rows):
-        rows = ()  # too few rows to split: every device does them all
-    ways = mesh.shape.get("expert", 1) if config.experts % mesh.shape.get("expert", 1) == 0 else 1
-    tensor = "tensor" if mesh.shape.get("tensor", 1) > 1 and config.mlp % mesh.shape["tensor"] == 0 else None
-    owner = "expert" if ways > 1 else None
-    tokens = P(rows or None, None, None)
-    split = Network(net.activation, net.compute, tensor)
+    owner = "expert" if at.ways > 1 else None
+    tokens = P(at.rows or None, None, None)
+    split = Network(net.activation, net.compute, at.width)
     run = jax.shard_map(
-        lambda x, experts, shares, w: _local(config, x, experts, shares, w, split, ways),
+        lambda x, experts, shares, w: _local(config, x, experts, shares, w, split, at.ways),
         mesh=mesh,
-        in_specs=(tokens, tokens, tokens, (P(owner, None, tensor),) * 2 + (P(owner, tensor, None),)),
+        in_specs=(tokens, tokens, tokens, (P(owner, None, at.width),) * 2 + (P(owner, at.width, None),)),
         out_specs=tokens,
         check_vma=False,
     )

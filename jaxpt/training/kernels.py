@@ -1,4 +1,4 @@
-"""Which attention kernels a run takes: chosen by what they refuse, and compared with the reference before step one.
+"""Which kernels a run takes for attention and for experts: by what they refuse, and compared before step one.
 
 What was measured is remembered in the cache's folder `kernels`, by everything that it depends on.
 """
@@ -6,8 +6,8 @@ What was measured is remembered in the cache's folder `kernels`, by everything t
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,49 @@ from jax.sharding import Mesh
 from jaxpt.cli.version import VERSION
 from jaxpt.errors import JaxptError
 from jaxpt.files.digests import canonical_digest
-from jaxpt.kernels import attention as room
-from jaxpt.kernels.attention import PREFERENCES, Call, Logits, choose, parse_preference
-from jaxpt.kernels.attention.comparison import Comparison, compare
+from jaxpt.kernels import attention, grouped
+from jaxpt.kernels.attention import comparison as attention_comparison
+from jaxpt.kernels.comparison import Comparison
+from jaxpt.kernels.grouped import comparison as grouped_comparison
 from jaxpt.models.attention_calls import attention_calls, describe_choice
-from jaxpt.models.config import ModelConfig
+from jaxpt.models.compute import Compute
+from jaxpt.models.expert_calls import describe_expert_choice, expert_calls
 from jaxpt.sharding import text_of_first
 from jaxpt.training.active_run import Log
 from jaxpt.training.run_plan import RunPlan, StagePlan
 
-Calls = dict[tuple[Call, Logits], list[int]]
+Request = tuple[Any, ...]  # of one product or one attention: the call first, and what else its comparison needs
+Calls = dict[Request, list[int]]
+
+
+@dataclass(frozen=True)
+class KernelKind:
+    """Kernels of one kind: the option of `compute` that chooses among them, what they are compared with, by what."""
+
+    option: str
+    reference: str
+    room: Any
+    compare: Callable[..., Comparison]
+    facts: Callable[..., dict[str, Any]]
+    describe: Callable[[Any, Sequence[int], Sequence[str]], str]
+
+    def names(self, value: str) -> tuple[str, ...]:
+        """Returns the kernels that an option names, () for "auto"."""
+        names: tuple[str, ...] = self.room.parse_preference(value)
+        return names
+
+    def chosen(self, compute: Compute, names: Sequence[str]) -> Compute:
+        """Returns `compute` with these kernels, the first that applies."""
+        changes: dict[str, Any] = {self.option: ",".join(names)}
+        return replace(compute, **changes)
+
+
+ATTENTION = KernelKind(
+    "attention", "xla", attention, attention_comparison.compare, attention_comparison.facts, describe_choice
+)
+EXPERTS = KernelKind(
+    "grouped_matmul", "dense", grouped, grouped_comparison.compare, grouped_comparison.facts, describe_expert_choice
+)
 
 
 def with_kernels(plan: RunPlan, mesh: Mesh, folder: Path, log: Log) -> RunPlan:
@@ -44,110 +77,109 @@ def with_kernels(plan: RunPlan, mesh: Mesh, folder: Path, log: Log) -> RunPlan:
     stages = list(plan.stages)
     said: set[str] = set()
     for i, stage in enumerate(plan.stages):
-        with jax.set_mesh(mesh):
-            models = {"": stage.model, **_frozen(plan, stage)}
-            calls = {name: _calls(stage, model) for name, model in models.items()}
-        every = {pair: layers for of_model in calls.values() for pair, layers in of_model.items()}
-        names = _kept(stage, every, folder, log)
-        attention = stage.step.compute.attention if names is None else ",".join(names)
-        compute = replace(stage.step.compute, attention=attention)
-        stages[i] = replace(stage, step=replace(stage.step, compute=compute))
-        for name, of_model in calls.items():
-            for line in _lines(of_model, parse_preference(attention), name):
+        compute = stage.step.compute
+        for kind, calls in _calls(plan, stage, mesh):
+            every = {request: layers for of_model in calls.values() for request, layers in of_model.items()}
+            kept = _kept(kind, stage, every, folder, log) if every else None
+            if kept is not None:
+                compute = kind.chosen(compute, kept)
+            for line in _lines(kind, calls, kind.names(getattr(compute, kind.option))):
                 if line not in said:
                     log(line)
                 said.add(line)
+        stages[i] = replace(stage, step=replace(stage.step, compute=compute))
     return replace(plan, stages=tuple(stages))
 
 
 def kernel_lines(plan: RunPlan, stage: StagePlan, mesh: Mesh) -> list[str]:
-    """Returns a line for each different call of attention of a stage: what computes it on `mesh`, and why."""
-    with jax.set_mesh(mesh):
-        models = {"": stage.model, **_frozen(plan, stage)}
-        names = parse_preference(stage.step.compute.attention)
-        return [line for name, model in models.items() for line in _lines(_calls(stage, model), names, name)]
+    """Returns a line for each different call of a kernel in a stage: what computes it on `mesh`, and why."""
+    compute = stage.step.compute
+    return [
+        line
+        for kind, calls in _calls(plan, stage, mesh)
+        for line in _lines(kind, calls, kind.names(getattr(compute, kind.option)))
+    ]
 
 
-def _frozen(plan: RunPlan, stage: StagePlan) -> dict[str, ModelConfig]:
+def _calls(plan: RunPlan, stage: StagePlan, mesh: Mesh) -> list[tuple[KernelKind, dict[str, Calls]]]:
+    """Returns the calls of each kind by model: "" is the one that is trained, frozen ones have names."""
     paths = stage.config.objective.frozen()
-    return {name: plan.frozen_models[path] for name, path in paths.items() if path in plan.frozen_models}
+    frozen = {name: plan.frozen_models[path] for name, path in paths.items() if path in plan.frozen_models}
+    rows, length = max(1, stage.config.batch_size // stage.config.microbatches), stage.config.sequence_length
+    found: list[tuple[KernelKind, dict[str, Calls]]] = []
+    with jax.set_mesh(mesh):
+        for kind, of_model in ((ATTENTION, attention_calls), (EXPERTS, expert_calls)):
+            models = {"": stage.model, **frozen}
+            calls = {name: dict(of_model(m, stage.step.compute, rows, length)) for name, m in models.items()}
+            found.append((kind, calls))
+    return found
 
 
-def _calls(stage: StagePlan, model: ModelConfig) -> Calls:
-    rows = max(1, stage.config.batch_size // stage.config.microbatches)
-    return attention_calls(model, stage.step.compute, rows, stage.config.sequence_length)
+def _lines(kind: KernelKind, calls: Mapping[str, Calls], names: tuple[str, ...]) -> list[str]:
+    return [
+        (f"{model}: " if model else "") + kind.describe(request[0], layers, names)
+        for model, of_model in calls.items()
+        for request, layers in of_model.items()
+    ]
 
 
-def _lines(calls: Calls, names: tuple[str, ...], model: str) -> list[str]:
-    of = f"{model}: " if model else ""
-    return [of + describe_choice(call, layers, names) for (call, _), layers in calls.items()]
-
-
-def _kept(stage: StagePlan, calls: Calls, folder: Path, log: Log) -> tuple[str, ...] | None:
+def _kept(kind: KernelKind, stage: StagePlan, calls: Calls, folder: Path, log: Log) -> tuple[str, ...] | None:
     """Returns the names that are left of a stage's preference, None where none of them is wrong."""
     compute = stage.step.compute
-    named = parse_preference(compute.attention)
+    value = getattr(compute, kind.option)
     if not compute.compare_kernels:
         return None
     length = stage.config.sequence_length
     platform = next(iter(calls))[0].platform
-    names = named or tuple(p.name for p in PREFERENCES[platform] if length >= p.least)
+    names = kind.names(value) or tuple(p.name for p in kind.room.PREFERENCES[platform] if length >= p.least)
     wrong: dict[str, str] = {}
     while True:
         left = tuple(name for name in names if name not in wrong)
         if not left:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in wrong.items())
-            raise JaxptError(
-                f"config.compute.attention={compute.attention} is refused: {reasons}; set it to auto or xla"
-            )
-        used = {(choose(call, left).name, call, logits) for call, logits in calls}
-        found = _wrong(sorted((u for u in used if u[0] != "xla"), key=str), folder)
+            way_out = f"set it to auto or {kind.reference}"
+            raise JaxptError(f"config.compute.{kind.option}={value} is refused: {reasons}; {way_out}")
+        used = {(kind.room.choose(request[0], left).name, request) for request in calls}
+        found = _wrong(kind, sorted((u for u in used if u[0] != kind.reference), key=str), folder)
         if not found:
             return left if wrong else None
         for name, reason in found.items():
-            log(f"attention: {name} is not used: {reason}")
+            log(f"{kind.option}: {name} is not used: {reason}")
         wrong |= found
 
 
-def _wrong(used: list[tuple[str, Call, Logits]], folder: Path) -> dict[str, str]:
+def _wrong(kind: KernelKind, used: list[tuple[str, Request]], folder: Path) -> dict[str, str]:
     """Returns the kernels that are wrong, with the reason; process 0 decides for all."""
     reasons: dict[str, str] = {}
     if jax.process_index() == 0:
-        for name, call, logits in used:
-            if name not in reasons and (reason := verdict(name, call, logits, folder)) is not None:
+        for name, request in used:
+            if name not in reasons and (reason := verdict(kind, name, request, folder)) is not None:
                 reasons[name] = reason
     agreed: dict[str, str] = json.loads(text_of_first(json.dumps(reasons)))
     return agreed
 
 
-def verdict(name: str, call: Call, logits: Logits, folder: Path) -> str | None:
-    """Returns why the kernel `name` is wrong at `call` on this machine, None where it is right; remembered."""
-    facts = _facts(name, call, logits)
+def verdict(kind: KernelKind, name: str, request: Request, folder: Path) -> str | None:
+    """Returns why the kernel `name` is wrong at `request` on this machine, None where it is right; remembered."""
+    facts = _facts(kind, name, request)
     file = folder / "kernels" / f"{canonical_digest(facts)[:32]}.json"
     known = _read(file, facts)
     if known is not None:
         return known["reason"]
     try:
-        comparison = compare(name, call, logits)
+        comparison = kind.compare(name, *request)
     except Exception as e:  # a compiler's or a driver's: not remembered, as it may have been the moment's
         return f"it fails ({type(e).__name__}: {(str(e).strip().splitlines() or [''])[0][:160]})"
     _write(file, facts, comparison)
     return comparison.reason
 
 
-def _facts(name: str, call: Call, logits: Logits) -> dict[str, Any]:
-    one_group = replace(call, batch=1, heads=call.heads // call.kv_heads, kv_heads=1)
+def _facts(kind: KernelKind, name: str, request: Request) -> dict[str, Any]:
     source = hashlib.sha256()
-    for file in sorted(Path(str(room.__file__)).parent.glob("*.py")):
+    for file in sorted(Path(str(kind.room.__file__)).parent.glob("*.py")):
         source.update(file.read_bytes())
-    return {
-        "kernel": name,
-        **asdict(one_group),
-        "versions": dict(call.versions),
-        "scale": logits.scale,
-        "jaxpt": VERSION,
-        "source": source.hexdigest(),
-    }
+    facts = {"kind": kind.option, "kernel": name, "jaxpt": VERSION, "source": source.hexdigest()}
+    return {**facts, **kind.facts(*request), "versions": dict(request[0].versions)}
 
 
 def _read(file: Path, facts: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -9,14 +9,17 @@ import jax.numpy as jnp
 import pytest
 
 from jaxpt.errors import JaxptError
+from jaxpt.kernels import grouped
 from jaxpt.kernels.attention import IMPLEMENTATIONS, PREFERENCES, Call, Logits, dispatch, xla
-from jaxpt.kernels.attention.comparison import Comparison
+from jaxpt.kernels.comparison import Comparison
+from jaxpt.kernels.grouped import dense
 from jaxpt.models.compute import Compute
 from jaxpt.objectives.next_token import NextToken
 from jaxpt.sharding import make_mesh
 from jaxpt.training import kernels
 from jaxpt.training.kernels import verdict, with_kernels
 from jaxpt.training.step import StepSpec
+from tests.models.tiny import VARIANTS
 from tests.training.tiny import MODEL
 
 CALL, LOGITS = Call(4, 32, 32, 4, 2, 8, "float32", True), Logits(0.25)
@@ -94,17 +97,25 @@ def test_the_comparison_can_be_switched_off(planted, tmp_path):
 
 
 def test_the_reference_is_compared_with_nothing(monkeypatch, tmp_path):
-    monkeypatch.setattr(kernels, "compare", lambda *_: pytest.fail("nothing to compare"))
+    monkeypatch.setattr(
+        kernels,
+        "ATTENTION",
+        dataclasses.replace(kernels.ATTENTION, compare=lambda *_: pytest.fail("nothing to compare")),
+    )
     assert taken(plan(), tmp_path)[0] == "auto"
     assert not (tmp_path / "kernels").exists()
 
 
 def test_what_was_measured_is_remembered_until_something_it_depends_on_changes(planted, tmp_path, monkeypatch):
     planted(right)
-    assert verdict("planted", CALL, LOGITS, tmp_path) is None
+    assert verdict(kernels.ATTENTION, "planted", (CALL, LOGITS), tmp_path) is None
     planted(wrong)  # as if the same version computed something else: what was measured stands
-    assert verdict("planted", CALL, LOGITS, tmp_path) is None
-    monkeypatch.setattr(kernels, "compare", lambda *_: Comparison({}, {}, "measured again"))
+    assert verdict(kernels.ATTENTION, "planted", (CALL, LOGITS), tmp_path) is None
+    monkeypatch.setattr(
+        kernels,
+        "ATTENTION",
+        dataclasses.replace(kernels.ATTENTION, compare=lambda *_: Comparison({}, {}, "measured again")),
+    )
     for changed in (
         {"versions": (("jax", "0.99"),)},
         {"device_kind": "another"},
@@ -112,37 +123,51 @@ def test_what_was_measured_is_remembered_until_something_it_depends_on_changes(p
         {"window": 9},
         {"dtype": "bfloat16"},
     ):
-        assert verdict("planted", dataclasses.replace(CALL, **changed), LOGITS, tmp_path) == "measured again"
-    assert verdict("planted", CALL, dataclasses.replace(LOGITS, scale=0.5), tmp_path) == "measured again"
-    assert verdict("planted", CALL, LOGITS, tmp_path) is None
+        assert (
+            verdict(kernels.ATTENTION, "planted", (dataclasses.replace(CALL, **changed), LOGITS), tmp_path)
+            == "measured again"
+        )
+    assert (
+        verdict(kernels.ATTENTION, "planted", (CALL, dataclasses.replace(LOGITS, scale=0.5)), tmp_path)
+        == "measured again"
+    )
+    assert verdict(kernels.ATTENTION, "planted", (CALL, LOGITS), tmp_path) is None
     monkeypatch.setattr(kernels, "VERSION", "of another day")
-    assert verdict("planted", CALL, LOGITS, tmp_path) == "measured again"
+    assert verdict(kernels.ATTENTION, "planted", (CALL, LOGITS), tmp_path) == "measured again"
 
 
 def test_a_planted_wrong_kernel_is_caught_though_another_version_was_right(planted, tmp_path):
     planted(right)
-    assert verdict("planted", dataclasses.replace(CALL, versions=(("jax", "0.1"),)), LOGITS, tmp_path) is None
+    assert (
+        verdict(kernels.ATTENTION, "planted", (dataclasses.replace(CALL, versions=(("jax", "0.1"),)), LOGITS), tmp_path)
+        is None
+    )
     planted(wrong)
-    assert "differs from 'xla'" in verdict("planted", CALL, LOGITS, tmp_path)
+    assert "differs from 'xla'" in verdict(kernels.ATTENTION, "planted", (CALL, LOGITS), tmp_path)
 
 
 def test_batch_and_heads_of_equal_groups_share_what_was_measured(planted, tmp_path):
     planted(right)
-    assert verdict("planted", CALL, LOGITS, tmp_path) is None
-    assert verdict("planted", dataclasses.replace(CALL, batch=9, heads=8, kv_heads=4), LOGITS, tmp_path) is None
+    assert verdict(kernels.ATTENTION, "planted", (CALL, LOGITS), tmp_path) is None
+    assert (
+        verdict(
+            kernels.ATTENTION, "planted", (dataclasses.replace(CALL, batch=9, heads=8, kv_heads=4), LOGITS), tmp_path
+        )
+        is None
+    )
     assert len(list((tmp_path / "kernels").iterdir())) == 1
 
 
 def test_a_damaged_record_is_measured_again(planted, tmp_path):
     planted(right)
-    verdict("planted", CALL, LOGITS, tmp_path)
+    verdict(kernels.ATTENTION, "planted", (CALL, LOGITS), tmp_path)
     (file,) = (tmp_path / "kernels").iterdir()
     whole = json.loads(file.read_text())
     assert whole["errors"].keys() == whole["allowed"].keys()
     planted(wrong)
     for damage in ("", "[]", json.dumps({**whole, "facts": {}})):
         file.write_text(damage)
-        assert verdict("planted", CALL, LOGITS, tmp_path)
+        assert verdict(kernels.ATTENTION, "planted", (CALL, LOGITS), tmp_path)
         assert json.loads(file.read_text())["reason"]
 
 
@@ -155,3 +180,20 @@ def test_a_kernel_that_does_not_run_is_left_out_and_tried_again(planted, tmp_pat
     assert attention == "xla"
     assert said[0] == "attention: planted is not used: it fails (RuntimeError: no such instruction)"
     assert not list(tmp_path.glob("kernels/*.json"))
+
+
+def test_a_wrong_product_of_experts_is_left_out_of_a_run_and_a_right_one_is_not(monkeypatch, tmp_path):
+    halved = SimpleNamespace(refuses=lambda call: None, run=lambda x, *more: dense.run(x / 2, *more))
+    monkeypatch.setitem(grouped.IMPLEMENTATIONS, "planted", halved)
+    monkeypatch.setitem(grouped.PREFERENCES, "cpu", (dispatch.Preferred("planted"), *grouped.PREFERENCES["cpu"]))
+    of_plan = plan()
+    stage = dataclasses.replace(of_plan.stages[0], model=VARIANTS["moe"])
+    mesh = make_mesh({"fsdp": 1}, jax.devices()[:1])
+    said = []
+    found = with_kernels(PlanOfOneStage((stage,)), mesh, tmp_path, said.append).stages[0].step.compute
+    assert (found.attention, found.grouped_matmul) == ("auto", "tiled,ragged_dot")
+    lines = [line for line in said if line.startswith("grouped_matmul: planted is not used: it differs from 'dense'")]
+    assert len(lines) == 1
+    assert next(line for line in said if line.startswith("experts of layers ")).endswith("float32): tiled")
+    halved.run = dense.run
+    assert with_kernels(PlanOfOneStage((stage,)), mesh, tmp_path / "b", said.append).stages[0].step.compute == Compute()

@@ -13,19 +13,19 @@ from benchmarks.gpu.rows import Rows
 from benchmarks.gpu.sections.kernels import errors
 from benchmarks.gpu.sizes import Sizes
 from benchmarks.gpu.timing import compiled, seconds_per_call
-from jaxpt.kernels.grouped_matmul import grouped_matmul
+from jaxpt.kernels.grouped import grouped_matmul
 
 Product = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def measure(sizes: Sizes, rows: Rows) -> None:
     """Times each and compares it with a loop over the groups in float32."""
-    calls: dict[str, Product] = {"auto": grouped_matmul, "ragged_dot": jax.lax.ragged_dot}
+    named = ["tiled", "ragged_dot"]
+    calls: dict[str, Product] = {name: functools.partial(grouped_matmul, implementation=name) for name in named}
     if jax.default_backend() == "gpu":
-        calls |= {
-            "tokamax mosaic": functools.partial(_tokamax, "mosaic"),
-            "tokamax triton": functools.partial(_tokamax, "triton"),
-        }
+        load_tokamax()  # as jaxpt finds it where all that tokamax asks for is installed
+        calls["mosaic"] = functools.partial(grouped_matmul, implementation="mosaic")
+        calls["tokamax triton"] = functools.partial(_tokamax, "triton")
     for name, call in calls.items():
         rows.measure(f"grouped product {name}", 12, functools.partial(run, sizes, call))
 

@@ -1,10 +1,10 @@
 """What an implementation of attention is asked for: the facts by which it says whether it applies."""
 
-import importlib.metadata
 from dataclasses import dataclass
 
 import jax
 
+from jaxpt.kernels.machine import INSTALLED, Versions, version_in
 from jaxpt.sharding.platform import device_kind, platform
 
 
@@ -44,58 +44,11 @@ class Call:
     decoding: bool = False
     platform: str = "cpu"
     device_kind: str = ""
-    versions: tuple[tuple[str, str], ...] = ()
+    versions: Versions = ()
 
     def version(self, library: str) -> tuple[int, ...] | None:
         """Returns the version of a library as numbers, None where it is not installed."""
-        text = dict(self.versions).get(library)
-        return None if text is None else numbers(text)
-
-
-ARCHITECTURES = {  # by what an NVIDIA card calls itself: its compute capability, as 90 for 9.0
-    "A100": 80,
-    "A800": 80,
-    "GH200": 90,
-    "H100": 90,
-    "H200": 90,
-    "H800": 90,
-    "H20": 90,
-    "B100": 100,
-    "B200": 100,
-    "B300": 103,
-}
-
-
-def architecture(device_kind: str) -> int | None:
-    """Returns the compute capability of an NVIDIA card, as 90 for 9.0; None for one that is not in `ARCHITECTURES`."""
-    return next((found for name, found in ARCHITECTURES.items() if name in device_kind), None)
-
-
-def numbers(version: str) -> tuple[int, ...]:
-    """Returns (0, 11, 2) for "0.11.2"; what follows a part that is not a number is left out."""
-    out = []
-    for part in version.split("."):
-        if not part.isdecimal():
-            break
-        out.append(int(part))
-    return tuple(out)
-
-
-LIBRARIES = ("jax", "jaxlib", "libtpu", "tokamax", "nvidia-cudnn-cu13", "nvidia-cudnn-cu12")  # where kernels come from
-
-
-def installed() -> tuple[tuple[str, str], ...]:
-    """Returns name and version of each of `LIBRARIES` that is installed."""
-    out = []
-    for name in LIBRARIES:
-        try:
-            out.append((name, importlib.metadata.version(name)))
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return tuple(out)
-
-
-_INSTALLED = installed()  # versions do not change within a process
+        return version_in(self.versions, library)
 
 
 def call_of(
@@ -122,5 +75,5 @@ def call_of(
         decoding=decoding,
         platform=platform(),
         device_kind=device_kind(),
-        versions=_INSTALLED,
+        versions=INSTALLED,
     )

@@ -1,13 +1,10 @@
-"""A kernel against the reference at a run's own shapes and masks: one row of full length, one kv head, its queries.
-
-Errors are those of a bfloat16 computation, so what is allowed is measured too: three times the error of the reference
-itself in the kernel's dtype, against the reference in float32.
-"""
+"""A kernel against the reference at a run's own shapes and masks: one row of full length, one kv head, its queries."""
 
 import functools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,24 +13,13 @@ import numpy as np
 from jaxpt.kernels.attention import xla
 from jaxpt.kernels.attention.call import Call, Logits
 from jaxpt.kernels.attention.dispatch import IMPLEMENTATIONS
+from jaxpt.kernels.comparison import Comparison, Errors, allowed, errors, judged
 
-ALLOWED = 3.0  # times the reference's own error
-LEAST = 1e-4  # of float32 kernels, whose reference has none
 CHUNK = 1024  # queries of the reference at a time: it must not need the memory of S × S logits
 PARTS = ("out", "dq", "dk", "dv")
 FEW, SHORT = 5, 64  # documents of the one row at most, and the mean length of those of the other
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-Errors = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Of one kernel at one call: error and allowance by part and measure; `reason` says why it is refused."""
-
-    errors: Errors
-    allowed: Errors
-    reason: str | None
 
 
 def compare(name: str, call: Call, logits: Logits) -> Comparison:
@@ -45,17 +31,12 @@ def compare(name: str, call: Call, logits: Logits) -> Comparison:
     Raises:
         Exception: whatever the kernel or the compiler raises.
     """
-    worst: Errors = {}
-    most: Errors = {}
-    for ids in _rows_of_documents(call):
-        measured, allowed = _one(name, call, logits, ids)
-        for key in measured:
-            if key not in worst or measured[key] / allowed[key] > worst[key] / most[key]:
-                worst[key], most[key] = measured[key], allowed[key]
-    key = max(worst, key=lambda k: worst[k] / most[k])
-    wrong = not worst[key] <= most[key]  # NaN is wrong
-    reason = f"it differs from 'xla': error {worst[key]:.2g} of {key}, allowed is {most[key]:.2g}" if wrong else None
-    return Comparison(worst, most, reason)
+    return judged((_one(name, call, logits, ids) for ids in _rows_of_documents(call)), "xla")
+
+
+def facts(call: Call, logits: Logits) -> dict[str, Any]:
+    """Returns what a comparison depends on: the call of one row and one kv head, and how logits come about."""
+    return {**asdict(replace(call, batch=1, heads=call.heads // call.kv_heads, kv_heads=1)), "scale": logits.scale}
 
 
 def documents(length: int, mean: int, seed: int = 0) -> np.ndarray:
@@ -105,8 +86,7 @@ def _one(name: str, call: Call, logits: Logits, ids: np.ndarray | None) -> tuple
     want = run(functools.partial(_reference, logits=float32), *exact, segments)
     got = run(functools.partial(_by, kernel.run, logits), *rounded, segments)
     own = run(functools.partial(_reference, logits=logits), *rounded, segments) if call.dtype != "float32" else want
-    measured, error = _errors(got, want), _errors(own, want)
-    return measured, {key: max(ALLOWED * error[key], LEAST) for key in error}
+    return _errors(got, want), allowed(_errors(own, want))
 
 
 def _by(
@@ -148,15 +128,4 @@ def _with_gradients(
 
 
 def _errors(got: tuple[jax.Array, ...], want: tuple[jax.Array, ...]) -> Errors:
-    """Two measures of each part: the largest error, of the largest value; and the root mean square over positions of
-    the error there, of the size there, by which a mask that is off by one shows in long rows, too.
-    """
-    out = {}
-    for part, a, b in zip(PARTS, got, want):
-        x, y = np.asarray(a, np.float64)[0], np.asarray(b, np.float64)[0]
-        size = np.sqrt((y**2).sum((1, 2)))
-        floor = np.sqrt(np.mean(size**2)) * 1e-2  # of some positions the gradient is none
-        relative = np.sqrt(((x - y) ** 2).sum((1, 2))) / np.maximum(size, max(floor, 1e-30))
-        out[f"{part} (largest)"] = float(np.abs(x - y).max() / max(np.abs(y).max(), 1e-30))
-        out[f"{part} (by position)"] = float(np.sqrt(np.mean(relative**2)))
-    return out
+    return errors({part: (a[0], b[0]) for part, a, b in zip(PARTS, got, want)})

@@ -12,9 +12,10 @@ from typing import Any
 import jax
 
 from jaxpt.kernels.attention import blocked, mosaic
-from jaxpt.kernels.attention.call import Call, Logits, architecture, call_of
+from jaxpt.kernels.attention.call import Call, Logits, call_of
 from jaxpt.kernels.attention.documents import counts, offsets
 from jaxpt.kernels.attention.sharded import per_shard
+from jaxpt.kernels.machine import architecture
 
 DOCUMENTS = 16  # of a row at most; see above
 PACKED_SINCE = (0, 11, 2)  # before, offsets of keys used the queries' stride: silently wrong with fewer kv heads

@@ -1,14 +1,13 @@
 """Attention by an implementation that applies: by name, or the first of a preference list that does not refuse."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import jax
 
-from jaxpt.errors import JaxptError, nearest
 from jaxpt.kernels.attention import blocked, cudnn, mosaic, splash, xla
 from jaxpt.kernels.attention.call import Call, Logits, call_of
+from jaxpt.kernels.choice import Chosen, Preferred, first_that_applies, parse_names
 
 
 class AttentionKernel(Protocol):
@@ -38,27 +37,11 @@ IMPLEMENTATIONS: dict[str, AttentionKernel] = {
 }
 
 
-@dataclass(frozen=True)
-class Preferred:
-    """An entry of a preference list: `name`, from so many keys on; with fewer, those after it are as fast."""
-
-    name: str
-    least: int = 0
-
-
 PREFERENCES: dict[str, tuple[Preferred, ...]] = {
     "tpu": (Preferred("splash"), Preferred("xla")),
     "gpu": (Preferred("cudnn"), Preferred("mosaic"), Preferred("blocked", least=1024), Preferred("xla")),
     "cpu": (Preferred("blocked", least=512), Preferred("xla")),
 }
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """What a call is computed by, and why each implementation that comes before it in the preference is not."""
-
-    name: str
-    refused: tuple[tuple[str, str], ...] = ()
 
 
 def parse_preference(value: str, where: str = "attention") -> tuple[str, ...]:
@@ -67,14 +50,7 @@ def parse_preference(value: str, where: str = "attention") -> tuple[str, ...]:
     Raises:
         JaxptError: an unknown name.
     """
-    if value == "auto":
-        return ()
-    names = tuple(value.split(","))
-    for name in names:
-        if name not in IMPLEMENTATIONS:
-            known = ["auto", *IMPLEMENTATIONS]
-            raise JaxptError(f"{where} is {value!r}, it must be one of {known}{nearest(name, known)}, or several: a,b")
-    return names
+    return parse_names(value, list(IMPLEMENTATIONS), where)
 
 
 def choose(call: Call, names: Sequence[str] = ()) -> Chosen:
@@ -84,16 +60,8 @@ def choose(call: Call, names: Sequence[str] = ()) -> Chosen:
         JaxptError: each refuses, with the reasons.
     """
     order = [Preferred(name) for name in names] or PREFERENCES.get(call.platform, (Preferred("xla"),))
-    refused: list[tuple[str, str]] = []
-    for entry in order:
-        reason = IMPLEMENTATIONS[entry.name].refuses(call)
-        if reason is None and call.keys < entry.least:
-            reason = f"the next is as fast below {entry.least} keys"
-        if reason is None:
-            return Chosen(entry.name, tuple(refused))
-        refused.append((entry.name, reason))
-    reasons = "; ".join(f"{name!r} does not apply: {reason}" for name, reason in refused)
-    raise JaxptError(f"attention={','.join(names)}: {reasons}; use attention='auto' or 'xla'")
+    asked = f"attention={','.join(names)}"
+    return first_that_applies(IMPLEMENTATIONS, order, call, call.keys, asked, "xla")
 
 
 def attention(

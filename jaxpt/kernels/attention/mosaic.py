@@ -10,11 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxpt.kernels.attention.call import Call, Logits, architecture
+from jaxpt.kernels.attention.call import Call, Logits
 from jaxpt.kernels.attention.documents import starts
 from jaxpt.kernels.attention.sharded import per_shard
-
-TOKAMAX = (0, 0, 17)  # its private modules move from version to version
+from jaxpt.kernels.machine import TOKAMAX, architecture, written
 
 
 def refuses(call: Call) -> str | None:
@@ -29,11 +28,11 @@ def refuses(call: Call) -> str | None:
         return f"it computes in bfloat16 or float16, not {call.dtype}"
     if call.head_dim % 8 or call.head_dim > 256:
         return f"head_dim {call.head_dim} is not a multiple of 8 up to 256"
-    wanted, found = ".".join(map(str, TOKAMAX)), call.version("tokamax")
+    found = call.version("tokamax")
     if found is None:
-        return f"tokamax {wanted} is not installed (pip install 'jaxpt[gpu]', Python 3.12 or newer)"
+        return f"tokamax {written(TOKAMAX)} is not installed (pip install 'jaxpt[gpu]', Python 3.12 or newer)"
     if found != TOKAMAX:
-        return f"it needs tokamax {wanted}, {'.'.join(map(str, found))} is installed"
+        return f"it needs tokamax {written(TOKAMAX)}, {written(found)} is installed"
     return importable()
 
 

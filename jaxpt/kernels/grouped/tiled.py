@@ -1,4 +1,4 @@
-"""Each row times the matrix of its group: what the experts of a dropless mixture compute."""
+"""A loop over tiles of rows of one group: work follows the real sizes (XLA's CPU `ragged_dot` multiplies E times)."""
 
 import functools
 from collections.abc import Callable
@@ -6,38 +6,20 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxpt.sharding.platform import platform
+from jaxpt.kernels.grouped.call import GroupedCall
 
-TILE = 128  # rows that one tile multiplies at once
+TILE = 128  # rows
 Operands = tuple[jax.Array, jax.Array, jax.Array]  # rows, matrices, sizes of the groups
 
 
-def _ragged_dot(x: jax.Array, w: jax.Array, sizes: jax.Array, precision: jax.lax.Precision | None) -> jax.Array:
-    return jax.lax.ragged_dot(x, w, sizes, precision=precision)
+def refuses(call: GroupedCall) -> str | None:
+    """Takes every call."""
+    return None
 
 
-def _megablox(x: jax.Array, w: jax.Array, sizes: jax.Array, precision: jax.lax.Precision | None) -> jax.Array:
-    """The Pallas kernel for TPUs (on a CPU interpreted, for tests).
-
-    Rows are padded to its tile. It leaves rows after the last group as they were in memory, in the gradient as well:
-    masks on both sides make them zero.
-    """
-    from jax.experimental.pallas.ops.tpu.megablox import gmm
-
-    rows = x.shape[0]
-    real = jnp.arange(rows)[:, None] < jnp.sum(sizes)
-    padded = jnp.pad(jnp.where(real, x, 0), ((0, -rows % TILE), (0, 0)))
-    tiling = (TILE, min(512, w.shape[1]), min(512, w.shape[2]))
-    y = gmm(padded, w, sizes, preferred_element_type=x.dtype, tiling=tiling, interpret=platform() == "cpu")[:rows]
-    return jnp.where(real, y, 0)
-
-
-def _dense(x: jax.Array, w: jax.Array, sizes: jax.Array, precision: jax.lax.Precision | None) -> jax.Array:
-    """Reference: every row times every matrix, the right one kept; E times the work."""
-    ends = jnp.cumsum(sizes)
-    row = jnp.arange(x.shape[0])[:, None]
-    mine = (row < ends) & (row >= ends - sizes)
-    return jnp.einsum("mk,ekn,me->mn", x, w, mine.astype(x.dtype), precision=precision)
+def run(x: jax.Array, w: jax.Array, sizes: jax.Array, precision: jax.lax.Precision | None) -> jax.Array:
+    """Returns the product as `jaxpt.kernels.grouped.dispatch.grouped_matmul` defines it."""
+    return _tiled(x, w, sizes, precision)
 
 
 def _lengths(rows: int, groups: int) -> tuple[int, int]:
@@ -89,7 +71,6 @@ def _looped(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _tiled(x: jax.Array, w: jax.Array, sizes: jax.Array, precision: jax.lax.Precision | None) -> jax.Array:
-    """A loop over tiles of rows of one group; work follows the real sizes (XLA's CPU ragged_dot multiplies E times)."""
     return _looped(x, w, sizes, precision)
 
 
@@ -122,37 +103,3 @@ def _tiled_backward(
 
 
 _tiled.defvjp(_tiled_forward, _tiled_backward)
-
-IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {
-    "ragged_dot": _ragged_dot,
-    "megablox": _megablox,
-    "tiled": _tiled,
-    "dense": _dense,
-}
-
-
-def grouped_matmul(
-    x: jax.Array,
-    w: jax.Array,
-    sizes: jax.Array,
-    *,
-    implementation: str = "auto",
-    precision: jax.lax.Precision | None = None,
-) -> jax.Array:
-    """Returns `[M, N]`: the first `sizes[0]` rows of x times `w[0]`, the next `sizes[1]` times `w[1]`, and so on.
-
-    "auto" is the tiled loop on CPU, the Pallas kernel on TPU where both widths are multiples of 128 and the dtype is
-    bfloat16, and `jax.lax.ragged_dot` elsewhere.
-
-    Args:
-        x: `[M, K]`, rows sorted by group.
-        w: `[E, K, N]`.
-        sizes: rows of each group, `[E]` int32; rows after their sum give zero.
-        implementation: a name from `IMPLEMENTATIONS`, or "auto".
-        precision: of the products.
-    """
-    if implementation == "auto":
-        where = platform()
-        pallas = where == "tpu" and x.dtype == jnp.bfloat16 and w.shape[1] % 128 == w.shape[2] % 128 == 0
-        implementation = "tiled" if where == "cpu" else "megablox" if pallas else "ragged_dot"
-    return IMPLEMENTATIONS[implementation](x, w, sizes.astype(jnp.int32), precision)

@@ -1,0 +1,49 @@
+"""Which grouped products a model's experts make on one device: what kernels are chosen by, and compared at."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+
+from jaxpt.kernels.grouped import GroupedCall, choose
+from jaxpt.kernels.grouped.call import call_of
+from jaxpt.models.compute import Compute
+from jaxpt.models.config import ModelConfig
+from jaxpt.models.experts import split_over
+from jaxpt.models.layer_names import named_layers
+
+
+def expert_calls(config: ModelConfig, compute: Compute, rows: int, length: int) -> dict[tuple[GroupedCall], list[int]]:
+    """Returns the numbers of the layers that make each different call, on one device of the mesh in force.
+
+    A model without dropless experts makes none.
+
+    Args:
+        config: the model.
+        compute: dtype, precision and kernel of the products.
+        rows: of a microbatch.
+        length: tokens of a row.
+    """
+    moe = config.moe
+    layers = [i for i, layer in enumerate(config.layers) if layer.ffn == "moe"]
+    if moe is None or not layers or moe.capacity_factor is not None:
+        return {}
+    mesh = jax.sharding.get_abstract_mesh()
+    at = split_over(moe, rows, mesh)
+    ways, width, parts = 1, moe.mlp, 1
+    if at is not None:
+        ways, parts = at.ways, math.prod(mesh.shape[a] for a in at.rows)
+        width = moe.mlp // (mesh.shape[at.width] if at.width else 1)
+    tokens = rows // parts * length * moe.experts_per_token * ways  # dropless: all may come to one device's experts
+    out: dict[tuple[GroupedCall], list[int]] = {}
+    for before, after in ((config.embed, width), (width, config.embed)):
+        x = jax.ShapeDtypeStruct((tokens, before), compute.jnp_dtype)
+        w = jax.ShapeDtypeStruct((moe.experts // ways, before, after), compute.jnp_dtype)
+        out[(call_of(x, w, compute.precision),)] = layers
+    return out
+
+
+def describe_expert_choice(call: GroupedCall, layers: Sequence[int], names: Sequence[str] = ()) -> str:
+    """Returns a line: which layers, the product's shape, what computes it, and why each kernel before it does not."""
+    shape = f"{call.groups} of {call.width_in:,} × {call.width_out:,}, {call.rows:,} rows, {call.dtype}"
+    return f"experts of {named_layers(layers)} ({shape}): {choose(call, names).words}"
