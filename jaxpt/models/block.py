@@ -34,8 +34,8 @@ class Context:
     with a name and an activation: "attention_in", "ffn_in" `[B, S, D]`, "queries" `[B, S, H, h]` and "keys"
     `[B, S, K, h]` as they are multiplied, "attention_out" `[B, S, H, h]` (what o reads), "ffn_hidden" `[B, S, F]`
     (what down reads), "attention_branch" and "ffn_branch" `[B, S, D]` as they are added to the stream; of mixtures
-    "router_shares" `[B, S, k]`, "shared_hidden" `[B, S, F]` and the sums of `observe`, "expert_hidden" `[E, F]` and
-    "expert_out" `[E]`. For layers run one at a time, as a scan would leak its tracers.
+    "router_shares" `[B, S, k]`, "shared_hidden" `[B, S, F]` and the sums of `observe`. For layers run one at a time, as
+    a scan would leak its tracers.
     """
 
     rope: dict[str, tuple[jax.Array, jax.Array]]
@@ -132,9 +132,8 @@ class Block:
         ctx.show("router_shares", shares)
         net = Network(ACTIVATIONS[self.config.activation], compute)
         if ctx.tap is not None:
-            hidden, outputs = observe(moe, x, experts, shares, w, net)
-            ctx.show("expert_hidden", hidden)
-            ctx.show("expert_out", outputs)
+            for name, value in observe(moe, x, experts, shares, w, net).items():
+                ctx.show(name, value)
         out = mix(moe, x, experts, shares, w, net)
         if moe.shared_mlp:
             tap = lambda name, value: ctx.show("shared_hidden", value) if name == "ffn_hidden" else None  # noqa: E731
