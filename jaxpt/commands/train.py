@@ -32,7 +32,7 @@ from jaxpt.training.evaluating import evaluations
 from jaxpt.training.events import Event
 from jaxpt.training.extra import make_extra
 from jaxpt.training.feed import Feeds
-from jaxpt.training.frozen import ancestor, beside_frozen, pin_frozen, with_frozen
+from jaxpt.training.frozen import ancestor, beside_frozen, parent, pin_frozen, with_frozen
 from jaxpt.training.history import newest_saved, read_legs
 from jaxpt.training.interrupt import EXIT_PREEMPTED, SAME, Interrupt, way_on
 from jaxpt.training.overview import overview
@@ -200,7 +200,8 @@ def open_plan(
         tokenizer = tokenizers.load(workdir / "tokenizer")  # of a source that has lost it since
     plan = make_plan(config, sources, start.model if start else None, tokenizer, past)
     lineage = start.lineage if start else []
-    pins = pin_frozen(config.stages, saved, ancestor(lineage), tokenizer)
+    known = {**ancestor(lineage), **parent(start, config.init_from)}
+    pins = pin_frozen(config.stages, saved, known, tokenizer)
     stages = beside_frozen(config.stages, plan.model, pins, lineage)
     if stages != tuple(config.stages):
         plan = make_plan(replace(config, stages=stages), sources, start.model if start else None, tokenizer, past)

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from jaxpt.config.duration import Duration
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.params import Params
+from jaxpt.models.specs import flatten
+from jaxpt.objectives.objective import Progress
 from jaxpt.training.run_plan import RunPlan, StagePlan
 
 if TYPE_CHECKING:
@@ -94,6 +97,17 @@ class RunView:
     def params(self) -> Params:
         """The parameters, sharded over `mesh`."""
         return self._run.state.params
+
+    @property
+    def evaluated(self) -> Params:
+        """The parameters as the objective wants them measured (`Objective.evaluated`): under its final mask, if any."""
+        stage, state = self.stage, self.state
+        if not state.extra:
+            return state.params
+        whole = jax.jit(lambda x: x, out_shardings=self._run.program.layout.replicated)(state.extra["values"])
+        extra = {path: np.asarray(value) for path, value in flatten(whole).items()}
+        progress = Progress(self.step - stage.first, stage.stop - stage.first, stage.config.tokens_per_step)
+        return stage.config.objective.evaluated(stage.model, state.params, extra, progress)
 
     @property
     def metrics(self) -> dict[str, float]:
