@@ -130,7 +130,7 @@ def reshape(
         entries[0]["source"] = model.named  # the teacher of a run that distils, unless it names another
         entries[-1]["step_zero"] = step_zero.entry()
         if learned is not None:
-            entries[0]["masks"] = _masked_losses(learned, model, held_out, setting.compute)
+            entries[-1]["masks"] = _masked_losses(learned, model, held_out, setting.compute)
         carried = carry_moments(Path(source), rewrites) if moments else None
         if carried is not None:
             facts = {"optimizer": carried.optimizer["name"], "step": carried.step, "reset": list(carried.reset)}
@@ -140,7 +140,7 @@ def reshape(
     tokens, flops = sum(r.entry.get("tokens", 0) for r in rewrites), sum(r.entry.get("flops", 0.0) for r in rewrites)
     print(f"{target}: {' > '.join(r.entry['op'] for r in rewrites)}; consumed {tokens:,} tokens, {flops:.3g} FLOPs")
     print(report(rewrites, step_zero))
-    if (of := entries[0].get("masks", {})).get("soft") is not None:
+    if (of := entries[-1].get("masks", {})).get("soft") is not None:
         print(f"masks: loss {of['soft']:.5f} soft -> {of['final']:.5f} final -> {step_zero.after:.5f} cut")
     if carried is not None:
         print(f"moments of {carried.optimizer['name']} at step {carried.step}: {summary(carried)}")
@@ -170,7 +170,8 @@ def _learned(checkpoint: Path, setting: ReshapeSetting) -> LearnedMasks:
     """Hands the masks of a checkpoint of mask training to the transforms; says how they came to be."""
     learned = learned_masks(checkpoint.parents[1], int(checkpoint.name))
     setting.masks = learned.final
-    print(f"masks on {', '.join(learned.final)}, {learned.share:.0%} of their training done")
+    cost = f"{learned.tokens:,} tokens, {learned.flops:.3g} FLOPs"
+    print(f"masks on {', '.join(learned.final)}, {learned.share:.0%} of their training done; the run took {cost}")
     if learned.line is not None:
         print(learned.line)
     return learned

@@ -24,13 +24,16 @@ class LearnedMasks:
     """What a checkpoint says of masks, by axis, in the layout of `jaxpt.models.masks`.
 
     `soft` are the gates without anything random, `final` those that a cut would leave with their exact counts. `line`
-    says by how much a budget is missed, None where it is met; `share` is how much of the mask training was done.
+    says by how much a budget is missed, None where it is met; `share` is how much of the mask training was done;
+    `tokens` and `flops` are what the run took until then.
     """
 
     soft: HostGates = field(repr=False)
     final: HostGates = field(repr=False)
     line: str | None
     share: float
+    tokens: int
+    flops: float
 
 
 def learned_masks(run: Path, step: int) -> LearnedMasks:
@@ -59,4 +62,4 @@ def learned_masks(run: Path, step: int) -> LearnedMasks:
     done = sum(leg.steps for leg in legs if leg.stage == stage.name)
     share = min(1.0, done / max(1, stage.steps))
     final, line = stage.objective.masks(model_of(facts), extra, share)
-    return LearnedMasks(stage.objective.still(extra), final, line, share)
+    return LearnedMasks(stage.objective.still(extra), final, line, share, facts["tokens"], facts.get("flops", 0.0))
