@@ -1,14 +1,15 @@
 """What happens between two steps: events, each with when it is due, which see the run and return what changes in it."""
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from jaxpt.config.duration import Duration
 from jaxpt.models.config import ModelConfig
@@ -104,7 +105,7 @@ class RunView:
         stage, state = self.stage, self.state
         if not state.extra:
             return state.params
-        whole = jax.jit(lambda x: x, out_shardings=self._run.program.layout.replicated)(state.extra["values"])
+        whole = _gathering(self._run.program.layout.replicated)(state.extra["values"])
         extra = {path: np.asarray(value) for path, value in flatten(whole).items()}
         progress = Progress(self.step - stage.first, stage.stop - stage.first, stage.config.tokens_per_step)
         return stage.config.objective.evaluated(stage.model, state.params, extra, progress)
@@ -143,6 +144,12 @@ class RunView:
     def has_record(self, prefix: str) -> bool:
         """Whether a value of this step whose name begins with `prefix` was logged before the run was started again."""
         return self._run.metrics.has(self.step, prefix)
+
+
+@functools.cache
+def _gathering(everywhere: NamedSharding) -> Callable[[Params], Params]:
+    """What brings arrays to every device."""
+    return jax.jit(lambda values: values, out_shardings=everywhere)
 
 
 class Event(ABC):

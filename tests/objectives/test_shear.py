@@ -82,6 +82,20 @@ def test_a_budget_has_one_constraint_and_its_shape_meets_it():
     assert small.embed % 4 == 0
 
 
+def test_gates_begin_at_their_limit_and_are_kept_within_it():
+    extra = make_extra(MaskTraining(target=TARGET), MODEL)
+    first, limit = extra.init(jnp.uint32(0)), np.float32(np.log(100))
+    for values in first["values"]["gates"].values():
+        np.testing.assert_array_equal(values, np.full(values.shape, limit))
+    pull = jax.tree.map(jnp.ones_like, first["values"])
+    rates = {"gates": jnp.float32(50), "multipliers": jnp.float32(1)}
+    after, _ = jax.jit(extra.update)(pull, first, rates)
+    for values in after["values"]["gates"].values():
+        np.testing.assert_array_equal(values, np.full(values.shape, -limit))
+    for values in after["values"]["multipliers"].values():
+        assert (values > 0).all()  # they ascend, and have no limit
+
+
 def test_the_target_rises_over_the_warmup():
     objective = MaskTraining(target=TARGET, warmup=0.2)
     rising = objective.scheduled()["sparsity"]
