@@ -11,7 +11,7 @@ from jaxpt.models.block import Block, Context
 from jaxpt.models.compute import REMAT_POLICIES, Compute
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.init import init_leaf, leaf_key
-from jaxpt.models.masks import MASKED, counted, masked_layer, stacked_gates, stream_gates
+from jaxpt.models.masks import counted, masked_layer, not_masked_leaves, stacked_gates, stream_gates
 from jaxpt.models.norms import rms_norm
 from jaxpt.models.params import Params, branch, leaf
 from jaxpt.models.pattern import Span, cut, spans
@@ -155,9 +155,8 @@ def _run(
 
     if compute.remat != "none" and cache is None:
         body = jax.checkpoint(body, policy=REMAT_POLICIES[compute.remat], prevent_cse=False)
-    elif gates is not None:  # the backward pass masks a layer's leaves again, else all of them would be kept
-        policy = jax.checkpoint_policies.save_anything_except_these_names(MASKED)
-        body = jax.checkpoint(body, policy=policy, prevent_cse=False)
+    elif gates is not None:
+        body = jax.checkpoint(body, policy=not_masked_leaves(config), prevent_cse=False)
     x, out = jax.lax.scan(body, x, (span.take(stacks), None if gates is None else span.take(gates), kv))
     return (x, *(jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), part) for part in out))
 

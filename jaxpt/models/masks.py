@@ -21,14 +21,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.params import Array, Params, branch
 from jaxpt.models.specs import ParamSpec, block_specs
 
 MASK = "mask"  # the branch of the parameters
-MASKED = "masked"  # the name under which remat policies know leaves that `masked_layer` made
+ELEMENTWISE = ("mul", "add", "sub", "convert_element_type")  # what `masked_layer` and a block do to leaves
 Gates = Mapping[str, jax.Array]  # of one layer or of stacked ones, by axis
 NEURONS = {"mlp": "dense", "expert_mlp": "moe", "shared_mlp": "moe"}  # axis -> structure of the layers that have it
 
@@ -179,12 +178,25 @@ def _apply(leaf: jax.Array, wanted: list[Factor], gates: Gates) -> jax.Array:
     there = [f for f in wanted if f.axis in gates]
     if not there:
         return leaf
-    product: jax.Array | float = 1.0
-    for f in there:
-        product = product * f.spread(_left(gates[f.axis]) if f.left else gates[f.axis], leaf.ndim)
     offset = there[0].offset
-    out = leaf * product if offset == 0 else (leaf + offset) * product - offset
-    return checkpoint_name(out.astype(leaf.dtype), MASKED)
+    out = leaf if offset == 0 else leaf + offset
+    for f in there:  # one by one, so that each product has the leaf's shape, which `not_masked_leaves` knows
+        out = out * f.spread(_left(gates[f.axis]) if f.left else gates[f.axis], leaf.ndim)
+    return (out if offset == 0 else out - offset).astype(leaf.dtype)
+
+
+def not_masked_leaves(config: ModelConfig) -> Callable[..., bool]:
+    """Returns the remat policy that saves everything but what `masked_layer` makes of leaves, and their casts.
+
+    The backward pass then multiplies a layer's leaves again, elementwise; saved, they would be a copy of the model.
+    """
+    tables = {s: block_specs(config, s) for s in ("dense", "moe") if config.layers_of(s)}
+    shapes = {t[n].shape for s, t in tables.items() for n in t if len(t[n].shape) > 1 and factors(config, t, n)}
+
+    def policy(primitive: Any, *operands: Any, **options: Any) -> bool:
+        return primitive.name not in ELEMENTWISE or not any(getattr(x, "shape", ()) in shapes for x in operands)
+
+    return policy
 
 
 def _width(config: ModelConfig, spec: ParamSpec, gates: Gates) -> jax.Array | None:

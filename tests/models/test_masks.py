@@ -1,15 +1,20 @@
 """What the forward pass asks of masks: norms that count what is left, experts that are not seen, rows by structure."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from jax.ad_checkpoint import print_saved_residuals
 
-from jaxpt.models.masks import counted, factors, gate_axes, layers_with, stacked_gates
+from jaxpt.models import forward
+from jaxpt.models.masks import counted, factors, gate_axes, layers_with, stacked_gates, with_mask
 from jaxpt.models.moe_config import MoeConfig
 from jaxpt.models.norms import rms_norm
 from jaxpt.models.routing import route
 from jaxpt.models.specs import block_specs
-from tests.models.tiny import VARIANTS
+from tests.models.tiny import VARIANTS, random_params
 
 
 def test_the_masked_norm_is_the_norm_of_the_sliced_vector():
@@ -49,6 +54,28 @@ def test_rows_of_gates_are_those_of_the_layers_that_have_the_axis():
     np.testing.assert_array_equal(gates["moe"]["layers"], [1, 2])
     np.testing.assert_array_equal(gates["moe"]["heads"], mask["heads"][1:])
     assert stacked_gates(c, {}) is None
+
+
+def saved_leaves(capsys, policy=None, masked=True):
+    """How many arrays of the shape of stacked o and down the backward pass finds saved, besides the parameters."""
+    c = VARIANTS["llama"]
+    params, tokens = random_params(c), jnp.zeros((1, 6), jnp.int32)
+    mask = {axis: jnp.ones(shape) for axis, shape in gate_axes(c).items()} if masked else {}
+    with pytest.MonkeyPatch.context() as patch:
+        if policy is not None:
+            patch.setattr("jaxpt.models.decoder.not_masked_leaves", policy)
+        print_saved_residuals(lambda p, m: forward(c, with_mask(p, m), tokens).sum(), params, mask)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "from the argument" not in line]
+    return sum(bool(re.match(r"f(loat)?32\[3,(40,24|6,8,24)\]", line)) for line in lines)
+
+
+def test_the_backward_pass_finds_no_more_copies_of_leaves_than_without_a_mask(capsys):
+    assert saved_leaves(capsys) <= saved_leaves(capsys, masked=False)
+
+
+def test_a_policy_that_saves_all_keeps_masked_copies(capsys):  # the proof above can fail
+    everything = lambda config: jax.checkpoint_policies.everything_saveable  # noqa: E731
+    assert saved_leaves(capsys, everything) >= saved_leaves(capsys) + 2
 
 
 def test_gates_of_the_stream_and_of_layers_act_on_each_branchs_last_writer():
