@@ -58,6 +58,7 @@ def main() -> int:
     p = shrink.options(__doc__ or "", METHODS)
     p.add_argument("--mask_tokens", type=int, default=200_000, help="on which masks are learned")
     p.add_argument("--mask_rate", type=float, default=1e-3, help="of the weights meanwhile")
+    p.add_argument("--gate_rate", type=float, default=1.0, help="of the gates; ReLU gates need less")
     p.add_argument("--gate", choices=list(GATES), default="hard_concrete")
     a = shrink.checked(p, METHODS)
     a.folder.mkdir(parents=True, exist_ok=True)
@@ -77,6 +78,7 @@ def main() -> int:
     file = a.folder / "shear.json"
     runs: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     kind = f"tokens={steps * per_step}+{masks * per_step} target={a.target} gate={a.gate}"
+    kind += f" gate_rate={a.gate_rate}" if a.gate_rate != 1.0 else ""
     for method in a.methods.split(","):
         for seed in range(a.random_seeds if method == "random" else a.seeds):
             for arm in ARMS[:1] if method == "shear" else ARMS:
@@ -121,7 +123,8 @@ def sheared(
     source: ModelSlices, data: Any, steps: int, held: list[Any], a: Any
 ) -> tuple[ModelConfig, Params, dict[str, Any]]:
     """Trains masks beside the teacher's weights and cuts; returns the student, and losses, tokens and FLOPs."""
-    config, objective = source.config, MaskTraining(gate=GATES[a.gate], target=Target(**a.lengths))
+    config, own = source.config, AdamW(learning_rate=a.gate_rate, weight_decay=0.0)
+    objective = MaskTraining(gate=GATES[a.gate], target=Target(**a.lengths), gates=own)
     layout = make_layout(config, ShardingConfig(mesh={"fsdp": 1}), jax.devices()[:1])
     optimizer = make_optimizer(AdamW(weight_decay=0.0), param_specs(config))
     step = make_step(StepSpec(config, objective, Compute(), a.batch, a.length, 1, (), 1), optimizer, layout)

@@ -40,6 +40,7 @@ REFERENCES = {  # of the paper's scaling law, nats per token; or a model that is
 }
 FROZEN = {
     "gate": {"name": "relu"},
+    "gates": {"learning_rate": 0.05, "weight_decay": 0.0},  # gates lie in [0, 1], unlike the other kind's log alpha
     "alpha": {"start": 2 / 3},  # the paper's loss is nll + 2 KL; here the shares add up to 1
     "temperature": {"start": 1.0},
 }

@@ -49,9 +49,14 @@ class Relu(Gate):
         return jax.nn.relu(trained)
 
     def retention(self, trained: jax.Array, share: jax.Array) -> jax.Array:
-        """Returns s, with μ = start - (start - end) √share."""
+        """Returns s, with μ = start - (start - end) √share.
+
+        Its gradient is that of the score before it is clipped: at θ = 1 it is clipped from the first step on, and the
+        constraint would move nothing.
+        """
         mu = self.start - (self.start - self.end) * jnp.sqrt(share)
-        return jnp.clip(jax.nn.sigmoid((trained - mu) * 2.4 / mu) * 1.2 - 0.1, 0.0, 1.0)
+        score = jax.nn.sigmoid((trained - mu) * 2.4 / mu) * 1.2 - 0.1
+        return score + jax.lax.stop_gradient(jnp.clip(score, 0.0, 1.0) - score)
 
     def penalty(self, retention: Mapping[str, jax.Array]) -> jax.Array:
         """Returns the mean over axes of the mean of s (1 - s), weighted."""
