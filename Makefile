@@ -7,7 +7,13 @@ WORKDIR ?= runs/quickstart
 WORKERS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-slow lint house clean
+# a bare machine with one GPU: its own Python with JAX and torch, what it lacks as wheels from a folder
+GPU_PYTHON ?= python3
+GPU_WHEELS ?= wheels
+GPU_OUT ?= gpu-rows.jsonl
+GPU_PIP := $(GPU_PYTHON) -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target .gpu-site
+
+.PHONY: quickstart test test-slow lint house clean gpu gpu-wheels
 
 quickstart: $(VENV)/core
 	$(BIN)/jaxpt quickstart --workdir=$(WORKDIR)
@@ -27,6 +33,15 @@ lint: $(VENV)/dev
 house: $(VENV)/dev
 	$(BIN)/python -m benchmarks.house --draw=docs/house.svg
 
+gpu-wheels: $(VENV)/bin/python
+	$(BIN)/python -m benchmarks.gpu.wheels $(GPU_WHEELS)
+
+# two commands of at most four minutes each; a row is kept when it is measured
+gpu:
+	[ ! -d $(GPU_WHEELS) ] || $(GPU_PIP) $(GPU_WHEELS)/*.whl
+	PYTHONPATH=.gpu-site:. $(GPU_PYTHON) -m benchmarks.gpu first --out=$(GPU_OUT)
+	PYTHONPATH=.gpu-site:. $(GPU_PYTHON) -m benchmarks.gpu second --out=$(GPU_OUT)
+
 # The stamps are made again when setup.py changes; until then the environment is reused.
 $(VENV)/bin/python:
 	@[ -n "$(PYTHON)" ]
@@ -41,4 +56,4 @@ $(VENV)/dev: $(VENV)/bin/python setup.py
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist *.egg-info .gpu-site

@@ -39,6 +39,11 @@ CORE = [
 EXTRAS = {
     "tpu": ["jax[tpu]>=0.10.2,<0.13"],
     "cuda": ["jax[cuda13]>=0.10.2,<0.13"],
+    "gpu": [  # attention on Hopper and Blackwell; its parts that jaxpt takes are private, hence the exact version
+        "jax[cuda13]>=0.10.2,<0.13; python_version < '3.12'",
+        "jax[cuda13]>=0.11.2,<0.13; python_version >= '3.12'",
+        "tokamax==0.0.17; python_version >= '3.12'",
+    ],
     "data": [
         "datasketch>=2,<3",
         "daft>=0.7.20,<0.8",
@@ -65,13 +70,13 @@ EXTRAS = {
         "spacy>=3.8,<4",  # what datatrove splits words with
         "jieba>=0.42.1,<0.43",  # what spaCy splits Chinese with
     ],
-    "parity": ["torch==2.13.0", "transformers>=5.20,<5.30", "mup>=1.0,<1.1"],
+    "parity": ["torch==2.13.0", "transformers>=5.20,<5.30"],
 }
 
 setup(
     name="jaxpt",
     version=VERSION,
-    description="Pretrain a language model of exactly the shape you want, out of one that exists (JAX, TPU, GPU, CPU)",
+    description="Pretrain a language model of the shape you want, out of one that exists (JAX; run on CPUs and a GPU)",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

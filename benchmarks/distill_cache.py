@@ -55,10 +55,16 @@ def make_source(path: Path, rows: int, length: int, vocab: int) -> PackedSource:
         return writer.finish(ids, [length] * rows, "m" * 64, {"packer": "concat"})
 
 
-def made_teacher(config: ModelConfig, entropy_scale: float) -> Model:
-    """A model whose table is scaled, so that its predictions are as uncertain as those of a trained one."""
+def made_teacher(student: ModelConfig, deviation: float) -> Model:
+    """A model whose logits have this standard deviation, so that it is as uncertain as a trained one.
+
+    Its head is its own: from a tied table, the token that was just read would be nearly certain to come again. The
+    last norm gives streams of norm √D.
+    """
+    config = student.replace(tie_embeddings=False)
     params = init_params(config, 1)
-    return Model(config, {**params, "embed": {"table": params["embed"]["table"] * entropy_scale}})
+    head = params["head"] * (deviation / np.std(np.asarray(params["head"])) / config.embed**0.5)
+    return Model(config, {**params, "head": head})
 
 
 def write(folder: Path, source: PackedSource, layout: Layout, rows: int) -> tuple[TargetCache, float]:
@@ -98,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in {"steps": 30, "vocab": 32_000, "embed": 256, "layers": 4, "rows": 4, "length": 256}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--table_scale", type=float, default=9.0, help="of the teacher's table: the higher, the surer")
+    parser.add_argument("--deviation", type=float, default=4.1, help="of the teacher's logits: the higher, the surer")
     args = parser.parse_args()
     config = ModelConfig(
         vocab_size=args.vocab,
@@ -113,9 +119,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder, n = Path(name), args.rows
         source = make_source(folder / "source", 8 * n, args.length, args.vocab)
-        jaxpt.save(made_teacher(config, args.table_scale), folder / "teacher")
-        layout = make_layout(config, ShardingConfig(mesh={"fsdp": 1}), jax.devices()[:1])
-        cache, seconds = write(folder, source, layout, n)
+        teacher = made_teacher(config, args.deviation)
+        jaxpt.save(teacher, folder / "teacher")
+        one_device = ShardingConfig(mesh={"fsdp": 1})
+        layout, teachers = (make_layout(c, one_device, jax.devices()[:1]) for c in (config, teacher.config))
+        cache, seconds = write(folder, source, teachers, n)
         targets = SourceTargets({"made": cache}, {"made": source})
         ids = lambda step: (np.arange(n) + step * n) % source.rows  # noqa: E731
         plain = lambda step: dict(source.read(ids(step).tolist()))  # noqa: E731

@@ -37,7 +37,7 @@ def main() -> int:
     forms: dict[str, Callable[..., Any]] = {}
     facts: dict[str, list[object]] = {}
     for name, vocabularies in (("next_token", a.vocab), ("distill", a.vocab + a.teacher_vocab)):
-        for chunk in (a.length, a.chunk or chunk_length(a.rows, a.length, vocabularies)):
+        for chunk in (a.length, a.chunk or chunk_length(a.rows, a.length, vocabularies, a.embed)):
             key = f"{name} {'dense' if chunk == a.length else f'chunks of {chunk}'}"
             began = time.monotonic()
             forms[key] = compiled(name, chunk, inputs, x, theirs)

@@ -150,7 +150,7 @@ def test_a_run_with_experts_evaluations_and_moving_weights_goes_on_to_where_it_e
     assert "resumed at step 6 of 9" in said
     assert "before," not in said, "no key of the config has changed"
     now, then = (read(written / name / "metrics.jsonl") for name in ("rich", "rich_finished"))
-    new = {"perf/warmup", "train/targets"}  # which a record may have today
+    new = {"perf/warmup", "train/targets", "flops"}  # which a record may have today
     names = [[(r["step"], [k for k in r if k not in new]) for r in run] for run in (now, then)]
     assert names[0] == names[1], "the same records with the same names in the same order"
     for kind in ("eval/bpb/", "reweight/weight/"):

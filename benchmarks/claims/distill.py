@@ -2,7 +2,8 @@
 
 A teacher is trained on real text (once, kept in --folder) and cut; every arm trains that same student on the same
 batches in the same order: on the text, from the teacher's logits at temperature 1, 2 or falling, from hidden states
-besides. The arms differ in the loss alone; the FLOPs of each, teacher included, are beside it.
+besides, and from a cache of its targets (offline: 50 draws of each position, written once). The arms differ in the loss
+alone; the FLOPs of each, teacher included, are beside it (offline: the student's, what the cache took is extra).
 
 python -m benchmarks.claims.distill --text='english/*.jsonl.gz' --folder=runs/distill
 python -m benchmarks.claims.distill --text=… --folder=… --seeds=3 --rates=1e-3,3e-3 --student_tokens=20000000
@@ -16,16 +17,26 @@ import argparse
 import itertools
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import matplotlib
 import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 
 from benchmarks.claims.harness import POINTS, at, held_out_batches, sources, teacher
 from jaxpt.api import load
 from jaxpt.cli.terminal import progress, table
-from jaxpt.data import Loader, StageData
+from jaxpt.commands.distill_cache import summary
+from jaxpt.data import Loader, PackedSource, StageData
+from jaxpt.data.source_targets import SourceTargets
+from jaxpt.data.target_cache import TargetCache
+from jaxpt.data.target_writer import begin as begin_cache
+from jaxpt.data.target_writer import fill
 from jaxpt.errors import JaxptError
 from jaxpt.models import Compute, ModelConfig, param_specs
 from jaxpt.models.size import param_count
@@ -48,8 +59,10 @@ from jaxpt.training.arguments import step_arguments
 from jaxpt.training.batches import place
 from jaxpt.training.config import ShardingConfig
 from jaxpt.training.extra import begin, make_extra
+from jaxpt.training.starting_point import open_start
 from jaxpt.training.state import make_layout, new_state
 from jaxpt.training.step import StepSpec, make_step
+from jaxpt.training.teacher_cache import TargetOptions, TeacherTargets, origin_of
 
 HALF = Ramp(0.9, 0.5)
 ARMS: dict[str, Objective] = {
@@ -59,6 +72,7 @@ ARMS: dict[str, Objective] = {
     "T falling": Distill(teacher="it", alpha=HALF, temperature=Ramp(2.0, 1.0)),
     "only logits": Distill(teacher="it", alpha=Ramp(1.0), temperature=Ramp(1.0)),
     "hidden": Distill(teacher="it", alpha=HALF, temperature=Ramp(1.0), hidden=Ramp(0.3, 0.0)),
+    "offline": Distill(cache={"text": "it"}, alpha=HALF, temperature=Ramp(1.0)),
 }
 
 
@@ -88,19 +102,49 @@ def main() -> int:
         f"parent: {param_count(source.config):,} parameters, held-out loss {gap['start']:.3f} > {gap['end']:.3f} nats"
     )
     print(f"teacher: {param_count(teaches.config):,} parameters; student: {param_count(small.config):,}")
+    cached = written(packed, a) if any(ARMS[arm].cached_targets() for arm in a.arms.split(",")) else None
     file = a.folder / "distill.json"
     runs: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     kind = f"tokens={a.student_tokens // per_step * per_step} target={a.target} from={a.larger or 'parent'}"
+    asked = []
     for arm, rate, seed in itertools.product(a.arms.split(","), a.rates.split(","), range(a.seeds)):
         key = f"{arm} lr={rate} seed={seed} {kind}"
+        asked.append(key)
         if key not in runs:
-            runs[key] = student(small, teaches, layers, (arm, rate, seed), loader, first, held, a)
+            read = with_targets(loader, cached) if cached and ARMS[arm].cached_targets() else loader.batch
+            runs[key] = student(small, teaches, layers, (arm, rate, seed), read, first, held, a)
             partial = file.with_suffix(".partial")
             partial.write_text(json.dumps(runs, indent=1))
             partial.rename(file)
-    print(report([r for k, r in runs.items() if k.endswith(kind)]))
+    best = best_runs([runs[key] for key in asked])
+    print(report(best))
     print(f"the training rows are read up to {repeat} time(s)")
+    draw(best, a.folder / "distill.png")
     return 0
+
+
+def written(packed: PackedSource, a: argparse.Namespace) -> SourceTargets:
+    """The targets of whoever teaches for all training rows, written once; prints what that took."""
+    start = open_start(a.larger or a.teacher or str(a.folder / "teacher"), "params", "--teacher")
+    origin = origin_of(packed, start, None, TargetOptions())
+    path, began = a.folder / f"targets-{origin['teacher'][:8]}", time.monotonic()
+    layout = make_layout(start.model, ShardingConfig(mesh={"fsdp": 1}), jax.devices()[:1])
+    with progress(packed.rows * a.length, "distill-cache", "tok", scale=True) as bar:
+        rows_of = TeacherTargets(packed, origin, start, layout, a.batch, bar.update)
+        done = sum(f["records"] for _, f in fill(path, begin_cache(path, origin, 1024, start.description), rows_of))
+    cache = TargetCache.open(path)
+    print(f"{summary(cache)}; {done * a.length / (time.monotonic() - began):,.0f} tokens/s written now")
+    return SourceTargets({"text": cache}, {"text": packed})
+
+
+def with_targets(loader: Loader, targets: SourceTargets) -> Callable[[int], Any]:
+    """Batches of a step, with the teacher's targets."""
+
+    def read(step: int) -> Any:
+        b = loader.batch(step)
+        return {**b, **targets.read(b["source_id"], b["row_id"], b["loss_weights"])}
+
+    return read
 
 
 def student(
@@ -108,7 +152,7 @@ def student(
     teaches: ModelSlices,
     layers: tuple[int, ...] | None,
     which: tuple[str, str, int],
-    loader: Loader,
+    read: Callable[[int], Any],
     first: int,
     held: list[Any],
     a: argparse.Namespace,
@@ -120,7 +164,7 @@ def student(
     facts = {"teacher": FrozenFacts(teaches.config, layers)} if distils else {}
     objective = ARMS[arm].beside(small.config, facts, "objective")
     offset = first + seed * steps  # a seed is another part of the data, the same for every arm
-    curve, last = trained(small, teaches, objective, lambda i: loader.batch(offset + i), steps, float(rate), held, a)
+    curve, last = trained(small, teaches, objective, lambda i: read(offset + i), steps, float(rate), held, a)
     configs: dict[str, ModelConfig] = {"teacher": teaches.config} if distils else {}
     flops = objective.flops_per_token(small.config, configs, a.length) * steps * a.batch * a.length
     return {
@@ -164,22 +208,45 @@ def trained(
     return curve, {name: float(metrics[name]) for name in names if name in metrics}
 
 
-def report(runs: list[dict[str, Any]]) -> str:
-    """Returns the table: means over seeds, at the best rate of each arm."""
-    rows = []
-    for arm in ARMS:
+def best_runs(runs: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Returns the runs of each arm, all seeds of its best rate."""
+    out = {}
+    for arm in dict.fromkeys(r["arm"] for r in runs):
         mine = [r for r in runs if r["arm"] == arm]
-        if not mine:
-            continue
         end = lambda rate, mine=mine: np.mean([r["curve"][-1][1] for r in mine if r["rate"] == rate])  # noqa: E731
         best = min({r["rate"] for r in mine}, key=end)
-        mine = [r for r in mine if r["rate"] == best]
+        out[arm] = [r for r in mine if r["rate"] == best]
+    return out
+
+
+def draw(runs: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Held-out loss over tokens, means over seeds, and beside it the difference to the first arm."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    curve = lambda mine: np.mean([[l for _, l in r["curve"]] for r in mine], axis=0)  # noqa: E731
+    first, base = next((arm, curve(mine)) for arm, mine in runs.items())
+    for i, (arm, mine) in enumerate(runs.items()):
+        tokens, style = [t / 1e3 for t, _ in mine[0]["curve"]], {"color": f"C{i}", "lw": 1.4, "marker": "o", "ms": 2.5}
+        left.plot(tokens, curve(mine), label=f"{arm}, rate {mine[0]['rate']}", **style)
+        right.plot(tokens, curve(mine) - base, **style)
+    left.set(xlabel="thousand tokens", ylabel="held-out loss, nats per token")
+    right.set(xlabel="thousand tokens", ylabel=f"difference to {first}, nats")
+    left.legend(frameon=False, fontsize=8)
+    for axes in (left, right):
+        axes.grid(alpha=0.25)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def report(runs: dict[str, list[dict[str, Any]]]) -> str:
+    """Returns the table: means over seeds, at the best rate of each arm."""
+    rows = []
+    for arm, mine in runs.items():
         losses = [float(np.mean([at(r["curve"], p) for r in mine])) for p in (0.0, 0.1, 0.3, 1.0)]
         spread = float(np.std([r["curve"][-1][1] for r in mine]))
         last = {k: float(np.mean([r["last"][k] for r in mine])) for k in mine[0]["last"]}
         facts = [last.get(f"train/{k}", "") for k in ("divergence", "agreement", "hidden_loss")]
         cpu = round(float(np.mean([r["cpu_seconds"] for r in mine])))
-        rows.append([arm, best, len(mine), *losses, spread, *facts, f"{mine[0]['flops']:.3g}", cpu])
+        rows.append([arm, mine[0]["rate"], len(mine), *losses, spread, *facts, f"{mine[0]['flops']:.3g}", cpu])
     head = ["arm", "lr", "seeds", "loss at 0", "10 %", "30 %", "100 %", "± (seeds)", "divergence", "agreement"]
     return table([*head, "hidden", "FLOPs", "CPU s"], rows)
 

@@ -30,7 +30,11 @@ PREFIX = "__label__"
 ZEROED_MEMORY = {"MALLOC_PERTURB_": "255"}
 TRAIN = """import json, sys, fasttext
 settings = json.loads(sys.argv[1])
-fasttext.train_supervised(sys.argv[2], **settings).save_model(sys.argv[3])"""
+model = fasttext.train_supervised(sys.argv[2], **settings)
+model.save_model(sys.argv[3])
+end = model.get_output_matrix().tobytes()[-64:]  # fastText says nothing of a full disk
+if not open(sys.argv[3], "rb").read().endswith(end): sys.exit("the disk is full, where temporary files lie (TMPDIR)")"""
+END = 64  # bytes of a model's file that are compared with what was to be written
 _LEAST = 1e-9  # of a probability, in log-odds
 _UNSPACED = re.compile(r"([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])")
 _BREAKS = re.compile(r"[\s\x00\x1c-\x1f\x85\u2028\u2029]+")
@@ -181,9 +185,19 @@ class Classifier:
         path = Path(path)
         with whole_file(path, path.with_name(path.name + ".tmp")) as temporary:
             self._model.save_model(str(temporary))
+            self._check_end(temporary, path)
         with whole_file(path.with_name(path.name + ".json"), path.with_name(path.name + ".json.tmp")) as note:
             facts = {"recipe": asdict(self.recipe), "labels": self.labels}
             note.write_text(json.dumps(facts, indent=1, ensure_ascii=False))
+
+    def _check_end(self, written: Path, path: Path) -> None:
+        """Raises a JaxptError where a file does not end as the model does: fastText says nothing of a full disk."""
+        end = np.asarray(self._model.get_output_matrix(), np.float32).tobytes()[-END:]
+        with written.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - len(end), 0))
+            if file.read() != end:
+                raise JaxptError(f"{path}: writing failed after {size:,} bytes; free space or choose another target")
 
     @staticmethod
     def load(path: str | Path, recipe: Recipe | None = None) -> "Classifier":

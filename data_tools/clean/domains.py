@@ -11,7 +11,6 @@ distinct lines) would be counted as one.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -21,6 +20,7 @@ import numpy as np
 import xxhash
 
 from data_tools.clean.lines import EXCERPT, LineCut, Options
+from jaxpt.files.partial import whole_file
 
 _DIGITS = str.maketrans({chr(c): "0" for c in range(ord("1"), ord("9") + 1)})
 LONGEST = 1000  # characters of a line that can be boilerplate
@@ -52,11 +52,8 @@ def write_keys(path: Path, records: Iterable[tuple[str, str]]) -> None:
             parts.append(np.fromiter(mine, np.uint64, len(mine)))
     keys = np.concatenate(parts) if parts else np.zeros(0, np.uint64)
     keys.sort()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
+    with whole_file(path, path.with_name(path.name + ".tmp")) as temporary, temporary.open("wb") as file:
         np.save(file, keys)
-    os.replace(temporary, path)
 
 
 def frequent(paths: Sequence[Path], least: int, splits: int = 1) -> Iterator[np.ndarray]:
@@ -103,10 +100,8 @@ def count(
     out = folder / f"frequent-{identity}.npy"
     if not out.is_file():
         hashes = [np.zeros(0, np.uint64), *frequent(paths, least, splits)]
-        temporary = out.with_name(out.name + ".tmp")
-        with open(temporary, "wb") as file:
+        with whole_file(out, out.with_name(out.name + ".tmp")) as temporary, temporary.open("wb") as file:
             np.save(file, np.concatenate(hashes))
-        os.replace(temporary, out)
     return out
 
 

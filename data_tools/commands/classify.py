@@ -21,7 +21,7 @@ from data_tools.io import ownership, storage
 from data_tools.io.batch import Outcome, Place, Removed, Rule, texts
 from data_tools.io.outputs import check_outputs
 from data_tools.io.readers import BytesRead, Problem, read_batches
-from data_tools.pipelines.step import DataStep
+from data_tools.pipelines.document_step import DocumentStep
 from data_tools.shards.records import FileShard, open_shards, run_shards
 from data_tools.shards.rows import LIMIT, LIMIT_HELP, check_limit, report_quarantine, rows_of
 from jaxpt.cli.terminal import progress, table
@@ -92,7 +92,7 @@ SCORE = Rule("classify")
 
 
 @dataclass(frozen=True)
-class Classify(DataStep):
+class Classify(DocumentStep):
     """Train and apply text classifiers; mine text like a seed."""
 
     example: ClassVar[str] = EXAMPLE
@@ -155,7 +155,7 @@ class Classify(DataStep):
         _check_model(self.model)
         settings = self._settings()
         rows, names = [], LabelNames()
-        for shard, row in rows_of(open_shards(self.train, self.text_field), "labelled text"):
+        for shard, row in rows_of(open_shards(self.train, self.text_field, caps=self.caps), "labelled text"):
             record = f"{shard.path}: record {row.get('id') or 'beginning ' + repr(row['text'][:40])}"
             if row.get(self.label_field) is None:
                 raise JaxptError(f"{record} has no {self.label_field!r}; name it by --label_field")
@@ -170,7 +170,7 @@ class Classify(DataStep):
 
     def _apply(self) -> None:
         classifier = Classifier.load(self.model)
-        shards = open_shards(self.input, self.text_field, self.output)
+        shards = open_shards(self.input, self.text_field, self.output, caps=self.caps)
         cut = None if self.keep is None else _cut(classifier, shards, self.keep)
         digest = sha256(Path(self.model).read_bytes()).hexdigest()
         settings = {"model": digest, "keep": self.keep, "inputs": [s.fingerprint for s in shards]}
@@ -187,8 +187,8 @@ class Classify(DataStep):
         report_quarantine(manifests, self.output, self.text_field, self.quarantine_limit)
 
     def _mine(self) -> None:
-        seed = [row["text"] for _, row in rows_of(open_shards(self.seed, self.text_field), "seed")]
-        shards = open_shards(self.input, self.text_field, self.output)
+        seed = [row["text"] for _, row in rows_of(open_shards(self.seed, self.text_field, caps=self.caps), "seed")]
+        shards = open_shards(self.input, self.text_field, self.output, caps=self.caps)
 
         def pool() -> Iterator[PoolText]:
             for shard in shards:
@@ -199,7 +199,7 @@ class Classify(DataStep):
         settings = self._settings()
         mined = recall(seed, pool, settings, budget)
 
-        prints = [s.fingerprint for s in [*open_shards(self.seed, self.text_field), *shards]]
+        prints = [s.fingerprint for s in [*open_shards(self.seed, self.text_field, caps=self.caps), *shards]]
         key = {"plan": asdict(budget), "recipe": asdict(settings), "inputs": prints}
         step = KeepRecalled(mined.scores)
         manifests = run_shards(shards, self.output, key, step, "write", [SCORE], self.workers)
@@ -221,7 +221,7 @@ def _cut(classifier: Classifier, shards: Sequence[FileShard], keep: float) -> Cu
     with progress(sum(s.size for s in shards), "score", "B", scale=True) as bar:
         for shard in shards:
             position, counted, first = BytesRead(), 0, 0
-            for batch, _ in read_batches(shard.path, shard.field, position):
+            for batch, _ in read_batches(shard.path, shard.field, position, shard.caps):
                 bar.update(position.bytes - counted)
                 counted = position.bytes
                 if not isinstance(batch, Problem):

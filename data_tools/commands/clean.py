@@ -15,8 +15,7 @@ from data_tools.clean.pipeline import WRAP, Cleaner
 from data_tools.io import ownership, storage
 from data_tools.io.batch import strings, texts
 from data_tools.io.outputs import check_outputs
-from data_tools.io.readers import LONGEST
-from data_tools.pipelines.step import DataStep
+from data_tools.pipelines.document_step import DocumentStep
 from data_tools.shards.alarms import Loss, warnings
 from data_tools.shards.counts import total
 from data_tools.shards.records import FileShard, open_shards, run_shards
@@ -33,7 +32,7 @@ EXAMPLE = """examples:
 
 
 @dataclass(frozen=True)
-class Clean(DataStep):
+class Clean(DocumentStep):
     """Drop, cut and repair raw text by a preset of rules."""
 
     example: ClassVar[str] = EXAMPLE
@@ -48,7 +47,6 @@ class Clean(DataStep):
     list: bool = option(False, "show the rules and edits of the preset and all others")
     quarantine_limit: float = option(LIMIT, LIMIT_HELP, changes_output=False)
     text_field: str = option("text", "of records: where the text is")
-    largest_record: int = option(LONGEST, "bytes of a line, page or value; a longer one goes to quarantine")
     workers: int = option(1, "processes over shards; 0: one per core", changes_output=False)
 
     def run(self) -> None:
@@ -65,7 +63,7 @@ class Clean(DataStep):
         check_outputs({"--input": self.input}, {"--output": self.output, "--lines": self.lines})
         if "language" in preset.steps:
             identifier(preset.steps["language"]["model"])  # a missing package is reported before work begins
-        shards = open_shards(self.input, self.text_field, self.output, longest=self.largest_record)
+        shards = open_shards(self.input, self.text_field, self.output, caps=self.caps)
         with ownership.writing(self.output, "clean"):
             self._clean(shards, preset)
 

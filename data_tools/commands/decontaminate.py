@@ -13,7 +13,7 @@ from data_tools.dedup import folding
 from data_tools.io import ownership, storage
 from data_tools.io.batch import Outcome, Place, Removed, texts
 from data_tools.io.outputs import check_outputs
-from data_tools.pipelines.step import DataStep
+from data_tools.pipelines.document_step import DocumentStep
 from data_tools.shards.records import open_shards, removals, run_shards
 from data_tools.shards.rows import LIMIT, LIMIT_HELP, check_limit, report_quarantine, rows_of
 from jaxpt.cli.terminal import table
@@ -67,7 +67,7 @@ def _text(row: Mapping[str, Any], fields: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Decontaminate(DataStep):
+class Decontaminate(DocumentStep):
     """Take items of evaluation sets out of documents, or the documents that hold much of them."""
 
     example: ClassVar[str] = EXAMPLE
@@ -99,14 +99,14 @@ class Decontaminate(DataStep):
             raise JaxptError(f"--share={self.share} must be in [0, 1] and --margin={self.margin} at least 0")
         fields = [f.strip() for f in self.eval_fields.split(",")]
         check_outputs({"--input": self.input, "--eval": self.eval}, {"--output": self.output})
-        exams = open_shards(self.eval, fields[0])
+        exams = open_shards(self.eval, fields[0], caps=self.caps)
         items = [
             Item(str(row.get("task") or shard.name.split(".")[0]), str(row.get("id", i)), _text(row, fields))
             for i, (shard, row) in enumerate(rows_of(exams, "evaluation sets"))
         ]
         if not items:
             raise JaxptError(f"--eval={self.eval} holds no records with field {fields[0]!r}")
-        shards = open_shards(self.input, self.text_field, self.output)
+        shards = open_shards(self.input, self.text_field, self.output, caps=self.caps)
         gapped = (self.gapped_ratio, self.gapped_tokens)
         index = ItemIndex(items, Rules(self.long, self.short, self.ratio, self.shortest, self.template, *gapped))
         settings = {"rules": asdict(index.rules), "eval": [s.fingerprint for s in exams], "fields": fields}

@@ -20,7 +20,7 @@ from data_tools.dedup.store import SignatureLayout, names_in
 from data_tools.io import ownership, storage
 from data_tools.io.batch import Outcome, Place, Removed, texts
 from data_tools.io.outputs import check_outputs
-from data_tools.pipelines.step import DataStep
+from data_tools.pipelines.document_step import DocumentStep
 from data_tools.shards.alarms import Loss, warnings
 from data_tools.shards.records import FileShard, open_shards, run_shards
 from data_tools.shards.rows import LIMIT, LIMIT_HELP, check_limit, report_quarantine
@@ -107,7 +107,7 @@ class Drop:
 
 
 @dataclass(frozen=True)
-class Dedup(DataStep):
+class Dedup(DocumentStep):
     """Drop exact and near duplicates: documents, paragraphs or lines."""
 
     example: ClassVar[str] = EXAMPLE
@@ -139,7 +139,7 @@ class Dedup(DataStep):
         check_limit(self.quarantine_limit)
         check_outputs({"--input": self.input}, {"--output": self.output, "--store": self.store})
         known = names_in(self.store or Path(self.output) / "signatures")
-        shards = open_shards(self.input, self.text_field, self.output, known)
+        shards = open_shards(self.input, self.text_field, self.output, known, self.caps)
         if clash := next((s for s in shards if s.name == CLUSTERS), None):
             raise JaxptError(f"--input={self.input}: {clash.path} has the name of the table of clusters; rename it")
         layout = self._layout()

@@ -20,7 +20,7 @@ from data_tools.longdoc.links import Walk, links_in, normal_url, walks
 from data_tools.longdoc.repositories import join_repository
 from data_tools.longdoc.spool import Spool
 from data_tools.perplexity.ngram import NgramModel
-from data_tools.pipelines.step import DataStep
+from data_tools.pipelines.document_step import DocumentStep
 from data_tools.shards.records import FileShard, open_shards, run_shards
 from data_tools.shards.rows import LIMIT, LIMIT_HELP, check_limit, report_quarantine, rows_of
 from jaxpt.cli.terminal import progress, table
@@ -113,7 +113,7 @@ class Select:
 
 
 @dataclass(frozen=True)
-class Longdoc(DataStep):
+class Longdoc(DocumentStep):
     """Build or pick long documents: repositories, linked texts, long-range dependence."""
 
     example: ClassVar[str] = EXAMPLE
@@ -139,7 +139,7 @@ class Longdoc(DataStep):
         """Builds or picks; of picking, finished shards are not done again."""
         check_limit(self.quarantine_limit)
         check_outputs({"--input": self.input}, {"--output": self.output})
-        shards = open_shards(self.input, self.text_field, self.output)
+        shards = open_shards(self.input, self.text_field, self.output, caps=self.caps)
         with ownership.writing(self.output, "longdoc"):
             self._write(shards)
 
@@ -206,7 +206,9 @@ class Longdoc(DataStep):
         step = Select(self.least_tokens, self.least_gain, background)
         settings = {"tokens": self.least_tokens, "gain": self.least_gain, "inputs": [s.fingerprint for s in shards]}
         manifests = run_shards(shards, self.output, settings, step, "longdoc", RULES, self.workers)
-        kept = open_shards(",".join(storage.join(self.output, m["name"]) for m in manifests), self.text_field)
+        kept = open_shards(
+            ",".join(storage.join(self.output, m["name"]) for m in manifests), self.text_field, caps=self.caps
+        )
         rows = [row for _, row in rows_of(kept, "measure", warn=False)]
         after = [str(r.get(self.domain_field) or "") for r in rows], [r["dependence"]["tokens"] for r in rows]
         return measure(*before), measure(*after), manifests

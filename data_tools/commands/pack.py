@@ -11,13 +11,14 @@ from tqdm import tqdm
 
 from data_tools.io.outputs import check_outputs
 from data_tools.pipelines.step import DataStep
+from data_tools.shards.rows import LIMIT, LIMIT_HELP
 from jaxpt import tokenizers
 from jaxpt.cli.terminal import progress, table
 from jaxpt.config.choice import option
 from jaxpt.data.build import Packing, build, build_tokenized
+from jaxpt.data.caps import CAPS
 from jaxpt.data.origins import open_origin
 from jaxpt.data.packed import QUARANTINE, PackedSource
-from jaxpt.data.text_files import LARGEST_RECORD
 from jaxpt.data.tokenize import EOS_TOKEN, Selection
 from jaxpt.data.tokenized import NOTE, TokenizedDocuments
 from jaxpt.errors import JaxptError
@@ -55,7 +56,10 @@ class Pack(DataStep):
     control_tokens: Literal["text", "tokens"] = option(
         "text", "what text that spells a control token (</s>) becomes: text, or tokens, which end a document"
     )
-    largest_record: int = option(LARGEST_RECORD, "bytes; a longer document is put into quarantine.jsonl, not packed")
+    largest_record: int = option(CAPS.largest_record, "bytes; a longer document is put into quarantine.jsonl")
+    largest_page: int = option(CAPS.largest_page, "bytes of a page of Parquet; with a larger one its rows are too")
+    deepest_json: int = option(CAPS.deepest_json, "lists and objects in each other; a deeper document is too")
+    quarantine_limit: float = option(LIMIT, LIMIT_HELP, changes_output=False)
     date: str = option(DATE, "of a chat: what strftime_now says in a template, YYYY-MM-DD")
     part: Literal["all", "train", "held_out"] = option("all", "which of the documents")
     held_out: float = option(0.0, "share of documents held out", aliases=("--held-out",))
@@ -121,6 +125,9 @@ class Pack(DataStep):
             control_tokens=self.control_tokens,
             date=self.date,
             largest_record=self.largest_record,
+            largest_page=self.largest_page,
+            deepest_json=self.deepest_json,
+            quarantine_limit=self.quarantine_limit,
             selection=self._selection,
         )
         if self._is_packed(Path(self.output)):

@@ -14,7 +14,7 @@ from data_tools.io.outputs import check_outputs
 from data_tools.perplexity.ngram import NgramModel
 from data_tools.perplexity.scorers import KenlmScorer, Scorer
 from data_tools.perplexity.tails import CURVE, TailCut, Tails, cuts
-from data_tools.pipelines.step import DataStep
+from data_tools.pipelines.document_step import DocumentStep
 from data_tools.shards.records import FileShard, open_shards, run_shards
 from data_tools.shards.rows import LIMIT, LIMIT_HELP, check_limit, report_quarantine, rows_of
 from jaxpt.cli.terminal import table
@@ -72,7 +72,7 @@ RULE = Rule("perplexity", low=1.0, high=1e6, log=True)
 
 
 @dataclass(frozen=True)
-class Perplexity(DataStep):
+class Perplexity(DocumentStep):
     """Cut the most and the least surprising documents, per language and source."""
 
     example: ClassVar[str] = EXAMPLE
@@ -101,7 +101,7 @@ class Perplexity(DataStep):
         tails.check()
         check_limit(self.quarantine_limit)
         check_outputs({"--input": self.input, "--train": self.train}, {"--output": self.output})
-        shards = open_shards(self.input, self.text_field, self.output)
+        shards = open_shards(self.input, self.text_field, self.output, caps=self.caps)
         with ownership.writing(self.output, "perplexity"):
             self._write(shards, tails)
 
@@ -115,7 +115,7 @@ class Perplexity(DataStep):
             return {"": open_scorer(self.model, batch_size=self.batch_size, sequence_length=self.sequence_length)}
         if self.kenlm:
             return {"": KenlmScorer(self.kenlm)}
-        shards = open_shards(self.train, self.text_field)
+        shards = open_shards(self.train, self.text_field, caps=self.caps)
         languages = sorted({_text_of(row, self.language_field) for _, row in rows_of(shards, "languages")})
         if not languages:
             raise JaxptError(f"--train={self.train} holds no records with a string field {self.text_field!r}")
@@ -132,8 +132,8 @@ class Perplexity(DataStep):
         cut_of = cuts(np.concatenate(list(scores.values())), languages, sources, tails)
         step = CutTails(scores, cut_of, self.language_field, self.source_field)
         settings = {**asdict(self), "inputs": [s.fingerprint for s in shards]}
-        settings["train"] = [s.fingerprint for s in open_shards(self.train)] if self.train else None
-        for name in ("output", "workers", "quarantine_limit"):
+        settings["train"] = [s.fingerprint for s in open_shards(self.train, caps=self.caps)] if self.train else None
+        for name in ("output", "workers", "quarantine_limit", *asdict(self.caps)):
             settings.pop(name)
         manifests = run_shards(shards, self.output, settings, step, "perplexity", [RULE], self.workers)
         lines = [(c.language, c.source, c.texts, c.basis, c.low, c.high) for c in cut_of.values()]

@@ -12,14 +12,14 @@ from data_tools.io import ownership, storage
 from data_tools.io.outputs import check_outputs
 from data_tools.io.readers import BytesRead, Problem, read
 from data_tools.io.writers import LinesWriter
-from data_tools.pipelines.step import DataStep
+from data_tools.pipelines.document_step import DocumentStep
 from data_tools.shards.records import FileShard, open_shards
 from data_tools.shards.rows import LIMIT, LIMIT_HELP, check_limit, report_quarantine
 from jaxpt import tokenizers
 from jaxpt.cli.terminal import progress, table
 from jaxpt.config.choice import option
 from jaxpt.data.build import control_facts
-from jaxpt.data.text_files import LARGEST_RECORD
+from jaxpt.data.caps import CAPS
 from jaxpt.data.tokenize import EOS_TOKEN, encoded
 from jaxpt.data.tokenized import FORMAT, NOTE, TokenizedWriter
 from jaxpt.errors import JaxptError
@@ -33,8 +33,8 @@ EXAMPLE = """examples:
   jaxpt-data pack     --input=tokens --output=packed_4k --sequence_length=4096 --by=source"""
 
 
-@dataclass(frozen=True)
-class Tokenize(DataStep):
+@dataclass(frozen=True, kw_only=True)  # `largest_record` takes the place of the one that it inherits
+class Tokenize(DocumentStep):
     """Encode text once; pack then makes rows of any length of it."""
 
     example: ClassVar[str] = EXAMPLE
@@ -51,7 +51,7 @@ class Tokenize(DataStep):
         "text", "what text that spells a control token (</s>) becomes: text, or tokens, which end a document"
     )
     text_field: str = option("text", "of records: where the text is")
-    largest_record: int = option(LARGEST_RECORD, "bytes of a line, page or value; a longer one goes to quarantine")
+    largest_record: int = option(CAPS.largest_record, "bytes of a line, page or value; a longer one goes to quarantine")
 
     def run(self) -> None:
         """Encodes shard after shard on all cores; finished shards are not done again."""
@@ -76,7 +76,7 @@ class Tokenize(DataStep):
             "fields": fields,
             **control_facts(self.control_tokens, tokenizer),
         }
-        shards = open_shards(self.input, self.text_field, self.output, longest=self.largest_record)
+        shards = open_shards(self.input, self.text_field, self.output, caps=self.caps)
         with ownership.writing(self.output, "tokenize"):
             finished = _tokenize(shards, Path(self.output), tokenizer, facts, self.control_tokens == "tokens")
         counts = [{**m, "rows": m["documents"]} for m in finished]
@@ -128,7 +128,7 @@ def _one_shard(
 
         def documents() -> Iterator[dict[str, Any]]:
             nonlocal quarantined
-            for entry in read(shard.path, shard.field, position, shard.longest):
+            for entry in read(shard.path, shard.field, position, shard.caps):
                 if isinstance(entry, Problem):
                     quarantined += 1
                     quarantine.write_value(vars(entry))

@@ -9,7 +9,6 @@ dropped/<run>.parquet    unit, first: what the run dropped, and the kept unit th
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from data_tools.dedup import shingles as sh
 from data_tools.dedup.units import ROW_BITS, UNITS, Shard, SurvivorRule, exact_hash, order_key
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.files.lock import NAME
+from jaxpt.files.partial import whole_file
 
 BATCH_CHARS = 4 << 20  # texts are hashed in batches of about this many characters
 PLACE = {
@@ -58,16 +58,14 @@ class SignatureLayout:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes beside `path`, then renames."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True))
-    os.replace(temporary, path)
+    with whole_file(path, path.with_name(path.name + ".tmp")) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True))
 
 
 def write_table(path: Path, table: pa.Table) -> None:
     """Writes a parquet file beside `path`, then renames."""
-    temporary = path.with_name(path.name + ".tmp")
-    pq.write_table(table, temporary, compression="none" if path.parent.name == "bands" else "zstd")
-    os.replace(temporary, path)
+    with whole_file(path, path.with_name(path.name + ".tmp")) as temporary:
+        pq.write_table(table, temporary, compression="none" if path.parent.name == "bands" else "zstd")
 
 
 def names_in(path: str | Path) -> list[str]:
@@ -236,9 +234,9 @@ class Store:
         keys = bd.keys(all_signatures[keep], self.layout.bands)
         table = pa.table({"unit": units[keep], **{f"b{i}": row for i, row in enumerate(keys)}})
         write_table(self.path / "bands" / f"{number}.parquet", table)
-        temporary = self.path / "signatures" / f"{number}.tmp.npy"
-        np.save(temporary, all_signatures)
-        os.replace(temporary, self.path / "signatures" / f"{number}.npy")
+        folder = self.path / "signatures"
+        with whole_file(folder / f"{number}.npy", folder / f"{number}.tmp.npy") as temporary:
+            np.save(temporary, all_signatures)
 
     def paths(self, folder: str) -> list[str]:
         """Returns the files of one kind of all signed shards, by number."""

@@ -10,13 +10,13 @@ from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 from data_tools.io.archives import pieces
 from data_tools.io.responses import parse
 from data_tools.io.warc import START, Lost, Record, records
+from jaxpt.data.caps import RAW, Caps
 
 KINDS = ("text/html", "application/xhtml+xml", "text/plain")
 PAGES = ("response", "resource", "conversion")
 OTHERS = ("warcinfo", "request", "metadata", "revisit")
 CHARSET = re.compile(r"""charset\s*=\s*["']?([\w.:-]+)""", re.IGNORECASE)
 SOFT_HYPHEN = "\u00ad"
-NESTING = 1000  # elements that lie in each other, at most; the time to extract grows with its square
 TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
 # Elements that cannot lie in each other without another around them: void, or ended by the next of their kind.
 NEVER_DEEP = {
@@ -32,25 +32,28 @@ def decode(page: bytes, charset: str | None = None) -> str:
     return bytes_to_str(page, charset or detect_encoding(page, from_html_meta=True) or "utf-8", errors="replace")
 
 
-def main_text(html: str) -> str:
+def main_text(html: str, deepest: int = RAW.deepest_html) -> str:
     """Returns the main content of a page as text, without navigation, comments, forms and image descriptions.
 
     Soft hyphens (`&shy;`) go: they say where a browser may break a word, and are no part of it.
 
     Raises:
-        ValueError: more than `NESTING` elements lie in each other.
+        ValueError: more than `deepest` elements lie in each other; the time to extract grows with their square.
     """
-    if (depth := nesting(html)) > NESTING:
-        raise ValueError(f"elements nested {depth:,} deep, at most {NESTING:,} are read")
+    if (depth := nesting(html, deepest)) > deepest:
+        raise ValueError(f"elements nested {depth:,} deep, at most {deepest:,} are read")
     text = extract_plain_text(
         html, main_content=True, alt_texts=False, links=False, comments=False, preserve_formatting=True
     )
     return text.replace(SOFT_HYPHEN, "").strip()
 
 
-def nesting(html: str) -> int:
-    """Returns about how many elements of a page lie in each other at most, counted in linear time from its tags."""
-    if html.count("<") <= NESTING:
+def nesting(html: str, deepest: int) -> int:
+    """Returns about how many elements of a page lie in each other at most, counted in linear time from its tags.
+
+    0 where a page has too few tags to be nested more than `deepest` deep.
+    """
+    if html.count("<") <= deepest:
         return 0
     open_: dict[str, int] = {}
     depth = deepest = 0
@@ -67,7 +70,7 @@ def nesting(html: str) -> int:
     return deepest
 
 
-def pages(file: BinaryIO, path: str, longest: int) -> Iterator[dict[str, Any] | str]:
+def pages(file: BinaryIO, path: str, caps: Caps) -> Iterator[dict[str, Any] | str]:
     """Yields the pages of a WARC file: `text, url, date`, or why there is no text, with the place in the file.
 
     Pages are responses, resources and conversions; other kinds of records (requests, metadata, …) are passed over.
@@ -75,13 +78,13 @@ def pages(file: BinaryIO, path: str, longest: int) -> Iterator[dict[str, Any] | 
     Args:
         file: as it lies on disk.
         path: its name, which says how it is compressed.
-        longest: bytes of a page, at most.
+        caps: what a page may take.
 
     Raises:
         EOFError: the file ends early, is damaged up to its end, or holds no record.
     """
     content = pieces(file, path, START)
-    for record in records(content, longest, compressed=path.endswith((".gz", ".zst"))):
+    for record in records(content, caps.largest_record, compressed=path.endswith((".gz", ".zst"))):
         where = f"record at byte {record.offset:,}"
         if isinstance(record, Lost):
             yield f"{record.reason} ({where})"
@@ -91,7 +94,7 @@ def pages(file: BinaryIO, path: str, longest: int) -> Iterator[dict[str, Any] | 
             continue
         url = record.header.get("warc-target-uri", "")
         try:
-            text = _text(record, kind, longest)
+            text = _text(record, kind, caps)
         except (ValueError, LookupError, RuntimeError) as error:  # resiliparse's errors have no base of their own
             why = " ".join(str(error).split())[:LINE]
             yield f"{why}: {' '.join(url.split())[:LINE]} ({where})"
@@ -99,7 +102,7 @@ def pages(file: BinaryIO, path: str, longest: int) -> Iterator[dict[str, Any] | 
         yield {"text": text, "url": url, "date": record.header.get("warc-date")}
 
 
-def _text(record: Record, kind: str, longest: int) -> str:
+def _text(record: Record, kind: str, caps: Caps) -> str:
     """Returns the text of a page.
 
     Raises:
@@ -113,7 +116,7 @@ def _text(record: Record, kind: str, longest: int) -> str:
     if kind == "conversion":
         stated, charset = "text/plain", "utf-8"
     elif "application/http" in stated.lower() or (kind == "response" and body[:5].upper() == b"HTTP/"):
-        response = parse(body, longest)
+        response = parse(body, caps.largest_record)
         if response.status not in (None, 200):
             raise ValueError(f"HTTP status {response.status}")
         body, stated = response.body, response.header.get("content-type", "")
@@ -121,7 +124,7 @@ def _text(record: Record, kind: str, longest: int) -> str:
     if content_type not in KINDS:
         raise ValueError(f"content type {content_type}")
     text = decode(body, charset or _charset(stated))
-    text = text.strip() if content_type == "text/plain" else main_text(text)
+    text = text.strip() if content_type == "text/plain" else main_text(text, caps.deepest_html)
     if not text:
         raise ValueError("no text in the page")
     return text

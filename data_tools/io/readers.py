@@ -21,13 +21,13 @@ import zstandard
 from data_tools.io import columns
 from data_tools.io.batch import PLACE, from_rows
 from jaxpt.data import text_files
+from jaxpt.data.caps import RAW, Caps
 from jaxpt.data.parquet_pages import ROWS, bounded_batches
 from jaxpt.errors import JaxptError
 from jaxpt.files import compressed
 from jaxpt.files.compressed import decompressed
-from jaxpt.files.strangers import DEPTH, is_deep
+from jaxpt.files.strangers import is_deep
 
-LONGEST = 64 << 20  # bytes of a line, page, value or text file; a longer one is quarantined
 BYTES = 8 << 20  # of a batch, which has at most `ROWS`; a longer record is a batch alone
 OTHER_KINDS = ("warc", "wet", "html", "htm", "txt")
 SUFFIXES = (*text_files.SUFFIXES, *(f".{kind}{pack}" for kind in OTHER_KINDS for pack in text_files.PACKED))
@@ -113,14 +113,14 @@ class _Counted(io.RawIOBase):
         return len(block)
 
 
-def read(path: str, field: str, progress: BytesRead, longest: int = LONGEST) -> Iterator[RecordOrProblem]:
+def read(path: str, field: str, progress: BytesRead, caps: Caps = RAW) -> Iterator[RecordOrProblem]:
     """Yields what a file holds, one record at a time.
 
     Args:
         path: local or remote.
         field: of JSON lines and Parquet, where the text is.
         progress: counts how much was read.
-        longest: bytes of a record; a longer one is a problem.
+        caps: what a record may take; one beyond them is a problem.
 
     Raises:
         JaxptError: the file is damaged as a whole, e.g. a truncated archive.
@@ -128,7 +128,7 @@ def read(path: str, field: str, progress: BytesRead, longest: int = LONGEST) -> 
     kind = kind_of(path)
     try:
         if kind == "parquet":
-            for batch, _ in _parquet_batches(path, field, progress, longest):
+            for batch, _ in _parquet_batches(path, field, progress, caps):
                 if isinstance(batch, Problem):
                     yield batch
                     continue
@@ -138,7 +138,7 @@ def read(path: str, field: str, progress: BytesRead, longest: int = LONGEST) -> 
         else:
             with _open(path, progress) as file:
                 reader = {"jsonl": _lines, "warc": _pages, "html": _page, "txt": _text}[kind]
-                for item in reader(file, field, path, longest):
+                for item in reader(file, field, path, caps):
                     if not isinstance(item, Problem):
                         item[1][field] = text_files.fold_line_ends(item[1][field])
                     yield item
@@ -147,19 +147,19 @@ def read(path: str, field: str, progress: BytesRead, longest: int = LONGEST) -> 
         raise JaxptError(f"{path}: damaged archive ({why}); replace the file or leave it out of --input") from error
 
 
-def read_batches(path: str, field: str, progress: BytesRead, longest: int = LONGEST) -> Iterator[Repaired]:
+def read_batches(path: str, field: str, progress: BytesRead, caps: Caps = RAW) -> Iterator[Repaired]:
     """Yields batches with how many of their texts were repaired, and problems (with 0), in the file's order.
 
     Raises:
         JaxptError: as `read`.
     """
     if kind_of(path) == "parquet":
-        yield from _parquet_batches(path, field, progress, longest)
+        yield from _parquet_batches(path, field, progress, caps)
         return
     rows: list[dict] = []
     places: list[int] = []
     size = 0
-    for item in read(path, field, progress, longest):
+    for item in read(path, field, progress, caps):
         if isinstance(item, Problem):
             yield item, 0
             continue
@@ -174,16 +174,16 @@ def read_batches(path: str, field: str, progress: BytesRead, longest: int = LONG
         yield from_rows(rows, places, field)
 
 
-def _lines(file: BinaryIO, field: str, path: str, longest: int) -> Iterator[RecordOrProblem]:
+def _lines(file: BinaryIO, field: str, path: str, caps: Caps) -> Iterator[RecordOrProblem]:
     place, number, first = 0, 0, None
     while True:
-        line, whole = text_files.read_line(file, longest)
+        line, whole = text_files.read_line(file, caps.largest_record)
         if not line:
             return
         if not whole:
-            yield Problem(place, f"line longer than {longest} bytes", line[:200].decode("utf-8", "replace"))
+            yield Problem(place, f"line longer than {caps.largest_record} bytes", line[:200].decode("utf-8", "replace"))
         elif line.strip():
-            item = _parse(line, place, field)
+            item = _parse(line, place, field, caps)
             broken, number = isinstance(item, Problem) and item.reason == BROKEN, number + 1
             if number == 1 and broken:
                 first = line
@@ -193,18 +193,18 @@ def _lines(file: BinaryIO, field: str, path: str, longest: int) -> Iterator[Reco
         place += 1
 
 
-def _parse(line: bytes, place: int, field: str) -> RecordOrProblem:
+def _parse(line: bytes, place: int, field: str, caps: Caps) -> RecordOrProblem:
     start = line[:200].decode("utf-8", "replace")
     try:
         row = _json(line, place)
     except UnicodeDecodeError:
         return Problem(place, "invalid UTF-8", start)
     except RecursionError:
-        return Problem(place, text_files.TOO_DEEP, start)
+        return Problem(place, text_files.too_deep(caps), start)
     except ValueError:
         return Problem(place, BROKEN, start)
-    if is_deep(row, DEPTH):
-        return Problem(place, text_files.TOO_DEEP, start)
+    if is_deep(row, caps.deepest_json):
+        return Problem(place, text_files.too_deep(caps), start)
     if not isinstance(row, dict):
         return Problem(place, f"a {type(row).__name__} instead of an object", start)
     if field not in row:
@@ -221,10 +221,10 @@ def _json(line: bytes, place: int) -> Any:
         return json.loads(line.decode("utf-8-sig" if place == 0 else "utf-8"))
 
 
-def _text(file: BinaryIO, field: str, path: str, longest: int) -> Iterator[RecordOrProblem]:
-    data = file.read(longest + 1)
-    if len(data) > longest:
-        yield Problem(0, f"file longer than {longest} bytes", data[:200].decode("utf-8", "replace"))
+def _text(file: BinaryIO, field: str, path: str, caps: Caps) -> Iterator[RecordOrProblem]:
+    data = file.read(caps.largest_record + 1)
+    if len(data) > caps.largest_record:
+        yield Problem(0, f"file longer than {caps.largest_record} bytes", data[:200].decode("utf-8", "replace"))
         return
     try:
         text = data.decode("utf-8-sig")
@@ -235,14 +235,14 @@ def _text(file: BinaryIO, field: str, path: str, longest: int) -> Iterator[Recor
         yield 0, {field: text, "path": path.rsplit("/", 1)[-1]}
 
 
-def _page(file: BinaryIO, field: str, path: str, longest: int) -> Iterator[RecordOrProblem]:
+def _page(file: BinaryIO, field: str, path: str, caps: Caps) -> Iterator[RecordOrProblem]:
     from data_tools.io.html import decode, main_text  # resiliparse is only needed here
 
-    data = file.read(longest + 1)
-    why, text = f"file longer than {longest} bytes", ""
-    if len(data) <= longest:
+    data = file.read(caps.largest_record + 1)
+    why, text = f"file longer than {caps.largest_record} bytes", ""
+    if len(data) <= caps.largest_record:
         try:
-            why, text = "no text in the page", main_text(decode(data))
+            why, text = "no text in the page", main_text(decode(data), caps.deepest_html)
         except ValueError as error:
             why = str(error)
     if text:
@@ -251,22 +251,22 @@ def _page(file: BinaryIO, field: str, path: str, longest: int) -> Iterator[Recor
         yield Problem(0, why, data[:200].decode("utf-8", "replace"))
 
 
-def _pages(file: BinaryIO, field: str, path: str, longest: int) -> Iterator[RecordOrProblem]:
+def _pages(file: BinaryIO, field: str, path: str, caps: Caps) -> Iterator[RecordOrProblem]:
     from data_tools.io.html import pages
 
-    for place, page in enumerate(pages(file, path, longest)):
+    for place, page in enumerate(pages(file, path, caps)):
         if isinstance(page, str):
             yield Problem(place, page, "")
         else:
             yield place, {**page, field: page.pop("text")}
 
 
-def _parquet_batches(path: str, field: str, progress: BytesRead, longest: int) -> Iterator[Repaired]:
+def _parquet_batches(path: str, field: str, progress: BytesRead, caps: Caps) -> Iterator[Repaired]:
     place = 0
     try:
         with fsspec.open(path, "rb") as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
             size, rows = int(getattr(raw, "size", 0) or 0), max(file.metadata.num_rows, 1)
-            for batch in bounded_batches(file, raw, longest, "://" not in path):
+            for batch in bounded_batches(file, raw, caps, "://" not in path):
                 if isinstance(batch, tuple):
                     yield from ((Problem(place + i, batch[2], ""), 0) for i in range(batch[1]))
                     place += batch[1]
@@ -276,7 +276,9 @@ def _parquet_batches(path: str, field: str, progress: BytesRead, longest: int) -
                 progress.bytes = size * place // rows
                 for item in columns.records(columns.plain(batch), places, field):
                     yield from (
-                        _without_long(item, longest) if isinstance(item, pa.RecordBatch) else [(Problem(*item), 0)]
+                        _without_long(item, caps.largest_record)
+                        if isinstance(item, pa.RecordBatch)
+                        else [(Problem(*item), 0)]
                     )
     except (pa.ArrowException, OSError) as error:
         raise text_files.damaged_parquet(path, place, error) from error

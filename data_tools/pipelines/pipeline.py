@@ -36,3 +36,9 @@ class Pipeline:
     workers: int = option(0, "processes; 0: one per core")
     alarm: float = option(0.5, "a source that loses more than this share is warned of")
     quarantine_limit: float | None = option(None, "share in quarantine above which a step fails (default: the step's)")
+    largest_record: int | None = option(
+        None, "bytes of a record; a longer one goes to quarantine (default: the step's)"
+    )
+    largest_page: int | None = option(None, "bytes of a page of Parquet, likewise")
+    deepest_json: int | None = option(None, "lists and objects of a record in each other, likewise")
+    deepest_html: int | None = option(None, "elements of a web page in each other, likewise")

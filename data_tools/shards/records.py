@@ -23,7 +23,6 @@ import pyarrow as pa
 from data_tools.io import storage
 from data_tools.io.batch import Outcome, Place, Removed, Rule, check, strings, texts
 from data_tools.io.readers import (
-    LONGEST,
     SUFFIXES,
     BytesRead,
     Problem,
@@ -37,6 +36,7 @@ from data_tools.io.writers import BatchWriter, LinesWriter
 from data_tools.shards.counts import Counts
 from data_tools.shards.workers import end_with_parent
 from jaxpt.cli.terminal import progress
+from jaxpt.data.caps import RAW, Caps
 from jaxpt.data.text_files import list_files
 from jaxpt.errors import JaxptError
 from jaxpt.files.partial import sha256
@@ -57,7 +57,7 @@ class FileShard:
     fingerprint: str  # SHA-256 of the file, and of how its kind is read where that has changed
     field: str = "text"
     size: int = 0  # bytes of the file
-    longest: int = LONGEST  # bytes of a record
+    caps: Caps = RAW  # what a record may take
 
     def records(self) -> Iterator[dict | Problem]:
         """Yields records and problems in file order.
@@ -65,7 +65,7 @@ class FileShard:
         Raises:
             JaxptError: the file is damaged as a whole, e.g. a truncated archive.
         """
-        for entry in read(self.path, self.field, BytesRead(), self.longest):
+        for entry in read(self.path, self.field, BytesRead(), self.caps):
             yield entry if isinstance(entry, Problem) else entry[1]
 
     def rows(self) -> Iterator[dict]:
@@ -76,7 +76,7 @@ class FileShard:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yields the valid records as batches, the same ones that `run_shards` gives to a step."""
-        for batch, _ in read_batches(self.path, self.field, BytesRead(), self.longest):
+        for batch, _ in read_batches(self.path, self.field, BytesRead(), self.caps):
             if not isinstance(batch, Problem):
                 yield batch
 
@@ -86,7 +86,7 @@ def open_shards(
     field: str = "text",
     output: str | Path | None = None,
     known: Collection[str] = (),
-    longest: int = LONGEST,
+    caps: Caps = RAW,
 ) -> list[FileShard]:
     """Returns the files that match `pattern` (comma-separated files, folders or globs, local or remote), by name.
 
@@ -95,7 +95,7 @@ def open_shards(
         field: holds the text.
         output: folder that a step writes; shards that an earlier version wrote there, as gz, keep their names.
         known: further names that stay as they are.
-        longest: bytes of a record; a longer one goes to quarantine.
+        caps: what a record may take; one beyond them goes to quarantine.
 
     Raises:
         JaxptError: nothing matches, an unknown kind of file, or two files of one name.
@@ -112,8 +112,8 @@ def open_shards(
                     bar.update(len(block))
             _check_as_written(path, digest.hexdigest())
             digest.update(READ_ANEW.get(kind_of(path), b""))
-            digest.update(b"" if longest == LONGEST else str(longest).encode())
-            shards.append(FileShard(path, output_name(path), digest.hexdigest(), field, size, longest))
+            digest.update(_changed(caps))
+            shards.append(FileShard(path, output_name(path), digest.hexdigest(), field, size, caps))
     before = {*known, *(_written(output) if output is not None else ())}
     names = [s.name for s in shards]
     shards = [_named(s, before, names.count(s.name) > 1) for s in shards]
@@ -122,6 +122,13 @@ def open_shards(
     if twice:
         raise JaxptError(f"--input={pattern}: two files are called {twice[0]!r}; outputs take the inputs' names")
     return sorted(shards, key=lambda s: s.name)
+
+
+def _changed(caps: Caps) -> bytes:
+    """Returns what of caps enters a fingerprint: nothing of those that have always held."""
+    changed = caps.changed_from(RAW)
+    record = changed.pop("largest_record", "")
+    return f"{record}{json.dumps(changed) if changed else ''}".encode()
 
 
 def _written(output: str | Path) -> set[str]:
@@ -253,7 +260,7 @@ def _one_shard(
         quarantine = LinesWriter(new("quarantine", f"{shard.name}.jsonl"), "quarantine")
         file = new(shard.name)
         kept = BatchWriter(file, shard.name, shard.field)
-        for batch, repaired in read_batches(shard.path, shard.field, position, shard.longest):
+        for batch, repaired in read_batches(shard.path, shard.field, position, shard.caps):
             if isinstance(batch, Problem):
                 counts.quarantined += 1
                 quarantine.write_value(vars(batch))

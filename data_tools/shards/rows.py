@@ -8,11 +8,11 @@ from typing import Any
 from data_tools.io.readers import BytesRead, Problem, read
 from data_tools.shards.records import FileShard
 from jaxpt.cli.terminal import progress
+from jaxpt.data.left_out import FEW
+from jaxpt.data.left_out import LIMIT as LIMIT  # of `report_quarantine`, as the commands name it
 from jaxpt.errors import JaxptError
 
-LIMIT = 0.1  # of `report_quarantine`
 LIMIT_HELP = "share of the records in quarantine above which the exit code is not 0"
-FEW = 10  # records in quarantine: fewer are no reason to fail while others were read
 
 
 def rows_of(
@@ -35,7 +35,7 @@ def rows_of(
     with progress(sum(s.size for s in shards), what, "B", scale=True) as bar:
         for shard in shards:
             position, before = BytesRead(), 0
-            for entry in read(shard.path, shard.field, position, shard.longest):
+            for entry in read(shard.path, shard.field, position, shard.caps):
                 bar.update(position.bytes - before)
                 before = position.bytes
                 if isinstance(entry, Problem):

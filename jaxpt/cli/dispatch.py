@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, NoReturn
 
+from jaxpt.cli.help_alone import asks_for_help, main_for_help
 from jaxpt.cli.pipes import nobody_reads, quiet_when_closed
 from jaxpt.cli.stopping import no_interrupt_lost
 from jaxpt.cli.version import VERSION
@@ -30,7 +31,7 @@ LONGEST = 2000  # characters of the line that reports a mistake
 class _HelpConfig(argparse.Action):
     """Prints the keys of a config, as `--help` prints the flags."""
 
-    def __init__(self, *, config: type, **more: Any):
+    def __init__(self, *, config: type | Callable[[], type], **more: Any):
         super().__init__(**more)
         self._config = config
 
@@ -43,17 +44,21 @@ class _HelpConfig(argparse.Action):
     ) -> None:
         from jaxpt.config.help import describe
 
-        print(describe(self._config, str(values or "")))
+        config = self._config if isinstance(self._config, type) else self._config()
+        print(describe(config, str(values or "")))
         parser.exit()
 
 
 class Parser(argparse.ArgumentParser):
     """Flags of a sub-command; a mistake in them is one line that names the nearest flag or choice, and exit code 2."""
 
-    def __init__(self, program: str, description: str, example: str = "", config: type | None = None):
+    def __init__(
+        self, program: str, description: str, example: str = "", config: type | Callable[[], type] | None = None
+    ):
         """Takes the command's full name, its one-line help and an example, printed as it is written.
 
-        A command with a config gives the dataclass that states its keys, and has `--help-config` then.
+        A command with a config gives the dataclass that states its keys, or a function that returns it (`--help` alone
+        then imports no room), and has `--help-config`.
         """
         self._flags: list[str] = []
         super().__init__(
@@ -134,11 +139,12 @@ def help_of(source: str) -> str:
     return first_line(classes.get(name) or "")
 
 
-def _source(module: str) -> str:
+def file_of(module: str) -> Path:
+    """Returns the file of a module, which is not imported."""
     spec = find_spec(module)
     assert spec is not None
     assert spec.origin is not None
-    return Path(spec.origin).read_text(encoding="utf-8")
+    return Path(spec.origin)
 
 
 def first_line(docstring: str) -> str:
@@ -193,14 +199,18 @@ def dispatch(
         assert choose is not None
         return choose(modules.get(name, name))
 
+    def main_of(name: str) -> Callable[[Sequence[str]], int]:
+        module = f"{commands.__name__}.{modules[name]}" if name in modules and asks_for_help(rest) else ""
+        return (main_for_help(file_of(module)) if module else None) or command(name).main
+
     if args[:1] in (["--version"], ["-V"]):
         print(f"{program} {VERSION}, JAX {version('jax')}, Python {platform.python_version()}")
         return 0
     if not args or args[0] in ("-h", "--help"):
         print(f"usage: {program} COMMAND …     ({program} COMMAND --help shows more; {program} --version)\n")
         width = max(len(n) for n in modules) + 2
-        sources = {name: _source(f"{commands.__name__}.{module}") for name, module in modules.items()}
-        helps = {name: help_of(source) or command(name).help for name, source in sources.items()}
+        files = {name: file_of(f"{commands.__name__}.{module}") for name, module in modules.items()}
+        helps = {n: help_of(file.read_text(encoding="utf-8")) or command(n).help for n, file in files.items()}
         print("\n".join(f"  {name:<{width}}{helps[name]}" for name in sorted(modules)))
         return 0 if args else 2
     name, rest = args[0], args[1:]
@@ -210,7 +220,7 @@ def dispatch(
         hint = nearest(name, modules) or f"; commands: {', '.join(sorted(modules))}"
         print(f"{program}: there is no command {name!r}{hint}", file=sys.stderr)
         return 2
-    return mistakes_in_a_line(f"{program} {name}", lambda: command(name).main(rest))
+    return mistakes_in_a_line(f"{program} {name}", lambda: main_of(name)(rest))
 
 
 def mistakes_in_a_line(name: str, call: Callable[[], int]) -> int:

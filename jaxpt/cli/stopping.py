@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
+EXIT_PREEMPTED = 75  # EX_TEMPFAIL: start again in the same workdir
 NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
 PATIENCE = 2.0  # seconds for the last line: what it says is read from a file system that may hang
 AGAIN = 0.05  # seconds until a Ctrl-C that a callback swallowed is raised once more

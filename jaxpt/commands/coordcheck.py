@@ -23,8 +23,9 @@ HELP = "check µP: sizes of activations over width, its negative control; --swee
 
 EPILOG = """\
 example:
-  jaxpt coordcheck --config=configs/tiny.py:PACKED_SOURCE --config.mup.base.embed=64 … --output=check
-  jaxpt coordcheck --config=CONFIG --widths=64,128,256,512 --sweep --rates=1e-3,2e-3,4e-3,8e-3 --output=check
+  jaxpt coordcheck --config=configs/tiny.py:PACKED_SOURCE --output=check --config.mup.base.embed=64 \\
+      --config.mup.base.heads=2 --config.mup.base.mlp=176 --config.mup.base.layers=4 \\
+      --widths=64,128,256 --layers=1 --steps=4 --seeds=2 --length=64 --rate=5e-3
 
 The config's `mup` section says what is checked, and its base shape is what is made wider. Data is the first source of
 the first stage. Exit codes: 0 the check has passed, 1 it has not (each reason in a line) or could not be made.
@@ -33,7 +34,7 @@ the first stage. Exit codes: 0 the check has passed, 1 it has not (each reason i
 
 def main(argv: Sequence[str]) -> int:
     """Parses arguments, measures both parameterisations, writes figures and numbers, prints the verdict."""
-    parser = Parser("jaxpt coordcheck", HELP, EPILOG, RunConfig)
+    parser = Parser("jaxpt coordcheck", HELP, EPILOG, lambda: RunConfig)
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]")
     parser.add_argument("--output", required=True, metavar="DIR", help="where pictures and numbers are written")
     parser.add_argument("--widths", metavar="W,W,…", help="of the residual stream; left out: the base's × 1, 2, 4, 8")

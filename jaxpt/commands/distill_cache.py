@@ -15,6 +15,7 @@ from jaxpt.data.target_cache import TargetCache
 from jaxpt.data.target_writer import begin, fill
 from jaxpt.data.targets import TargetKind
 from jaxpt.errors import JaxptError
+from jaxpt.models.size import flops_per_token
 from jaxpt.sharding.mesh import parse_axes
 from jaxpt.training.config import ShardingConfig
 from jaxpt.training.starting_point import open_start
@@ -25,10 +26,11 @@ HELP = "write a teacher's targets for the rows of a packed source, to distil fro
 
 EPILOG = """\
 example:
-  jaxpt distill-cache --teacher=BUNDLE --source=packed/code
-  jaxpt train --config=… --config.stages[0].objective.name=distill \\
-    --config.stages[0].objective.cache.code=packed/code.targets \\
-    --config.stages[0].objective.temperature.start=1 --config.stages[0].objective.temperature.end=None
+  jaxpt distill-cache --teacher=RUN --source=packed/code --to=packed/teacher --rows_per_shard=256
+  jaxpt distill-cache --teacher=RUN --source=packed/code --to=packed/likeliest --top_k=16
+  jaxpt train --config=configs/tiny.py:packed/code --workdir=runs/from_cache \\
+      --config.stages[0].objective.name=distill --config.stages[0].objective.cache.text=packed/teacher \\
+      --config.stages[0].objective.temperature.start=1 --config.stages[0].objective.temperature.end=None
 
 Killed, it goes on at the next shard when started again. Started several times, on machines that see the same folder,
 the processes share the shards. Of each position 50 draws from the teacher's distribution are kept, whose mean is that
@@ -70,7 +72,9 @@ def main(argv: Sequence[str]) -> int:
             done += facts["records"] * source.sequence_length
             bar.set_postfix(ids=f"{facts['ids'] / max(1, facts['positions']):.1f}")
     seconds = time.monotonic() - began
-    print(f"{path}: {done:,} positions written here in {seconds:.1f} s, {done / seconds:,.0f} tokens/s")
+    flops = done * flops_per_token(teacher.model, source.sequence_length, backward=False)
+    speed = f"{done / seconds:,.0f} tokens/s, {flops:.3g} FLOPs"
+    print(f"{path}: {done:,} positions written here in {seconds:.1f} s, {speed}")
     print(summary(TargetCache.open(path)))
     return 0
 

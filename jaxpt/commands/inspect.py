@@ -8,7 +8,7 @@ from typing import Any
 from jax.sharding import AbstractMesh
 
 from jaxpt import api
-from jaxpt.bundles import open_bundle
+from jaxpt.bundles import Bundle, open_bundle
 from jaxpt.checkpoints.checkpoints import finished_steps, model_of, read_run
 from jaxpt.checkpoints.newest import read_checkpoint
 from jaxpt.checkpoints.run_files import read_lineage
@@ -37,7 +37,7 @@ example:
   jaxpt inspect runs/quickstart/run
   jaxpt inspect BUNDLE --mesh=fsdp=8,tensor=4        # the parameter table with each leaf's sharding
   jaxpt inspect packed/code --rows=2
-  jaxpt inspect packed/code.targets                  # what jaxpt distill-cache kept
+  jaxpt inspect packed/code.targets --verify         # what jaxpt distill-cache kept; every file is rehashed
 """
 
 
@@ -48,6 +48,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--mesh", help="for instance fsdp=8,tensor=4: show how parameters would lie on it")
     parser.add_argument("--rows", type=int, default=0, help="packed source: how many rows to show")
     parser.add_argument("--tokenizer", help="packed source: show rows as text")
+    parser.add_argument("--verify", action="store_true", help="rehash every file of a bundle, packed source or cache")
     args = parser.parse_args(list(argv))
     path = Path(args.path)
     if is_remote(args.path) or (path / "source.json").is_file():
@@ -55,19 +56,29 @@ def main(argv: Sequence[str]) -> int:
         print(describe(source))
         if args.rows:
             print(show_rows(source, args.rows, args.tokenizer))
-        return 0
+        return _verified(source, args.verify)
     if (path / WHOLE).is_file():
         cache = TargetCache.open(path)
         print(table([str(path), ""], [[k, str(v)] for k, v in cache.facts.items() if k != "files"]))
         print(summary(cache))
-        return 0
+        return _verified(cache, args.verify)
     kind = api.kind_of(path)
+    if args.verify and kind != "bundle":
+        raise JaxptError(f"--verify: {path} is not a bundle, packed source or cache; leave --verify out")
     print(f"{path}: {kind.replace('_', ' ')}\n")
     config, dtypes, lineage, rest = _facts(path, kind)
     print(_config(config), "\n")
     print(parameters(config, dtypes, args.mesh), "\n")
     print(_lineage(lineage, kind))
     print(rest, end="")
+    return _verified(open_bundle(path), True) if args.verify else 0
+
+
+def _verified(what: Bundle | PackedSource | TargetCache, asked: bool) -> int:
+    """Rehashes every file where that was asked for; raises a JaxptError for one that was changed."""
+    if asked:
+        what.verify()
+        print("every file is as it was written")
     return 0
 
 

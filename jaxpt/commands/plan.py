@@ -12,9 +12,12 @@ from jaxpt.config.file import load
 from jaxpt.data.seen import in_common
 from jaxpt.models.size import param_count
 from jaxpt.planning import compile_step, topology_devices
+from jaxpt.sharding import make_mesh
 from jaxpt.training.config import RunConfig
 from jaxpt.training.feed import make_feed
+from jaxpt.training.kernels import kernel_lines
 from jaxpt.training.overview import overview
+from jaxpt.training.run_plan import RunPlan
 
 HELP = "count a run's data, compile its step for a TPU pod that is not there: memory per device, collectives"
 
@@ -27,7 +30,7 @@ example:
 
 def main(argv: Sequence[str]) -> int:
     """Parses arguments, counts the data, compiles each stage's step and prints what it takes."""
-    parser = Parser("jaxpt plan", HELP, EPILOG, RunConfig)
+    parser = Parser("jaxpt plan", HELP, EPILOG, lambda: RunConfig)
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]")
     parser.add_argument(
         "--topology", help="for instance v5e:4x4, v5p:2x2x4, v6e:16x16; without it only data is counted"
@@ -41,6 +44,7 @@ def main(argv: Sequence[str]) -> int:
     make_feed(plan, None, start.ledger if start else [], log=print)
     for a, b, count in in_common(plan.sources):
         print(f"sources {a} and {b} hold {count:,} documents in common; pack other parts of the text in each (--part)")
+    print_kernels(plan, devices or jax.devices()[:1])
     if not devices:
         return 0
     print(f"{param_count(plan.model):,} parameters on {len(devices)} x {devices[0].device_kind}")
@@ -55,3 +59,10 @@ def main(argv: Sequence[str]) -> int:
         table(["stage", "state MiB", "of it frozen", "temporary MiB", "peak MiB", "compiled in s", "collectives"], rows)
     )
     return 0
+
+
+def print_kernels(plan: RunPlan, devices: Sequence[jax.Device]) -> None:
+    """Prints which kernel computes the attention of each layer on such devices, and why none that comes before it."""
+    mesh = make_mesh({"fsdp": -1}, devices)
+    lines = [line for stage in plan.stages for line in kernel_lines(plan, stage, mesh)]
+    print("\n".join(dict.fromkeys(lines)))

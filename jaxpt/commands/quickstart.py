@@ -43,7 +43,7 @@ PROMPTS = {
 
 def main(argv: Sequence[str]) -> int:
     """Parses arguments and does the whole job."""
-    parser = Parser("jaxpt quickstart", HELP, EPILOG, RunConfig)
+    parser = Parser("jaxpt quickstart", HELP, EPILOG, lambda: RunConfig)
     parser.add_argument("--workdir", default="runs/quickstart", metavar="DIR")
     args, overrides = parser.parse_overrides(argv)
     workdir = Path(args.workdir)

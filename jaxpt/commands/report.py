@@ -17,5 +17,6 @@ def main(argv: Sequence[str]) -> int:
     """Parses arguments and writes the report."""
     parser = Parser("jaxpt report", HELP, EPILOG)
     parser.add_argument("--workdir", required=True, metavar="DIR", help="a run directory")
-    print(write_report(parser.parse_args(list(argv)).workdir))
+    args = parser.parse_args(list(argv))
+    print(write_report(args.workdir))
     return 0

@@ -66,7 +66,7 @@ function is kept, why, and what the loss on held-out rows was before and after.
 
 def main(argv: Sequence[str]) -> int:
     """Parses arguments and reshapes."""
-    parser = Parser("jaxpt reshape", HELP, EPILOG, ReshapeConfig)
+    parser = Parser("jaxpt reshape", HELP, EPILOG, lambda: ReshapeConfig)
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="Python file with get_config()")
     parser.add_argument(
         "--from", dest="source", required=True, metavar="PATH",

@@ -15,7 +15,7 @@ from jaxpt.checkpoints.restoring import check_step
 from jaxpt.checkpoints.run_files import has_tokenizer
 from jaxpt.checkpoints.run_item import RunItem
 from jaxpt.cli.dispatch import Parser
-from jaxpt.cli.stopping import Stopped, write_line
+from jaxpt.cli.stopping import EXIT_PREEMPTED, Stopped, write_line
 from jaxpt.cli.terminal import say
 from jaxpt.config.file import load
 from jaxpt.errors import JaxptError
@@ -34,11 +34,12 @@ from jaxpt.training.extra import make_extra
 from jaxpt.training.feed import Feeds
 from jaxpt.training.frozen import ancestor, beside_frozen, parent, pin_frozen, with_frozen
 from jaxpt.training.history import newest_saved, read_legs
-from jaxpt.training.interrupt import EXIT_PREEMPTED, SAME, Interrupt, way_on
+from jaxpt.training.interrupt import SAME, Interrupt, way_on
 from jaxpt.training.overview import overview
 from jaxpt.training.program import make_program
 from jaxpt.training.reweighting import Reweighting
 from jaxpt.training.run_plan import RunPlan, check_disk, continued, make_plan
+from jaxpt.training.runtime import prepare_process
 from jaxpt.training.sources import open_sources
 from jaxpt.training.starting_point import StartingPoint, as_begun, open_start, same_everywhere
 
@@ -59,7 +60,7 @@ error.
 
 def main(argv: Sequence[str]) -> int:
     """Parses arguments, checks everything that can be checked, trains."""
-    parser = Parser("jaxpt train", HELP, EPILOG, RunConfig)
+    parser = Parser("jaxpt train", HELP, EPILOG, lambda: RunConfig)
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="Python file with get_config()")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="run directory, new or to be resumed")
     parser.add_argument(
@@ -83,6 +84,9 @@ def main(argv: Sequence[str]) -> int:
     config, workdir = load(RunConfig, args.config, overrides), Path(args.workdir)
     check_join(args.coordinator, args.processes, args.process_id)
     command = shlex.join(["jaxpt", "train", *argv])
+    for line in prepare_process(config):  # before the first device is asked for
+        if not args.process_id:
+            print(line)
 
     def alone() -> int:
         return train(config, workdir, from_step=args.from_step, take_over=args.take_over, go_on=f"go on with {command}")

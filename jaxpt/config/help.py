@@ -2,6 +2,7 @@
 
 import re
 import textwrap
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_origin
@@ -35,7 +36,7 @@ def describe(cls: type, section: str = "") -> str:
     Raises:
         JaxptError: there is no such section; its nearest neighbour is named.
     """
-    blocks = list(_blocks(cls, "", _first_sentence(cls), {}))
+    blocks = list(_blocks(cls, "", _first_sentence(cls), _homes(cls), set()))
     if section:
         wanted = _bare(section.removeprefix("config."))
         known = [_bare(block.path) for block in blocks]
@@ -63,17 +64,40 @@ def _bare(path: str) -> str:
     return path.replace("[N]", "").replace(".NAME", "")
 
 
-def _blocks(cls: type, path: str, doc: str, seen: dict[type, str]) -> Iterator[SectionHelp]:
-    """The block of a section, then those of the sections within it; one that came before is referred to."""
-    if cls in seen:
-        yield SectionHelp(path, f"{doc}; keys as in {seen[cls]}")
+def _homes(cls: type) -> dict[type, str]:
+    """Where the keys of each section are told: at the outermost of its places, to which the others refer."""
+    homes, waiting = {cls: ""}, deque([cls])
+    while waiting:
+        here = waiting.popleft()
+        for _, key in _inner(here):
+            hint, suffix = _inside(key)
+            if hint is not None and hint not in homes:
+                homes[hint] = f"{homes[here]}.{key.name}{suffix}".lstrip(".")
+                waiting.append(hint)
+    return homes
+
+
+def _inner(cls: type) -> list[tuple[str, Key]]:
+    """The keys of a section, of a kind those of each choice, and for which choice there is one."""
+    own = list(keys_of(cls).values())
+    if not is_kind(cls):
+        return [("", key) for key in own]
+    options = [(name, keys_of(choice)) for name, choice in sorted(choices(cls).items())]
+    return [
+        (f"with name={name}: ", key) for name, keys in options for key in keys.values() if key.name not in keys_of(cls)
+    ]
+
+
+def _blocks(cls: type, path: str, doc: str, homes: Mapping[type, str], told: set[type]) -> Iterator[SectionHelp]:
+    """The block of a section, then those of the sections within it; one that is told elsewhere is referred to."""
+    if homes[cls] != path or cls in told:
+        yield SectionHelp(path, f"{doc}; keys as in {homes[cls]}")
         return
-    seen[cls] = path
-    block, inner = SectionHelp(path, doc), []
+    told.add(cls)
+    block = SectionHelp(path, doc)
     own = list(keys_of(cls).values())
     if not is_kind(cls):
         block.parts = [("", [key for key in own if not _inside(key)[0]])]
-        inner = [("", key) for key in own]
     else:
         base: type[Choice] = cls
         if own:
@@ -84,15 +108,14 @@ def _blocks(cls: type, path: str, doc: str, seen: dict[type, str]) -> Iterator[S
             block.parts.append(
                 (f"name={name}{mark}: {_first_sentence(choice)}", [k for k in options if not _inside(k)[0]])
             )
-            inner += [(f"with name={name}: ", key) for key in options]
     yield block
-    for owner, key in inner:
+    for owner, key in _inner(cls):
         if key.options_of:
             yield _options(key, path)
         hint, suffix = _inside(key)
         if hint is not None:
             here = f"{path}.{key.name}{suffix}".lstrip(".")
-            yield from _blocks(hint, here, owner + (key.doc or _first_sentence(hint)), seen)
+            yield from _blocks(hint, here, owner + (key.doc or _first_sentence(hint)), homes, told)
 
 
 def _options(key: Key, path: str) -> SectionHelp:

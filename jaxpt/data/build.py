@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxpt.config.choice import option
+from jaxpt.data.caps import CAPS, Caps
 from jaxpt.data.chat import templates_of, tokenize_chats
 from jaxpt.data.documents import Fields
+from jaxpt.data.left_out import LIMIT, Reading
 from jaxpt.data.origins import Origin, open_origin
 from jaxpt.data.packed import PackedSource, PackedWriter
 from jaxpt.data.packing import PACKERS, Document
-from jaxpt.data.text_files import LARGEST_RECORD
 from jaxpt.data.tokenize import ALL, EOS_TOKEN, Selection, Tokenized, tokenize
 from jaxpt.data.tokenized import TokenizedDocuments
 from jaxpt.errors import JaxptError, nearest
@@ -32,8 +33,9 @@ class Packing:
     writes a chat: one that comes with jaxpt, a `.jinja` file, or None for the tokenizer's; it alone writes a chat's
     special tokens. `eos_token` ends each text instead of the tokenizer's own EOS: the text of a token, or of several
     one after the other. `control_tokens` says what becomes of text that spells such a token: "text" (a page cannot
-    end a document inside a row), or "tokens". `date` is what a template's `strftime_now` says, in ISO form. Records of
-    more than `largest_record` bytes are left out. `selection` says which documents are taken.
+    end a document inside a row), or "tokens". `date` is what a template's `strftime_now` says, in ISO form. Records
+    beyond `caps` are left out, like those that are none; more than a share of `quarantine_limit` of them is an error.
+    `selection` says which documents are taken.
     """
 
     kind: Literal["text", "chat"] = option("text", "chat: conversations, only the assistant's turns are targets")
@@ -47,7 +49,10 @@ class Packing:
         "text", "what text that spells a control token (</s>) becomes: text, or tokens, which end a document"
     )
     date: str = option(DATE, "of chats: what strftime_now says in a template, YYYY-MM-DD")
-    largest_record: int = option(LARGEST_RECORD, "bytes; a longer document is put into quarantine.jsonl, not packed")
+    largest_record: int = option(CAPS.largest_record, "bytes; a longer document is put into quarantine.jsonl")
+    largest_page: int = option(CAPS.largest_page, "bytes of a page of Parquet; with a larger one its rows are too")
+    deepest_json: int = option(CAPS.deepest_json, "lists and objects in each other; a deeper document is too")
+    quarantine_limit: float = option(LIMIT, "share of the records in quarantine.jsonl above which packing fails")
     selection: Selection = option(ALL, "which documents are taken: all, the held-out share, or the rest")
 
     def __post_init__(self) -> None:
@@ -59,8 +64,9 @@ class Packing:
             raise JaxptError(f"template={self.template} is of kind=chat; set kind=chat")
         if self.eos is False and self.eos_token is not None:
             raise JaxptError(f"eos_token={self.eos_token} and eos=False exclude each other; leave one out")
-        if self.largest_record < 1:
-            raise JaxptError(f"largest_record={self.largest_record} must be at least 1 byte")
+        if not 0 <= self.quarantine_limit <= 1:
+            raise JaxptError(f"quarantine_limit={self.quarantine_limit} must be a share from 0 to 1")
+        self.caps  # noqa: B018  what cannot be is refused before anything is read
         if self.control_tokens not in ("text", "tokens"):
             hint = nearest(self.control_tokens, ("text", "tokens"))
             raise JaxptError(f"control_tokens={self.control_tokens} is neither text nor tokens{hint}")
@@ -76,6 +82,11 @@ class Packing:
     def content_field(self) -> str:
         """Where a document's text or messages are."""
         return self.field or {"text": "text", "chat": "messages"}[self.kind]
+
+    @property
+    def caps(self) -> Caps:
+        """How much one document may take."""
+        return Caps(self.largest_record, self.largest_page, self.deepest_json)
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -102,8 +113,7 @@ class Packing:
         }
         if any("strftime_now" in text for text in template.values() if isinstance(text, str)):
             chosen |= {"date": self.date}
-        if self.largest_record != LARGEST_RECORD:
-            chosen |= {"largest_record": self.largest_record}
+        chosen |= self.caps.changed_from(CAPS)
         if tokenizer is not None:
             chosen |= control_facts(self.control_tokens, tokenizer, self.kind)
         return {**chosen, "selection": asdict(self.selection)}
@@ -148,8 +158,9 @@ def build(
     facts = packing.facts(tokenizer)
     pad = tokenizer.pad_id if tokenizer.pad_id is not None else 0
     with PackedWriter(output, sequence_length, tokenizer.vocab_size, rows_per_shard=rows_per_shard) as writer:
-        read = origin.documents(packing.fields, packing.largest_record, writer.leave_out)
-        documents = _counted(_tokenized(read, packing, facts, tokenizer, book), report)
+        reading = Reading(writer.leave_out, packing.quarantine_limit)
+        read = origin.documents(packing.fields, packing.caps, reading.aside)
+        documents = _counted(_tokenized(reading.counted(read), packing, facts, tokenizer, book), report)
         for packed in PACKERS[packing.packer](documents, sequence_length, pad):
             writer.write(packed)
         facts |= {"text_bytes": book.text_bytes, **({"left_out": book.left_out} if packing.kind == "chat" else {})}

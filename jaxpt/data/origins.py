@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from jaxpt.data.caps import CAPS, Caps
 from jaxpt.data.fingerprints import content_fingerprint
 from jaxpt.data.remote import file_system
-from jaxpt.data.text_files import LARGEST_RECORD, SUFFIXES, Aside, list_files, read_documents
+from jaxpt.data.text_files import SUFFIXES, Aside, list_files, read_documents, refuse
 from jaxpt.data.tfds_split import PREFIX, TfdsSplit
 
 
@@ -18,11 +19,11 @@ class Origin(Protocol):
     unit: str
 
     def documents(
-        self, fields: tuple[str, ...], largest: int = LARGEST_RECORD, aside: Aside = lambda left_out: None
+        self, fields: tuple[str, ...], caps: Caps = CAPS, aside: Aside = refuse
     ) -> Iterator[dict[str, object]]:
         """Yields every document as a dict that holds at least `fields`.
 
-        One of more than `largest` bytes, or nested without end, is given to `aside` instead.
+        What is none, or beyond `caps`, is given to `aside` instead.
         """
 
     def fingerprint(self, memo: Path) -> str:
@@ -48,7 +49,7 @@ class TextFiles:
         self.size, self.position = sum(self._sizes), 0
 
     def documents(
-        self, fields: tuple[str, ...], largest: int = LARGEST_RECORD, aside: Aside = lambda left_out: None
+        self, fields: tuple[str, ...], caps: Caps = CAPS, aside: Aside = refuse
     ) -> Iterator[dict[str, object]]:
         """As `Origin.documents`."""
         self.position = 0
@@ -58,7 +59,7 @@ class TextFiles:
 
         for file, size in zip(self.files, self._sizes):
             before = self.position
-            yield from read_documents(file, fields, at, largest, aside)
+            yield from read_documents(file, fields, at, caps, aside)
             self.position = before + size
 
     def fingerprint(self, memo: Path) -> str:

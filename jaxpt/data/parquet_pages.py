@@ -10,9 +10,10 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jaxpt.data.caps import Caps
+
 ROWS = 1024  # of a batch, at most
 BUDGET = 64 << 20  # bytes of a batch, about
-LARGEST_PAGE = 256 << 20  # bytes; writers that do not divide a row group make pages of 100 MB
 HEADER = 1 << 13  # bytes read at once of a page's header
 LARGEST_HEADER = 1 << 24
 AS_THEY_ARE = {"PLAIN", "RLE", "BIT_PACKED", "DELTA_BINARY_PACKED", "DELTA_LENGTH_BYTE_ARRAY", "BYTE_STREAM_SPLIT"}
@@ -20,27 +21,27 @@ Refused = tuple[int, int, str]  # first row, rows, and why they are not read
 
 
 def bounded_batches(
-    file: pq.ParquetFile, raw: IO[bytes], longest: int, is_local: bool = True
+    file: pq.ParquetFile, raw: IO[bytes], caps: Caps, is_local: bool = True
 ) -> Iterator[pa.RecordBatch | Refused]:
     """Yields a file's rows as batches of at most `ROWS`, fewer where they may be long; row groups that are not read.
 
     Args:
         file: opened on `raw`.
         raw: the file.
-        longest: bytes of a record; a row group with a page of more than that, and than `LARGEST_PAGE`, is refused.
+        caps: a row group with a page of more than `largest_page`, and than `largest_record`, is refused.
         is_local: whether looking at every page's header costs little; else only those of large columns are looked at.
 
     Raises:
         pyarrow.ArrowInvalid: the file is damaged.
     """
-    place, largest = 0, max(longest, LARGEST_PAGE)
+    place, largest = 0, max(caps.largest_record, caps.largest_page)
     for number in range(file.metadata.num_row_groups):
         group = file.metadata.row_group(number)
         rows, why = ROWS, ""
         for i in range(group.num_columns):
             chunk = group.column(i)
             sizes = [chunk.total_uncompressed_size]
-            if is_local or chunk.total_uncompressed_size > longest:
+            if is_local or chunk.total_uncompressed_size > caps.largest_record:
                 sizes = list(page_sizes(raw, chunk)) or sizes
             if max(sizes) > largest:
                 what = f"the column {chunk.path_in_schema[:100]} has a page of {max(sizes):,} bytes"

@@ -14,18 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
+from jaxpt.data.caps import CAPS, Caps
 from jaxpt.data.parquet_pages import bounded_batches
 from jaxpt.data.remote import file_system
 from jaxpt.errors import JaxptError
 from jaxpt.files.compressed import DAMAGED, PACKED, decompressed
-from jaxpt.files.strangers import DEPTH, is_deep
+from jaxpt.files.strangers import is_deep
 
 JSON_LINES = ("jsonl", "ndjson", "json")
 SUFFIXES = (*(f".{kind}{pack}" for kind in JSON_LINES for pack in PACKED), ".parquet")
-TOO_DEEP = f"JSON nested more than {DEPTH} deep"
 ONE_VALUE = "is one JSON value over several lines, not a record in each line; write it so (jq -c '.[]' FILE)"
 NAMED = 3  # files of an unknown kind that are named
-LARGEST_RECORD = 8 << 20  # bytes of a line or a value that is tokenized, which takes some 150 times as much
 SKIPPED = 1 << 20  # bytes of a longer line that are passed over at a time
 
 
@@ -39,6 +38,11 @@ class LeftOut:
 
 
 Aside = Callable[[LeftOut], object]  # is given each record that is left out
+
+
+def refuse(record: LeftOut) -> None:
+    """Raises a JaxptError for a record, where none may be left out."""
+    raise JaxptError(f"{record.place}: {record.reason}; mend it (jaxpt-data clean leaves such records out)")
 
 
 def list_files(pattern: str, suffixes: Sequence[str] = SUFFIXES) -> list[str]:
@@ -143,72 +147,82 @@ def read_documents(
     file: str,
     fields: tuple[str, ...] = ("text",),
     at: Callable[[int], None] = lambda position: None,
-    largest: int = LARGEST_RECORD,
-    aside: Aside = lambda left_out: None,
+    caps: Caps = CAPS,
+    aside: Aside = refuse,
 ) -> Iterator[dict[str, object]]:
     """Yields the documents of one file as dicts holding at least `fields`; calls `at` with how many bytes are read.
 
-    The line ends of `fields` that are texts are line feeds; bytes in a Parquet file are decoded as UTF-8. A record of
-    more than `largest` bytes, or nested more than `DEPTH` deep, is given to `aside`, and reading goes on.
+    The line ends of `fields` that are texts are line feeds; bytes in a Parquet file are decoded as UTF-8. What is
+    no JSON object, lacks a field or is beyond `caps` is given to `aside`, and reading goes on.
 
     Raises:
-        JaxptError: a line that is no JSON object, a field that is missing, with file and line; a truncated file.
+        JaxptError: no Parquet, a column that is missing, one JSON value over several lines, a damaged file.
     """
     try:
         with fsspec.open(file, "rb") as raw:
             read = _parquet if file.endswith(".parquet") else _json_lines
-            for number, document in read(raw, file, fields, largest):
+            for number, document in read(raw, file, fields, caps):
                 if isinstance(document, LeftOut):
                     aside(document)
                     continue
-                for field in fields:
-                    if field not in document:
-                        raise JaxptError(f"{file}:{number} lacks the field {field!r}; it has {', '.join(document)}")
-                    document[field] = _as_text(document[field], f"{file}:{number}")
                 at(raw.tell())
-                yield document
+                if why := _unfit(document, fields):
+                    aside(LeftOut(f"{file}:{number}", why, repr(document)[:200]))
+                else:
+                    yield document
     except DAMAGED as e:
         raise JaxptError(f"{file} is truncated or not compressed as its name says ({e})") from e
 
 
-def _as_text(value: object, where: str) -> object:
-    """Returns a field's value, of bytes and texts as text with line feeds."""
-    if isinstance(value, bytes):
-        try:
-            value = value.decode()
-        except UnicodeDecodeError as e:
-            raise JaxptError(f"{where} is not UTF-8 ({e.reason}); clean it first with jaxpt-data clean") from e
-    return fold_line_ends(value) if isinstance(value, str) else value
+def _unfit(document: dict[str, object], fields: tuple[str, ...]) -> str:
+    """Makes text with line feeds of a document's `fields`; returns why it cannot, empty where it can."""
+    for field in fields:
+        if field not in document:
+            return f"lacks the field {field!r}; it has {', '.join(document)[:200]}"
+        value = document[field]
+        if isinstance(value, bytes):
+            try:
+                value = value.decode()
+            except UnicodeDecodeError as e:
+                return f"field {field!r} is not UTF-8 ({e.reason})"
+        document[field] = fold_line_ends(value) if isinstance(value, str) else value
+    return ""
 
 
 Read = Iterator[tuple[int, dict[str, object] | LeftOut]]  # with the line or row, from 1
 
 
-def _json_lines(raw: IO[bytes], file: str, fields: tuple[str, ...], largest: int) -> Read:
+def too_deep(caps: Caps) -> str:
+    """Returns why a line is left out whose JSON is nested beyond `caps`."""
+    return f"JSON nested more than {caps.deepest_json} deep"
+
+
+def _json_lines(raw: IO[bytes], file: str, fields: tuple[str, ...], caps: Caps) -> Read:
     stream = decompressed(raw, file)
     for number in itertools.count(1):
-        line, whole = read_line(stream, largest)
+        line, whole = read_line(stream, caps.largest_record)
         if not line:
             return
         if not line.strip() and whole:
             continue
         start = line[:200].decode("utf-8", "replace")
         if not whole:
-            yield number, LeftOut(f"{file}:{number}", f"line longer than {largest:,} bytes", start)
+            yield number, LeftOut(f"{file}:{number}", f"line longer than {caps.largest_record:,} bytes", start)
             continue
         try:
             document = json.loads(line)
         except RecursionError:
-            yield number, LeftOut(f"{file}:{number}", TOO_DEEP, start)
+            yield number, LeftOut(f"{file}:{number}", too_deep(caps), start)
             continue
         except (json.JSONDecodeError, UnicodeDecodeError) as e:
             if number == 1 and spans_lines(line):
                 raise JaxptError(f"{file} {ONE_VALUE}") from e
-            raise JaxptError(f"{file}:{number} is not JSON ({e}); clean it first with jaxpt-data clean") from e
+            yield number, LeftOut(f"{file}:{number}", f"not JSON ({e})", start)
+            continue
+        why = too_deep(caps) if is_deep(document, caps.deepest_json) else ""
         if not isinstance(document, dict):
-            raise JaxptError(f"{file}:{number} is a {type(document).__name__}, not an object with a text field")
-        deep = is_deep(document, DEPTH)
-        yield number, LeftOut(f"{file}:{number}", TOO_DEEP, start) if deep else document
+            why = why or f"a {type(document).__name__}, not an object with a text field"
+        yield number, LeftOut(f"{file}:{number}", why, start) if why else document
 
 
 def read_line(file: BinaryIO, largest: int) -> tuple[bytes, bool]:
@@ -229,7 +243,7 @@ def spans_lines(line: bytes) -> bool:
     return line.lstrip(b"\xef\xbb\xbf \t")[:1] == b"[" or line.strip() == b"{"
 
 
-def _parquet(raw: IO[bytes], file: str, fields: tuple[str, ...], largest: int) -> Read:
+def _parquet(raw: IO[bytes], file: str, fields: tuple[str, ...], caps: Caps) -> Read:
     try:
         table = pq.ParquetFile(raw)
     except Exception as e:  # pyarrow's errors share no base class
@@ -237,9 +251,9 @@ def _parquet(raw: IO[bytes], file: str, fields: tuple[str, ...], largest: int) -
     for field in fields:
         if field not in table.schema_arrow.names:
             raise JaxptError(f"{file} lacks the column {field!r}; it has {', '.join(table.schema_arrow.names)}")
-    rows, numbers = 0, itertools.count(1)
+    rows, numbers, largest = 0, itertools.count(1), caps.largest_record
     try:
-        for batch in bounded_batches(table, raw, largest, "://" not in file):
+        for batch in bounded_batches(table, raw, caps, "://" not in file):
             if isinstance(batch, tuple):
                 for number in itertools.islice(numbers, batch[1]):
                     yield number, LeftOut(f"{file}:{number}", batch[2], "")

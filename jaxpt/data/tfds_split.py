@@ -9,8 +9,9 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
+from jaxpt.data.caps import CAPS, Caps
 from jaxpt.data.fingerprints import content_fingerprint
-from jaxpt.data.text_files import LARGEST_RECORD, Aside, LeftOut
+from jaxpt.data.text_files import Aside, LeftOut, refuse
 from jaxpt.errors import JaxptError, nearest
 
 PREFIX = "tfds:"
@@ -59,7 +60,7 @@ class TfdsSplit:
         self.size, self.position = int(split.num_examples), 0
 
     def documents(
-        self, fields: tuple[str, ...], largest: int = LARGEST_RECORD, aside: Aside = lambda left_out: None
+        self, fields: tuple[str, ...], caps: Caps = CAPS, aside: Aside = refuse
     ) -> Iterator[dict[str, object]]:
         """Yields every example as a dict of `fields` (and `tools` where there is one), bytes as text."""
         known = list(self._builder.info.features)
@@ -73,11 +74,13 @@ class TfdsSplit:
             for example in data.__getitems__(range(first, min(first + BLOCK, len(data)))):
                 self.position += 1
                 document = {key: plain(example[key]) for key in wanted}
-                long = next((f for f in fields if isinstance(t := document[f], str) and len(t) > largest), None)
+                long = next(
+                    (f for f in fields if isinstance(t := document[f], str) and len(t) > caps.largest_record), None
+                )
                 if long is None:
                     yield document
                 else:
-                    why = f"a value longer than {largest:,} characters"
+                    why = f"a value longer than {caps.largest_record:,} characters"
                     aside(LeftOut(f"{self.path}:{self.position}", why, str(document[long])[:200]))
 
     def fingerprint(self, memo: Path) -> str:

@@ -1,7 +1,7 @@
 """Bits per byte of held-out documents: how well a model compresses text, whatever its tokenizer."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxpt.config.choice import option
+from jaxpt.data.caps import CAPS, Caps
 from jaxpt.errors import JaxptError
 from jaxpt.evaluation.evaluation import Evaluation, EvaluationSetting, Measure
 from jaxpt.evaluation.held_out import HeldOut, held_out, read_texts
@@ -33,6 +34,7 @@ class BitsPerByte(Evaluation):
     documents: dict[str, str] = option({}, "JSONL files of held-out documents by name")
     max_documents: int | None = option(None, "of each set; None: all")
     batch_size: int = option(8, "rows measured at once")
+    largest_record: int = option(CAPS.largest_record, "bytes of a document; a longer one is refused")
 
     @property
     def is_empty(self) -> bool:
@@ -44,6 +46,7 @@ class BitsPerByte(Evaluation):
         super().check(where)
         if self.batch_size < 1:
             raise JaxptError(f"{where}.batch_size is {self.batch_size}, it must be at least 1")
+        Caps(self.largest_record)
         for name in self.documents:
             path_component(name, f"{where}.documents")
 
@@ -53,7 +56,7 @@ class BitsPerByte(Evaluation):
             raise JaxptError(f"{where} needs a tokenizer; set --config.tokenizer")
         for name, file in self.documents.items():
             try:
-                read_texts(file, self.max_documents)
+                self._texts(file)
             except OSError as error:
                 raise JaxptError(f"{where}.documents.{name} is {file!r}: {error.strerror or error}") from error
 
@@ -64,10 +67,13 @@ class BitsPerByte(Evaluation):
         measure = bits_per_byte(setting.model, sets, setting.compute, setting.mesh)
         return lambda step, params: measure(params)
 
+    def _texts(self, file: str) -> Sequence[str]:
+        return read_texts(file, self.max_documents, Caps(self.largest_record))
+
     def held_out(self, tokenizer: Tokenizer, sequence_length: int) -> dict[str, HeldOut]:
         """Reads the documents and packs them in rows of `sequence_length` tokens."""
         return {
-            name: held_out(read_texts(file, self.max_documents), tokenizer, sequence_length, self.batch_size, file)
+            name: held_out(self._texts(file), tokenizer, sequence_length, self.batch_size, file)
             for name, file in self.documents.items()
         }
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxpt.data import records
+from jaxpt.data.caps import CAPS, Caps
 from jaxpt.data.packing import Document, best_fit
 from jaxpt.data.text_files import read_documents
 from jaxpt.errors import JaxptError
@@ -61,14 +62,14 @@ def held_out(
     return HeldOut(batches, sum(len(t.encode("utf-8", "surrogatepass")) for t in texts), len(texts))
 
 
-def read_texts(file: str, limit: int | None = None) -> Sequence[str]:
+def read_texts(file: str, limit: int | None = None, caps: Caps = CAPS) -> Sequence[str]:
     """Returns the text of the first `limit` documents of a JSONL file (None: of all).
 
     Raises:
-        JaxptError: a file that is missing or broken.
+        JaxptError: a file that is missing, or a document that is broken or beyond `caps`.
     """
     out: list[str] = []
-    for document in read_documents(file):
+    for document in read_documents(file, caps=caps):
         if limit is not None and len(out) >= limit:
             break
         text = document["text"]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxpt.errors import JaxptError
-from jaxpt.files.partial import sha256, storage_error
+from jaxpt.files.partial import sha256, storage_error, whole_file
 
 NAME = "digests.json"
 FORMAT = 1  # of digests.json
@@ -214,9 +214,7 @@ def _write(folder: Path, files: Mapping[str, Allowed]) -> None:
 
 
 def _replace(file: Path, content: bytes) -> None:
-    temporary = file.with_name(file.name + ".tmp")
-    with temporary.open("wb") as stream:
+    with whole_file(file, file.with_name(file.name + ".tmp")) as temporary, temporary.open("wb") as stream:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
-    os.replace(temporary, file)

@@ -8,11 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpt.sharding.platform import platform
+
 Leaves = Mapping[str, "jax.Array | np.ndarray | Leaves"]  # what the unembedding reads of the parameters
 LogitsOf = Callable[[Leaves, Leaves, jax.Array], jax.Array]  # (head, rest, x [B, C, D]) -> float32 logits [B, C, V]
 Tokens = Mapping[str, jax.Array]  # what else a term reads of each token: [B, S, …], or [B, C, …] of a chunk
 # (head, rest, x [B, C, D], tokens) -> the sum over these tokens, float32 scalar, and facts of each token [B, C, …]
 TokenSum = Callable[[Leaves, Any, jax.Array, Tokens], tuple[jax.Array, Any]]
+# Bytes of float32 logits that exist at once, per device. A chunk adds to the head's whole gradient, so that short ones
+# read and write it often: at a vocabulary of 128k, 64 MiB are 128 tokens, whose products take less than that addition.
+LOGITS_BYTES = {"gpu": 2 * 2**30}
+FEW_LOGITS_BYTES = 64 * 2**20  # where memory is what is short
 
 
 def summed(
@@ -75,13 +81,18 @@ def _backward(
 _chunked.defvjp(_forward, _backward)
 
 
-def chunk_length(batch: int, sequence: int, vocab: int, limit: int = 64 * 2**20) -> int:
+def chunk_length(batch: int, sequence: int, vocab: int, width: int = 0, limit: int | None = None) -> int:
     """Returns the longest divisor of S whose float32 logits `[B, chunk, V]` stay within `limit` bytes, at least 1.
 
-    `batch` counts the rows of one device, `vocab` the entries of all vocabularies whose logits exist at once.
+    Each chunk reads the head and adds to its whole gradient, `width` · V numbers. So that this takes no longer than the
+    products, a chunk may also have `width` / 4 tokens: its logits are then a quarter of that gradient.
+
+    `batch` counts the rows of one device, `vocab` the entries of all vocabularies whose logits exist at once; without a
+    limit it is that of the platform.
     """
-    fits = [c for c in range(1, sequence + 1) if sequence % c == 0 and batch * c * vocab * 4 <= limit]
-    return max(fits, default=1)
+    limit = LOGITS_BYTES.get(platform(), FEW_LOGITS_BYTES) if limit is None else limit
+    divisors = [c for c in range(1, sequence + 1) if sequence % c == 0]
+    return max([c for c in divisors if batch * c * vocab * 4 <= limit or 4 * batch * c <= width], default=1)
 
 
 def _split(tree: Any, chunk: int) -> Any:

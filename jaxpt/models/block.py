@@ -13,6 +13,7 @@ from jaxpt.models.compute import Compute
 from jaxpt.models.config import LayerSpec, ModelConfig
 from jaxpt.models.experts import Network, mix, observe
 from jaxpt.models.norms import rms_norm
+from jaxpt.models.params import Params, leaf
 from jaxpt.models.rope import rotate
 from jaxpt.models.routing import Routing, route
 from jaxpt.sharding.activations import constrain
@@ -22,6 +23,21 @@ ACTIVATIONS = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
 }
+
+
+# What `Block` multiplies by in the compute dtype; gains, biases and routers have rules of their own.
+WEIGHTS = frozenset(
+    {"q", "k", "v", "o"} | {f"{prefix}{n}" for prefix in ("", "shared_", "expert_") for n in ("gate", "up", "down")}
+)
+
+
+def weights_cast(leaves: Params, compute: Compute) -> Params:
+    """Returns the leaves with the weights in the compute dtype, as `Block` casts them.
+
+    Cast for all layers before their scan, they are rounded once per step, not again where a layer is computed again,
+    and the scan sums up their gradients, which are of that dtype, at half the bytes.
+    """
+    return {name: leaf(leaves, name).astype(compute.jnp_dtype) if name in WEIGHTS else a for name, a in leaves.items()}
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,22 @@ from jaxpt.errors import JaxptError, nearest
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
+# What multiplies matrices, besides kernels that libraries call by a name of their own: cuDNN's attention begins so.
+_PRODUCTS = frozenset({"dot_general", "ragged_dot_general", "ragged_dot", "pallas_call", "mosaic_gpu_call"})
+
+
+def _kernels_saveable(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Saves what products and kernels give: what is computed again only reads and writes memory."""
+    return primitive.name in _PRODUCTS or primitive.name.startswith("dot_product_attention")
+
+
 # What a block's backward pass finds saved; everything else it recomputes.
 REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_saveable,
     "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "kernels": _kernels_saveable,
     "branches": jax.checkpoint_policies.save_only_these_names("attention", "ffn"),
     "offload_branches": jax.checkpoint_policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[],
@@ -35,8 +45,11 @@ class Compute:
 
     `dtype` is what matrix products run in; norms, softmax, logits and loss are always float32. `residual_dtype` is
     the residual stream's (None: `dtype`). `remat` is a name from `REMAT_POLICIES`. `attention` is a name from
-    `jaxpt.kernels.attention.IMPLEMENTATIONS`, or "auto" for that module's stated rule; `grouped_matmul` likewise, for
-    experts. `router_dtype` is the dtype of router logits and their softmax; below float32 it is for comparisons only.
+    `jaxpt.kernels.attention.IMPLEMENTATIONS`, several separated by commas (the first that applies), or "auto", each
+    platform's own list; `grouped_matmul` is a name or "auto", for experts. `router_dtype` is the dtype of router logits
+    and their softmax; below float32 it is for comparisons only. `unroll` writes the layers out: a loop over them copies
+    each layer's activations into stacks and back. With `compare_kernels` a training run compares each attention kernel
+    that it would take with plain XLA, on its device and at its shapes, and takes none that is wrong.
 
     Raises:
         JaxptError: an unknown name, with its nearest neighbour.
@@ -44,20 +57,21 @@ class Compute:
 
     dtype: str = option("float32", "of matrix products: float32, bfloat16 or float16")
     residual_dtype: str | None = option(None, "of the residual stream; None: dtype")
-    remat: str = option("none", "what is computed again: none, full, dots, dots_no_batch, branches, offload_branches")
-    attention: str = option("auto", "an implementation of jaxpt.kernels.attention, or its stated rule")
+    remat: str = option("none", "what is computed again: none, full, dots, dots_no_batch, kernels, branches, …")
+    attention: str = option("auto", "a kernel of jaxpt.kernels.attention, or several as a,b, by preference")
     router_dtype: str = option("float32", "of router logits; below float32 for comparisons only")
+    unroll: bool = option(False, "layers one after the other in the program, not a loop: faster, compiles longer")
+    compare_kernels: bool = option(True, "compare each attention kernel with plain XLA before the first step")
     grouped_matmul: str = option("auto", "an implementation of jaxpt.kernels.grouped_matmul, or its stated rule")
 
     def __post_init__(self) -> None:
         from jaxpt.kernels import grouped_matmul
-        from jaxpt.kernels.attention import IMPLEMENTATIONS
+        from jaxpt.kernels.attention import parse_preference
 
         known: dict[str, Sequence[str | None]] = {
             "dtype": [*_DTYPES],
             "residual_dtype": [None, *_DTYPES],
             "remat": [*REMAT_POLICIES],
-            "attention": ["auto", *IMPLEMENTATIONS],
             "router_dtype": [*_DTYPES],
             "grouped_matmul": ["auto", *grouped_matmul.IMPLEMENTATIONS],
         }
@@ -65,6 +79,7 @@ class Compute:
             value = getattr(self, name)
             if value not in names:
                 raise JaxptError(f"compute.{name} is {value!r}, it must be one of {names}{nearest(value, names)}")
+        parse_preference(self.attention, "compute.attention")
 
     @property
     def jnp_dtype(self) -> DTypeLike:

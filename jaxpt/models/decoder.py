@@ -1,15 +1,16 @@
 """The decoder: embedding, stacked blocks run by scans, final norm, head, as functions of its parameters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxpt.models.block import Block, Context
+from jaxpt.models.block import Block, Context, weights_cast
 from jaxpt.models.compute import REMAT_POLICIES, Compute
 from jaxpt.models.config import ModelConfig
+from jaxpt.models.head_product import head_product
 from jaxpt.models.init import init_leaf, leaf_key
 from jaxpt.models.masks import counted, masked_layer, not_masked_leaves, stacked_gates, stream_gates
 from jaxpt.models.norms import rms_norm
@@ -20,6 +21,7 @@ from jaxpt.models.routing import Routing
 from jaxpt.models.specs import ParamSpec, Specs, param_specs
 from jaxpt.sharding.activations import constrain
 
+Body = Callable[[jax.Array, Any], tuple[jax.Array, Any]]  # (stream, inputs of a layer) -> (stream, outputs)
 Cache = tuple[jax.Array, jax.Array]  # keys and values of all layers, each [L, B, T, K, h]
 
 
@@ -137,6 +139,10 @@ def _run(
             lambda a: a[span.first : span.first + n * span.repeats].reshape(span.repeats, n, *a.shape[1:]), cache
         )
 
+    leaves = span.take(stacks)
+    if cache is None:  # decoding reads each weight once, so that a copy would cost what it saves
+        leaves = {structure: weights_cast(branch(leaves, structure), compute) for structure in leaves}
+
     def body(x: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
         leaves, masks, kv = inputs
         new, routings = [], []
@@ -157,16 +163,33 @@ def _run(
         body = jax.checkpoint(body, policy=REMAT_POLICIES[compute.remat], prevent_cse=False)
     elif gates is not None:
         body = jax.checkpoint(body, policy=not_masked_leaves(config), prevent_cse=False)
-    x, out = jax.lax.scan(body, x, (span.take(stacks), None if gates is None else span.take(gates), kv))
+    inputs = (leaves, None if gates is None else span.take(gates), kv)
+    if compute.unroll and cache is None:
+        x, out = _unrolled(body, x, inputs, span.repeats)
+    else:
+        x, out = jax.lax.scan(body, x, inputs)
     return (x, *(jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), part) for part in out))
+
+
+def _unrolled(body: Body, x: jax.Array, inputs: Any, repeats: int) -> tuple[jax.Array, Any]:
+    """What `jax.lax.scan` gives, one call after the other: no layer's activations are copied into stacks and back.
+
+    `jax.lax.split` and not an index: its gradient is one concatenation, that of indices adds whole stacks.
+    """
+    stacks, structure = jax.tree.flatten(inputs)
+    pieces = [jax.lax.split(stack, (1,) * repeats) for stack in stacks]
+    outs = []
+    for i in range(repeats):
+        x, out = body(x, jax.tree.unflatten(structure, [jnp.squeeze(parts[i], 0) for parts in pieces]))
+        outs.append(out)
+    return x, _stacked(outs)
 
 
 def logits(config: ModelConfig, params: Params, x: jax.Array, compute: Compute) -> jax.Array:
     """Returns float32 logits `[..., V]` of normalised streams `[..., D]`; columns past the vocabulary are -inf."""
     tied = config.tie_embeddings
-    equation = "...d,vd->...v" if tied else "...d,dv->...v"
     head = (leaf(params, "embed", "table") if tied else leaf(params, "head")).astype(compute.jnp_dtype)
-    out = jnp.einsum(equation, x, head, precision=compute.precision, preferred_element_type=jnp.float32)
+    out = head_product(x, head, tied, compute.precision)
     if config.logit_scale != 1.0:
         out = out * config.logit_scale
     if config.logit_softcap is not None:

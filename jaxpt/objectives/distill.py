@@ -126,7 +126,7 @@ class Distill(HiddenStates, NextToken):
         fixed = {"student": rest, "teacher": head_of(teacher.config, teacher.params), **inputs.scheduled}
         tokens = {**weighted(inputs), "teacher": teachers}
         vocabularies = inputs.model.vocab_size + teacher.config.vocab_size
-        chunk = self.chunk or chunk_length(inputs.rows_per_device, x.shape[1], vocabularies)
+        chunk = self.chunk or chunk_length(inputs.rows_per_device, x.shape[1], vocabularies, x.shape[2])
         loss, (nll, lse, divergence, agrees) = summed(self._term(inputs), head, fixed, x, tokens, chunk)
         terms = self.of_tokens(inputs, loss, nll, lse)
         mean = lambda of_token: jnp.sum(tokens["weights"] * of_token)  # noqa: E731

@@ -39,8 +39,10 @@ def refuse(objective: "Distill") -> None:
 
 
 def terms(objective: "Distill", inputs: Inputs) -> Terms:
-    """Returns the share of the loss; named `loss` (nll alone) and `divergence`, whose mean over draws is that of the
-    whole distributions (of top-k targets: that of their k + 1 events)."""
+    """Returns the share of the loss; named `loss` (nll alone), `divergence`, whose mean over draws is that of the whole
+    distributions (of top-k targets: that of their k + 1 events), and `cached_agreement`: the share of positions where
+    the student finds the cache's heaviest id likeliest. Of top-k that is the teacher's likeliest token; of draws it is
+    the one drawn most often (of several the first), another where the teacher is uncertain."""
     b: Mapping[str, Any] | None = inputs.batch
     assert b is not None
     x, routing = hidden_and_routing(
@@ -50,15 +52,16 @@ def terms(objective: "Distill", inputs: Inputs) -> Terms:
     fixed = {"student": rest, "alpha": inputs.scheduled["alpha"]}
     taught = {name: b[name] for name in ("teacher_ids", "teacher_weights", "teacher_entropy")}
     tokens = {**weighted(inputs), **taught}
-    chunk = objective.chunk or chunk_length(inputs.rows_per_device, x.shape[1], inputs.model.vocab_size)
-    loss, (nll, lse, divergence) = summed(_term(objective, inputs), head, fixed, x, tokens, chunk)
+    chunk = objective.chunk or chunk_length(inputs.rows_per_device, x.shape[1], inputs.model.vocab_size, x.shape[2])
+    loss, (nll, lse, *facts) = summed(_term(objective, inputs), head, fixed, x, tokens, chunk)
     out = objective.of_tokens(inputs, loss, nll, lse)
-    out = out._replace(named={**out.named, "divergence": jnp.sum(tokens["weights"] * divergence)})
+    mean = [jnp.sum(tokens["weights"] * of_token) for of_token in facts]
+    out = out._replace(named={**out.named, "divergence": mean[0], "cached_agreement": mean[1]})
     return out if routing is None else objective.with_balance(out, routing, inputs.totals)
 
 
 def _term(objective: "Distill", inputs: Inputs) -> TokenSum:
-    """The sum over a chunk's tokens; its facts are nll, log-sum-exp and divergence, each `[B, C]`."""
+    """The sum over a chunk's tokens; its facts are nll, log-sum-exp, divergence and agreement, each `[B, C]`."""
     config, compute = inputs.model, inputs.compute
     t, z_loss = objective.temperature.values[0], objective.z_loss
 
@@ -71,6 +74,10 @@ def _term(objective: "Distill", inputs: Inputs) -> TokenSum:
         kept = sparse_cross_entropy(own, own_lse, tokens["teacher_ids"], tokens["teacher_weights"])
         alpha = fixed["alpha"]
         of_token = (1 - alpha) * nll + alpha * t**2 * kept + z_loss * jnp.square(lse)
-        return jnp.sum(tokens["weights"] * of_token), (nll, lse, kept - tokens["teacher_entropy"])
+        heaviest = jnp.argmax(tokens["teacher_weights"], axis=-1, keepdims=True)
+        theirs = jnp.take_along_axis(tokens["teacher_ids"], heaviest, axis=-1)
+        agrees = jnp.take_along_axis(logits, theirs, axis=-1)[..., 0] == jnp.max(logits, axis=-1)
+        facts = nll, lse, kept - tokens["teacher_entropy"], agrees.astype(jnp.float32)
+        return jnp.sum(tokens["weights"] * of_token), facts
 
     return term

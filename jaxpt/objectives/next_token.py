@@ -35,7 +35,7 @@ class NextToken(Balance, Objective):
         """Returns the terms of the last stream `x [B, S, D]`, without those of the routers."""
         head, rest, logits_of = unembedding(inputs)
         tokens = weighted(inputs)
-        chunk = self.chunk or chunk_length(inputs.rows_per_device, x.shape[1], inputs.model.vocab_size)
+        chunk = self.chunk or chunk_length(inputs.rows_per_device, x.shape[1], inputs.model.vocab_size, x.shape[2])
         loss, (nll, lse) = summed(cross_entropy(logits_of, self.z_loss), head, rest, x, tokens, chunk)
         return self.of_tokens(inputs, loss, nll, lse)
 

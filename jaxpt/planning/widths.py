@@ -1,4 +1,4 @@
-"""One model at several widths: its base shape with every width multiplied, the depth as chosen."""
+"""One model at several widths: its base shape with every width multiplied, at one depth."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -43,7 +43,8 @@ def at_width(model: ModelConfig, mup: MupConfig, width: int, layers: int, kind: 
         model: says everything but sizes; in standard parameterisation.
         mup: its base shape is what is made wider; heads keep their width and their number per kv head.
         width: of the residual stream.
-        layers: how many of the model's layers there are, the first ones.
+        layers: how many of the model's layers there are, the first ones; taken for the base's depth, as fewer layers
+            than the base has would count for more each, and widths are what is compared.
         kind: of `PARAMETERISATIONS`.
 
     Raises:
@@ -72,5 +73,5 @@ def at_width(model: ModelConfig, mup: MupConfig, width: int, layers: int, kind: 
     wide = model.replace(**sizes, head_dim=base.head_dim or model.head_dim, moe=moe)
     if kind == "standard":
         return Wide(wide, None)
-    scale = scaling(mup, wide)
+    scale = scaling(dataclasses.replace(mup, base=dataclasses.replace(base, layers=layers)), wide)
     return Wide(parameterised(wide, scale), scale)

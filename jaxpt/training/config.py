@@ -129,6 +129,21 @@ class MetricsConfig:
 
 
 @dataclass(frozen=True)
+class RuntimeConfig:
+    """How the process computes, which no result depends on beyond rounding; see `jaxpt.sharding.xla_flags`.
+
+    `xla_flags` are by name without dashes; those in the variable `XLA_FLAGS` override them. Compiled programs are kept
+    in `compile_cache` (None: in `JAX_COMPILATION_CACHE_DIR`, else beside packed sources, in `~/.cache/jaxpt/compiled`).
+    """
+
+    xla_flags: dict[str, str] = option({}, "flags of XLA by name, over jaxpt's own; XLA_FLAGS overrides them")
+    deterministic: bool = option(False, "the same bits in every run, also on GPUs; costs speed there")
+    compile_cache: str | None = option(
+        None, 'where compiled programs are kept; None: the user\'s cache; "off": nowhere'
+    )
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """All of a run. `init_from` is a bundle, a run directory or a Hugging Face directory to start from.
 
@@ -155,6 +170,7 @@ class RunConfig:
     checkpoint: CheckpointConfig = option(CheckpointConfig(), "when checkpoints are written and kept")
     evaluations: dict[str, Evaluation] = option({}, "what is measured on the way, by a name for each")
     metrics: MetricsConfig = option(MetricsConfig(), "what is recorded, and how often")
+    runtime: RuntimeConfig = option(RuntimeConfig(), "XLA's flags, determinism, where compiled programs are kept")
 
     def __post_init__(self) -> None:
         if not self.stages:

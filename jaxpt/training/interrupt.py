@@ -12,10 +12,10 @@ import jax
 from jax.experimental import multihost_utils
 
 from jaxpt.checkpoints.checkpoints import finished_steps
+from jaxpt.cli.stopping import EXIT_PREEMPTED as EXIT_PREEMPTED
 from jaxpt.cli.stopping import Requests, write_line
 from jaxpt.training.events import Changes, Event, RunView
 
-EXIT_PREEMPTED = 75  # EX_TEMPFAIL: start again in the same workdir
 SAME = "start again with the same --workdir to go on"
 
 

@@ -26,10 +26,12 @@ from jaxpt.training.feed import Feed
 from jaxpt.training.frozen import pin_frozen, with_frozen
 from jaxpt.training.history import newest_saved
 from jaxpt.training.interrupt import EXIT_PREEMPTED, Interrupt, Preemption
+from jaxpt.training.kernels import with_kernels
 from jaxpt.training.opening import open_run
 from jaxpt.training.program import make_program
 from jaxpt.training.run_plan import RunPlan, StagePlan
 from jaxpt.training.saving import Saving
+from jaxpt.training.sources import cache_folder
 from jaxpt.training.speed import peak_flops
 from jaxpt.training.stage_start import begin_stage
 from jaxpt.training.state import Layout, State
@@ -74,6 +76,7 @@ def train(
             for another reason than damage, a value or a state that is not finite.
     """
     plan = with_frozen(plan, pin_frozen(plan.config.stages, newest_saved(workdir, from_step), plan.frozen))
+    plan = with_kernels(plan, make_program(plan, devices).layout.mesh, cache_folder(plan.config), log)
     program = make_program(plan, devices)
     all_devices = program.layout.mesh.devices.flatten().tolist()
     peak = peak_flops(plan.config.metrics.peak_flops_per_device, all_devices)  # may measure, outside the mesh
@@ -163,7 +166,7 @@ def _train_stage(run: ActiveRun, stage: StagePlan, bar: tqdm) -> bool:
             _step(run, stage, step, placed, arguments(run.step))
         else:
             run.values = {}
-            without_targets.tell(run, run.step + 1)
+            without_targets.report(run, run.step + 1)
         run.values = {**run.values, "train/targets": targets}
         run.step += 1
         run.clock.steps += 1

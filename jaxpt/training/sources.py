@@ -31,7 +31,8 @@ def open_sources(config: RunConfig, tokenizer: Tokenizer | None) -> tuple[dict[s
     return {name: packed.get(name) or _text(config, name, tokenizer) for name in config.sources}, tokenizer
 
 
-def _cache(config: RunConfig) -> Path:
+def cache_folder(config: RunConfig) -> Path:
+    """Where packed text and what was measured of this machine's kernels is kept."""
     return Path(config.cache) if config.cache else default_cache()
 
 
@@ -41,7 +42,7 @@ def _packed(config: RunConfig, name: str) -> PackedSource:
         raise JaxptError(
             f"config.sources.{name}.pack is set, but {source.path} is packed already; remove pack or name the text"
         )
-    return PackedSource.open(source.path, _cache(config))
+    return PackedSource.open(source.path, cache_folder(config))
 
 
 def _text(config: RunConfig, name: str, tokenizer: Tokenizer | None) -> PackedSource:
@@ -50,7 +51,7 @@ def _text(config: RunConfig, name: str, tokenizer: Tokenizer | None) -> PackedSo
         raise JaxptError(f"{where}: {source.path} is text, which needs a tokenizer; set --config.tokenizer")
     try:
         length = row_length(config, name)
-        return packed_on_first_use(source.path, length, source.pack, tokenizer, _cache(config), name)
+        return packed_on_first_use(source.path, length, source.pack, tokenizer, cache_folder(config), name)
     except JaxptError as error:
         raise JaxptError(f"{where}: {error}") from error
 

@@ -37,7 +37,7 @@ class StepsWithoutTargets:
         """None so far."""
         self._seen = 0
 
-    def tell(self, run: ActiveRun, step: int) -> None:
+    def report(self, run: ActiveRun, step: int) -> None:
         """Notes that `step` was not taken."""
         run.metrics.event("no targets", step)
         self._seen += 1

@@ -117,8 +117,9 @@ def test_the_command_says_how_many_ids_and_bytes_a_token_takes(folder, capsys):
     assert f"50 draws, {u:.1f} distinct ids on average, at most {cache.width}" in out
     assert f"{3 * u + 3 + 1 / 15:.1f} bytes per token" in out  # a row's last position stores its length alone
     assert "a.targets: 0 positions written here" in out
-    assert cli.main(["inspect", str(folder / "a.targets")]) == 0
-    assert out.splitlines()[-1] in capsys.readouterr().out
+    assert cli.main(["inspect", str(folder / "a.targets"), "--verify"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[-2:] == [out.splitlines()[-1], "every file is as it was written"]
 
 
 def test_bytes_do_not_depend_on_the_batch_size_nor_on_a_stop_on_the_way(folder, tmp_path):
@@ -241,7 +242,7 @@ def test_a_teacher_of_another_vocabulary_or_tokenizer_is_refused(folder, tmp_pat
         origin_of(PackedSource.open(folder / "a"), start, "other", TargetOptions())
 
 
-def test_damage_is_noticed(folder, tmp_path):
+def test_damage_is_noticed(folder, tmp_path, capsys):
     path = tmp_path / "cache"
     shutil.copytree(folder / "a.targets", path)
     shard = path / "targets-00001.array_record"
@@ -252,6 +253,8 @@ def test_damage_is_noticed(folder, tmp_path):
         TargetCache.open(path).read(np.arange(8, 16))
     with pytest.raises(JaxptError, match="was changed since it was written"):
         TargetCache.open(path).verify()
+    assert cli.main(["inspect", str(path), "--verify"]) == 1
+    assert "was changed since it was written" in capsys.readouterr().err
     shard.write_bytes(whole[:-1])
     with pytest.raises(JaxptError, match=r"targets\.json says"):
         TargetCache.open(path)

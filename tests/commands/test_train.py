@@ -12,6 +12,7 @@ from jaxpt import cli
 from jaxpt.api import load
 from jaxpt.checkpoints.checkpoints import finished_steps, read_run
 from jaxpt.models import flatten
+from jaxpt.models.size import flops_per_token
 from jaxpt.training.metrics import read
 
 pytestmark = pytest.mark.newest
@@ -70,7 +71,8 @@ def test_a_run_trains_on_its_mixture_and_says_what_it_used(run):
 def test_stages_mixtures_and_the_ledger_are_shown(setting, run, capsys):
     assert cli.main(["plan", f"--config={setting / 'config.py'}:{setting / 'sources'}"]) == 0
     shown = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["stage1", "5", "2,560", "8", "64", "0.01", "to", "0.001", "5", "cosine"] in shown
+    flops = f"{2560 * flops_per_token(load(run).config, 64):.3g}"
+    assert ["stage1", "5", "2,560", flops, "8", "64", "0.01", "to", "0.001", "5", "cosine"] in shown
     assert ["a", "50", "10"] in shown
     assert ["c", "20"] in shown  # nothing of it in the second stage
     assert cli.main(["inspect", str(run)]) == 0

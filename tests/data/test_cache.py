@@ -165,7 +165,9 @@ def test_a_process_waits_for_the_one_that_packs_and_says_for_whom(tmp_path, toke
 def test_bad_text_is_named_and_leaves_no_source(tmp_path, tokenizer):
     text, cache = write(tmp_path / "text"), tmp_path / "cache"
     with (tmp_path / "text" / "d.jsonl").open("a") as f:
-        f.write("not json\n")
-    with pytest.raises(JaxptError, match=r"d\.jsonl:61 is not JSON"):
+        f.write("not json\n" * 40)
+    with pytest.raises(
+        JaxptError, match=r"could not be read .quarantine_limit=0.1; the first is .*d\.jsonl:61: not JSON"
+    ):
         packed_on_first_use(text, 64, Packing(), tokenizer, cache)
     assert made(cache) == []

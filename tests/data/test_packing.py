@@ -167,9 +167,9 @@ def test_held_out_and_train_are_apart_and_groups_stay_together(tmp_path, tokeniz
 def test_bad_input_is_named_and_leaves_nothing(tmp_path, tokenizer):
     bad = tmp_path / "bad.jsonl"
     cases = {
-        '{"text": "a"}\n{"text": "b"\n': r"bad.jsonl:2 is not JSON",
-        '{"txt": "a"}\n': r"bad.jsonl:1 lacks the field 'text'; it has txt",
-        "[1]\n": "is a list, not an object",
+        '{"text": "b"\n': r"none of 1 records could be read; the first is .*bad.jsonl:1: not JSON",
+        '{"txt": "a"}\n' * 3: r"none of 3 records .*bad.jsonl:1: lacks the field 'text'; it has txt",
+        "[1]\n": "a list, not an object",
         '{"text": 3}\n': "is int, not text",
         "": "holds no text",
     }

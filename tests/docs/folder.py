@@ -182,6 +182,7 @@ def _models(folder: Path, tokenizer: tokenizers.Tokenizer) -> None:
     _do("jaxpt train --config=run.py --workdir=runs/c")
     _do("jaxpt train --config=configs/tiny.py:PACKED_SOURCE --workdir=runs/a")
     (folder / "RUN").symlink_to(folder / "runs/quickstart/run")
+    _do("jaxpt distill-cache --teacher=RUN --source=packed/code")
     config = ModelConfig(
         vocab_size=2048, embed=64, heads=8, kv_heads=8, head_dim=8, mlp=128, layers=uniform_layers(32),
         tie_embeddings=True, max_positions=256,

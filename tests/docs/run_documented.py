@@ -30,6 +30,7 @@ def page_folder(base: Path, target: Path, commands: list[str]) -> None:
     """A folder with all that the base has, but for what the page's own commands make."""
     writing = [c for c in commands if "--from_step" not in c and " report " not in c]
     made = {path for c in writing for groups in WRITTEN.findall(c) for path in groups}
+    made |= {f"{m[1]}.targets" for c in writing if (m := re.search(r"distill-cache .*--source=(\S+)", c))}
     made -= {"runs/quickstart"}  # made once
     target.mkdir()
     for entry in sorted(base.iterdir()):

@@ -1,6 +1,7 @@
 """A config's `evaluations`: entries by name, one in a file of the user's own, the section of earlier versions."""
 
 import json
+import re
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -94,7 +95,7 @@ def test_an_entry_can_be_added_on_the_command_line(folder):
     assert list(values(folder, "eval/mine/final_norm")) == [0, 3, 6]
 
 
-def test_entries_are_measured_each_at_its_own_steps(folder):
+def test_entries_are_measured_each_at_its_own_steps_and_printed(folder, capsys):
     entries = {
         "often": {"name": "house_of_mine:Norm", "every": "2 steps", "before": False, "after": False},
         "seldom": {"name": "house_of_mine:Norm", "every": "3 steps", "before": True, "after": False},
@@ -102,6 +103,14 @@ def test_entries_are_measured_each_at_its_own_steps(folder):
     assert train(folder, entries) == 0
     assert list(values(folder, "eval/often/step")) == [2, 4, 6]
     assert list(values(folder, "eval/seldom/step")) == [0, 3, 6]
+    printed = capsys.readouterr().out.splitlines()
+    for name, steps in (("often", (2, 4, 6)), ("seldom", (0, 3, 6))):
+        norms = values(folder, f"eval/{name}/final_norm")
+        for step in steps:
+            begun = printed.index(f"step {step}: evaluating {name} …")  # said before it is at work
+            want = f"step {step}: eval/{name}/final_norm {norms[step]:.4g}, eval/{name}/step {step} ("
+            assert re.fullmatch(re.escape(want) + r"\d+\.\d s\)", printed[begun + 1])
+    assert sum("evaluating" in line for line in printed) == 6
 
 
 def test_a_name_that_is_none_names_its_nearest(folder, capsys):
@@ -160,7 +169,7 @@ def test_the_section_of_earlier_versions_is_an_entry():
     }
     today = {"name": "bits_per_byte", "every": "4 steps", "before": False, "after": True}
     today |= {"documents": {"web": "held_out.jsonl"}, "max_documents": 7, "batch_size": 4}
-    assert plain(config(evaluation=old).evaluations) == {"bits_per_byte": today}
+    assert plain(config(evaluation=old).evaluations) == {"bits_per_byte": today | {"largest_record": 8 << 20}}
     assert config(evaluation=old) == config(evaluations={"bits_per_byte": today})
     nothing = {"every": None, "before": True, "after": True, "bits_per_byte": {}, "max_documents": None}
     assert config(evaluation=nothing | {"batch_size": 8}) == config(evaluation={}) == config()

@@ -83,3 +83,6 @@ def test_the_chunk_is_the_longest_divisor_that_fits():
     assert chunk_length(8, 256, 4096, limit=64 * 2**20) == 256
     assert chunk_length(8, 4096, 128_256, limit=64 * 2**20) == 16
     assert chunk_length(8, 7, 10**9) == 1
+    assert chunk_length(1, 4096, 304_000, width=2048) == 512  # a quarter of the width, whatever the logits take
+    assert chunk_length(8, 4096, 304_000, width=2048) == 64  # rows count
+    assert chunk_length(8, 256, 4096, width=16) == 256

@@ -13,6 +13,8 @@ WHERE_ELSE = {
     "jaxpt/models/routing.py",  # of router logits, no tokens
     "jaxpt/objectives/balance.py",
     "jaxpt/kernels/divergence.py",  # of whole distributions
+    "jaxpt/kernels/sparse_targets.py",  # of a teacher's
+    "jaxpt/objectives/from_cache.py",  # of the student's at a temperature
 }
 
 

@@ -109,7 +109,7 @@ def test_only_relative_positions_matter():
     assert not np.allclose(forward(c, p, TOKENS, positions=at * 2), forward(c, p, TOKENS, positions=at), atol=1e-3)
 
 
-@pytest.mark.parametrize("remat", ["full", "dots", "dots_no_batch", "branches", "offload_branches"])
+@pytest.mark.parametrize("remat", ["full", "dots", "dots_no_batch", "kernels", "branches", "offload_branches"])
 def test_remat_changes_no_gradient(remat):
     c = VARIANTS["llama"]
     p = random_params(c)
@@ -118,6 +118,19 @@ def test_remat_changes_no_gradient(remat):
         return jax.jit(jax.grad(lambda p: forward(c, p, TOKENS, compute=Compute(remat=name)).std()))(p)
 
     for a, b in zip(jax.tree.leaves(grads("none")), jax.tree.leaves(grads(remat)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_layers_written_out_change_neither_output_nor_gradient(name):
+    c = VARIANTS[name]
+    p = random_params(c)
+
+    def both(unroll):
+        compute = Compute(unroll=unroll, remat="full")
+        return jax.jit(jax.value_and_grad(lambda p: forward(c, p, TOKENS, compute=compute).std()))(p)
+
+    for a, b in zip(jax.tree.leaves(both(False)), jax.tree.leaves(both(True)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 

@@ -49,7 +49,20 @@ def test_all_ids_of_the_teacher_give_the_loss_and_gradient_of_the_teacher_at_han
     np.testing.assert_allclose(a, b - 0.5 * 4 * entropy, rtol=1e-5)
     np.testing.assert_allclose(named_a["divergence"], named_b["divergence"], rtol=1e-5)
     np.testing.assert_allclose(named_a["loss"], named_b["loss"], rtol=1e-6)
+    np.testing.assert_allclose(named_a["agreement"], named_b["cached_agreement"], rtol=1e-6)
     jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, rtol=1e-4, atol=1e-5), da, db)
+
+
+@pytest.mark.parametrize(("ahead", "agreement"), [(1, 1.0), (0, 0.0)])
+def test_the_student_agrees_where_it_finds_the_heaviest_id_likeliest(ahead, agreement):
+    given = dataclasses.replace(inputs(0.5), frozen={})
+    logits = forward(given.model, given.params, *(BATCH[k] for k in ("tokens", "segment_ids", "positions")))
+    first = jnp.argsort(-logits, axis=-1)[..., :2].astype(jnp.int32)
+    heavy = jnp.array([0.6, 0.4]) if ahead else jnp.array([0.4, 0.6])
+    weights, entropy = jnp.broadcast_to(heavy, first.shape), jnp.zeros(first.shape[:-1])
+    batch = {**BATCH, "teacher_ids": first, "teacher_weights": weights, "teacher_entropy": entropy}
+    (_, named), _ = value_and_grad(CACHED, dataclasses.replace(given, batch=batch))
+    assert named["cached_agreement"] == pytest.approx(agreement, abs=1e-6)
 
 
 def test_targets_at_another_temperature_would_be_noticed():  # the proof above can fail

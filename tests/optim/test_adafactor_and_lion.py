@@ -19,7 +19,7 @@ def last(update, state, gradients, params):
     return updates
 
 
-def compare(config, theirs, view, rtol=1e-5):
+def assert_same_updates(config, theirs, view, rtol=1e-5):
     """Directions of `config` for q against an optax chain over q seen as `view`."""
     params = {"q": 0.1 * jax.random.normal(jax.random.key(9), Q.shape)}
     gradients = [{"q": jax.random.normal(jax.random.key(i), Q.shape)} for i in range(3)]
@@ -39,19 +39,19 @@ def by_optax(momentum=None):
 
 def test_adafactor_is_that_of_optax_over_the_matrix_of_fan_in_and_fan_out():
     config = Adafactor(clip_norm=None, weight_decay=0.0, smallest=8, by_parameter_scale=True)
-    compare(config, by_optax(), (8, 16))
+    assert_same_updates(config, by_optax(), (8, 16))
 
 
 def test_adafactor_keeps_momentum_as_optax_does():
     config = Adafactor(clip_norm=None, weight_decay=0.0, smallest=8, by_parameter_scale=True, momentum=0.9)
-    compare(config, by_optax(0.9), (8, 16))
+    assert_same_updates(config, by_optax(0.9), (8, 16))
 
 
 def test_factoring_heads_for_themselves_would_be_seen():  # the proofs above can fail
     config = Adafactor(clip_norm=None, weight_decay=0.0, smallest=4, by_parameter_scale=True)
     theirs = optax.chain(optax.adafactor(1.0, 4, multiply_by_parameter_scale=True), optax.scale(-1.0))
     try:
-        compare(config, theirs, Q.shape, rtol=1e-2)
+        assert_same_updates(config, theirs, Q.shape, rtol=1e-2)
     except AssertionError:
         return
     raise AssertionError("a factored [embed, heads, head_dim] gives the same")
@@ -69,4 +69,4 @@ def test_adafactors_rows_and_columns_follow_the_first_axis_of_each_side():
 
 def test_lion_is_that_of_optax():
     theirs = optax.chain(optax.lion(1.0, 0.8, 0.97, weight_decay=0.0), optax.scale(-1.0))
-    compare(Lion(clip_norm=None, weight_decay=0.0, beta1=0.8, beta2=0.97), theirs, Q.shape)
+    assert_same_updates(Lion(clip_norm=None, weight_decay=0.0, beta1=0.8, beta2=0.97), theirs, Q.shape)

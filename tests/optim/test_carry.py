@@ -2,12 +2,17 @@
 
 import jax
 import numpy as np
+import pytest
 
 from jaxpt.models.config import ModelConfig, uniform_layers
 from jaxpt.models.specs import flatten, param_specs
 from jaxpt.optim.carry import carry_state
 from jaxpt.optim.chain import make_optimizer
+from jaxpt.optim.optimizers.adafactor import Adafactor
 from jaxpt.optim.optimizers.adamw import AdamW
+from jaxpt.optim.optimizers.lion import Lion
+from jaxpt.optim.optimizers.muon import Muon
+from jaxpt.optim.optimizers.soap import Soap
 from jaxpt.reshape import permute, select
 from jaxpt.reshape.apply import apply
 from tests.optim.made import Factored, draw
@@ -48,6 +53,19 @@ def test_moments_of_a_cut_model_have_its_shape():
     shapes = {k: s.shape for k, s in flatten(optimizer.state_specs).items()}
     assert {k: x.shape for k, x in flatten(state).items()} == shapes
     np.testing.assert_array_equal(state["nu"]["head"], before["nu"]["head"][::2])
+
+
+@pytest.mark.parametrize(
+    ("config", "new"),
+    [(AdamW(), set()), (Lion(), set()), (Muon(), set()), (Muon(per_neuron=True), {"neurons"})]
+    + [(config, None) for config in (Adafactor(), Adafactor(momentum=0.9), Soap())],
+    ids=["adamw", "lion", "muon", "normuon", "adafactor", "adafactor_with_momentum", "soap"],
+)
+def test_an_optimizer_of_the_room_names_what_starts_new(config, new):
+    plan = select(MODEL, "mlp", np.arange(0, 12, 2))
+    optimizer = make_optimizer(config, SPECS)
+    (_, reset), after = carried(config, plan, optimizer.init(PARAMS))
+    assert set(reset) == (set(after.state_specs) if new is None else new)  # None: all, counts too
 
 
 def test_what_cannot_follow_begins_afresh_and_is_named():

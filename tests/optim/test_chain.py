@@ -132,7 +132,7 @@ def test_any_tree_of_specs_has_an_optimizer():
 def test_a_config_names_its_optimizer_and_is_written_as_before():
     made = build(Optimizer, {"beta2": 0.99}, "config.optimizer")
     assert made == AdamW(beta2=0.99)
-    keys = {"name", "learning_rate", "beta1", "beta2", "eps", "weight_decay", "clip_norm"}
+    keys = {"name", "learning_rate", "beta1", "beta2", "eps", "weight_decay", "clip_norm", "moments_dtype"}
     assert plain(made).keys() == keys
     assert build(Optimizer, plain(made), "config.optimizer") == made
 

@@ -42,7 +42,7 @@ def torch_model(torch, mup, embed, heads, mlp):
 @pytest.mark.parametrize(("shape", "base"), SHAPES)
 def test_rates_decay_deviations_and_the_head_are_those_of_the_mup_package(shape, base):
     torch = pytest.importorskip("torch")
-    mup = pytest.importorskip("mup", reason="the package mup is not installed: pip install 'jaxpt[parity]'")
+    mup = pytest.importorskip("mup", reason="mup is not installed: pip install --no-deps mup")
     theirs = torch_model(torch, mup, *shape)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -12,7 +12,7 @@ from jaxpt.errors import JaxptError
 from jaxpt.models.specs import ParamSpec, flatten
 from jaxpt.optim.chain import descend, make_optimizer
 from jaxpt.optim.optimizers.soap import Soap
-from tests.optim.made import SPECS
+from tests.optim.made import SPECS, draw
 
 # 14 steps at rate 0.01 and decay 0.1 of nikhilvyas/SOAP at a1e5535 (torch, CPU) on gradients RandomState(i)
 REFERENCE = json.loads((Path(__file__).parent / "soap_reference.json").read_text())
@@ -53,6 +53,28 @@ def test_it_moves_a_matrix_as_the_authors_code_does(name):
 def test_another_interval_or_another_basis_would_be_seen():  # the proof above can fail
     for changes in ({"every": 5}, {"largest": 1}, {"gram_beta": 0.8}):
         assert not np.allclose(after("square", **changes), REFERENCE["square"]["after"], atol=1e-3), changes
+
+
+def decompositions(jaxpr):
+    """The dimensions of all that is decomposed in a program and in what it calls."""
+    out = []
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name in ("eigh", "geqrf", "householder_product", "qr"):
+            out.append(eqn.invars[0].aval.ndim)
+        out += [n for inner in jax.core.jaxprs_in_params(eqn.params) for n in decompositions(inner)]
+    return out
+
+
+def test_stacks_are_decomposed_matrix_by_matrix():
+    """A batch waits for the threads of the pool that it runs on: two at once on two threads never end."""
+    optimizer = make_optimizer(Soap(), SPECS)
+    params = draw(0)
+    program = jax.make_jaxpr(optimizer.update)(params, optimizer.init(params), params).jaxpr
+    found = decompositions(program)
+    assert len(found) > 20
+    assert set(found) == {2}
+    batched = jax.make_jaxpr(jax.vmap(lambda x: jnp.linalg.qr(x)[0]))(jnp.ones((3, 4, 4))).jaxpr
+    assert 3 in decompositions(batched)  # what the test would see
 
 
 def test_its_state_has_the_axes_of_rows_and_columns():

@@ -7,6 +7,7 @@ import pytest
 
 from jaxpt.errors import JaxptError
 from jaxpt.models import Compute, flatten, forward
+from jaxpt.models.mup import BaseShape, MupConfig, parameterised, scaling
 from jaxpt.reshape.apply import apply
 from jaxpt.reshape.axes import AxisMap, duplicate, rewrite_axes, with_groups
 from jaxpt.reshape.grow_heads import pad_head_dim
@@ -48,6 +49,20 @@ def test_zeros_with_drawn_readers_keep_the_function(name, target):
     for key, value in TARGETS[target].items():
         assert getattr(config, key) == value
     close(logits(config, params), logits(c, p), 1e-4)
+
+
+def test_mup_s_multipliers_stay_what_they_are_so_that_growth_keeps_the_function():
+    mup = MupConfig(BaseShape(embed=12, mlp=20, heads=2, layers=1), attention_alpha=0.5)
+    c = parameterised(VARIANTS["llama"], scaling(mup, VARIANTS["llama"]))
+    scales = [getattr(c, name) for name in ("embed_scale", "logit_scale", "residual_scale")]
+    assert scales[1:] == [12 / c.embed, 1 / len(c.layers)]
+    p = random_params(c)
+    config, params = grown(widen(c, TARGETS["all"]), p)
+    assert [getattr(config, name) for name in ("embed_scale", "logit_scale", "residual_scale")] == scales
+    close(logits(config, params), logits(c, p), 1e-4)
+    assert scaling(mup, config).widths["embed"] == 40 / 12  # what learning rates follow
+    followed = config.replace(logit_scale=12 / 40)  # the proof above can fail
+    assert not np.allclose(logits(followed, params), logits(c, p), rtol=1e-2)
 
 
 @pytest.mark.parametrize("target", ["heads", "groups"])

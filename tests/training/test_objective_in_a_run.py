@@ -112,7 +112,7 @@ def test_a_damaged_item_of_extra_things_is_set_aside(made, tmp_path):
         file.write_bytes(content)
     lines = []
     assert run_made.start(workdir, log=lines.append, **made[1]) == 0
-    assert "checkpoint 7 is damaged" in lines[0]
+    assert any("checkpoint 7 is damaged" in line for line in lines)
     assert read_run(workdir, 7)["digests"] == read_run(made[0], 7)["digests"]
     assert losses(workdir) == losses(made[0])
 
@@ -122,12 +122,12 @@ def test_an_item_of_extra_things_that_is_gone_is_damage(made, tmp_path):
     shutil.rmtree(workdir / "checkpoints" / "7" / "extra")
     lines = []
     with pytest.raises(JaxptError, match="stop here"):
-        run_made.start(workdir, log=lambda line: lines.append(line) or stop(line), **made[1])
-    assert "checkpoint 7 is damaged" in lines[0]
+        run_made.start(workdir, log=lambda line: lines.append(line) or ("damaged" in line and stop(line)), **made[1])
+    assert any("checkpoint 7 is damaged" in line for line in lines)
 
 
 def stop(line):
-    """Ends the start at its first line: what follows is proven elsewhere."""
+    """Ends the start: what follows is proven elsewhere."""
     raise JaxptError("stop here")
 
 

@@ -1,11 +1,13 @@
 """A step whose batch has no target changes nothing, bit for bit, and says so; targets are counted."""
 
 import json
+import time
 
 import jax
 import numpy as np
 import pytest
 
+from jaxpt.training import loop
 from jaxpt.training.events import Changes, Due, Event
 from jaxpt.training.metrics import read
 from jaxpt.training.targets import SHOWN, StepsWithoutTargets
@@ -30,6 +32,20 @@ class States(Event):
         return Changes()
 
 
+class Lines(list):
+    """What a run prints, and what it leaves out of the time left."""
+
+    def __init__(self):
+        self.left_out, self.began = [], time.perf_counter()
+
+    @property
+    def seconds(self):
+        return time.perf_counter() - self.began
+
+    def append(self, line):
+        (super().append if isinstance(line, str) else self.left_out.append)(line)
+
+
 def same(a, b):
     return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
@@ -47,9 +63,10 @@ def run(tmp_path_factory):
             out["loss_weights"][1, 2] = 1.0
         return out
 
-    workdir, states, printed = tmp_path_factory.mktemp("targets") / "run", States(), []
+    workdir, states, printed = tmp_path_factory.mktemp("targets") / "run", States(), Lines()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MadeFeed, "batch", thinned)
+        patch.setattr(loop, "leave_out", lambda bar, units, seconds: printed.append((bar.n, units, seconds)))
         assert run_made.start(workdir, stages=[STAGE], events=[states], evaluate=None, log=printed.append) == 0
     records = {r["step"]: r for r in read(workdir / "metrics.jsonl") if "train/targets" in r}
     return states.kept, records, printed, workdir
@@ -79,10 +96,21 @@ def test_schedules_go_on_through_a_step_without_targets(run):
 
 
 def test_compilation_and_the_last_losses_are_printed(run):
-    printed = "\n".join(run[2])
-    assert "stage stage0: compiling the train step …" in printed
-    assert "stage stage0: compiled, and the first step taken, in " in printed
-    assert f"stage stage0 ends at step 6: loss {run[1][6]['train/loss']:.4f}" in printed
+    printed = run[2]
+    begun = printed.index("stage stage0: compiling the train step …")
+    assert "stage stage0: compiled, and the first step taken, in " in printed[begun + 1]
+    last = run[1][6]
+    sources = {name: last[f"train/loss/{name}"] for name in "ab" if f"train/loss/{name}" in last}
+    several = f" ({', '.join(f'{n} {v:.4f}' for n, v in sources.items())})" if len(sources) > 1 else ""
+    assert printed.count(f"stage stage0 ends at step 6: loss {last['train/loss']:.4f}{several}") == 1
+
+
+def test_the_time_left_leaves_out_what_the_compilation_took(run):
+    ((done, units, seconds),) = run[2].left_out  # once, before the first step is counted
+    assert (done, units) == (0, 8 * 16)
+    (line,) = (line for line in run[2] if "compiled, and the first step taken" in line)
+    assert line.endswith(f" in {seconds:.1f} s")
+    assert 0 < seconds < run[2].seconds
 
 
 def test_many_steps_without_targets_are_not_all_printed():
@@ -96,7 +124,7 @@ def test_many_steps_without_targets_are_not_all_printed():
 
     steps = StepsWithoutTargets()
     for step in range(30):
-        steps.tell(Run, step)
+        steps.report(Run, step)
     assert len(noted) == 30
     assert len(lines) == SHOWN
     assert lines[-1].endswith("further ones are in events.jsonl only")

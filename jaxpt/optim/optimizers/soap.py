@@ -12,6 +12,7 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.custom_batching import sequential_vmap
 
 from jaxpt.config.choice import option
 from jaxpt.errors import JaxptError
@@ -111,7 +112,7 @@ class Soap(Optimizer):
         grams = {s: beta * gram + (1 - beta) * products[s]() for s, gram in grams.items()}
 
         def first(turned: jax.Array) -> tuple["Sides", jax.Array]:
-            return {s: jnp.flip(jnp.linalg.eigh(gram)[1], axis=1) for s, gram in grams.items()}, turned
+            return {s: _eigenvectors(gram) for s, gram in grams.items()}, turned
 
         def again(turned: jax.Array) -> tuple["Sides", jax.Array]:
             """One power iteration, in the order of the estimated eigenvalues."""
@@ -119,7 +120,7 @@ class Soap(Optimizer):
             for s, gram in grams.items():
                 order = jnp.argsort(-jnp.diag(bases[s].T @ gram @ bases[s]))
                 turned = jnp.take(turned, order, axis=SIDES.index(s))
-                out[s] = jnp.linalg.qr(gram @ bases[s][:, order])[0]
+                out[s] = _orthonormal(gram @ bases[s][:, order])
             return out, turned
 
         which = jnp.where(count == 0, 0, jnp.where(count % self.every == 0, 1, 2))
@@ -150,6 +151,19 @@ class SoapState(NamedTuple):
 
 
 Sides = dict[str, jax.Array]  # by name, those that are turned
+
+
+# Under vmap these go matrix by matrix. jaxlib's LAPACK calls share a batch out over the very threads that run them, and
+# wait: as many calls at once as there are threads wait for ever (seen with jaxlib 0.10.2 on two cores).
+@sequential_vmap
+def _eigenvectors(gram: jax.Array) -> jax.Array:
+    """By falling eigenvalue."""
+    return jnp.flip(jnp.linalg.eigh(gram)[1], axis=1)
+
+
+@sequential_vmap
+def _orthonormal(x: jax.Array) -> jax.Array:
+    return jnp.linalg.qr(x)[0]
 
 
 def _is_matrix(spec: ParamSpec) -> bool:

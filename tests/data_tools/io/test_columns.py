@@ -56,7 +56,7 @@ def test_rows_without_text_go_to_quarantine_one_by_one(tmp_path):
     problems = [(e.place, e.reason) for e in found if isinstance(e, Problem)]
     assert problems == [(1, "field 'text' is null instead of a string"), (2, "field 'text' is not UTF-8")]
     assert texts(path) == ["good", "too"]
-    with pytest.raises(JaxptError, match=r"a.parquet:3 is not UTF-8"):
+    with pytest.raises(JaxptError, match=r"a.parquet:3: field 'text' is not UTF-8"):
         list(read_documents(path, ("text",)))
 
 

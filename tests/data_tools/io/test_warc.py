@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_tools.__main__ import main
-from data_tools.io.readers import LONGEST, BytesRead, Problem, read
+from data_tools.io.readers import BytesRead, Problem, read
+from jaxpt.data.caps import RAW, Caps
 from jaxpt.errors import JaxptError
 from jaxpt.tokenizers import train_sentencepiece
 
@@ -138,8 +139,8 @@ def archive(tmp_path, records, how=".gz"):
     return str(path)
 
 
-def found_in(path, longest=LONGEST):
-    found = list(read(path, "text", BytesRead(), longest))
+def found_in(path, caps=RAW):
+    found = list(read(path, "text", BytesRead(), caps))
     good = {f[1]["url"].rsplit("/", 1)[-1]: f[1]["text"] for f in found if not isinstance(f, Problem)}
     assert all(text.count(text_of(int(n))) == 3 for n, text in good.items())
     return sorted(map(int, good)), [f for f in found if isinstance(f, Problem)]
@@ -322,7 +323,7 @@ def test_a_page_that_unpacks_to_more_than_is_read_takes_no_memory(tmp_path, name
     path = archive(tmp_path, ten(encoded(data, name)))
     del bomb
     tracemalloc.start()
-    good, problems = found_in(path, 1 << 20)
+    good, problems = found_in(path, Caps(1 << 20))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert good == [0, 1, 2, 4, 5, 6, 7, 8, 9]
@@ -333,7 +334,7 @@ def test_a_page_that_unpacks_to_more_than_is_read_takes_no_memory(tmp_path, name
 def test_a_record_longer_than_is_read_is_passed_over_in_small_memory(tmp_path):
     path = archive(tmp_path, ten(http(bytes(100 << 20))))
     tracemalloc.start()
-    good, problems = found_in(path, 1 << 20)
+    good, problems = found_in(path, Caps(1 << 20))
     assert tracemalloc.get_traced_memory()[1] < 30 << 20
     tracemalloc.stop()
     assert good == [0, 1, 2, 4, 5, 6, 7, 8, 9]
@@ -388,5 +389,5 @@ def test_a_page_that_vanishes_is_noticed_by_these_tests(tmp_path, monkeypatch): 
 
 def test_a_page_file_longer_than_is_read_is_in_quarantine_not_cut(tmp_path):
     (tmp_path / "a.html").write_bytes(page(1) + b" " * 2_000)
-    (found,) = read(str(tmp_path / "a.html"), "text", BytesRead(), 1000)
+    (found,) = read(str(tmp_path / "a.html"), "text", BytesRead(), Caps(1000))
     assert found.reason == "file longer than 1000 bytes"

@@ -13,6 +13,7 @@ import zstandard
 
 from data_tools.io.batch import Outcome, Removed, strings
 from data_tools.shards.records import Problem, open_shards, run_shards
+from jaxpt.data.caps import Caps
 from jaxpt.errors import JaxptError
 
 GOOD = [{"id": str(i), "text": f"text {i} 中文\ud83d\ude00"} for i in range(5)]
@@ -63,7 +64,7 @@ def test_broken_lines_are_counted_and_quarantined_with_their_place(tmp_path):
 def test_an_overlong_line_is_quarantined_and_the_next_one_read(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(lines([{"id": "1", "text": "x" * 5000}, {"id": "2", "text": "y"}]))
-    seen = list(open_shards(str(path), longest=1000)[0].records())
+    seen = list(open_shards(str(path), caps=Caps(1000))[0].records())
     assert isinstance(seen[0], Problem)
     assert seen[1]["id"] == "2"
 

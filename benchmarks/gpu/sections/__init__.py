@@ -1,0 +1,1 @@
+"""What each of the two commands measures, one file per process: `measure(sizes, rows)`."""

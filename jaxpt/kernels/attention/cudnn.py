@@ -1,0 +1,106 @@
+"""NVIDIA GPUs: cuDNN's fused attention, through JAX.
+
+Rows of one document through `jax.nn.dot_product_attention`; packed rows by the offsets of their documents, which only
+JAX's private module takes. The time and memory of cuDNN's backward pass grow with the number of documents that it is
+compiled for (H100, rows of 4,096, forward and backward: 1.4 ms at 16, 2.5 ms at 64, 7 ms at 256, and 258 GiB asked for
+at 1,024), so it is compiled for `DOCUMENTS`; a batch with a row of more takes another kernel, decided on the device.
+"""
+
+import functools
+from typing import Any
+
+import jax
+
+from jaxpt.kernels.attention import blocked, mosaic
+from jaxpt.kernels.attention.call import Call, Logits, architecture, call_of
+from jaxpt.kernels.attention.documents import counts, offsets
+from jaxpt.kernels.attention.sharded import per_shard
+
+DOCUMENTS = 16  # of a row at most; see above
+PACKED_SINCE = (0, 11, 2)  # before, offsets of keys used the queries' stride: silently wrong with fewer kv heads
+
+
+def refuses(call: Call) -> str | None:
+    """Returns why cuDNN does not take `call`."""
+    if call.platform != "gpu":
+        return "it is for NVIDIA GPUs"
+    if call.decoding:
+        return "decoding with a cache needs 'xla'"
+    if call.softcap is not None:
+        return "it has no softcap"
+    if call.dtype not in ("bfloat16", "float16"):
+        return f"it computes in bfloat16 or float16, not {call.dtype}"
+    arch = architecture(call.device_kind) or 0
+    most = 256 if arch >= 90 else 128
+    if call.head_dim % 8 or call.head_dim > most:
+        return f"head_dim {call.head_dim} is not a multiple of 8 up to {most}"
+    if not call.segments:
+        return _missing()
+    if arch < 90:
+        return f"packed documents need Hopper or newer, this is {call.device_kind or 'unknown'}"
+    version = call.version("jax")
+    if version is None or version < PACKED_SINCE:
+        found = ".".join(map(str, version or ("?",)))
+        return f"packed documents need JAX {'.'.join(map(str, PACKED_SINCE))} (with JAX {found} they can be wrong)"
+    return _missing()
+
+
+@functools.cache
+def _missing() -> str | None:
+    try:
+        _packed_module().check_cudnn_version()
+    except ImportError as e:
+        return f"this JAX has no module for it ({e})"
+    except RuntimeError as e:
+        return str(e)
+    return None
+
+
+def _packed_module() -> Any:
+    from jax._src.cudnn import fused_attention_stablehlo
+
+    return fused_attention_stablehlo
+
+
+def run(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    logits: Logits,
+    segment_ids: jax.Array | None,
+    q_index: jax.Array | None = None,
+) -> jax.Array:
+    """Returns attention as `jaxpt.kernels.attention.dispatch.attention` defines it."""
+    return per_shard(functools.partial(_local, logits=logits), q, k, v, segment_ids)
+
+
+def _local(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None, *, logits: Logits) -> jax.Array:
+    if segment_ids is None:
+        left = None if logits.window is None else (logits.window - 1, 0)
+        return jax.nn.dot_product_attention(
+            q, k, v, scale=logits.scale, is_causal=True, local_window_size=left, implementation="cudnn"
+        )
+    few = functools.partial(_packed, logits=logits)
+    beyond = mosaic.local if mosaic.refuses(call_of(q, k, logits, segments=True)) is None else blocked.local
+    many = functools.partial(beyond, logits=logits)
+    return jax.lax.cond(counts(segment_ids).max() <= DOCUMENTS, few, many, q, k, v, segment_ids)
+
+
+def _packed(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array, *, logits: Logits) -> jax.Array:
+    cudnn = _packed_module()
+    at, lengths = offsets(segment_ids, DOCUMENTS)
+    out: Any = cudnn.dot_product_attention(
+        q,
+        k,
+        v,
+        scale=logits.scale,
+        mask_type=cudnn.MaskType.PADDING_CAUSAL,
+        qkv_layout="BTNH",
+        sliding_window_length=logits.window,
+        q_seqlen=lengths,
+        kv_seqlen=lengths,
+        q_offsets=at,
+        kv_offsets=at,
+    )
+    first: jax.Array = out[0] if isinstance(out, tuple | list) else out  # versions differ
+    return first
