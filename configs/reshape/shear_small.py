@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 SOURCES = ("code", "prose", "arithmetic")
 
 
-def get_config(parent: str = "runs/quickstart", folder: str = "runs/quickstart/data") -> ConfigDict:
+def get_config(parent: str = "runs/quickstart/run", folder: str = "runs/quickstart/data") -> ConfigDict:
     """Returns the config; `parent` is the model that is masked, `folder` holds the data."""
     c = ConfigDict()
     c.seed = 0

@@ -175,12 +175,14 @@ def test_the_lineage_holds_what_the_masks_cost_and_later_runs_leave_their_rows_o
     assert len(after) == len(used) + 2 * 8  # none of them again
 
 
-def test_frozen_weights_stay_and_relu_gates_are_distilled_from_the_parent_and_folded(setting, tmp_path):
+def test_frozen_weights_stay_and_relu_gates_are_distilled_from_the_parent_and_folded(setting, tmp_path, capsys):
     text = (setting / "config.py").read_text().replace("embed=12, layers=3, heads=2, mlp=20", "mlp=15, layers=2")
     text = text.replace("model=model,", f"init_from={str(setting / 'continued')!r},")
     (tmp_path / "config.py").write_text(text)
     (tmp_path / "sources").symlink_to(setting / "sources")
+    capsys.readouterr()
     assert train(tmp_path, "frozen", tmp_path / "run") == 0
+    assert "its weights are those that are trained, held once" in capsys.readouterr().out
     saved = read_run(tmp_path / "run", 2)
     assert saved["frozen"]["config.init_from"]["path"] == str(setting / "continued" / "checkpoints" / "2")
     before, after = load(setting / "continued").params, load(tmp_path / "run").params
