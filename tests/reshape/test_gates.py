@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxpt.errors import JaxptError
-from jaxpt.models import MoeConfig, active_param_count, flatten, param_count, param_specs, uniform_layers
+from jaxpt.models import LayerSpec, MoeConfig, active_param_count, flatten, param_count, param_specs, uniform_layers
 from jaxpt.models.masks import gate_axes
 from jaxpt.reshape.budget import Budget, all_lengths, expected_counts, expected_lengths, resized, shape_for
 from jaxpt.reshape.constraint import lagrangian, sparsities, targets
@@ -113,6 +113,33 @@ def test_expected_parameters_are_their_mean_over_all_masks():
     assert float(got) == pytest.approx(float((whole * chance).sum()), rel=1e-5)
     ones = {axis: jnp.ones(shape) for axis, shape in gate_axes(c).items()}
     assert int(sum(expected_counts(c, ones).values())) == param_count(c) == int(whole[-1])
+
+
+@pytest.mark.parametrize("kind", ["parameters", "bytes"])
+def test_the_expected_size_is_the_mean_over_masks_that_are_drawn(kind):
+    windows = (LayerSpec("window", 5), LayerSpec("window", 5), LayerSpec())
+    c = config(vocab_size=11, embed=6, heads=4, kv_heads=2, head_dim=4, mlp=10, layers=windows)
+    rng, count = np.random.default_rng(3), 20_000
+    theta = {axis: rng.uniform(-2, 3, shape).astype(np.float32) for axis, shape in gate_axes(c).items()}
+    keys = jax.random.split(jax.random.key(4), len(theta))
+    drawn = {
+        axis: np.asarray(HARD.gates(jnp.broadcast_to(t, (count, *t.shape)), key)) > 0
+        for (axis, t), key in zip(theta.items(), keys)
+    }
+    d, f, kv = drawn["embed"].sum(-1), drawn["mlp"].sum(-1), drawn["kv_heads"].sum(-1)
+    h = (drawn["heads"] & np.repeat(drawn["kv_heads"], 2, axis=-1)).sum(-1)
+    block = d[:, None] * (2 * 4 * (h + kv) + 3 * f + 2)
+    size = d * (11 + 1 + 11) + (drawn["layers"] * block).sum(-1)
+    if kind == "bytes":  # of 2 a number; three sequences of 20, of which two layers keep 5
+        size = 2 * (size + (drawn["layers"] * kv * 2 * 4 * 3 * np.array([5, 5, 20])).sum(-1))
+    keep = {axis: HARD.retention(jnp.asarray(t), SHARE) for axis, t in theta.items()}
+    got = float(Budget(**{kind: 1}, rows=3, length=20).expected(c, keep))
+    assert abs(got - size.mean()) < 3 * size.std() / math.sqrt(count)
+    soft = {
+        axis: HARD.still(jnp.asarray(t)) for axis, t in theta.items()
+    }  # the mean of a gate is not how often it stays
+    wrong = float(Budget(**{kind: 1}, rows=3, length=20).expected(c, soft))
+    assert abs(wrong - size.mean()) > 30 * size.std() / math.sqrt(count)
 
 
 def test_expected_parameters_are_those_of_the_published_formula_where_it_applies():
