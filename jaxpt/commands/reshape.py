@@ -43,7 +43,9 @@ from jaxpt.tokenizers.interface import Tokenizer
 from jaxpt.training.learned_masks import LearnedMasks, learned_masks
 from jaxpt.training.moments import carry_moments, summary
 
-HELP = "cut, grow or upcycle a model: subclone, prune depth, merge kv heads, grow width and depth, mixtures of experts"
+HELP = (
+    "cut, grow or upcycle a model: subclone, learned masks, depth, kv heads, grow width and depth, mixtures of experts"
+)
 
 EPILOG = """\
 example:
@@ -53,6 +55,8 @@ example:
   jaxpt reshape --config=configs/reshape/grow_width.py --from=RUN --to=WIDER --config.target.mlp=3072
   jaxpt reshape --config=configs/reshape/subclone.py --from=RUN --moments --to=GOING_ON --config.target.mlp=64
   jaxpt reshape --config=configs/reshape/upcycle.py:fine --from=BUNDLE --to=MIXTURE \\
+      --config.held_out.sources="{'text': 'data/held_out'}"
+  jaxpt reshape --config=configs/reshape/shear.py:finalise --from=runs/masks --to=SHEARED \\
       --config.held_out.sources="{'text': 'data/held_out'}"
 
 Without calibration sources the scores come from the weights alone. The model is read and written slice by slice; it

@@ -165,10 +165,18 @@ class MaskTraining(Distill):
         return with_mask(params, masks)
 
     def live(self, metrics: Mapping[str, float]) -> Mapping[str, str]:
-        """Returns each constraint's sparsity against its target now, in percent."""
-        begin = "train/sparsity_target/"
-        targets_now = {name.removeprefix(begin): v for name, v in metrics.items() if name.startswith(begin)}
-        return {name: f"{metrics[f'train/sparsity/{name}']:.0%}/{now:.0%}" for name, now in targets_now.items()}
+        """Returns each constraint's sparsity against its target now, in percent, its multipliers, and the mixture."""
+
+        def under(prefix: str) -> dict[str, float]:
+            return {name.removeprefix(prefix): v for name, v in metrics.items() if name.startswith(prefix)}
+
+        sparsity, multipliers, mixture = (under(f"{p}/") for p in ("train/sparsity", "train/multiplier", "data/wanted"))
+        out = {}
+        for name, now in under("train/sparsity_target/").items():
+            linear, quadratic = (multipliers[f"{name}/{power}"] for power in ("linear", "quadratic"))
+            out[name] = f"{sparsity[name]:.0%}/{now:.0%} λ {linear:+.2g} {quadratic:+.2g}"
+        shares = " ".join(f"{name} {share:.0%}" for name, share in mixture.items())
+        return {**out, "mixture": shares} if len(mixture) > 1 else out
 
     def masks(
         self, model: ModelConfig, extra: Mapping[str, np.ndarray], share: float = 1.0

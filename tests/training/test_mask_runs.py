@@ -74,8 +74,14 @@ def setting(tmp_path_factory):
         rows = [PackedSource.open(folder / "sources" / "c").read(range(4))]
         patch.setattr("jaxpt.commands.reshape.read_rows", lambda key, *_: (rows if key == "held_out" else [], None))
         assert finalise(folder / "run", folder / "small") == 0
-    assert train(folder, f"from:{folder / 'small'}", folder / "continued") == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def continued(setting):
+    """A run that began with the bundle."""
+    assert train(setting, f"from:{setting / 'small'}", setting / "continued") == 0
+    return setting / "continued"
 
 
 def train(folder, kind, workdir, *overrides):
@@ -119,8 +125,10 @@ def test_what_a_person_watches_is_logged(setting):
     for axis in ("embed", "layers", "heads", "mlp"):
         assert {f"train/sparsity/{axis}", f"train/multiplier/{axis}/linear"} <= records[6].keys()
     assert records[6]["train/multiplier/mlp/linear"] < 0  # as there is too little sparsity: more of it lowers the loss
-    live = MaskTraining(target=Target(mlp=20)).live(records[6])
-    assert live["mlp"] == f"{records[6]['train/sparsity/mlp']:.0%}/38%"
+    live = MaskTraining(target=Target(mlp=20)).live({**records[6], **values(setting / "run", "data/wanted/")[6]})
+    pair = [records[6][f"train/multiplier/mlp/{power}"] for power in ("linear", "quadratic")]
+    assert live["mlp"] == f"{records[6]['train/sparsity/mlp']:.0%}/38% λ {pair[0]:+.2g} {pair[1]:+.2g}"
+    assert live["mixture"] == "a 50% b 50%"
 
 
 def test_evaluations_see_final_masks_of_the_exact_target(setting):
@@ -154,7 +162,7 @@ def test_the_cut_model_has_the_target_and_computes_what_the_finalised_one_does(s
     assert np.abs(soft - masked).max() > 1e-4
 
 
-def test_the_lineage_holds_what_the_masks_cost_and_later_runs_leave_their_rows_out(setting):
+def test_the_lineage_holds_what_the_masks_cost_and_later_runs_leave_their_rows_out(setting, continued):
     lineage = open_bundle(setting / "small").lineage
     run = next(entry for entry in lineage if entry["op"] == "train")
     saved = read_run(setting / "run", 6)
@@ -168,24 +176,27 @@ def test_the_lineage_holds_what_the_masks_cost_and_later_runs_leave_their_rows_o
     assert cut["masks"]["soft"] != pytest.approx(cut["masks"]["final"], abs=1e-6)
     used, after = (
         {(e["name"], e["epoch"], row) for e in of["ledger"] for row in range(e["start"], e["stop"])}
-        for of in (saved, read_run(setting / "continued", 2))
+        for of in (saved, read_run(continued, 2))
     )
     assert len(used) == 6 * 8
     assert after > used
     assert len(after) == len(used) + 2 * 8  # none of them again
 
 
-def test_frozen_weights_stay_and_relu_gates_are_distilled_from_the_parent_and_folded(setting, tmp_path, capsys):
+@pytest.mark.slow
+def test_frozen_weights_stay_and_relu_gates_are_distilled_from_the_parent_and_folded(
+    setting, continued, tmp_path, capsys
+):
     text = (setting / "config.py").read_text().replace("embed=12, layers=3, heads=2, mlp=20", "mlp=15, layers=2")
-    text = text.replace("model=model,", f"init_from={str(setting / 'continued')!r},")
+    text = text.replace("model=model,", f"init_from={str(continued)!r},")
     (tmp_path / "config.py").write_text(text)
     (tmp_path / "sources").symlink_to(setting / "sources")
     capsys.readouterr()
     assert train(tmp_path, "frozen", tmp_path / "run") == 0
     assert "its weights are those that are trained, held once" in capsys.readouterr().out
     saved = read_run(tmp_path / "run", 2)
-    assert saved["frozen"]["config.init_from"]["path"] == str(setting / "continued" / "checkpoints" / "2")
-    before, after = load(setting / "continued").params, load(tmp_path / "run").params
+    assert saved["frozen"]["config.init_from"]["path"] == str(continued / "checkpoints" / "2")
+    before, after = load(continued).params, load(tmp_path / "run").params
     jax.tree.map(np.testing.assert_array_equal, before, after)
     records = values(tmp_path / "run", "train/")
     assert np.isfinite(records[1]["train/divergence"])
@@ -208,13 +219,14 @@ def test_the_report_has_pictures_of_the_masks(setting, tmp_path):
     assert "Masks: expected sparsity" in page
 
 
-def test_what_has_no_masks_cannot_be_finalised(setting):
+def test_what_has_no_masks_cannot_be_finalised(setting, continued):
     with pytest.raises(JaxptError, match=r"shear: .* has no masks; give --from=RUN"):
         reshape(load_config(ReshapeConfig, "configs/reshape/shear.py:finalise", []), str(setting / "small"), "out")
     with pytest.raises(JaxptError, match="holds no masks: its stage stage0 has the objective next_token"):
-        learned_masks(setting / "continued", 2)
+        learned_masks(continued, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mesh", "microbatches"), [({"fsdp": 2, "tensor": 2}, 1), ({"fsdp": 1}, 4)])
 def test_devices_and_microbatches_take_the_steps_of_one(mesh, microbatches):
     damped = AdamW(learning_rate=0.5, eps=1e-2, weight_decay=0.0)  # else rounding decides the sign of tiny gradients
