@@ -17,6 +17,7 @@ import dataclasses
 import itertools
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ METHODS = {
 
 def main() -> int:
     """Runs everything that is not in the folder's results yet, then writes table, figure and results.json."""
-    a = arguments()
+    a = checked(options(__doc__ or "", tuple(METHODS)), tuple(METHODS))
     a.folder.mkdir(parents=True, exist_ok=True)
     parent = load(a.teacher) if a.teacher else None
     packed, held_source, tokenizer = sources(a, parent)
@@ -160,9 +161,9 @@ def _figure(by: dict[str, list[dict[str, Any]]], folder: Path) -> None:
     plt.close(figure)
 
 
-def arguments() -> argparse.Namespace:
+def options(description: str, methods: Sequence[str]) -> argparse.ArgumentParser:
     """The options; the defaults are the half-hour run."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--text", help="glob of documents (jsonl, jsonl.gz, jsonl.zst, parquet)")
     p.add_argument("--teacher", metavar="PATH", help="a bundle, run or Hugging Face directory instead of training one")
     p.add_argument("--samples", type=int, default=2000, help="documents the teacher draws where --text is not given")
@@ -184,12 +185,17 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--seeds", type=int, default=1, help="of every method but random")
     p.add_argument("--random_seeds", type=int, default=2)
     p.add_argument("--calibration", type=int, default=16, help="batches for scores and second moments")
-    p.add_argument("--methods", default=",".join(METHODS))
+    p.add_argument("--methods", default=",".join(methods))
+    return p
+
+
+def checked(p: argparse.ArgumentParser, methods: Sequence[str]) -> argparse.Namespace:
+    """The command line as `options` reads it, with the target's `lengths`."""
     a = p.parse_args()
     if not (a.text or a.teacher):
         p.error("give --text, --teacher or both")
-    if unknown := [m for m in a.methods.split(",") if m not in METHODS]:
-        p.error(f"--methods: {unknown[0]!r} is not among {', '.join(METHODS)}")
+    if unknown := [m for m in a.methods.split(",") if m not in methods]:
+        p.error(f"--methods: {unknown[0]!r} is not among {', '.join(methods)}")
     try:
         a.lengths = {k: int(v) for k, v in (x.split("=") for x in a.target.split(","))}
         [float(r) for r in a.rates.split(",")]

@@ -226,7 +226,7 @@ def read_state(workdir: Path, step: int, abstract: Shapes, run: RunItem) -> Item
     Args:
         workdir: the run directory.
         step: a finished checkpoint.
-        abstract: `{"params": tree}` of ShapeDtypeStruct with shardings, with or without `"opt_state"` and `"extra"`.
+        abstract: trees of ShapeDtypeStruct with shardings, of `"params"`, `"opt_state"` and `"extra"`, any of them.
         run: its `run` item, whose digests the values must have.
 
     Raises:

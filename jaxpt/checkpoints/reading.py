@@ -88,7 +88,7 @@ def scan_state(state: Items) -> Scan:
     """Returns a digest per (leaf, layer) of parameters and optimizer states, and per leaf of the objective's extra
     things, the same on every mesh, scalars of the optimizer as they are; and which of them are not finite. An array
     of the optimizer that belongs to no parameter is `NAME/all`."""
-    values = scan(state["params"])
+    values = scan(state["params"]) if "params" in state else Scan({}, [])
     out, bad = dict(values.digests), [f"params/{name}" for name in values.not_finite]
     for name, tree in state.get("opt_state", {}).items():
         if isinstance(tree, Mapping) or tree.ndim:

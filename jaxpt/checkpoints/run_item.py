@@ -27,6 +27,7 @@ class RunItem(TypedDict, total=False):
     durations: dict[str, str]  # of the stages, as configured
     exact_durations: bool  # absent: counted in binary fractions, perhaps a step longer
     learning_rate_next: float | None
+    unmoved: bool  # the weights are those that the run started from; absent: unknown
     schedule_log: dict[str, Any]
     ledger: list[dict[str, Any]]  # rows used, those of earlier runs (`prior_ledger`) included
     prior_ledger: list[dict[str, Any]]

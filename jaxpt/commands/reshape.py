@@ -25,12 +25,13 @@ from jaxpt.interop import import_bundle
 from jaxpt.interop.exporting import own_family
 from jaxpt.interop.find_family import family_named, holding
 from jaxpt.interop.folding import form_of
-from jaxpt.models import ModelConfig, flatten, param_specs, unflatten
+from jaxpt.models import Compute, ModelConfig, flatten, param_specs, unflatten
 from jaxpt.models.batch import Rows
 from jaxpt.models.size import active_param_count, param_count
 from jaxpt.reshape.config import ReshapeConfig
 from jaxpt.reshape.data_config import CalibrationConfig, HeldOutConfig
 from jaxpt.reshape.kept_scores import keep_scores
+from jaxpt.reshape.masks import masked_loss
 from jaxpt.reshape.rewrite import LineageEntry
 from jaxpt.reshape.sequence import dtypes_after, outcome_of, rewrites_of
 from jaxpt.reshape.setting import ReshapeSetting
@@ -39,9 +40,12 @@ from jaxpt.reshape.stream import InMemory, ModelSlices, chain, write
 from jaxpt.reshape.target import lengths_of
 from jaxpt.tokenizers.fingerprints import accepts
 from jaxpt.tokenizers.interface import Tokenizer
+from jaxpt.training.learned_masks import LearnedMasks, learned_masks
 from jaxpt.training.moments import carry_moments, summary
 
-HELP = "cut, grow or upcycle a model: subclone, prune depth, merge kv heads, grow width and depth, mixtures of experts"
+HELP = (
+    "cut, grow or upcycle a model: subclone, learned masks, depth, kv heads, grow width and depth, mixtures of experts"
+)
 
 EPILOG = """\
 example:
@@ -51,6 +55,8 @@ example:
   jaxpt reshape --config=configs/reshape/grow_width.py --from=RUN --to=WIDER --config.target.mlp=3072
   jaxpt reshape --config=configs/reshape/subclone.py --from=RUN --moments --to=GOING_ON --config.target.mlp=64
   jaxpt reshape --config=configs/reshape/upcycle.py:fine --from=BUNDLE --to=MIXTURE \\
+      --config.held_out.sources="{'text': 'data/held_out'}"
+  jaxpt reshape --config=configs/reshape/shear.py:finalise --from=runs/masks --to=SHEARED \\
       --config.held_out.sources="{'text': 'data/held_out'}"
 
 Without calibration sources the scores come from the weights alone. The model is read and written slice by slice; it
@@ -100,8 +106,8 @@ def reshape(
     """
     if Path(target).exists():
         raise JaxptError(f"--to={target} exists; remove it or choose another path")
-    if moments:
-        source = str(_checkpoint(source))
+    masked = config.transforms[0].reads_masks
+    source = str(_checkpoint(source, "shear" if masked else "--moments")) if moments or masked else source
     with tempfile.TemporaryDirectory(prefix="jaxpt-reshape-", dir=_folder(target)) as folder:
         model = open_model(source, Path(folder))
         batches, data = read_rows("calibration", config.calibration, model, config.calibration.mixture)
@@ -109,6 +115,7 @@ def reshape(
         setting = ReshapeSetting(
             config.target, batches, data, config.calibration, folder=Path(folder), seed=config.seed
         )
+        learned = _learned(Path(source), setting) if masked else None
         first = config.transforms[0]
         first.check(model.config, setting)
         outcome = outcome_of(model.config, config.transforms, setting)
@@ -126,6 +133,8 @@ def reshape(
         entries: list[LineageEntry] = [{**r.entry, "parameters": param_count(r.target)} for r in rewrites]
         entries[0]["source"] = model.named  # the teacher of a run that distils, unless it names another
         entries[-1]["step_zero"] = step_zero.entry()
+        if learned is not None:
+            entries[-1]["masks"] = _masked_losses(learned, model, held_out, setting.compute)
         carried = carry_moments(Path(source), rewrites) if moments else None
         if carried is not None:
             facts = {"optimizer": carried.optimizer["name"], "step": carried.step, "reset": list(carried.reset)}
@@ -135,6 +144,8 @@ def reshape(
     tokens, flops = sum(r.entry.get("tokens", 0) for r in rewrites), sum(r.entry.get("flops", 0.0) for r in rewrites)
     print(f"{target}: {' > '.join(r.entry['op'] for r in rewrites)}; consumed {tokens:,} tokens, {flops:.3g} FLOPs")
     print(report(rewrites, step_zero))
+    if (of := entries[-1].get("masks", {})).get("soft") is not None:
+        print(f"masks: loss {of['soft']:.5f} soft -> {of['final']:.5f} final -> {step_zero.after:.5f} cut")
     if carried is not None:
         print(f"moments of {carried.optimizer['name']} at step {carried.step}: {summary(carried)}")
     return 0
@@ -149,13 +160,37 @@ def _say_who_holds(outcome: ModelConfig, model: "OpenedModel", family: str | Non
     return said
 
 
-def _checkpoint(source: str) -> Path:
-    """The checkpoint whose moments and parameters are read: of a run its newest, which is fixed here for both."""
+def _checkpoint(source: str, what: str) -> Path:
+    """The checkpoint whose parameters are read, and what else `what` asks for: of a run its newest, fixed for both."""
     if api.kind_of(source) not in ("run", "checkpoint"):
-        raise JaxptError(f"--moments: {source} has no optimizer; give a run, or leave --moments out")
+        lacks = "optimizer; give a run, or leave --moments out" if what == "--moments" else "masks; give --from=RUN"
+        raise JaxptError(f"{what}: {source} has no {lacks}")
     if api.kind_of(source) == "checkpoint":
         return Path(source)
     return Path(source) / "checkpoints" / str(chosen(Path(source), None))
+
+
+def _learned(checkpoint: Path, setting: ReshapeSetting) -> LearnedMasks:
+    """Hands the masks of a checkpoint of mask training to the transforms; says how they came to be."""
+    learned = learned_masks(checkpoint.parents[1], int(checkpoint.name))
+    setting.masks = learned.final
+    cost = f"{learned.tokens:,} tokens, {learned.flops:.3g} FLOPs"
+    print(f"masks on {', '.join(learned.final)}, {learned.share:.0%} of their training done; the run took {cost}")
+    if learned.line is not None:
+        print(learned.line)
+    return learned
+
+
+def _masked_losses(
+    learned: LearnedMasks, model: "OpenedModel", batches: Sequence[Rows[np.ndarray]], compute: Compute
+) -> Mapping[str, object]:
+    """The losses on held-out rows under soft and final masks, where there are such rows, for the lineage."""
+    facts: dict[str, object] = {"trained": learned.share}
+    if batches and isinstance(model.slices, InMemory):
+        params = unflatten(model.slices.leaves)
+        for name, masks in (("soft", learned.soft), ("final", learned.final)):
+            facts[name] = masked_loss(model.config, params, masks, batches, compute)
+    return facts
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,7 +32,7 @@ from jaxpt.training.evaluating import evaluations
 from jaxpt.training.events import Event
 from jaxpt.training.extra import make_extra
 from jaxpt.training.feed import Feeds
-from jaxpt.training.frozen import ancestor, beside_frozen, pin_frozen, with_frozen
+from jaxpt.training.frozen import ancestor, beside_frozen, parent, pin_frozen, with_frozen
 from jaxpt.training.history import newest_saved, read_legs
 from jaxpt.training.interrupt import SAME, Interrupt, way_on
 from jaxpt.training.overview import overview
@@ -197,17 +197,26 @@ def open_plan(
     in `workdir` that has checkpoints goes on from where it began, whatever is there now; `saved` is the `run` item of
     the checkpoint that it goes on from.
     """
-    past = read_legs(saved, config.stages) if saved else ()
+    past, unmoved = (read_legs(saved, config.stages), saved.get("unmoved", False)) if saved else ((), True)
     start = _start(config, workdir) if config.init_from else None
     sources, tokenizer = open_sources(config, _tokenizer(config, start.tokenizer_path if start else None))
     if tokenizer is None and workdir is not None and finished_steps(workdir) and has_tokenizer(workdir):
         tokenizer = tokenizers.load(workdir / "tokenizer")  # of a source that has lost it since
-    plan = make_plan(config, sources, start.model if start else None, tokenizer, past)
+    planned = functools.partial(
+        make_plan,
+        sources=sources,
+        model=start.model if start else None,
+        tokenizer=tokenizer,
+        past=past,
+        unmoved=unmoved,
+    )
+    plan = planned(config)
     lineage = start.lineage if start else []
-    pins = pin_frozen(config.stages, saved, ancestor(lineage), tokenizer)
+    known = {**ancestor(lineage), **parent(start, config.init_from)}
+    pins = pin_frozen(config.stages, saved, known, tokenizer)
     stages = beside_frozen(config.stages, plan.model, pins, lineage)
     if stages != tuple(config.stages):
-        plan = make_plan(replace(config, stages=stages), sources, start.model if start else None, tokenizer, past)
+        plan = planned(replace(config, stages=stages))
     return with_frozen(plan, pins), start, tokenizer
 
 

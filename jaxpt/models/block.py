@@ -50,8 +50,8 @@ class Context:
     with a name and an activation: "attention_in", "ffn_in" `[B, S, D]`, "queries" `[B, S, H, h]` and "keys"
     `[B, S, K, h]` as they are multiplied, "attention_out" `[B, S, H, h]` (what o reads), "ffn_hidden" `[B, S, F]`
     (what down reads), "attention_branch" and "ffn_branch" `[B, S, D]` as they are added to the stream; of mixtures
-    "router_shares" `[B, S, k]`, "shared_hidden" `[B, S, F]` and the sums of `observe`, "expert_hidden" `[E, F]` and
-    "expert_out" `[E]`. For layers run one at a time, as a scan would leak its tracers.
+    "router_shares" `[B, S, k]`, "shared_hidden" `[B, S, F]` and the sums of `observe`. For layers run one at a time, as
+    a scan would leak its tracers.
     """
 
     rope: dict[str, tuple[jax.Array, jax.Array]]
@@ -70,10 +70,16 @@ LayerCache = tuple[jax.Array, jax.Array]  # keys and values of one layer, each [
 
 @dataclass(frozen=True)
 class Block:
-    """One layer: `leaves` are its parameters by name, as `block_specs` declares them (no `layers` axis)."""
+    """One layer: `leaves` are its parameters by name, as `block_specs` declares them (no `layers` axis).
+
+    Under a mask (`jaxpt.models.masks`) `widths` says how many positions each norm counts, and `experts [E]` which
+    experts may be chosen.
+    """
 
     config: ModelConfig
     leaves: Mapping[str, jax.Array]
+    widths: Mapping[str, jax.Array] = dataclasses.field(default_factory=dict)
+    experts: jax.Array | None = None
 
     def __call__(
         self, x: jax.Array, layer: LayerSpec, ctx: Context, compute: Compute, cache: LayerCache | None = None
@@ -140,7 +146,9 @@ class Block:
         ctx.show("ffn_in", x)
         valid = jnp.ones(x.shape[:2], bool) if ctx.segment_ids is None else ctx.segment_ids != 0
         bias = self.leaves["router_bias"] if moe.selection_bias else None
-        experts, shares, routing = route(moe, self.leaves["router"], bias, x, valid, compute.jnp_router_dtype)
+        experts, shares, routing = route(
+            moe, self.leaves["router"], bias, x, valid, compute.jnp_router_dtype, self.experts
+        )
         if ctx.segment_ids is not None:
             experts = jnp.where(valid[..., None], experts, moe.experts)  # to none: it must not take a real token's room
         gate, up, down = (self.leaves[f"expert_{n}"].astype(compute.jnp_dtype) for n in ("gate", "up", "down"))
@@ -148,9 +156,8 @@ class Block:
         ctx.show("router_shares", shares)
         net = Network(ACTIVATIONS[self.config.activation], compute)
         if ctx.tap is not None:
-            hidden, outputs = observe(moe, x, experts, shares, w, net)
-            ctx.show("expert_hidden", hidden)
-            ctx.show("expert_out", outputs)
+            for name, value in observe(moe, x, experts, shares, w, net).items():
+                ctx.show(name, value)
         out = mix(moe, x, experts, shares, w, net)
         if moe.shared_mlp:
             tap = lambda name, value: ctx.show("shared_hidden", value) if name == "ffn_hidden" else None  # noqa: E731
@@ -189,7 +196,8 @@ class Block:
     def _rms(self, name: str, x: jax.Array, eps: float, axes: tuple[int, ...]) -> jax.Array:
         c = self.config
         cast_first = c.norm_cast_order == "gain_after_cast"
-        return rms_norm(x, self.leaves[name], eps, offset=c.norm_gain_offset, cast_first=cast_first, axes=axes)
+        gain, width = self.leaves[name], self.widths.get(name)
+        return rms_norm(x, gain, eps, offset=c.norm_gain_offset, cast_first=cast_first, axes=axes, width=width)
 
 
 def _scaled(x: jax.Array, scale: float) -> jax.Array:

@@ -12,6 +12,7 @@ from jaxpt.models.compute import REMAT_POLICIES, Compute
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.head_product import head_product
 from jaxpt.models.init import init_leaf, leaf_key
+from jaxpt.models.masks import counted, masked_layer, not_masked_leaves, stacked_gates, stream_gates
 from jaxpt.models.norms import rms_norm
 from jaxpt.models.params import Params, branch, leaf
 from jaxpt.models.pattern import Span, cut, spans
@@ -79,21 +80,26 @@ def streams(
     taps: Sequence[int] = (),
 ) -> tuple[jax.Array, Cache | None, Routing | None, tuple[jax.Array, ...]]:
     """Returns what `hidden` does, and the stream `[B, S, D]` after each of the layers `taps` (global numbers), in the
-    residual dtype and not normalised. The scans are split there: no other layer's stream is kept."""
+    residual dtype and not normalised. The scans are split there: no other layer's stream is kept.
+
+    Where `params` hold a mask (`jaxpt.models.masks`), it is the masked model that is computed."""
     x = embedded(config, leaf(params, "embed", "table"), tokens, compute)
+    stream, gates = stream_gates(params), stacked_gates(config, params)
+    if stream is not None:
+        x = x * stream.astype(x.dtype)
     ctx = Context(rope_tables(config, positions), segment_ids, positions if cache is not None else None)
     done: list[Any] = []
     routings: list[Routing] = []
     after: dict[int, jax.Array] = {}
     for span in cut(config, spans(config), taps):
-        x, part, routing = _run(config, branch(params, "blocks"), span, x, ctx, compute, cache)
+        x, part, routing = _run(config, branch(params, "blocks"), span, x, ctx, compute, cache, gates, stream)
         after[span.first + len(span.period) * span.repeats - 1] = x
         done.append(part)
         routings += [] if routing is None else [routing]
     if cache is not None:
         cache = jax.tree.map(lambda *parts: jnp.concatenate(parts), *done)
     routing = jax.tree.map(lambda *parts: jnp.concatenate(parts), *routings) if routings else None
-    last = normalised(config, leaf(params, "final_norm"), x, compute)
+    last = normalised(config, leaf(params, "final_norm"), x, compute, counted(stream))
     return last, cache, routing, tuple(after[layer] for layer in taps)
 
 
@@ -105,15 +111,25 @@ def embedded(config: ModelConfig, table: jax.Array, tokens: jax.Array, compute: 
     return constrain(x.astype(compute.jnp_residual_dtype), "batch", "sequence", None)
 
 
-def normalised(config: ModelConfig, gain: jax.Array, x: jax.Array, compute: Compute) -> jax.Array:
-    """Returns the last stream `[B, S, D]` after the final norm, in the compute dtype."""
+def normalised(
+    config: ModelConfig, gain: jax.Array, x: jax.Array, compute: Compute, width: jax.Array | None = None
+) -> jax.Array:
+    """Returns the last stream `[B, S, D]` after the final norm, in the compute dtype; `width` as in `rms_norm`."""
     cast_first = config.norm_cast_order == "gain_after_cast"
     x = x.astype(compute.jnp_dtype)
-    return rms_norm(x, gain, config.norm_eps, offset=config.norm_gain_offset, cast_first=cast_first)
+    return rms_norm(x, gain, config.norm_eps, offset=config.norm_gain_offset, cast_first=cast_first, width=width)
 
 
 def _run(
-    config: ModelConfig, stacks: Params, span: Span, x: jax.Array, ctx: Context, compute: Compute, cache: Cache | None
+    config: ModelConfig,
+    stacks: Params,
+    span: Span,
+    x: jax.Array,
+    ctx: Context,
+    compute: Compute,
+    cache: Cache | None,
+    gates: Params | None,
+    stream: jax.Array | None,
 ) -> tuple[jax.Array, Cache | None, Routing | None]:
     """Scans one span: `repeats` times its period of layers, each with static specs."""
     n = len(span.period)
@@ -128,10 +144,15 @@ def _run(
         leaves = {structure: weights_cast(branch(leaves, structure), compute) for structure in leaves}
 
     def body(x: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
-        leaves, kv = inputs
+        leaves, masks, kv = inputs
         new, routings = [], []
         for i, (layer, (structure, j)) in enumerate(zip(span.period, span.slots)):
-            block = Block(config, {name: a[j] for name, a in leaves[structure].items()})
+            own = {name: a[j] for name, a in leaves[structure].items()}
+            if masks is None:
+                block = Block(config, own)
+            else:
+                mine = {axis: a[j] for axis, a in masks[structure].items()}
+                block = Block(config, *masked_layer(config, structure, own, mine, stream))
             one_kv = None if kv is None else jax.tree.map(lambda a, i=i: a[i], kv)
             x, (new_kv, routing) = block(x, layer, ctx, compute, one_kv)
             new.append(new_kv)
@@ -140,10 +161,13 @@ def _run(
 
     if compute.remat != "none" and cache is None:
         body = jax.checkpoint(body, policy=REMAT_POLICIES[compute.remat], prevent_cse=False)
+    elif gates is not None:
+        body = jax.checkpoint(body, policy=not_masked_leaves(config), prevent_cse=False)
+    inputs = (leaves, None if gates is None else span.take(gates), kv)
     if compute.unroll and cache is None:
-        x, out = _unrolled(body, x, (leaves, kv), span.repeats)
+        x, out = _unrolled(body, x, inputs, span.repeats)
     else:
-        x, out = jax.lax.scan(body, x, (leaves, kv))
+        x, out = jax.lax.scan(body, x, inputs)
     return (x, *(jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), part) for part in out))
 
 

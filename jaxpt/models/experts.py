@@ -118,13 +118,14 @@ def mix(
 
 def observe(
     config: MoeConfig, x: jax.Array, experts: jax.Array, shares: jax.Array, w: ExpertWeights, net: Network
-) -> tuple[jax.Array, jax.Array]:
-    """Returns what each expert does on its tokens, as sums over them weighted by their shares, float32.
+) -> dict[str, jax.Array]:
+    """Returns what each expert does on its tokens, as sums over them, float32.
 
     Arguments as `mix`; tokens of no expert are left out.
 
     Returns:
-        Σ share |hidden neuron| `[E, F]`, and Σ share |output| `[E]` (L2 norm over D).
+        "expert_hidden" Σ share |hidden neuron| `[E, F]`, "expert_out" Σ share |output| `[E]` (L2 norm over D),
+        "expert_gated" Σ ĝ |output| `[E]`, ĝ the shares of a token divided by their sum, and "expert_tokens" `[E]`.
     """
     flat = experts.reshape(-1)
     order = jnp.argsort(flat, stable=True)
@@ -133,9 +134,16 @@ def observe(
     mm = functools.partial(grouped_matmul, implementation=net.compute.grouped_matmul, precision=net.compute.precision)
     hidden = net.activation(mm(rows, w[0], sizes)) * mm(rows, w[1], sizes)
     out = jnp.linalg.norm(mm(hidden, w[2], sizes).astype(jnp.float32), axis=-1)
-    share, owner = shares.reshape(-1)[order].astype(jnp.float32), flat[order]
+    shares = shares.astype(jnp.float32)
+    gates = shares / jnp.maximum(jnp.sum(shares, axis=-1, keepdims=True), 1e-30)
+    share, gate, owner = shares.reshape(-1)[order], gates.reshape(-1)[order], flat[order]
     total = functools.partial(jax.ops.segment_sum, segment_ids=owner, num_segments=config.experts)
-    return total(jnp.abs(hidden.astype(jnp.float32)) * share[:, None]), total(out * share)
+    return {
+        "expert_hidden": total(jnp.abs(hidden.astype(jnp.float32)) * share[:, None]),
+        "expert_out": total(out * share),
+        "expert_gated": total(out * gate),
+        "expert_tokens": sizes.astype(jnp.float32),
+    }
 
 
 def _local(

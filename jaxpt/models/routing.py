@@ -13,7 +13,13 @@ Routing = Mapping[str, jax.Array]
 
 
 def route(
-    config: MoeConfig, router: jax.Array, bias: jax.Array | None, x: jax.Array, valid: jax.Array, dtype: DTypeLike
+    config: MoeConfig,
+    router: jax.Array,
+    bias: jax.Array | None,
+    x: jax.Array,
+    valid: jax.Array,
+    dtype: DTypeLike,
+    allowed: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array, Routing]:
     """Chooses experts for `x [B, S, D]`.
 
@@ -26,14 +32,19 @@ def route(
         x: what the experts will read.
         valid: `[B, S]` bool, tokens that count in the statistics.
         dtype: of logits and softmax.
+        allowed: `[E]` bool, the experts that may be chosen: the logits of the others are -inf. None: all.
 
     Returns:
         Experts `[B, S, k]` int32, their weights `[B, S, k]` float32, and the statistics.
     """
     precision = jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
     logits = jnp.einsum("bsd,de->bse", x.astype(dtype), router.astype(dtype), precision=precision)
+    if allowed is not None:
+        logits = jnp.where(allowed, logits, -jnp.inf)
     probs = jax.nn.softmax(logits, axis=-1).astype(jnp.float32)
     score = probs if bias is None else probs + jax.lax.stop_gradient(bias.astype(jnp.float32))
+    if allowed is not None:
+        score = jnp.where(allowed, score, -jnp.inf)  # whatever its selection bias
     _, experts = jax.lax.top_k(jax.lax.stop_gradient(score), config.experts_per_token)
     weights = jnp.take_along_axis(probs, experts, axis=-1)
     if config.weights == "renormalised":
@@ -51,7 +62,7 @@ def _statistics(
     some = jnp.maximum(length, 1.0)[:, None]
     uneven = config.experts * jnp.sum(counts / (some * config.experts_per_token) * (shares / some), axis=-1)
     log_z = jax.nn.logsumexp(logits, axis=-1)
-    entropy = log_z - jnp.sum(probs * logits, axis=-1)
+    entropy = log_z - jnp.sum(jnp.where(probs > 0, probs * logits, 0.0), axis=-1)
     return {
         "counts": jax.lax.stop_gradient(jnp.sum(counts, axis=0)),
         "probs": jnp.sum(shares, axis=0),

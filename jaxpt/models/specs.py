@@ -58,7 +58,7 @@ class ParamSpec:
         """Lengths of the leading dimensions that are stored and moved entry by entry: layers, then routed experts."""
         if not self.stacked:
             return ()
-        return self.shape[: 2 if self.axes[1] == "experts" and len(self.axes) > 2 else 1]
+        return self.shape[: 2 if self.axes[1:2] == ("experts",) and len(self.axes) > 2 else 1]
 
     def dims(self, axis: str) -> tuple[int, ...]:
         """Returns the dimensions that `axis` names, as positions in `shape`."""

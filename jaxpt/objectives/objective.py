@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Never
 
 import jax
+import numpy as np
 
 from jaxpt.config.choice import Choice
 from jaxpt.models.batch import Batch
@@ -36,6 +37,7 @@ from jaxpt.optim.optimizer import Optimizer
 Sums = Mapping[str, Any]  # tree of arrays that add up over microbatches
 NONE: Mapping[str, Never] = {}
 ANCESTOR = ""  # as the path of a frozen model: what the run's own model was reshaped from, as its lineage says
+PARENT = "config.init_from"  # as the path of a frozen model: what the run started from, as it was then
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,13 @@ class ExtraSpec(ParamSpec):
     """A trainable thing of the objective's own (a gate, a multiplier, a projection): float32, with named axes.
 
     `group` names the optimizer group that moves it. A value is drawn as a parameter's is (`init`, `init_std`), plus
-    `init_mean`. It is sharded by its axes' names; a dimension that its mesh axis does not divide stays whole.
+    `init_mean`; at first and after each update it is brought between the two `bounds`, if it has some. It is sharded by
+    its axes' names; a dimension that its mesh axis does not divide stays whole.
     """
 
     group: str = ""
     init_mean: float = 0.0
+    bounds: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -182,7 +186,7 @@ class Objective(Choice, kind="objective", room="jaxpt.objectives", default="next
     def frozen(self) -> Mapping[str, str]:
         """Returns the paths of models that it reads, by name: bundles, checkpoints, Hugging Face directories.
 
-        `ANCESTOR` is the model that the run's own was reshaped from.
+        `ANCESTOR` is the model that the run's own was reshaped from, `PARENT` the one that the run started from.
         """
         return {}
 
@@ -237,6 +241,23 @@ class Objective(Choice, kind="objective", room="jaxpt.objectives", default="next
     def after_update(self, model: ModelConfig, params: Params, sums: Sums) -> Params:
         """Returns the parameters moved by rules of its own, once per step, after the optimizer."""
         return params
+
+    def evaluated(
+        self, model: ModelConfig, params: Params, extra: Mapping[str, np.ndarray], progress: Progress
+    ) -> Params:
+        """Returns the parameters as evaluations and measured losses see them, between two steps.
+
+        Args:
+            model: the model that is trained.
+            params: its parameters.
+            extra: the extra things on the host, by path; empty before the first step.
+            progress: through the stage.
+        """
+        return params
+
+    def live(self, metrics: Mapping[str, float]) -> Mapping[str, str]:
+        """Returns what the progress line shows besides the loss, from a step's metrics by full name."""
+        return {}
 
     def report(self, sums: Sums) -> Mapping[str, jax.Array]:
         """Returns metrics made of the sums over the global batch: scalars by full name ("moe/entropy")."""

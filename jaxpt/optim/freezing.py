@@ -11,7 +11,7 @@ import numpy as np
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.params import Params, Tree
-from jaxpt.models.specs import Specs, flatten, map_specs
+from jaxpt.models.specs import Specs, flatten, map_specs, param_specs
 
 Mask = bool | np.ndarray  # True: trained; False: frozen; array [L, 1, …]: some layers of a stack
 Masks = Tree[Mask]
@@ -58,6 +58,14 @@ def trainable(
     if all(m is False for m in masks.values()) and not may_freeze_all:
         raise JaxptError(f"{where}: {', '.join(freeze)} freezes every parameter")
     return map_specs(lambda path, spec: masks[path], specs)
+
+
+def freezes_all(config: ModelConfig, freeze: Sequence[str], where: str = "freeze") -> bool:
+    """Whether `freeze` leaves no parameter of a model trainable; arguments and errors as of `trainable`."""
+    if not freeze:
+        return False
+    masks = trainable(config, param_specs(config), freeze, where, may_freeze_all=True)
+    return all(mask is False for mask in jax.tree.leaves(masks))
 
 
 def _without(mask: Mask, frozen: np.ndarray, ndim: int) -> Mask:

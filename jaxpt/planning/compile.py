@@ -90,7 +90,8 @@ def _compile(plan: RunPlan, chosen: StagePlan, layout: Layout, optimizer: BuiltO
     extra = make_extra(objective, chosen.model, f"stage {chosen.config.name}, objective").abstract(layout)
     state = abstract_state(plan.model, optimizer, layout)._replace(extra=extra)
     frozen = open_frozen(objective, f"stage {chosen.config.name}, objective", plan.frozen)
-    arguments = abstract_arguments(objective, abstract_frozen(frozen, layout))
+    given = {name: model for name, model in frozen.items() if name not in chosen.step.own}
+    arguments = abstract_arguments(objective, abstract_frozen(given, layout))
     targets = open_targets(chosen, plan.sources, f"stage {chosen.config.name}")
     batch = _abstract_batch(layout, chosen.config, targets)
     with jax.set_mesh(layout.mesh):

@@ -201,6 +201,29 @@ def experts(records: Records) -> Figure | None:
     return figure
 
 
+def sparsity(records: Records) -> Figure | None:
+    """Mask training: the sparsity of each constraint and its target (dashed) above, its multipliers below."""
+    now, wanted = series(records, "train/sparsity/"), series(records, "train/sparsity_target/")
+    if not wanted:
+        return None
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(7.2, 5.2), layout="constrained", sharex=True)
+    multipliers = series(records, "train/multiplier/")
+    for i, name in enumerate(wanted):
+        top.plot(*now[name], lw=1.5, color=f"C{i}", label=name)
+        top.plot(*wanted[name], lw=1.0, ls="--", color=f"C{i}")
+        for power, style in (("linear", "-"), ("quadratic", ":")):
+            if f"{name}/{power}" in multipliers:
+                bottom.plot(*multipliers[f"{name}/{power}"], lw=1.2, ls=style, color=f"C{i}")
+    top.set(title="sparsity by axis; dashed: its target", ylabel="expected sparsity")
+    bottom.set(xlabel="step", ylabel="multipliers: linear, quadratic (dotted)")
+    top.legend(frameon=False, ncols=2)
+    for axes in (top, bottom):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        _stages(axes, records)
+    return figure
+
+
 PICTURES = {
     "loss": loss,
     "bits_per_byte": bits_per_byte,
@@ -209,4 +232,5 @@ PICTURES = {
     "throughput": throughput,
     "gradient_norm": gradient_norm,
     "experts": experts,
+    "sparsity": sparsity,
 }

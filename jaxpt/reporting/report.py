@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from jaxpt.checkpoints.run_files import WAY_OUT, stored_model
 from jaxpt.cli.visible import visible
@@ -16,6 +17,7 @@ from jaxpt.errors import JaxptError
 from jaxpt.files.digests import read_json
 from jaxpt.files.partial import writes
 from jaxpt.reporting import stages
+from jaxpt.reporting.mask_pictures import mask_pictures
 from jaxpt.reporting.pictures import PICTURES
 from jaxpt.reporting.series import Records, series
 from jaxpt.reporting.summary import read_events, summary
@@ -62,17 +64,8 @@ def write_report(workdir: str | Path, notes: Mapping[str, str] | None = None) ->
         raise JaxptError(f"{metrics} holds no records yet; report again after the first {metrics.name} line")
     out = workdir / "report"
     out.mkdir(exist_ok=True)
-    images = []
-    for name, draw in PICTURES.items():
-        figure = draw(records)
-        if figure is None:
-            continue
-        data = io.BytesIO()
-        figure.savefig(data, format="png", dpi=110)
-        plt.close(figure)
-        with writes(out / f"{name}.png"):
-            (out / f"{name}.png").write_bytes(data.getvalue())
-        images.append(f'<img alt="{name}" src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}">')
+    drawn = {name: draw(records) for name, draw in PICTURES.items()} | mask_pictures(workdir)
+    images = [_image(out, name, figure) for name, figure in drawn.items() if figure is not None]
     model = stored_model(workdir)
     values = read_json(workdir, "config.json", dict, WAY_OUT)
     config, text = build(RunConfig, values), json.dumps(values, indent=2)
@@ -94,6 +87,7 @@ def write_report(workdir: str | Path, notes: Mapping[str, str] | None = None) ->
             f"<h2>Mixtures</h2>{_table(*stages.mixtures(records))}",
             _first_and_last("Evaluation", records, "eval/"),
             _first_and_last("Mixtures of experts", records, "moe/"),
+            _first_and_last("Masks: expected sparsity", records, "train/sparsity/"),
             *(f"<h2>{html.escape(k)}</h2><pre>{html.escape(v)}</pre>" for k, v in _notes(out, notes).items()),
             f"<details><summary>Config</summary><pre>{html.escape(text)}</pre></details>",
         ]
@@ -102,6 +96,16 @@ def write_report(workdir: str | Path, notes: Mapping[str, str] | None = None) ->
     with writes(target):
         target.write_text(visible(page), encoding="utf-8")
     return target
+
+
+def _image(folder: Path, name: str, figure: Figure) -> str:
+    """Writes a picture into the folder, and returns it as part of the page."""
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=110)
+    plt.close(figure)
+    with writes(folder / f"{name}.png"):
+        (folder / f"{name}.png").write_bytes(data.getvalue())
+    return f'<img alt="{name}" src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}">'
 
 
 def _notes(folder: Path, notes: Mapping[str, str] | None) -> Mapping[str, str]:

@@ -20,6 +20,7 @@ from jaxpt.reshape.walk import Activations, LayerMeasure, LayerSums, loss, walk
 
 OVER_SEQUENCE = ("mean", "l2")
 OVER_BATCH = ("l2", "mean")
+EXPERT_SUMS = ("expert_hidden", "expert_out", "expert_gated", "expert_tokens")  # of `jaxpt.models.experts.observe`
 EXTRA = "extra/"  # begins the names of `ExtraSums` among those of the scores
 
 
@@ -59,9 +60,10 @@ def activation_scores(
 
     A row's score of a position is the mean over its tokens of |activation| (or their root mean square); rows are
     combined as the root of the sum of squares (or the mean). `embed` looks at every branch's input, summed over
-    branches and layers; `mlp` at what down reads; `heads` at what o reads, as the L2 norm over a
-    head; a kv head's score is that of its group. An expert's score is the mean over all tokens of its routing weight
-    times the norm of its output, a neuron's in it that of the weight times |activation|.
+    branches and layers; `mlp` at what down reads; `heads` at what o reads, as the L2 norm over a head; a kv head's
+    score is that of its group. An expert's score is the mean over all tokens of its routing weight times the norm of
+    its output, a neuron's in it that of the weight times |activation|; `experts_reap` is the mean over its own tokens
+    of the renormalised weight times the norm (Lasby et al. 2025, REAP, arXiv 2510.13999).
 
     Args:
         source: the model.
@@ -90,10 +92,9 @@ def activation_scores(
     walk(source, batches, _measure(over_sequence, over_batch, extra and extra.measure), on_layer, compute)
     values = _finish_scores(source.config, _stacked(layers), over_batch)
     tokens = sum(int(b["tokens"].size) for b in batches)
-    passes = 1
     if removal:
         values["layers_loss"] = removal_losses(source, batches, compute)
-        passes += len(source.config.layers) + 1
+    passes = 1 + removal * (len(source.config.layers) + 1)
     length = batches[0]["tokens"].shape[1]
     meta = {
         "method": "activations",
@@ -135,7 +136,7 @@ def _measure(over_sequence: str, over_batch: str, extra: LayerMeasure | None) ->
             "ffn_in": rows(a["ffn_in"], weight),
             "attention_out": rows(a["attention_out"], weight),
             **{name: rows(a[name], weight) for name in ("ffn_hidden", "shared_hidden") if name in a},
-            **{name: a[name] for name in ("expert_hidden", "expert_out") if name in a},
+            **{name: a[name] for name in EXPERT_SUMS if name in a},
             "influence": ((1 - cosine) * weight).sum(),
             "growth": (after / jnp.maximum(before, 1e-30) * weight).sum(),
             "count": weight.sum(),
@@ -173,6 +174,7 @@ def _finish_scores(config: ModelConfig, sums: LayerSums, over_batch: str) -> dic
     if "expert_out" in sums:
         each = sums["count"].reshape(-1, 1)
         out |= {"experts": sums["expert_out"] / each, "expert_mlp": sums["expert_hidden"] / each[..., None]}
+        out["experts_reap"] = sums["expert_gated"] / np.maximum(sums["expert_tokens"], 1)
     if "shared_hidden" in sums:
         out["shared_mlp"] = done(sums["shared_hidden"])
     return {k: np.asarray(v, np.float32) for k, v in out.items()}

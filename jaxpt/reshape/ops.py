@@ -127,17 +127,17 @@ class Take(Op):
 class Scale(Op):
     """Multiplies along `dim` (None: the whole slice) by `factor`: `[k]` or a number, with a leading `[L]` per layer.
 
-    `offset` is added to the stored value before the factor and taken away after it (gains stored as deviations from
-    one).
+    Several dimensions have a factor of as many. `offset` is added to the stored value before the factor and taken away
+    after it (gains stored as deviations from one).
     """
 
-    dim: int | None
+    dim: int | tuple[int, ...] | None
     factor: np.ndarray | np.float32
     offset: float = 0.0
 
     @property
     def touched(self) -> tuple[int, ...]:
-        return () if self.dim is None else (self.dim,)
+        return () if self.dim is None else (self.dim,) if isinstance(self.dim, int) else self.dim
 
     @property
     def tables(self) -> np.ndarray:
@@ -146,7 +146,8 @@ class Scale(Op):
     def on(self, x: Array, table: Array | None) -> Array:
         assert table is not None
         if self.dim is not None:
-            table = table.reshape([-1 if d == self.dim else 1 for d in range(x.ndim)])
+            lengths = dict(zip(self.touched, table.shape))
+            table = table.reshape([lengths.get(d, 1) for d in range(x.ndim)])
         return x * table if self.offset == 0 else (x + self.offset) * table - self.offset
 
     def moment(self, power: int) -> "Scale":

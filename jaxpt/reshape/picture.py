@@ -18,6 +18,7 @@ TITLES = {
     "heads": "query heads",
     "kv_heads": "kv heads",
     "experts": "experts",
+    "experts_reap": "experts by the mean over their own tokens (REAP)",
     "shared_mlp": "neurons of the shared experts",
     "layers": "layers: Block Influence, 1 − cos(stream before, after)",
     "layers_loss": "layers: loss change on removal, nats per token",
@@ -39,7 +40,7 @@ def draw_scores(scores: Scores, folder: str | Path) -> list[Path]:
             continue
         value = scores.values[name]
         figure, ax = plt.subplots(figsize=(6.4, 4), layout="constrained")
-        if name in ("heads", "kv_heads", "experts"):
+        if name in ("heads", "kv_heads", "experts", "experts_reap"):
             _map(figure, ax, value, title)
         elif name.startswith("layers"):
             ax.bar(np.arange(len(value)), value, color="#3b6ea5")

@@ -58,6 +58,7 @@ class LineageEntry(TypedDict, total=False):
     freeze: Sequence[str]
     parameters: int
     step_zero: Mapping[str, object]
+    masks: Mapping[str, object]  # losses of the masked model, soft and final, and how much of its training was done
     source: Mapping[str, str]  # `path` and `digest` of the model that the first step of a reshape was made of
     moments: Mapping[str, object]  # of which optimizer and step they were carried along, and which start new
 

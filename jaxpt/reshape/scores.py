@@ -24,6 +24,7 @@ AXES: dict[str, tuple[str, ...]] = {
     "kv_heads": ("layers", "kv_heads"),
     "head_dim": ("layers", "kv_heads", "head_dim"),
     "experts": ("layers", "experts"),
+    "experts_reap": ("layers", "experts"),
     "expert_mlp": ("layers", "experts", "expert_mlp"),
     "shared_mlp": ("layers", "shared_mlp"),
     "layers": ("layers",),
@@ -39,7 +40,8 @@ class Scores:
     `values`: float32 arrays by name, see `AXES`: `embed [D]`, `mlp [L, F]`, `heads [L, H]`, `kv_heads [L, K]`,
     `head_dim [L, K, h]` (dimensions of v and o), `layers [L]` (Block Influence), `layers_loss [L]` (loss change on
     removal, nats per token), `layers_gain [L]` (mean growth of the stream's norm through the layer; no importance);
-    of mixtures also `experts [L, E]`, `expert_mlp [L, E, F]`, `shared_mlp [L, F]`; layers of the other kind are zero.
+    of mixtures also `experts [L, E]`, `experts_reap [L, E]` (mean over an expert's own tokens; data only),
+    `expert_mlp [L, E, F]`, `shared_mlp [L, F]`; layers of the other kind are zero.
     `meta`: `method`, `data` (fingerprints, None for data-free), `tokens`, `flops`, aggregation.
     """
 

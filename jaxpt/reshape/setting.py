@@ -23,7 +23,8 @@ class ReshapeSetting:
 
     `batches` is the calibration data (empty: none), `data` what identifies it, `scores` those of the first model
     where they are stored, `on_scores` gets the first scores that are used, `folder` is a place for matrices larger
-    than memory, `log` prints a line.
+    than memory, `log` prints a line. `masks` are the final ones of the run that the model comes from, if it trained
+    some (`jaxpt.reshape.masks`).
     """
 
     target: Target
@@ -34,6 +35,7 @@ class ReshapeSetting:
     on_scores: Callable[[Scores], None] | None = None
     folder: Path | None = None
     seed: int = 0
+    masks: Mapping[str, np.ndarray] | None = None
     log: Callable[[str], None] = print
 
     @property

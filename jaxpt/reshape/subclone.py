@@ -27,6 +27,7 @@ from jaxpt.reshape.target import MOE_LENGTHS, Target, lengths, lengths_of
 
 SCALING = ("none", "fan_in", "writers")
 SELECTION = ("importance", "uniform")
+EXPERTS = {"contribution": "experts", "reap": "experts_reap"}  # by which score experts are ranked
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,6 +79,7 @@ def subclone_rewrite(
     selection: str = "importance",
     scaling: str = "none",
     depth: str | None = None,
+    experts: str = "contribution",
 ) -> Rewrite:
     """Returns the rewrite that cuts a model of shape `config` to `target`.
 
@@ -90,11 +92,14 @@ def subclone_rewrite(
             "writers" only those that write to the residual stream (a pre-norm renormalises the others' input).
         depth: which layers stay, a name from `jaxpt.reshape.depth.DEPTH`. Default: "loss" or "influence" where there
             are such scores, "middle" where not, "first" for uniform selection.
+        experts: "contribution" ranks experts by what they add to the stream over all tokens, "reap" by the mean over
+            the tokens that are routed to them (scores from data only).
 
     Raises:
         JaxptError: what `lengths` refuses, scores of another model, an unknown option.
     """
-    for name, value, known in (("selection", selection, SELECTION), ("scaling", scaling, SCALING)):
+    options = (("selection", selection, SELECTION), ("scaling", scaling, SCALING), ("experts", experts, tuple(EXPERTS)))
+    for name, value, known in options:
         if value not in known:
             raise JaxptError(
                 f"subclone: {name} is {value!r}, it must be one of {', '.join(known)}{nearest(value, known)}"
@@ -106,11 +111,13 @@ def subclone_rewrite(
         scores.check(config)
     if selection == "uniform":
         scores = None
-    rewrite = cut(config, want, choose(config, want, scores, depth=depth), scores, scaling=scaling)
-    options = {"target": want, "selection": selection, "scaling": scaling, "depth": depth}
+    kept = choose(config, want, scores, depth=depth, experts=experts)
+    rewrite = cut(config, want, kept, scores, scaling=scaling)
+    entry = {"target": want, "selection": selection, "scaling": scaling, "depth": depth}
+    entry |= {"experts": experts} if want.get("experts") != lengths_of(config).get("experts") else {}
     meta = {} if scores is None else scores.meta
     tokens, flops = int(meta.get("tokens", 0)), float(meta.get("flops", 0.0))
-    rewrite = rewrite.with_entry(op="subclone", options=options, tokens=tokens, flops=flops)
+    rewrite = rewrite.with_entry(op="subclone", options=entry, tokens=tokens, flops=flops)
     if scores is not None:
         rewrite = rewrite.with_entry(scores=dict(meta))
     if want == lengths_of(config):
@@ -118,8 +125,15 @@ def subclone_rewrite(
     return rewrite
 
 
-def choose(config: ModelConfig, want: Mapping[str, int], scores: Scores | None, *, depth: str | None = None) -> Kept:
-    """Returns the positions kept on each axis: by `scores`, or evenly spaced without.
+def choose(
+    config: ModelConfig,
+    want: Mapping[str, int],
+    scores: Scores | None,
+    *,
+    depth: str | None = None,
+    experts: str = "contribution",
+) -> Kept:
+    """Returns the positions kept on each axis: by `scores`, or evenly spaced without; `experts` is a key of `EXPERTS`.
 
     Query heads are chosen within their kv head, equally many in each; index sets are ascending.
     """
@@ -131,7 +145,7 @@ def choose(config: ModelConfig, want: Mapping[str, int], scores: Scores | None, 
         if scores is None:
             even = uniform_index(size, keep)
             return even if name == "embed" else np.broadcast_to(even, (count, keep))
-        return top(scores.get(name), keep)
+        return top(scores.get(EXPERTS[experts] if name == "experts" else name), keep)
 
     kv, per = want["kv_heads"], want["heads"] // want["kv_heads"]
     kv_index = best("kv_heads", config.kv_heads, kv)

@@ -43,6 +43,11 @@ class Transform(Choice, kind="transform", room="jaxpt.reshape.transforms"):
         """Whether it ranks positions or layers by `setting.score`, so that scores can be stored and drawn."""
         return False
 
+    @property
+    def reads_masks(self) -> bool:
+        """Whether it cuts by the masks of the run that the model comes from, as `setting.masks`."""
+        return False
+
     def check(self, config: ModelConfig, setting: ReshapeSetting) -> None:
         """Refuses what cannot be done with a model of shape `config`, before anything is scored or computed.
 

@@ -26,7 +26,7 @@ class Evaluating(Event):
 
     def act(self, view: RunView) -> Changes:
         """Measures the parameters as they are."""
-        values = self._measure(view)(view.step, view.params)
+        values = self._measure(view)(view.step, view.evaluated)
         return Changes({f"{prefix(self.name)}{name}": float(value) for name, value in values.items()})
 
     def _measure(self, view: RunView) -> Measure:

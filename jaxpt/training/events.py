@@ -1,17 +1,21 @@
 """What happens between two steps: events, each with when it is due, which see the run and return what changes in it."""
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
-from jax.sharding import Mesh
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
 from jaxpt.config.duration import Duration
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.params import Params
+from jaxpt.models.specs import flatten
+from jaxpt.objectives.objective import Progress
 from jaxpt.training.run_plan import RunPlan, StagePlan
 
 if TYPE_CHECKING:
@@ -96,6 +100,17 @@ class RunView:
         return self._run.state.params
 
     @property
+    def evaluated(self) -> Params:
+        """The parameters as the objective wants them measured (`Objective.evaluated`): under its final mask, if any."""
+        stage, state = self.stage, self.state
+        if not state.extra:
+            return state.params
+        whole = _gathering(self._run.program.layout.replicated)(state.extra["values"])
+        extra = {path: np.asarray(value) for path, value in flatten(whole).items()}
+        progress = Progress(self.step - stage.first, stage.stop - stage.first, stage.config.tokens_per_step)
+        return stage.config.objective.evaluated(stage.model, state.params, extra, progress)
+
+    @property
     def metrics(self) -> dict[str, float]:
         """What the last step returned (`train/loss`, `train/targets`, …), no loss without targets."""
         values = {name: value for name, value in self._run.values.items() if "/" in name}
@@ -129,6 +144,12 @@ class RunView:
     def has_record(self, prefix: str) -> bool:
         """Whether a value of this step whose name begins with `prefix` was logged before the run was started again."""
         return self._run.metrics.has(self.step, prefix)
+
+
+@functools.cache
+def _gathering(everywhere: NamedSharding) -> Callable[[Params], Params]:
+    """What brings arrays to every device."""
+    return jax.jit(lambda values: values, out_shardings=everywhere)
 
 
 class Event(ABC):

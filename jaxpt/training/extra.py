@@ -36,7 +36,11 @@ class Extra:
     def values(self, seed: jax.Array) -> Params:
         """First values, each from the seed and its path alone."""
         draw = lambda path, spec: init_leaf(spec, leaf_key(seed, f"extra/{path}")) + spec.init_mean  # noqa: E731
-        return unflatten({path: draw(path, spec) for path, spec in self.specs.items()})
+        return unflatten({path: self._bounded(path, draw(path, spec)) for path, spec in self.specs.items()})
+
+    def _bounded(self, path: str, value: Array) -> Array:
+        bounds = self.specs[path].bounds
+        return value if bounds is None else jnp.clip(value, *bounds)
 
     def of_group(self, flat: Mapping[str, T], group: str) -> Tree[T]:
         """The part of a tree, given by path, that belongs to `group`, as a tree."""
@@ -86,7 +90,7 @@ class Extra:
             updates, states[name] = optimizer.update(g, before, own)
             values |= flatten(descend(own, updates, rates[name], optimizer.lr_mult))
         norms = {f"grad_norm/{name}": norm for name, norm in norms.items()}
-        return {"values": unflatten({p: values[p] for p in self.specs}), "opt_state": states}, norms
+        return {"values": unflatten({p: self._bounded(p, values[p]) for p in self.specs}), "opt_state": states}, norms
 
 
 def make_extra(objective: Objective, model: ModelConfig, where: str = "objective") -> Extra:

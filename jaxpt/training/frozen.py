@@ -14,7 +14,7 @@ from jaxpt.files.digests import canonical_digest
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.params import Params, Tree
 from jaxpt.models.specs import map_specs, param_specs
-from jaxpt.objectives.objective import ANCESTOR, FrozenFacts, Objective
+from jaxpt.objectives.objective import ANCESTOR, PARENT, FrozenFacts, Objective
 from jaxpt.tokenizers import Tokenizer
 from jaxpt.training.config import StageConfig
 from jaxpt.training.run_plan import RunPlan
@@ -39,6 +39,8 @@ def _open(path: str, where: str, pin: Mapping[str, str] | None) -> StartingPoint
     if pin is None and path == ANCESTOR:
         name = where.rpartition(" ")[2]
         raise JaxptError(f"{where}: this run's model was not reshaped from another; give {name}=MODEL")
+    if pin is None and path == PARENT:
+        raise JaxptError(f"{where}: this run starts from no model; set config.init_from")
     if pin is None:
         return open_start(path, "params", where)
     if path == ANCESTOR:
@@ -58,6 +60,13 @@ def ancestor(lineage: Sequence[Mapping[str, Any]]) -> Pins:
     """Returns the pin of `ANCESTOR`: the model that the newest reshape of a lineage began with; none without one."""
     sources = [entry["source"] for entry in lineage if "source" in entry]
     return {ANCESTOR: sources[-1]} if sources else NO_PINS
+
+
+def parent(start: StartingPoint | None, path: str | None) -> Pins:
+    """Returns the pin of `PARENT`: the model that a run starts from; none where it starts from nothing."""
+    if start is None or path is None:
+        return NO_PINS
+    return {PARENT: {"path": start.exact or path, "digest": start.digest}}
 
 
 def pin_frozen(

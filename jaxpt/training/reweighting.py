@@ -81,7 +81,7 @@ class Reweighting(Event):
     def act(self, view: RunView) -> Changes:
         """Measures the losses and moves the weights by the rule."""
         stage, name = view.stage.config.reweight, view.stage.config.name
-        reference, losses = self._reference[name], self._measure(view)(view.params)
+        reference, losses = self._reference[name], self._measure(view)(view.evaluated)
         weights = reweight(view.weights, losses, reference, rate=stage.rate, floor=stage.floor, clip=stage.clip)
         values = {f"reweight/loss/{n}": v for n, v in losses.items()}
         values |= {f"reweight/reference/{n}": v for n, v in reference.items()}

@@ -18,6 +18,7 @@ from jaxpt.models.mup import Scaling, initial_specs, parameterised, scaling
 from jaxpt.models.section import stated, with_rope
 from jaxpt.models.size import param_count
 from jaxpt.optim.chain import BuiltOptimizer
+from jaxpt.optim.freezing import freezes_all
 from jaxpt.optim.resized import resolve_changed
 from jaxpt.optim.schedule import Segment, learning_rate, resolve
 from jaxpt.tokenizers import Tokenizer
@@ -68,7 +69,7 @@ class RunPlan:
 
     `frozen` says which models the paths of the objectives name in this run (`jaxpt.training.frozen.pin_frozen`), and
     `frozen_models` what they are. `spent` is a step of the past and the FLOPs of all before it, as its checkpoint has
-    them.
+    them. `unmoved`: the past has moved no weight.
     """
 
     config: RunConfig
@@ -79,6 +80,7 @@ class RunPlan:
     frozen: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     frozen_models: Mapping[str, ModelConfig] = field(default_factory=dict)
     spent: tuple[int, float] = (0, 0.0)
+    unmoved: bool = True
 
     @property
     def scaling(self) -> Scaling | None:
@@ -138,6 +140,7 @@ class RunPlan:
             "durations": {s.config.name: s.config.duration for s in self.stages},
             "exact_durations": True,
             "learning_rate_next": stage.rate(step) if stage.schedule else None,
+            "unmoved": self.unmoved and all(s.step.unmoved for s in self.stages if s.first < step),
             **({"frozen": {path: dict(pin) for path, pin in self.frozen.items()}} if self.frozen else {}),
         }
 
@@ -148,6 +151,8 @@ def make_plan(
     model: ModelConfig | None = None,
     tokenizer: Tokenizer | None = None,
     past: Sequence[Leg] = (),
+    *,
+    unmoved: bool = True,
 ) -> RunPlan:
     """Checks the sources against the config and resolves every stage.
 
@@ -157,6 +162,7 @@ def make_plan(
         model: the model of `init_from`, None where the run starts from `config.model`.
         tokenizer: the tokenizer of `config.tokenizer` or `init_from`, None where neither has one.
         past: the steps that are done, none for a new run; the config plans what comes after them.
+        unmoved: they have moved no weight.
 
     Raises:
         JaxptError: a source that is empty, of another row length, vocabulary or tokenizer; a schedule that does not
@@ -168,7 +174,8 @@ def make_plan(
         initial_specs(model, scale)
     for name, source in sources.items():
         check_source(f"config.sources.{name}", config.sources[name].path, source, model, tokenizer)
-    return RunPlan(config, model, _stage_plans(config, sources, model, past), sources, tuple(past))
+    stages = _stage_plans(config, sources, model, past, unmoved)
+    return RunPlan(config, model, stages, sources, tuple(past), unmoved=unmoved)
 
 
 def continued(plan: RunPlan, saved: RunItem) -> RunPlan:
@@ -185,13 +192,14 @@ def continued(plan: RunPlan, saved: RunItem) -> RunPlan:
     past = history.read_legs(saved, plan.config.stages)
     known = [n for n in saved.get("schedule_log", {}).get("names", []) if n in plan.sources]
     sources = {n: plan.sources[n] for n in dict.fromkeys([*known, *plan.sources])}
-    stages = _stage_plans(plan.config, sources, plan.model, past)
+    stages = _stage_plans(plan.config, sources, plan.model, past, plan.unmoved)
+    stages = tuple(replace(new, step=was.step) for new, was in zip(stages, plan.stages))  # whose kernels are compared
     spent = (saved["step"], saved["flops"]) if "flops" in saved else (0, 0.0)
     return replace(plan, stages=stages, sources=sources, past=past, spent=spent)
 
 
 def _stage_plans(
-    config: RunConfig, sources: Mapping[str, SourceFacts], model: ModelConfig, past: Sequence[Leg]
+    config: RunConfig, sources: Mapping[str, SourceFacts], model: ModelConfig, past: Sequence[Leg], unmoved: bool
 ) -> tuple[StagePlan, ...]:
     stages, now = [], model
     for i, (stage, (first, stop)) in enumerate(zip(config.stages, history.spans(config.stages, past))):
@@ -210,7 +218,8 @@ def _stage_plans(
             check_pose(f"{where}.pose.target", stage, now)
         schedule, shift = _schedule(stage, first, stop, past, f"{where}.schedule")
         peak = config.optimizer.learning_rate if stage.learning_rate is None else stage.learning_rate
-        step = step_spec(now, stage, config.compute, len(sources))
+        unmoved = unmoved and freezes_all(now, stage.freeze, f"{where}.freeze")
+        step = step_spec(now, stage, config.compute, len(sources), unmoved=unmoved)
         stages.append(StagePlan(stage, first, stop, now, schedule, peak, step, weights, shift))
     return tuple(stages)
 

@@ -44,8 +44,11 @@ def begin_stage(
     extra = make_extra(objective, stage.model)
     values, lines = begin(state.extra, extra, layout, seed, fresh=fresh)
     models = open_frozen(objective, f"stage {config.name}, objective {objective.name}", pins)
-    lines += [f"frozen model {name}: {model.description}" for name, model in models.items()]
-    frozen = load_frozen(models, layout)
+    own = stage.step.own
+    for name, model in models.items():
+        same = "; its weights are those that are trained, held once" if name in own else ""
+        lines.append(f"frozen model {name}: {model.description}{same}")
+    frozen = load_frozen({name: model for name, model in models.items() if name not in own}, layout)
 
     def arguments(step: int) -> StepArguments[np.generic, Array]:
         progress = Progress(step - stage.first, stage.stop - stage.first, config.tokens_per_step)

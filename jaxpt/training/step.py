@@ -13,9 +13,9 @@ from jaxpt.errors import JaxptError
 from jaxpt.models.batch import Batch
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
-from jaxpt.models.params import Array, branch
+from jaxpt.models.params import Array, Params, branch
 from jaxpt.models.specs import param_specs
-from jaxpt.objectives.objective import FrozenModel, Inputs, Objective
+from jaxpt.objectives.objective import PARENT, FrozenModel, Inputs, Objective
 from jaxpt.optim.chain import BuiltOptimizer, descend, global_norm
 from jaxpt.optim.freezing import keep_frozen, mask_gradients, stop_frozen, trainable
 from jaxpt.sharding import batch_sharding
@@ -50,7 +50,10 @@ class Step(Protocol):
 
 @dataclass(frozen=True)
 class StepSpec:
-    """Everything a compiled step depends on; stages with equal specs share one compilation."""
+    """Everything a compiled step depends on; stages with equal specs share one compilation.
+
+    `unmoved`: the weights are those that the run started from, and the step leaves them so.
+    """
 
     model: ModelConfig
     objective: Objective
@@ -60,15 +63,24 @@ class StepSpec:
     microbatches: int
     freeze: tuple[str, ...]
     sources: int
+    unmoved: bool = False
+
+    @property
+    def own(self) -> frozenset[str]:
+        """The frozen models that are the trained one, by name: the step reads them out of its state."""
+        paths = self.objective.frozen() if self.unmoved else {}
+        return frozenset(name for name, path in paths.items() if path == PARENT)
 
     def __hash__(self) -> int:  # an objective's options may be dicts
         return hash((self.model, self.compute, self.batch_size, self.sequence_length, self.microbatches))
 
 
-def step_spec(model: ModelConfig, stage: StageConfig, compute: Compute, sources: int) -> StepSpec:
+def step_spec(
+    model: ModelConfig, stage: StageConfig, compute: Compute, sources: int, *, unmoved: bool = False
+) -> StepSpec:
     """The step that `stage` needs."""
     sizes = (stage.batch_size, stage.sequence_length, stage.microbatches)
-    return StepSpec(model, stage.objective, compute, *sizes, stage.freeze, sources)
+    return StepSpec(model, stage.objective, compute, *sizes, stage.freeze, sources, unmoved)
 
 
 def make_step(
@@ -110,7 +122,7 @@ def make_step(
             weight_sum,
             *sizes,
             extra=values,
-            frozen={name: FrozenModel(configs[name], params) for name, params in given.frozen.items()},
+            frozen=_frozen_models(configs, {**given.frozen, **dict.fromkeys(spec.own, state.params)}),
             scheduled=given.scheduled,
             key=jax.random.fold_in(jax.random.key(given.seed), given.step),
         )
@@ -127,16 +139,20 @@ def make_step(
         parts = {f"train/{name}": value for name, value in {**named, **norms}.items()}
         return State(params, opt_state, new_extra), {**parts, **objective.report(sums)}
 
-    arguments = _arguments(objective, layout, configs)
+    arguments = _arguments(objective, layout, {n: c for n, c in configs.items() if n not in spec.own})
     inward, outward = (shardings, batch_sharding(layout.mesh), arguments), (shardings, layout.replicated)
     compiled = jax.jit(step, donate_argnums=0, in_shardings=inward, out_shardings=outward)
     return compiled  # type: ignore[return-value]  # its type in JAX lacks _cache_size
 
 
+def _frozen_models(configs: Mapping[str, ModelConfig], params: Mapping[str, Params]) -> dict[str, FrozenModel]:
+    return {name: FrozenModel(configs[name], leaves) for name, leaves in params.items()}
+
+
 def _arguments(
     objective: Objective, layout: Layout, frozen: Mapping[str, ModelConfig]
 ) -> StepArguments[NamedSharding, NamedSharding]:
-    """Where the arguments of a step lie."""
+    """Where the arguments of a step lie; `frozen` are those that it is given."""
     whole, of_frozen = layout.replicated, {n: layout.of(param_specs(c)) for n, c in frozen.items()}
     rates, scheduled = dict.fromkeys(objective.groups(), whole), dict.fromkeys(objective.scheduled(), whole)
     return StepArguments(whole, rates, scheduled, whole, whole, of_frozen)

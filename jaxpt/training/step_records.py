@@ -30,7 +30,8 @@ class StepRecords(Event):
         run.record(record)
         loss, targets = record.get("train/loss"), f"{record['train/targets']:,.0f}"
         if run.progress is not None:
-            run.progress.set_postfix(loss="-" if loss is None else f"{loss:.3f}", targets=targets, refresh=False)
+            shown = {"loss": "-" if loss is None else f"{loss:.3f}", "targets": targets}
+            run.progress.set_postfix({**shown, **view.stage.config.objective.live(record)}, refresh=False)
         self._compare(view.step, record)
         check_finite(view.step, {k: v for k, v in record.items() if not k.startswith("perf/")}, run.checkpoints)
         if view.step == view.stage.stop:

@@ -66,3 +66,21 @@ def test_a_loss_that_is_none_is_said_by_source(value):
         reweight(START, losses, REFERENCE)
     with pytest.raises(JaxptError, match="reweight: source book has no reference loss"):
         reweight(START, REFERENCE, losses)
+
+
+@settings(deadline=None)
+@given(st.floats(-3, 3), st.floats(0, 2), st.sampled_from([0.0, 1e-4]))
+def test_only_differences_between_sources_count_and_more_of_them_gives_more_weight(shift, more, floor):
+    losses = {n: v + 0.1 * i for i, (n, v) in enumerate(REFERENCE.items())}
+    got = reweight(START, losses, REFERENCE, floor=floor)
+    shifted = reweight(START, {n: v + shift for n, v in losses.items()}, REFERENCE, floor=floor)
+    assert shifted == pytest.approx(got)
+    further = reweight(START, {**losses, "wiki": losses["wiki"] + more}, REFERENCE, floor=floor)
+    assert further["wiki"] >= got["wiki"]
+    assert all(further[n] <= got[n] for n in START if n != "wiki")
+    assert sum(further.values()) == pytest.approx(1)
+
+
+def test_losses_at_their_references_move_weights_by_the_floor_alone():
+    got = reweight(START, REFERENCE, REFERENCE, floor=1e-4)
+    assert got == pytest.approx({n: (1 - 1e-4) * w + 1e-4 / 7 for n, w in START.items()})

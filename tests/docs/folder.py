@@ -54,6 +54,15 @@ def get_config():
     c.checkpoint.every = "4 steps"
     return c
 """
+MASKS_PY = """
+from configs.tiny import get_config as tiny
+
+
+def get_config():
+    c = tiny("data/packed")
+    c.stages[0].update(duration="2 steps", objective={"name": "shear", "target": {"layers": 3, "mlp": 64}})
+    return c
+"""
 MINE_PY = '''
 from dataclasses import dataclass
 
@@ -72,6 +81,7 @@ def make(folder: Path) -> None:
         (folder / name).symlink_to(ROOT / name)
     (folder / "quiet.py").write_text(_module_of(ROOT / "docs" / "pipeline.md", "quiet.py"), encoding="utf-8")
     (folder / "run.py").write_text(RUN_PY)
+    (folder / "masks.py").write_text(MASKS_PY)
     _records(folder)
     _quickstart(folder)
     data = folder / "runs/quickstart/data"
@@ -177,10 +187,11 @@ def _sources(folder: Path, tokenizer: tokenizers.Tokenizer) -> None:
 
 
 def _models(folder: Path, tokenizer: tokenizers.Tokenizer) -> None:
-    """A run that has checkpoints on its way (`runs/c`), one that has not, and a bundle of 32 narrow layers."""
+    """Runs with checkpoints on the way (`runs/c`), without, and of mask training; a bundle of 32 narrow layers."""
     (folder / "code/mine.py").write_text(MINE_PY)
     _do("jaxpt train --config=run.py --workdir=runs/c")
     _do("jaxpt train --config=configs/tiny.py:PACKED_SOURCE --workdir=runs/a")
+    _do("jaxpt train --config=masks.py --workdir=runs/masks")
     (folder / "RUN").symlink_to(folder / "runs/quickstart/run")
     _do("jaxpt distill-cache --teacher=RUN --source=packed/code")
     config = ModelConfig(

@@ -32,6 +32,9 @@ class Subclone(Transform):
     depth: Literal["loss", "influence", "middle", "even", "first"] | None = option(
         None, "which layers stay; None: by the best scores there are"
     )
+    experts: Literal["contribution", "reap"] = option(
+        "contribution", "rank experts by the mean over all tokens, or over their own (reap; needs calibration data)"
+    )
     compensate: bool = option(False, "refit o and down by least squares; needs calibration data")
     ridge: float = option(RIDGE, "compensate: the ridge, relative to the mean diagonal of the second moments")
 
@@ -51,6 +54,8 @@ class Subclone(Transform):
         lengths(config, setting.target)
         if self.compensate:
             setting.need_data("compensate=True")
+        if self.experts == "reap" and self.reads_scores and setting.scores is None and config.moe is not None:
+            setting.need_data("experts='reap'")
 
     def outcome(self, config: ModelConfig, setting: ReshapeSetting) -> ModelConfig:
         """Evenly spaced positions and the first layers stand for those that stay."""
@@ -70,6 +75,7 @@ class Subclone(Transform):
             selection=self.selection,
             scaling=self.scaling,
             depth=self.depth,
+            experts=self.experts,
         )
 
     def _compensated(self, source: ModelSlices, setting: ReshapeSetting) -> Rewrite:
@@ -84,7 +90,7 @@ class Subclone(Transform):
             )
             setting.note(scores)
         entry = self._cut(source, setting, scores).entry
-        kept = choose(config, target, scores, depth=self.depth)
+        kept = choose(config, target, scores, depth=self.depth, experts=self.experts)
         rewrite = dataclasses.replace(cut(config, target, kept, scores), entry=entry)
         index = {axis: i for axis, i in (("mlp", kept.mlp), ("heads", kept.heads)) if i is not None}
         tokens = setting.calibration_tokens

@@ -1,0 +1,1 @@
+"""Gates by which masks are learned, one file each."""
