@@ -26,8 +26,11 @@ class RunItem(TypedDict, total=False):
     history: list[dict[str, Any]]  # legs of the steps so far
     durations: dict[str, str]  # of the stages, as configured
     exact_durations: bool  # absent: counted in binary fractions, perhaps a step longer
+    learning_rate: float | None  # of the last step
     learning_rate_next: float | None
     unmoved: bool  # the weights are those that the run started from; absent: unknown
+    segments_since: dict[str, list[float]]  # by stage: the step and multiple from which a new segment began
+    branch: dict[str, Any]  # of a branch: `run`, `step`, `learning_rate` and what `jaxpt.training.branching` adds
     schedule_log: dict[str, Any]
     ledger: list[dict[str, Any]]  # rows used, those of earlier runs (`prior_ledger`) included
     prior_ledger: list[dict[str, Any]]

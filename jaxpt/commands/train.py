@@ -197,7 +197,7 @@ def open_plan(
     in `workdir` that has checkpoints goes on from where it began, whatever is there now; `saved` is the `run` item of
     the checkpoint that it goes on from.
     """
-    past, unmoved = (read_legs(saved, config.stages), saved.get("unmoved", False)) if saved else ((), True)
+    past = read_legs(saved, config.stages) if saved else ()
     start = _start(config, workdir) if config.init_from else None
     sources, tokenizer = open_sources(config, _tokenizer(config, start.tokenizer_path if start else None))
     if tokenizer is None and workdir is not None and finished_steps(workdir) and has_tokenizer(workdir):
@@ -208,7 +208,7 @@ def open_plan(
         model=start.model if start else None,
         tokenizer=tokenizer,
         past=past,
-        unmoved=unmoved,
+        saved=saved,
     )
     plan = planned(config)
     lineage = start.lineage if start else []

@@ -1,26 +1,20 @@
-"""Learning-rate schedules as segments: each a shape from one multiple of the peak to the next, over whole steps.
+"""Learning-rate schedules as pieces: each a shape from one multiple of the peak to the next, in steps or in tokens.
 
-A schedule says its pieces; `resolve` makes segments of them that last as long as the stage. Those that can be chosen
-lie in `jaxpt.optim.schedules`, one file each.
+A schedule says its pieces; `resolve` makes segments of them on the steps of a stage. Those that can be chosen lie in
+`jaxpt.optim.schedules`, one file each.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any, ClassVar
 
 from jaxpt.config.choice import Choice, find, option
-from jaxpt.config.duration import parse
 from jaxpt.errors import JaxptError, nearest
-
-# How far a segment still is from its end, as a fraction: f(0) = 1, f(1) = 0.
-SHAPES: dict[str, Callable[[float], float]] = {
-    "linear": lambda u: 1 - u,
-    "cosine": lambda u: 0.5 * (1 + math.cos(math.pi * u)),
-    "sqrt": lambda u: 1 - math.sqrt(u),  # the 1-sqrt cooldown of Hägele et al., arXiv 2405.18392
-}
+from jaxpt.optim.course import Course
+from jaxpt.optim.curve import LAW, SHAPES, Curve, Moment, Segment, law_at
+from jaxpt.optim.places import Stretch, placed
 
 # What stood in every schedule of earlier versions and their stored configs, whatever its name.
 OPTIONS_OF_ALL = {
@@ -38,7 +32,10 @@ class Piece:
     """A piece of a schedule, as it is written: see `Segment` for what it becomes."""
 
     shape: str = option(doc="linear, cosine, sqrt, exponential or constant")
-    duration: str = option(doc='"500 steps", "2M tokens", "10%" of the stage, or "rest"')
+    duration: str = option(
+        doc='"500 steps", "2M tokens", "10%" of the stage, "rest"; or where it ends: "until 500 steps" of the stage, '
+        '"until 2B tokens of run"'
+    )
     end: float = option(doc="multiple of the stage's peak at its end")
 
 
@@ -47,9 +44,15 @@ class Schedule(Choice, kind="schedule", room="jaxpt.optim.schedules", default="c
     """How the learning rate moves through a stage, as multiples of its peak."""
 
     start: ClassVar[float] = 0.0  # where the first piece starts
+    relative: ClassVar[bool] = False  # what follows a law ends at a multiple of where it starts, not of the peak
 
     def pieces(self) -> Sequence[Piece]:
         """What the schedule is made of; together the pieces last as long as the stage."""
+        raise NotImplementedError
+
+    def law(self, at: Moment) -> float:
+        """The multiple of the peak at a moment of a piece whose shape is `LAW`: a function of what is done, not of how
+        long the stage is."""
         raise NotImplementedError
 
     @classmethod
@@ -65,88 +68,78 @@ class Schedule(Choice, kind="schedule", room="jaxpt.optim.schedules", default="c
         return {key: value for key, value in values.items() if key not in idle}
 
 
-@dataclass(frozen=True)
-class Segment:
-    """`steps` steps from `start` to `end`, both multiples of the stage's peak learning rate.
-
-    Steps are of the stage's present size: where some of them had another, their number may be a fraction.
-    """
-
-    steps: int | Fraction
-    shape: str
-    start: float
-    end: float
-
-    def value(self, t: int | Fraction) -> float:
-        """Multiple of the peak at step `t` of the segment, 0 ≤ t < steps.
-
-        A rising segment takes the value reached at the end of the step, a falling one that at its start: so neither
-        a warmup from 0 nor a decay to 0 spends a step on a rate of nothing.
-        """
-        if self.shape == "constant" or self.start == self.end:
-            return self.end
-        u = min(1.0, float((t + 1 if self.end > self.start else t) / self.steps))
-        if self.shape == "exponential":
-            return self.start * (self.end / self.start) ** u
-        return self.end + (self.start - self.end) * SHAPES[self.shape](u)
-
-
-def resolve(schedule: Schedule, steps: int, tokens_per_step: int, where: str = "schedule") -> tuple[Segment, ...]:
-    """Returns a stage's schedule as segments that together last exactly `steps` steps.
+def resolve(schedule: Schedule, steps: int, tokens_per_step: int, where: str = "schedule", peak: float = 1.0) -> Curve:
+    """Returns the schedule of a stage of `steps` steps of one size, the first of its run.
 
     Args:
         schedule: the stage's schedule.
         steps: steps of the stage.
         tokens_per_step: B × S, for durations in tokens.
         where: config key for error messages.
+        peak: the learning rate that multiples are of, for laws that look at it.
 
     Raises:
-        JaxptError: an unknown shape, pieces longer or shorter than the stage, an exponential at 0.
+        JaxptError: as `resolve_on`.
+    """
+    return resolve_on(schedule, Course([(steps, tokens_per_step)]), where, peak)
+
+
+def resolve_on(schedule: Schedule, course: Course, where: str = "schedule", peak: float = 1.0) -> Curve:
+    """As `resolve`, for a stage anywhere in a run, whose tokens per step may change on the way.
+
+    Every piece lies where its own duration puts it: one in steps counts steps, one in tokens counts tokens, and parts
+    of the stage ("10%", "rest") count what the stage's duration counts. So a segment neither starts again nor is
+    skipped when the batch size changes, and the last one ends with the stage.
+
+    Raises:
+        JaxptError: an unknown shape, pieces longer or shorter than the stage, an exponential at 0, a multiple below 0.
     """
     pieces = schedule.pieces()
-    return segments_of(pieces, _lengths(pieces, steps, tokens_per_step, where), schedule.start, where)
+    lying = placed([(piece.shape, piece.duration) for piece in pieces], course, where)
+    return Curve(_segments(schedule, pieces, lying, course, where, peak), course, schedule.law, peak)
 
 
-def learning_rate(segments: Sequence[Segment], t: int | Fraction, peak: float) -> float:
+def learning_rate(curve: Curve, t: int, peak: float) -> float:
     """Learning rate at step `t` of the stage; the last value after its end."""
-    for segment in segments:
-        if t < segment.steps:
-            return peak * segment.value(t)
-        t -= segment.steps
-    return peak * segments[-1].end
+    return peak * curve.multiple(t)
 
 
-def segments_of(
-    pieces: Sequence[Piece], lengths: Sequence[int | Fraction], start: float, where: str
+def _segments(
+    schedule: Schedule, pieces: Sequence[Piece], placed: Sequence[Stretch], course: Course, where: str, peak: float
 ) -> tuple[Segment, ...]:
-    """Returns pieces of the given lengths, in steps, as segments; those of no length are left out.
-
-    Raises:
-        JaxptError: an unknown shape, an exponential at 0.
-    """
-    out = []
-    for piece, length in zip(pieces, lengths):
-        if piece.shape not in SHAPES and piece.shape not in ("constant", "exponential"):
-            known = [*SHAPES, "constant", "exponential"]
-            hint = nearest(piece.shape, known) or f"; known: {', '.join(known)}"
-            raise JaxptError(f"{where}: {piece.shape!r} is not a shape{hint}")
-        if length and piece.shape == "exponential" and min(start, piece.end) <= 0:
-            raise JaxptError(
-                f"{where}: an exponential segment ({piece.duration}) cannot start or end at 0; set end above 0"
-            )
-        if length:
-            out.append(Segment(length, piece.shape, start, piece.end))
-        start = piece.end
+    """The pieces as segments; those of no length are left out."""
+    out, start, lawful = [], schedule.start, False
+    for i, (piece, span) in enumerate(zip(pieces, placed)):
+        _check_shape(piece, where)
+        at_law = lambda first, step: law_at(schedule.law, course, first, step, peak)  # noqa: E731
+        end = piece.end
+        if piece.shape == LAW:
+            start, end = at_law(span.first, span.first), at_law(span.first, span.stop)
+            lawful = True
+        elif schedule.relative and lawful:
+            end *= start
+        elif i + 1 < len(pieces) and pieces[i + 1].shape == LAW:
+            end = at_law(span.stop, span.stop)
+        if span.length:
+            _check_values(piece, start, end, where)
+            out.append(Segment(span.first, span.stop, piece.shape, start, end, span.counts, span.length))
+        start = end
     return tuple(out)
 
 
-def _lengths(pieces: Sequence[Piece], steps: int, tokens_per_step: int, where: str) -> list[int]:
-    durations = [parse(piece.duration, where, parts=True) for piece in pieces]
-    fixed = [None if d.unit == "rest" else d.steps(tokens_per_step, steps) for d in durations]
-    used, rests = sum(n for n in fixed if n is not None), fixed.count(None)
-    if used > steps or (not rests and used < steps) or rests > 1:
-        listed = ", ".join(f"{piece.shape} {piece.duration}" for piece in pieces)
+def _check_shape(piece: Piece, where: str) -> None:
+    if piece.shape not in SHAPES and piece.shape not in ("constant", "exponential", LAW):
+        known = [*SHAPES, "constant", "exponential"]
+        hint = nearest(piece.shape, known) or f"; known: {', '.join(known)}"
+        raise JaxptError(f"{where}: {piece.shape!r} is not a shape{hint}")
+
+
+def _check_values(piece: Piece, start: float, end: float, where: str) -> None:
+    for value in (start, end):
+        if not (math.isfinite(value) and value >= 0):
+            raise JaxptError(f"{where}: {piece.shape} {piece.duration} goes to {value:g} times the peak; a learning "
+                             f"rate is never below 0")  # fmt: skip
+    if piece.shape == "exponential" and min(start, end) <= 0:
         raise JaxptError(
-            f"{where}: the segments ({listed}) take {used} steps and {rests} × rest, the stage has {steps}"
+            f"{where}: an exponential segment ({piece.duration}) cannot start or end at 0; set end above 0"
         )
-    return [steps - used if n is None else n for n in fixed]

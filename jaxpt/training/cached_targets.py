@@ -69,8 +69,8 @@ def _check_teacher(path: str, targets: SourceTargets, where: str) -> None:
 def targets_of(plan: RunPlan, step: int) -> list[SourceTargets | None]:
     """Returns what comes with the rows of each stage, None where it is over at `step`; raises as `open_targets`."""
     return [
-        open_targets(stage, plan.sources, f"config.stages[{i}]") if stage.stop > step else None
-        for i, stage in enumerate(plan.stages)
+        open_targets(stage, plan.sources, f"config.stages[{stage.index}]") if stage.stop > step else None
+        for stage in plan.stages
     ]
 
 

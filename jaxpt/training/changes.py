@@ -17,7 +17,8 @@ def changes(plan: RunPlan, saved: RunItem) -> list[str]:
         saved: the `run` item of the checkpoint.
     """
     step, lines = saved["step"], []
-    begun = [s for s in plan.stages if s.first < step]
+    first_parts = {s.index: s for s in reversed(plan.stages)}
+    begun = [s for _, s in sorted(first_parts.items()) if s.first < step]
     for i, stage in enumerate(begun):
         mine = [leg for leg in plan.past if leg.stage == stage.config.name]
         key, name = f"config.stages[{i}].duration={stage.config.duration!r}", stage.config.name
@@ -29,9 +30,18 @@ def changes(plan: RunPlan, saved: RunItem) -> list[str]:
                 lines.append(f"{key} has no effect: stage {name} is done, from step {stage.first} to {stage.stop}")
         elif (line := _counted_anew(key, stage, saved)) is not None:
             lines.append(line)
-        elif history.left(stage.config, mine) < 0:
-            then = f"stage {plan.stages[i + 1].config.name} begins" if i + 1 < len(plan.stages) else "nothing is left"
+        elif sum(steps for _, steps in history.left(plan.config.stages[i], mine)) < 0:
+            then = f"stage {first_parts[i + 1].config.name} begins" if i + 1 in first_parts else "nothing is left"
             lines.append(f"{key} is less than what was trained of stage {name} ({size}): it ends here, and {then}")
+        elif stage.since and stage.since[0] == step and saved.get("segments_since", {}).get(name) != list(stage.since):
+            assert stage.schedule is not None
+            end = stage.rate(stage.whole[1])
+            lines.append(
+                f"config.stages[{i}].duration was {saved['durations'][name]!r}, is {stage.config.duration!r}: what is "
+                f"done stays, and the rate does not jump to where a schedule of that length would be; from step "
+                f"{step:,} on stage {name} goes from {stage.rate(step):.6g} to {end:.6g} in a new segment, up to step "
+                f"{stage.whole[1]:,}"
+            )
     planned = saved.get("learning_rate_next")
     if planned is not None and step < plan.steps:
         now = plan.stages[plan.stage_of(step)].rate(step)
@@ -45,6 +55,8 @@ def changes(plan: RunPlan, saved: RunItem) -> list[str]:
 def _counted_anew(key: str, stage: StagePlan, saved: RunItem) -> str | None:
     """Returns a line where the stage in progress ends elsewhere than the version planned that wrote the checkpoint."""
     name, size = stage.config.name, stage.config.tokens_per_step
+    if stage.config.batch_ramp:
+        return None
     before = steps_of_earlier_versions(stage.config.duration, size)
     if saved.get("exact_durations") or saved.get("durations", {}).get(name) != stage.config.duration:
         return None
@@ -52,5 +64,5 @@ def _counted_anew(key: str, stage: StagePlan, saved: RunItem) -> str | None:
         return None
     return (
         f"{key} is {stage.config.steps:,} steps, counted exactly; the version that wrote the checkpoint counted "
-        f"{before:,}: stage {name} now ends at step {stage.stop:,}"
+        f"{before:,}: stage {name} now ends at step {stage.whole[1]:,}"
     )

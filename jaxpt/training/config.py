@@ -22,6 +22,7 @@ from jaxpt.objectives.objective import Objective
 from jaxpt.optim.optimizer import Optimizer
 from jaxpt.optim.schedule import Schedule
 from jaxpt.sharding.mesh import check_axes
+from jaxpt.training import batch_ramp
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class StageConfig:
     and what the objective trains besides the model.
     `freeze` lists axis names ("vocab"), path patterns ("blocks/*/q") and layers ("layers[0:4]", global numbers).
     `rope` replaces fields of the model's rope from this stage on. `pose` lets positions skip at random up to a target.
+    `batch_ramp` changes the batch size on the way; the rows of a microbatch stay, so its number changes along.
     """
 
     duration: str = option(doc='"500 steps" or "2M tokens"')
@@ -75,6 +77,7 @@ class StageConfig:
     reweight: ReweightConfig = ReweightConfig()
     name: str = option("", "left out: stage0, stage1, …")
     microbatches: int = option(1, "parts of a batch whose gradients are summed")
+    batch_ramp: tuple[str, ...] = option((), 'other batch sizes, from a place of the stage on: "64 from 2M tokens"')
     learning_rate: float | None = option(None, "the stage's peak; None: optimizer.learning_rate")
     schedule: Schedule = choice_option(Schedule, "how the learning rate moves through the stage")
     objective: Objective = choice_option(Objective, "what is minimised")
@@ -85,13 +88,27 @@ class StageConfig:
 
     @property
     def tokens_per_step(self) -> int:
-        """B × S."""
+        """B × S, before any change of the batch size."""
         return self.batch_size * self.sequence_length
 
     @property
     def steps(self) -> int:
         """Optimizer steps of the stage."""
-        return parse(self.duration, f"stages[{self.name}].duration").steps(self.tokens_per_step)
+        return sum(steps for _, steps in self.left(0, 0))
+
+    def left(self, steps: int, tokens: int) -> list[tuple[int, int]]:
+        """Returns (batch size, steps) of what is left once so many steps and tokens of the stage are done."""
+        where = f"stages[{self.name}]"
+        ramp = batch_ramp.changes(self.batch_ramp, self.batch_size, self.microbatches, f"{where}.batch_ramp")
+        duration = parse(self.duration, f"{where}.duration")
+        return batch_ramp.left(duration, self.batch_size, self.sequence_length, ramp, steps, tokens)
+
+    def at_size(self, batch_size: int) -> "StageConfig":
+        """Returns the stage as its steps of another batch size are; a microbatch keeps its rows."""
+        if batch_size == self.batch_size:
+            return self
+        rows = self.batch_size // self.microbatches
+        return dataclasses.replace(self, batch_size=batch_size, microbatches=batch_size // rows)
 
 
 @dataclass(frozen=True)
@@ -206,6 +223,9 @@ def _check_stage(where: str, stage: StageConfig, sources: dict[str, SourceConfig
         )
     _not_negative(f"{where}.learning_rate", stage.learning_rate or 0.0)
     parse(stage.duration, f"{where}.duration")
+    ramp = batch_ramp.changes(stage.batch_ramp, stage.batch_size, stage.microbatches, f"{where}.batch_ramp")
+    if ramp and stage.reweight.every:
+        raise JaxptError(f"{where}.batch_ramp and {where}.reweight.every do not go together; split the stage in two")
     if stage.steps < 1:
         raise JaxptError(f"{where}.duration is {stage.duration!r}: not a single step")
     if parse_interval(stage.reweight.every, f"{where}.reweight.every") and stage.reweight.reference is None:

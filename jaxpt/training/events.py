@@ -36,7 +36,9 @@ class Due:
         """Whether it is due once `step` steps of `plan` are finished."""
         if step == 0:
             return self.first
-        if (self.last and step == plan.steps) or (self.stage_ends and any(step == stage.stop for stage in plan.stages)):
+        if (self.last and step == plan.steps) or (
+            self.stage_ends and any(step == stage.whole[1] for stage in plan.stages)
+        ):
             return True
         tokens = plan.tokens_at
         return self.every is not None and self.every.is_due(step - 1, step, tokens(step - 1), tokens(step))

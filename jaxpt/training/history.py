@@ -1,23 +1,25 @@
 """What a run has done, as legs of steps; and from there on where its stages begin and end."""
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from jaxpt.checkpoints.checkpoints import finished_steps, read_run
 from jaxpt.checkpoints.run_item import RunItem
-from jaxpt.config.duration import parse
 from jaxpt.errors import JaxptError
 from jaxpt.training.config import StageConfig
+
+TRUNK = "trunk/"  # before the name of an inherited stage; no stage of a config has a slash in its name
 
 
 @dataclass(frozen=True)
 class Leg:
-    """Global steps [first, stop) of the stage named `stage`, each of `batch_size` rows of `sequence_length` tokens."""
+    """Global steps [first, stop) of the stage named `stage`, each of `batch_size` rows of `sequence_length` tokens.
+
+    Those that a branch has from the run it came from are called `trunk/STAGE`.
+    """
 
     stage: str
     first: int
@@ -34,6 +36,11 @@ class Leg:
     def steps(self) -> int:
         """How many."""
         return self.stop - self.first
+
+    @property
+    def inherited(self) -> bool:
+        """Whether another run took these steps, which this one branched from."""
+        return self.stage.startswith(TRUNK)
 
     @property
     def tokens(self) -> int:
@@ -102,15 +109,15 @@ def spans(stages: Sequence[StageConfig], legs: Sequence[Leg] = ()) -> list[tuple
     Raises:
         JaxptError: a stage that has begun was renamed, removed or moved.
     """
-    begun = list(dict.fromkeys(leg.stage for leg in legs))
+    begun = list(dict.fromkeys(leg.stage for leg in legs if not leg.inherited))
     _check(stages, begun, legs)
-    out, at = [], 0
+    out, at = [], max((leg.stop for leg in legs if leg.inherited), default=0)
     for i, stage in enumerate(stages):
         mine = [leg for leg in legs if leg.stage == stage.name]
         first = mine[0].first if mine else at
         at = mine[-1].stop if mine else first
         if i >= len(begun) - 1:
-            at += max(0, left(stage, mine))
+            at += max(0, sum(steps for _, steps in left(stage, mine)))
         out.append((first, at))
     return out
 
@@ -120,20 +127,26 @@ def whole(stages: Sequence[StageConfig], past: Sequence[Leg] = ()) -> tuple[Leg,
     done, out = past[-1].stop if past else 0, list(past)
     for stage, (first, stop) in zip(stages, spans(stages, past)):
         if stop > done:
-            out.append(Leg(stage.name, max(first, done), stop, stage.batch_size, stage.sequence_length))
+            out += to_come(stage, max(first, done), [leg for leg in past if leg.stage == stage.name])
     return joined(out)
 
 
-def left(stage: StageConfig, mine: Sequence[Leg]) -> int:
-    """Returns how many steps of its present size a stage has left after the legs done in it; negative: too many done.
+def to_come(stage: StageConfig, first: int, mine: Sequence[Leg] = ()) -> list[Leg]:
+    """Returns the legs of a stage that come after those done in it, from global step `first` on."""
+    out = []
+    for batch_size, steps in left(stage, mine):
+        if steps > 0:
+            out.append(Leg(stage.name, first, first + steps, batch_size, stage.sequence_length))
+            first += steps
+    return out
+
+
+def left(stage: StageConfig, mine: Sequence[Leg]) -> list[tuple[int, int]]:
+    """Returns (batch size, steps) of what a stage has left after the legs done in it; steps below 0: too many done.
 
     A duration in tokens counts tokens done, one in steps counts steps done.
     """
-    duration = parse(stage.duration, f"stages[{stage.name}].duration")
-    if duration.unit == "steps" or all(leg.tokens_per_step == stage.tokens_per_step for leg in mine):
-        return stage.steps - sum(leg.steps for leg in mine)
-    tokens = Fraction(duration.amount) - sum(leg.tokens for leg in mine)
-    return math.ceil(tokens / stage.tokens_per_step)
+    return stage.left(sum(leg.steps for leg in mine), sum(leg.tokens for leg in mine))
 
 
 def _check(stages: Sequence[StageConfig], begun: Sequence[str], legs: Sequence[Leg]) -> None:

@@ -150,7 +150,7 @@ def _train_stage(run: ActiveRun, stage: StagePlan, bar: tqdm) -> bool:
     )
     for line in lines:
         run.log(line)
-    run.metrics.event("stage", run.step, stage=stage.config.name)
+    run.metrics.event("stage", run.step, stage=stage.config.name, batch_size=stage.config.batch_size)
     step, sharding = run.program.steps[stage.step], batch_sharding(run.program.layout.mesh)
     if not step._cache_size():
         run.clock.cold()

@@ -15,7 +15,7 @@ from jaxpt.training.changes import changes
 from jaxpt.training.feed import Feed
 from jaxpt.training.interrupt import Interrupt
 from jaxpt.training.metrics import MetricsLog
-from jaxpt.training.program import Program, drawn_state
+from jaxpt.training.program import Program, drawn_state, make_program
 from jaxpt.training.run_plan import RunPlan, continued
 from jaxpt.training.saving import retention
 from jaxpt.training.speed import convention
@@ -45,6 +45,9 @@ def open_run(
     saved = restored.run if restored else None
     if saved:
         plan = continued(plan, saved)
+        if any(stage.step not in program.steps for stage in plan.stages):  # an older checkpoint than was planned from
+            more = make_program(plan, layout.mesh.devices.flatten().tolist()).steps
+            program = program._replace(steps={**more, **program.steps})
         checkpoints.retention = retention(plan)
     feed = make_feed(plan, saved)  # before anything is set aside or cut back: it may refuse the config
     set_aside = checkpoints.go_back(restored, log) if restored else []

@@ -8,6 +8,7 @@ from jaxpt.data.weights import flat_weights
 from jaxpt.models.mup import Scaling
 from jaxpt.models.specs import flatten, param_specs
 from jaxpt.objectives.objective import Objective
+from jaxpt.optim.curve import ends_of
 from jaxpt.optim.multipliers import Multipliers, multipliers
 from jaxpt.training.run_plan import RunPlan, SourceFacts, StagePlan, stated
 
@@ -32,26 +33,27 @@ def stages(plan: RunPlan) -> str:
     """Returns a line per stage: its size, its learning rate, and what is special about it."""
     head = ["stages", "steps", "tokens", "FLOPs", "batch size", "sequence length", "learning rate", "over steps", ""]
     rows = []
-    for i, stage in enumerate(plan.stages):
+    for stage in plan.stages:
         config, rate, shapes = stage.config, "done", ""
         if stage.schedule:
-            end = stage.peak * stage.schedule[-1].end
+            end, steps = stage.rate(stage.whole[1]), stage.whole[1] - stage.whole[0]
             rate = f"{stage.peak:g}" if math.isclose(end, stage.peak) else f"{stage.peak:g} to {end:g}"
-            shapes = ", ".join(f"{round(s.steps):,} {s.shape}" for s in stage.schedule)
+            shapes = ", ".join(f"{n:,} {shape}" for shape, n in ends_of(stage.schedule.segments, steps) if n)
         tokens = plan.tokens_at(stage.stop) - plan.tokens_at(stage.first)
         flops = f"{tokens * plan.flops_per_token(stage):.3g}"
         size = [stage.stop - stage.first, tokens, flops, config.batch_size, config.sequence_length]
-        rows.append([config.name, *size, rate, shapes, "; ".join(_special(stage, i, plan))])
+        rows.append([config.name, *size, rate, shapes, "; ".join(_special(stage, plan))])
     return table(head, rows)
 
 
 def mixtures(plan: RunPlan) -> str:
     """Returns a line per source: its share of each stage in per cent, of rows or of tokens as the stage counts."""
-    parts = [_shares(stage, plan.sources) for stage in plan.stages]
-    head = ["mixture in %", *(f"{s.config.name}, of {s.config.mixture_unit}" for s in plan.stages)]
+    stages = list({s.index: s for s in plan.stages}.values())
+    parts = [_shares(stage, plan.sources) for stage in stages]
+    head = ["mixture in %", *(f"{s.config.name}, of {s.config.mixture_unit}" for s in stages)]
     rows = [[name, *(100 * p[name] if p.get(name) else "" for p in parts)] for name in plan.sources]
     lines = [table(head, rows)]
-    for stage in plan.stages:
+    for stage in stages:
         total = sum(flat_weights(stage.config.mixture, {n: s.rows for n, s in plan.sources.items()}).values())
         if not math.isclose(total, 1, rel_tol=1e-6):
             name = stage.config.name
@@ -67,10 +69,10 @@ def _shares(stage: StagePlan, sources: Mapping[str, SourceFacts]) -> dict[str, f
     return {n: w / total for n, w in weights.items()}
 
 
-def _special(stage: StagePlan, i: int, plan: RunPlan) -> list[str]:
+def _special(stage: StagePlan, plan: RunPlan) -> list[str]:
     """What of a stage is not the usual."""
     c, out = stage.config, []
-    if i and c.load == "params":
+    if stage.index and c.load == "params":
         out.append("moments start at zero")
     if c.freeze:
         out.append(f"frozen: {', '.join(c.freeze)}")

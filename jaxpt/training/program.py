@@ -34,9 +34,9 @@ def make_program(plan: RunPlan, devices: Sequence[jax.Device] | None = None) -> 
     layout = make_layout(plan.model, plan.config.sharding, devices)
     optimizer = make_optimizer(plan.config.optimizer, param_specs(plan.model), plan.scaling)
     steps: dict[StepSpec, Step] = {}
-    for i, stage in enumerate(plan.stages):
+    for stage in plan.stages:
         if stage.step not in steps:
-            where = f"config.stages[{i}]"
+            where = f"config.stages[{stage.index}]"
             frozen = {
                 n: m.model for n, m in open_frozen(stage.config.objective, f"{where}.objective", plan.frozen).items()
             }

@@ -76,7 +76,7 @@ class Reweighting(Event):
     def is_due(self, view: RunView) -> bool:
         """As `Event.is_due`; not at a stage's end, where the next stage's mixture begins."""
         due = self._due.get(view.stage.config.name)
-        return due is not None and view.step < view.stage.stop and due.at(view.plan, view.step)
+        return due is not None and view.step < view.stage.whole[1] and due.at(view.plan, view.step)
 
     def act(self, view: RunView) -> Changes:
         """Measures the losses and moves the weights by the rule."""

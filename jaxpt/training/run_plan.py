@@ -4,28 +4,27 @@ import functools
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from jaxpt.checkpoints.run_item import RunItem
-from jaxpt.config.duration import parse
 from jaxpt.data import PackedSource
 from jaxpt.data.weights import flat_weights, row_weights
 from jaxpt.errors import JaxptError
+from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.mup import Scaling, initial_specs, parameterised, scaling
 from jaxpt.models.section import stated, with_rope
 from jaxpt.models.size import param_count
 from jaxpt.optim.chain import BuiltOptimizer
+from jaxpt.optim.curve import Curve
 from jaxpt.optim.freezing import freezes_all
-from jaxpt.optim.resized import resolve_changed
-from jaxpt.optim.schedule import Segment, learning_rate, resolve
 from jaxpt.tokenizers import Tokenizer
 from jaxpt.tokenizers.fingerprints import accepts
 from jaxpt.training import history
 from jaxpt.training.config import RunConfig, StageConfig
 from jaxpt.training.history import Leg
+from jaxpt.training.reached import Reached, Since, curve_of, reached
 from jaxpt.training.step import StepSpec, step_spec
 
 
@@ -42,25 +41,29 @@ class SourceFacts(Protocol):
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage with everything resolved: global steps [first, stop), its model, schedule and step.
+    """A stage, or its steps of one batch size where that changes, with everything resolved: model, schedule and step.
 
-    `weights` is the mixture in row slots, one number per source it names. `schedule` is empty for a stage that is done
-    and whose config has changed since; `shift` is by how much the schedule's position is ahead of the stage's steps.
+    Global steps [first, stop) are its own; `whole` are those of the stage that it is a part of, `index` is the stage's
+    place in the config. `weights` is the mixture in row slots, one number per source it names. `schedule` is None for a
+    stage that is done and whose config has changed since; `since` says where a segment began as its length changed.
     """
 
     config: StageConfig
     first: int
     stop: int
     model: ModelConfig
-    schedule: tuple[Segment, ...]
+    schedule: Curve | None
     peak: float
     step: StepSpec
     weights: Mapping[str, float]
-    shift: int | Fraction = 0
+    whole: tuple[int, int]
+    index: int
+    since: Since | None = None
 
     def rate(self, step: int) -> float:
         """The learning rate at global step `step`; after the stage's end the last one."""
-        return learning_rate(self.schedule, step - self.first + self.shift, self.peak)
+        assert self.schedule is not None
+        return self.peak * self.schedule.multiple(step - self.whole[0])
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ class RunPlan:
 
     `frozen` says which models the paths of the objectives name in this run (`jaxpt.training.frozen.pin_frozen`), and
     `frozen_models` what they are. `spent` is a step of the past and the FLOPs of all before it, as its checkpoint has
-    them. `unmoved`: the past has moved no weight.
+    them. `unmoved`: the past has moved no weight. `branch` says which checkpoint of which run a branch began from
+    (`jaxpt.training.branching`).
     """
 
     config: RunConfig
@@ -81,6 +85,7 @@ class RunPlan:
     frozen_models: Mapping[str, ModelConfig] = field(default_factory=dict)
     spent: tuple[int, float] = (0, 0.0)
     unmoved: bool = True
+    branch: Mapping[str, Any] | None = None
 
     @property
     def scaling(self) -> Scaling | None:
@@ -132,15 +137,19 @@ class RunPlan:
 
     def to_save(self, step: int) -> RunItem:
         """What a checkpoint at `step` keeps of the past, JSON-ready, and of the plan as it is now."""
-        stage = self.stages[self.stage_of(step)]
+        stage, last = self.stages[self.stage_of(step)], self.stages[self.stage_of(max(0, step - 1))]
+        since = {s.config.name: list(s.since) for s in self.stages if s.since}
         return {
             "tokens": self.tokens_at(step),
             "flops": self.flops_at(step),
             "history": history.to_json(history.until(self.legs, step)),
-            "durations": {s.config.name: s.config.duration for s in self.stages},
+            "durations": {s.name: s.duration for s in self.config.stages},
             "exact_durations": True,
+            "learning_rate": last.rate(step - 1) if last.schedule and step > last.whole[0] else None,
             "learning_rate_next": stage.rate(step) if stage.schedule else None,
             "unmoved": self.unmoved and all(s.step.unmoved for s in self.stages if s.first < step),
+            **({"segments_since": since} if since else {}),
+            **({"branch": dict(self.branch)} if self.branch else {}),
             **({"frozen": {path: dict(pin) for path, pin in self.frozen.items()}} if self.frozen else {}),
         }
 
@@ -151,8 +160,7 @@ def make_plan(
     model: ModelConfig | None = None,
     tokenizer: Tokenizer | None = None,
     past: Sequence[Leg] = (),
-    *,
-    unmoved: bool = True,
+    saved: RunItem | None = None,
 ) -> RunPlan:
     """Checks the sources against the config and resolves every stage.
 
@@ -162,7 +170,7 @@ def make_plan(
         model: the model of `init_from`, None where the run starts from `config.model`.
         tokenizer: the tokenizer of `config.tokenizer` or `init_from`, None where neither has one.
         past: the steps that are done, none for a new run; the config plans what comes after them.
-        unmoved: they have moved no weight.
+        saved: the `run` item of the checkpoint that has them, for what else of the past decides.
 
     Raises:
         JaxptError: a source that is empty, of another row length, vocabulary or tokenizer; a schedule that does not
@@ -174,8 +182,9 @@ def make_plan(
         initial_specs(model, scale)
     for name, source in sources.items():
         check_source(f"config.sources.{name}", config.sources[name].path, source, model, tokenizer)
-    stages = _stage_plans(config, sources, model, past, unmoved)
-    return RunPlan(config, model, stages, sources, tuple(past), unmoved=unmoved)
+    branch, unmoved = (saved.get("branch"), saved.get("unmoved", False)) if saved else (None, not past)
+    stages = _stage_plans(config, sources, model, past, reached(saved, past), branch, unmoved=unmoved)
+    return RunPlan(config, model, stages, sources, tuple(past), unmoved=unmoved, branch=branch)
 
 
 def continued(plan: RunPlan, saved: RunItem) -> RunPlan:
@@ -192,54 +201,73 @@ def continued(plan: RunPlan, saved: RunItem) -> RunPlan:
     past = history.read_legs(saved, plan.config.stages)
     known = [n for n in saved.get("schedule_log", {}).get("names", []) if n in plan.sources]
     sources = {n: plan.sources[n] for n in dict.fromkeys([*known, *plan.sources])}
-    stages = _stage_plans(plan.config, sources, plan.model, past, plan.unmoved)
-    stages = tuple(replace(new, step=was.step) for new, was in zip(stages, plan.stages))  # whose kernels are compared
+    branch = saved.get("branch")
+    stages = _stage_plans(plan.config, sources, plan.model, past, reached(saved, past), branch, unmoved=plan.unmoved)
+    kernels = {stage.config.name: stage.step.compute for stage in plan.stages}  # as compared on this machine
+    stages = tuple(_with_compute(stage, kernels.get(stage.config.name)) for stage in stages)
     spent = (saved["step"], saved["flops"]) if "flops" in saved else (0, 0.0)
-    return replace(plan, stages=stages, sources=sources, past=past, spent=spent)
+    return replace(plan, stages=stages, sources=sources, past=past, spent=spent, branch=branch)
 
 
 def _stage_plans(
-    config: RunConfig, sources: Mapping[str, SourceFacts], model: ModelConfig, past: Sequence[Leg], unmoved: bool
+    config: RunConfig,
+    sources: Mapping[str, SourceFacts],
+    model: ModelConfig,
+    past: Sequence[Leg],
+    known: Reached | None = None,
+    branch: Mapping[str, Any] | None = None,
+    *,
+    unmoved: bool,
 ) -> tuple[StagePlan, ...]:
-    stages, now = [], model
-    for i, (stage, (first, stop)) in enumerate(zip(config.stages, history.spans(config.stages, past))):
+    stages, now, before = [], model, [(leg.steps, leg.tokens_per_step) for leg in past if leg.inherited]
+    default_peak = branch["learning_rate"] if branch else config.optimizer.learning_rate
+    done = past[-1].stop if past else 0
+    for i, (stage, whole) in enumerate(zip(config.stages, history.spans(config.stages, past))):
         where = f"config.stages[{i}]"
-        weights = stage_weights(stage, sources, f"{where}.mixture")
-        for name in weights:
-            if weights[name] > 0 and sources[name].sequence_length != stage.sequence_length:
-                raise JaxptError(
-                    f"{where}.sequence_length is {stage.sequence_length}, the rows of source {name} "
-                    f"({config.sources[name].path}) have {sources[name].sequence_length} tokens; pack the source again "
-                    f"or set --{where}.sequence_length={sources[name].sequence_length}"
-                )
+        weights = _checked_weights(stage, config, sources, where)
         if stage.rope is not None:
             now = with_rope(now, stated(stage.rope))
         if stage.pose is not None:
             check_pose(f"{where}.pose.target", stage, now)
-        schedule, shift = _schedule(stage, first, stop, past, f"{where}.schedule")
-        peak = config.optimizer.learning_rate if stage.learning_rate is None else stage.learning_rate
+        peak = default_peak if stage.learning_rate is None else stage.learning_rate
+        mine = [leg for leg in past if leg.stage == stage.name]
+        later = history.to_come(stage, max(whole[0], done), mine) if whole[1] > done else []
+        curve, since = None, None
+        if later or _as_planned(stage, mine):
+            curve, since = curve_of(stage, mine, later, before, peak, where, known)
         unmoved = unmoved and freezes_all(now, stage.freeze, f"{where}.freeze")
-        step = step_spec(now, stage, config.compute, len(sources), unmoved=unmoved)
-        stages.append(StagePlan(stage, first, stop, now, schedule, peak, step, weights, shift))
+        before += [(leg.steps, leg.tokens_per_step) for leg in (*mine, *later)]
+        edges = [whole[0], *(leg.stop for leg in later[:-1]), whole[1]]
+        sizes = [leg.batch_size for leg in later] or [stage.batch_size]
+        for first, stop, size in zip(edges, edges[1:], sizes):
+            part = stage.at_size(size)
+            step = step_spec(now, part, config.compute, len(sources), unmoved=unmoved)
+            stages.append(StagePlan(part, first, stop, now, curve, peak, step, weights, whole, i, since))
     return tuple(stages)
 
 
-def _schedule(
-    stage: StageConfig, first: int, stop: int, past: Sequence[Leg], where: str
-) -> tuple[tuple[Segment, ...], int | Fraction]:
-    """Returns a stage's segments and its shift: see `StagePlan`."""
-    mine = [leg for leg in past if leg.stage == stage.name]
-    done = sum(leg.steps for leg in mine)
-    uniform = all(leg.tokens_per_step == stage.tokens_per_step for leg in mine)
-    if first + done == stop and not (uniform and done == stage.steps):
-        return (), 0
-    if uniform:
-        return resolve(stage.schedule, stop - first, stage.tokens_per_step, where), 0
-    sizes = [*((leg.steps, leg.tokens_per_step) for leg in mine), (stop - first - done, stage.tokens_per_step)]
-    duration = parse(stage.duration, where)
-    tokens = Fraction(duration.amount) if duration.unit == "tokens" else None
-    schedule, position = resolve_changed(stage.schedule, sizes, done, tokens, where)
-    return schedule, position - done
+def _with_compute(stage: StagePlan, compute: Compute | None) -> StagePlan:
+    return stage if compute is None else replace(stage, step=replace(stage.step, compute=compute))
+
+
+def _as_planned(stage: StageConfig, mine: Sequence[Leg]) -> bool:
+    """Whether a stage that is done was as its config says now."""
+    return [(leg.batch_size, leg.steps) for leg in mine] == stage.left(0, 0)
+
+
+def _checked_weights(
+    stage: StageConfig, config: RunConfig, sources: Mapping[str, SourceFacts], where: str
+) -> dict[str, float]:
+    """A stage's weights of row slots; raises where a source in use has rows of another length."""
+    weights = stage_weights(stage, sources, f"{where}.mixture")
+    for name in weights:
+        if weights[name] > 0 and sources[name].sequence_length != stage.sequence_length:
+            raise JaxptError(
+                f"{where}.sequence_length is {stage.sequence_length}, the rows of source {name} "
+                f"({config.sources[name].path}) have {sources[name].sequence_length} tokens; pack the source again "
+                f"or set --{where}.sequence_length={sources[name].sequence_length}"
+            )
+    return weights
 
 
 def stage_weights(stage: StageConfig, sources: Mapping[str, SourceFacts], where: str) -> dict[str, float]:

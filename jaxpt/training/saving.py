@@ -51,4 +51,4 @@ def retention(plan: RunPlan) -> Retention:
     """Returns which checkpoints of `plan` stay."""
     config = plan.config.checkpoint
     kept = Due(every=parse_interval(config.keep_every, "config.checkpoint.keep_every"))
-    return Retention(config.keep, frozenset(stage.stop for stage in plan.stages), lambda step: kept.at(plan, step))
+    return Retention(config.keep, frozenset(stage.whole[1] for stage in plan.stages), lambda step: kept.at(plan, step))

@@ -38,7 +38,7 @@ def begin_stage(
         JaxptError: a frozen model that cannot be read.
     """
     config, objective = stage.config, stage.config.objective
-    fresh = step == stage.first > 0 and config.load == "params"
+    fresh = step == stage.whole[0] > 0 and config.load == "params"
     if fresh:
         state = new_state(layout, optimizer, state.params)._replace(extra=state.extra)
     extra = make_extra(objective, stage.model)
@@ -51,7 +51,7 @@ def begin_stage(
     frozen = load_frozen({name: model for name, model in models.items() if name not in own}, layout)
 
     def arguments(step: int) -> StepArguments[np.generic, Array]:
-        progress = Progress(step - stage.first, stage.stop - stage.first, config.tokens_per_step)
+        progress = Progress(step - stage.whole[0], stage.whole[1] - stage.whole[0], config.tokens_per_step)
         return step_arguments(objective, progress, stage.rate(step), stage.peak, seed=seed, step=step, frozen=frozen)
 
     return state._replace(extra=values), arguments, [f"stage {config.name}: {line}" for line in lines]

@@ -34,7 +34,7 @@ class StepRecords(Event):
             run.progress.set_postfix({**shown, **view.stage.config.objective.live(record)}, refresh=False)
         self._compare(view.step, record)
         check_finite(view.step, {k: v for k, v in record.items() if not k.startswith("perf/")}, run.checkpoints)
-        if view.step == view.stage.stop:
+        if view.step == view.stage.whole[1]:
             run.log(f"stage {view.stage.config.name} ends at step {view.step}: {_losses(record)}")
         return Changes()
 

@@ -6,7 +6,8 @@ import pytest
 
 from jaxpt.config.duration import Duration, parse
 from jaxpt.errors import JaxptError
-from jaxpt.optim.resized import resolve_changed
+from jaxpt.optim.course import Course
+from jaxpt.optim.schedule import resolve_on
 from jaxpt.optim.schedules.wsd import Wsd
 
 
@@ -52,5 +53,5 @@ def test_an_interval_in_tokens_is_due_at_its_multiples():
 
 def test_edges_of_a_stage_that_was_resized_are_exact():
     pieces = Wsd(warmup="32.2%", decay="10%")
-    segments, _ = resolve_changed(pieces, [(500, 1000)], 0, Fraction(500_000))
-    assert segments[0].steps == 161
+    curve = resolve_on(pieces, Course([(250, 500), (375, 1000)], Fraction(500_000)))
+    assert curve.segments[0].steps == 286  # 161,000 tokens: 250 steps of 500, 36 of 1,000

@@ -50,7 +50,7 @@ def test_only_a_parent_whose_weights_have_not_moved_is_the_model_that_is_trained
 def test_a_checkpoint_says_whether_weights_have_moved_and_a_frozen_stage_after_it_believes_it():
     made = plan(FROZEN, FREE)
     assert [made.to_save(step)["unmoved"] for step in (0, 4, 5, 8)] == [True, True, False, False]
-    assert own(plan(FROZEN, unmoved=False)) == [set()]  # it was not frozen when its first steps were taken
+    assert own(plan(FROZEN, saved={"unmoved": False})) == [set()]  # it was not frozen when its first steps were taken
     frozen = plan(FROZEN)
     saved = {"step": 2, **frozen.to_save(2)}
     assert own(continued(frozen, saved)) == [{"teacher"}]

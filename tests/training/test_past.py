@@ -1,6 +1,7 @@
 """What is past comes from the checkpoint: a config that changes between starts plans only the steps to come."""
 
 import json
+import math
 
 import pytest
 
@@ -148,11 +149,18 @@ def test_a_run_of_which_nothing_is_left_says_what_was_trained():
     assert "(30 steps and 15,360 tokens): it ends here, and nothing is left" in changes(got, saved)[0]
 
 
-def test_the_last_stage_may_go_on_after_the_end_and_a_jump_is_pointed_out():
-    saved = stop(plan(stage("40 steps")), 40)
-    got = go_on(saved, stage("60 steps"))
+def test_the_last_stage_may_go_on_after_the_end_at_the_rate_that_was_reached():
+    to_a_tenth = {**WSD, "end": 0.1}
+    saved = stop(plan(stage("40 steps", schedule=to_a_tenth)), 40)
+    got = go_on(saved, stage("60 steps", schedule=to_a_tenth))
     assert (spans(got), got.tokens_at(60)) == ([(0, 60)], 60 * 512)
-    assert changes(got, saved) == ["the learning rate jumps: at step 40 it is 0.01, the checkpoint's plan had 0"]
+    assert rates(got, 40) == pytest.approx([0.1] * 20)
+    (line,) = changes(got, saved)
+    assert line == (
+        "config.stages[0].duration was '40 steps', is '60 steps': what is done stays, and the rate does not jump to "
+        "where a schedule of that length would be; from step 40 on stage stage0 goes from 0.001 to 0.001 in a new "
+        "segment, up to step 60"
+    )
     more = go_on(saved, stage("40 steps"), stage("5 steps", name="more"))
     assert spans(more) == [(0, 40), (40, 45)]
 
@@ -174,7 +182,58 @@ def test_at_a_boundary_the_next_stage_begins_and_the_last_may_still_be_lengthene
     two = stage("10 steps", name="anneal")
     saved = stop(plan(stage("40 steps"), two), 40)
     assert go_on(saved, stage("40 steps"), two).legs == plan(stage("40 steps"), two).legs
-    assert spans(go_on(saved, stage("45 steps"), two)) == [(0, 45), (45, 55)]
+    with pytest.raises(JaxptError, match=r"reached a learning rate of 0 at step 40 .*; put a stage with"):
+        go_on(saved, stage("45 steps"), two)
+    steady = {"name": "constant"}
+    saved = stop(plan(stage("40 steps", schedule=steady), two), 40)
+    assert spans(go_on(saved, stage("45 steps", schedule=steady), two)) == [(0, 45), (45, 55)]
+
+
+COSINE = {"name": "cosine", "warmup": "4 steps", "end": 0.1}
+
+
+@pytest.mark.parametrize("longer", ["60 steps", "30720 tokens", "36 steps"])
+def test_a_cosine_of_another_length_goes_on_from_the_rate_that_it_reached(longer):
+    before = plan(stage("40 steps", schedule=COSINE))
+    saved = stop(before, 30)
+    got = go_on(saved, stage(longer, schedule=COSINE))
+    value, steps = rates(before, 30)[0], got.steps - 30
+    closed = [0.1 + (value - 0.1) * 0.5 * (1 + math.cos(math.pi * t / steps)) for t in range(steps)]
+    assert rates(got, 30) == pytest.approx(closed, rel=1e-12)
+    assert "in a new segment" in changes(got, saved)[0]
+    whole = plan(stage(longer, schedule=COSINE))
+    assert abs(rates(whole, 30)[0] - value) > 0.05  # where it would have jumped to
+    later = stop(got, 33)  # a second start of the same config goes on in that segment, without a word
+    again = go_on(later, stage(longer, schedule=COSINE))
+    assert (rates(again, 33), changes(again, later)) == (rates(got, 33), [])
+    third = go_on(later, stage("80 steps", schedule=COSINE))  # and a third length begins another one there
+    assert rates(third, 33)[0] == pytest.approx(rates(got, 33)[0])
+    assert third.stages[0].since[0] == 33
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {"name": "constant", "warmup": "4 steps"},
+        {**WSD, "decay": "8 steps"},
+        {"name": "cosine_restarts", "period": "11 steps"},
+        {"name": "inverse_sqrt", "warmup": "4 steps"},
+        {"name": "power", "warmup": "4 steps", "row": 64},
+        {"name": "segments", "segments": [{"shape": "linear", "duration": "until 500 steps", "end": 1.0}]},
+    ],
+)
+def test_a_schedule_that_does_not_know_its_length_is_as_if_planned_longer_at_once(schedule):
+    saved = stop(plan(stage("40 steps", schedule=schedule)), 30)
+    got, whole = go_on(saved, stage("60 steps", schedule=schedule)), plan(stage("60 steps", schedule=schedule))
+    assert rates(got, 30) == rates(whole, 30)
+    assert changes(got, saved) == []
+
+
+def test_another_stage_behind_a_finished_one_moves_nothing():
+    saved = stop(plan(stage("40 steps", schedule=COSINE)), 40)
+    got = go_on(saved, stage("40 steps", schedule=COSINE), stage("5 steps", name="more", learning_rate=1e-3))
+    assert got.stages[0].schedule.segments == plan(stage("40 steps", schedule=COSINE)).stages[0].schedule.segments
+    assert changes(got, saved)[-1].startswith("the learning rate jumps: at step 40")  # the new stage has its own
 
 
 @pytest.mark.parametrize(
