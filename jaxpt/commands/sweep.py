@@ -1,43 +1,29 @@
 """`jaxpt sweep`: many runs of one config that differ in some keys, and which of them is best."""
 
-import argparse
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 from jaxpt.cli.dispatch import Parser
-from jaxpt.cli.stopping import EXIT_PREEMPTED, Requests, write_line
-from jaxpt.cli.terminal import progress, say, table
 from jaxpt.commands.train import open_plan
-from jaxpt.config.duration import parse
-from jaxpt.errors import JaxptError, nearest
-from jaxpt.evaluation.evaluation import prefix
-from jaxpt.files.lock import Lock, inside
-from jaxpt.sweeps.halving import rungs
+from jaxpt.errors import JaxptError
+from jaxpt.sweeps.flags import add_arguments
 from jaxpt.sweeps.over import combinations, parse_over
-from jaxpt.sweeps.points import SweepPoint, make_points, planned_tokens
-from jaxpt.sweeps.results import LOSS, PointResult, read_results
-from jaxpt.sweeps.runners import LocalRunner, RayRunner, Runner
-from jaxpt.sweeps.summary import costs, flops_per_s, ranking, write_sweep_page
-from jaxpt.sweeps.sweep import RESULTS, PointCost, SweepRun, cost_of, named, prepare
+from jaxpt.sweeps.points import make_points
+from jaxpt.sweeps.results import LOSS
+from jaxpt.sweeps.running import report, run_points, tokens_of
 from jaxpt.training.config import RunConfig
-from jaxpt.training.feed import make_feed
 
 HELP = "train one config at many values of some keys, each a run of its own; which loss falls fastest"
 
-EPILOG = f"""\
+EPILOG = """\
 example:
   jaxpt sweep --config=run.py --workdir=runs/sweep --over=optimizer.learning_rate=1e-3,4e-3 --over=seed=0,1 --dry_run
-  jaxpt sweep --config=run.py --workdir=runs/sweep --over=optimizer.learning_rate=log:1e-4..1e-2 --random=2 \\
+  jaxpt sweep --config=run.py --workdir=runs/drawn --over=optimizer.learning_rate=log:1e-4..1e-2 --random=2 \\
     --tokens="8k tokens"
 
 KEY=a,b,c gives values, KEY=log:LOW..HIGH:COUNT so many evenly spaced ones, KEY=log:LOW..HIGH with --random=N draws; for
 log also uniform and int. Any --config.key=value holds for all points. Started again, a sweep runs what is not finished;
-with more values it grows. Results stand in WORKDIR/{RESULTS}, pictures in WORKDIR/report. Exit codes: 0 all done,
-{EXIT_PREEMPTED} start again (after a signal), 1 an error, or a point that failed while the others were done.
+with more values it grows. Results stand in WORKDIR/results.jsonl, pictures in WORKDIR/report. Exit codes: 0 all done,
+75 start again (after a signal), 1 an error, or a point that failed while the others were done.
 """
 
 
@@ -57,170 +43,5 @@ def main(argv: Sequence[str]) -> int:
     overs = [parse_over(text) for text in args.over]
     chosen = combinations(overs, "random" if args.random else args.combine, args.random or 0, args.seed)
     points = make_points(args.config, overrides, chosen, tokens_of(args), print)
-    done = run_points(args, "sweep", points, LOSS)
+    done = run_points(args, "sweep", points, LOSS, open_plan)
     return done if isinstance(done, int) else report(args, done, [])
-
-
-def add_arguments(parser: Parser) -> None:
-    """Adds what all sweeps take: where, on how many tokens, by which metric, and who runs the points."""
-    parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="as that of jaxpt train")
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the sweep, new or to go on with")
-    parser.add_argument("--tokens", metavar="N", help='budget of a point, as "10B tokens"; left out: the config\'s own')
-    parser.add_argument("--metric", help="what is compared, lower is better; NAME/* is a mean")
-    parser.add_argument("--halving", type=int, metavar="N", help="one of N points goes on, with N times the tokens")
-    parser.add_argument("--first_rung", metavar="N", help='least budget of halving\'s first rung, as "1B tokens"')
-    parser.add_argument("--devices", metavar="A,B,…", help="points run side by side, each on a device of its own")
-    parser.add_argument("--devices_per_point", type=int, default=1, metavar="N", help="so many of them together")
-    parser.add_argument("--ray", nargs="?", const="", metavar="ADDRESS", help="run the points on a Ray cluster")
-    parser.add_argument("--resources", default="CPU=1", metavar="K=N,…", help="of Ray, for a point: CPU=8,GPU=1")
-    parser.add_argument("--dry_run", action="store_true", help="print the points and their cost, run none")
-
-
-@dataclass(frozen=True)
-class SweepDone:
-    """A sweep that was run: its results, best first, and the keys in which points differ."""
-
-    sweep: SweepRun
-    results: list[PointResult]
-    keys: list[str]
-
-
-def run_points(args: argparse.Namespace, recipe: str, points: Sequence[SweepPoint], metric: str) -> SweepDone | int:
-    """Checks and runs points; returns what came of them, or an exit code where there is nothing to report.
-
-    Args:
-        args: of `add_arguments`.
-        recipe: what the folder is to hold: sweep, probe or mix.
-        points: without names.
-        metric: what is compared where `args` says nothing.
-    """
-    workdir, metric = Path(args.workdir), args.metric or metric
-    if ":" in args.workdir:
-        raise JaxptError(f"--workdir={args.workdir}: a folder without a colon, please; the points' configs lie in it")
-    runner = runner_of(args)
-    check_metric(metric, points)
-    budget = planned_tokens(points[0].config)
-    least = None if args.first_rung is None else tokens_given("--first_rung", args.first_rung)
-    levels = rungs(len(points), budget, args.halving, least)
-    keys = list(points[0].values)
-    facts: dict[str, Any] = {"recipe": recipe, "metric": metric, "tokens": budget, "keys": keys}
-    points = named(workdir, points, facts)
-    of = _costs(points, partial(cost_of, rungs=levels))
-    print(costs(points, of, levels, flops_per_s(read_results(workdir / RESULTS))))
-    if args.dry_run:
-        return 0
-    sweep = SweepRun(workdir, points, of, levels, metric, say)
-    with Lock(inside(workdir), workdir) as lock, _Asked(recipe) as asked:
-        lock.acquire()
-        prepare(workdir, points, facts)
-        whole = sweep.run(runner, lambda: bool(asked.name))
-    if not whole:
-        print(f"{asked.name}: the points that ran are saved; start again with the same --workdir to go on")
-        return EXIT_PREEMPTED
-    return SweepDone(sweep, sweep.newest(), keys)
-
-
-def report(args: argparse.Namespace, done: SweepDone, notes: Sequence[str]) -> int:
-    """Prints the table, writes the page; returns the exit code."""
-    print(table(*ranking(done.results, done.keys)))
-    for note in notes:
-        print(note)
-    print(write_sweep_page(Path(args.workdir), done.results, done.keys, notes))
-    failed = [r for r in done.results if r.state == "failed"]
-    if failed:
-        names = ", ".join(f"{r.point} ({r.error})" for r in failed[:3]) + (" …" if failed[3:] else "")
-        print(
-            f"jaxpt {_program()}: {len(failed)} of {len(done.results)} points failed: {names}; see "
-            f"{args.workdir}/points/POINT.log, and start again to try them once more",
-            file=sys.stderr,
-        )
-    return 1 if failed else 0
-
-
-def tokens_of(args: argparse.Namespace) -> int | None:
-    """Returns the budget that `--tokens` gives."""
-    return None if args.tokens is None else tokens_given("--tokens", args.tokens)
-
-
-def tokens_given(flag: str, text: str) -> int:
-    """Reads a number of tokens, with or without the word.
-
-    Raises:
-        JaxptError: something else.
-    """
-    duration = parse(text if not text.strip()[-1:].isdigit() else f"{text} tokens", flag)
-    if duration.unit != "tokens" or duration.amount < 1:
-        raise JaxptError(f'{flag}={text!r}: give tokens, as "10B tokens"')
-    return int(duration.amount)
-
-
-def runner_of(args: argparse.Namespace) -> Runner:
-    """Returns who runs the points.
-
-    Raises:
-        JaxptError: flags that do not go together, or have another form.
-    """
-    if args.ray is not None:
-        if args.devices:
-            raise JaxptError("--devices are those of this machine; with --ray give --resources=GPU=1")
-        return RayRunner(args.ray or None, _resources(args.resources))
-    if not args.devices:
-        return LocalRunner()
-    names = [name.strip() for name in args.devices.split(",")]
-    size = args.devices_per_point
-    if "" in names or len(set(names)) < len(names):
-        raise JaxptError(f"--devices={args.devices}: give each device once, as 0,1,2,3")
-    if size < 1 or len(names) % size:
-        raise JaxptError(f"--devices_per_point={size}: the {len(names)} of --devices do not divide by that")
-    return LocalRunner(tuple(tuple(names[i : i + size]) for i in range(0, len(names), size)))
-
-
-def check_metric(metric: str, points: Sequence[SweepPoint]) -> None:
-    """Raises a JaxptError where an evaluation's metric is compared that the config does not measure at the end."""
-    config = points[0].config
-    entries = {prefix(name): entry for name, entry in config.evaluations.items() if entry.after}
-    if metric.startswith("eval/") and not any(metric.startswith(known) for known in entries):
-        have = f"; it measures {', '.join(f'{p}*' for p in entries)}" if entries else "; it has no evaluations"
-        raise JaxptError(
-            f"--metric={metric}: the config measures no such thing at its end{nearest(metric, entries)}{have}"
-        )
-
-
-def _resources(text: str) -> dict[str, float]:
-    out = {}
-    for part in text.split(","):
-        name, _, number = part.partition("=")
-        try:
-            out[name.strip()] = float(number)
-        except ValueError:
-            raise JaxptError(f"--resources={text}: give NAME=NUMBER, as CPU=8,GPU=1") from None
-    return out
-
-
-def _costs(points: Sequence[SweepPoint], cost: Callable[[Any], PointCost]) -> dict[str, PointCost]:
-    """Opens each point's plan as `jaxpt train` does, so that a mistake is known, and data counted, before any runs."""
-    out = {}
-    with progress(len(points), "checking", "point", quiet=len(points) < 8) as bar:
-        for point in points:
-            try:
-                plan, start, _ = open_plan(point.config)
-                make_feed(plan, None, start.ledger if start else [], log=lambda line: None)
-            except JaxptError as error:
-                raise JaxptError(f"point {point.label}: {error}") from error
-            out[point.name] = cost(plan)
-            bar.update()
-    return out
-
-
-def _program() -> str:
-    return next((word for word in sys.argv[1:] if not word.startswith("-")), "sweep")
-
-
-class _Asked(Requests):
-    """SIGTERM and Ctrl-C ask the points to save and stop; a second one ends all at once."""
-
-    def __init__(self, recipe: str):
-        super().__init__(
-            lambda name: write_line(f"{name}: the points that run are asked to save and stop; once more ends all"),
-            lambda name: write_line(f"{name} again: jaxpt {recipe} and its points are ended"),
-        )

@@ -103,9 +103,7 @@ def check_points(points: Sequence[SweepPoint]) -> None:
             if same.values == point.values:
                 raise JaxptError(f"the point {point.label} is there twice")
             rate = "optimizer.learning_rate"
-            why = "; each stage states a learning_rate of its own: sweep stages[0].learning_rate" * (
-                rate in point.values
-            )
+            why = "; each stage states its own: sweep stages[0].learning_rate" * (rate in point.values)
             raise JaxptError(f"the points {same.label!r} and {point.label!r} are the same run{why}")
     sizes = [planned_tokens(point.config) for point in points]
     step = max(sum(stage.tokens_per_step for stage in point.config.stages) for point in points)

@@ -35,7 +35,8 @@ for step in range(done + 1, until + 1):
         print("jaxpt train: planted", flush=True)
         sys.exit(1)
     loss = me.get("loss", 1.0) + me.get("tail", 4.0) / step
-    record = {"step": step, "tokens": 512 * step, "flops": 1000.0 * step, "train/loss": loss, "perf/tokens_per_s": 512.0}
+    record = {"step": step, "tokens": 512 * step, "flops": 1000.0 * step, "train/loss": loss}
+    record["perf/tokens_per_s"] = 512.0
     if me.get("diverges_at") == step:
         record |= {"train/loss": None, "not_finite": {"train/loss": "nan"}}
     with open(run / "metrics.jsonl", "a") as f:

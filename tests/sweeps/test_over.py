@@ -45,7 +45,7 @@ def test_a_grid_is_each_with_each_and_a_list_takes_all_ith_values():
     assert combinations(overs, "list") == [{"a": "1", "b": "x"}, {"a": "2", "b": "y"}]
     with pytest.raises(JaxptError, match="as many values of each key; there are a 2, b 3"):
         combinations([overs[0], parse_over("b=x,y,z")], "list")
-    with pytest.raises(JaxptError, match="give --random=N, or log:0.1..1:COUNT"):
+    with pytest.raises(JaxptError, match=r"give --random=N, or log:0\.1\.\.1:COUNT"):
         combinations([parse_over("a=log:0.1..1")], "grid")
     with pytest.raises(JaxptError, match="--over=a=… is given twice"):
         combinations([overs[0], overs[0]], "grid")

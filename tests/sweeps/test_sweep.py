@@ -61,7 +61,7 @@ def test_points_run_and_are_ranked(config, tmp_path):
     results = sweep.newest()
     assert [r.point for r in results] == ["001", "000", "002"]
     assert results[0].loss == pytest.approx(1.0 + 4.0 / STEPS)
-    head, rows = ranking(results, FACTS["keys"])
+    _, rows = ranking(results, FACTS["keys"])
     assert [row[2] for row in rows] == ["0.002", "0.001", "0.003"]
     assert rows[0][-1] < rows[1][-1]  # whose loss falls fastest is first at a common level
     page = write_sweep_page(tmp_path / "s", results, FACTS["keys"], [])
@@ -162,9 +162,9 @@ def test_a_sweep_may_grow_and_keeps_the_names_of_its_points(config, tmp_path):
     prepare(tmp_path, first, FACTS)
     more = named(tmp_path, points(config, [4e-3, 2e-3, 0.001]), FACTS)
     assert [p.name for p in more] == ["002", "001", "000"]
+    flags = ["--config.stages[0].duration=8 steps", "--config.seed=1"]
+    changed = make_points(config, flags, [{"optimizer.learning_rate": "1e-3"}], None, print)
     with pytest.raises(JaxptError, match=r"point 000 \(learning_rate 0.001\) began with config.seed=0, now it is 1"):
-        changed = make_points(config, ["--config.stages[0].duration=8 steps", "--config.seed=1"],
-                              [{"optimizer.learning_rate": "1e-3"}], None, print)  # fmt: skip
         named(tmp_path, changed, FACTS)
     with pytest.raises(JaxptError, match="holds a sweep, not a probe"):
         named(tmp_path, first, {**FACTS, "recipe": "probe"})
