@@ -76,7 +76,9 @@ class SweepRun:
 
     def run(self, runner: Runner, stopping: Callable[[], bool] = lambda: False) -> bool:
         """Runs what is not finished; returns whether all is done that can be, False where it was asked to stop."""
-        self.results = {(r.point, r.rung): r for r in read_results(self.workdir / RESULTS) if r.metric == self.metric}
+        metrics = {p.name: self.metric_of(p) for p in self.points}
+        known = read_results(self.workdir / RESULTS)
+        self.results = {(r.point, r.rung): r for r in known if r.metric == metrics.get(r.point)}
         within = list(self.points)
         for number, rung in enumerate(self.rungs):
             self._run_rung(number, within, runner, stopping)
@@ -128,7 +130,7 @@ class SweepRun:
         if self._done(point) < cost.rung_steps[number] or not file.is_file():
             return False
         records = [r for r in read(file) if "tokens" in r]
-        return measure(records, self.metric, cost.rung_tokens[number]) is not None
+        return measure(records, self.metric_of(point), cost.rung_tokens[number]) is not None
 
     def _take(self, point: SweepPoint, number: int, code: int, stopping: bool) -> None:
         """Reads what came of a point, keeps it and says it."""
@@ -137,11 +139,11 @@ class SweepRun:
         error = f"{by}; {_last_line(log)}" if code < 0 else _last_line(log) or by
         result = result_of(
             point.name, point.values, self.folder(point), number, cost.rung_tokens[number], cost.rung_steps[number],
-            self._done(point), self.metric, stopping, error,
+            self._done(point), self.metric_of(point), stopping, error,
         )  # fmt: skip
         self.results[point.name, number] = result
         write_results(self.workdir / RESULTS, [self.results[key] for key in sorted(self.results)])
-        said = {"finished": f"{self.metric} {result.score:.4f} after {result.tokens:,} tokens", "failed": error}
+        said = {"finished": f"{result.metric} {result.score:.4f} after {result.tokens:,} tokens", "failed": error}
         line = said.get(result.state, f"at {result.tokens:,} tokens")
         self.log(f"point {point.name} ({point.label}) {result.state}: {line}")
 
@@ -149,6 +151,13 @@ class SweepRun:
         config, step = self._file(point, ".json"), self.costs[point.name].rung_steps[number]
         train = (sys.executable, "-m", "jaxpt", "train", f"--config={config}", f"--workdir={self.folder(point)}")
         return train if step >= self.costs[point.name].steps else (*train, f"--until_step={step}")
+
+    def metric_of(self, point: SweepPoint) -> str:
+        """Returns what is compared of a point: the metric, with each `{KEY}` in it replaced by the point's value."""
+        metric = self.metric
+        for key, value in point.values.items():
+            metric = metric.replace(f"{{{key}}}", str(value))
+        return metric
 
     def folder(self, point: SweepPoint) -> Path:
         """Returns the run directory of a point."""
