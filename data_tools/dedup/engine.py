@@ -7,13 +7,14 @@ from typing import Any
 import pyarrow as pa
 
 from data_tools.dedup.oracle import NumpyEngine, edge_table
+from jaxpt.cli.ray_cluster import RAY_TELEMETRY_OFF, connect
 from jaxpt.errors import JaxptError, nearest
 
 TELEMETRY_OFF = {
     "DO_NOT_TRACK": "true",  # Daft reports each import and each run unless told not to, and so it does on Ray's workers
     "DAFT_ANALYTICS_ENABLED": "0",
     "SCARF_NO_ANALYTICS": "true",
-    "RAY_USAGE_STATS_ENABLED": "0",
+    **RAY_TELEMETRY_OFF,
 }
 
 
@@ -34,17 +35,14 @@ class DaftEngine:
         os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
         try:
             import daft
-
-            if runner == "ray":
-                import ray
         except ImportError as error:
             raise JaxptError(f"engine {runner!r} needs {error.name}; install it or use --engine=numpy") from error
         self.name = runner
         self._daft = daft
+        if runner == "ray":
+            connect(address, TELEMETRY_OFF, "install it or use --engine=numpy")
         try:
             if runner == "ray":
-                if not ray.is_initialized():
-                    ray.init(address, runtime_env={"env_vars": TELEMETRY_OFF}, log_to_driver=False)
                 daft.set_runner_ray(noop_if_initialized=True)
             else:
                 daft.set_runner_native()

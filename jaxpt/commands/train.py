@@ -42,6 +42,7 @@ from jaxpt.training.run_plan import RunPlan, check_disk, continued, make_plan
 from jaxpt.training.runtime import prepare_process
 from jaxpt.training.sources import open_sources
 from jaxpt.training.starting_point import StartingPoint, as_begun, open_start, same_everywhere
+from jaxpt.training.until import Until
 
 HELP = "train a model: stages of a mixture, checkpoints, metrics; run again to resume"
 
@@ -52,9 +53,9 @@ example:
 
 Any key of the config may be set with --config.key=value. Started again in the same workdir, the run goes on from its
 newest whole checkpoint; --from_step=N goes back to an earlier one, for instance with a lower learning rate after the
-loss rose (values that are not finite are never saved). SIGTERM and Ctrl-C save and stop, a second one ends the run at
-once. Exit codes: 0 finished, {EXIT_PREEMPTED} start again (saved after a signal, or a process was lost), 1 an
-error.
+loss rose (values that are not finite are never saved); --until_step=N stops after step N of the plan. SIGTERM and
+Ctrl-C save and stop, a second one ends the run at once. Exit codes: 0 finished (or at step N), {EXIT_PREEMPTED} start
+again (saved after a signal, or a process was lost), 1 an error.
 """
 
 
@@ -74,6 +75,9 @@ def main(argv: Sequence[str]) -> int:
         metavar="N",
         help="go on from checkpoint N of the workdir; later ones are set aside as STEP.set-aside, not removed",
     )
+    parser.add_argument(
+        "--until_step", type=int, metavar="N", help="save and stop after step N, and go on another time"
+    )
     parser.add_argument("--take_over", action="store_true", help="the run's writer on another machine is gone for good")
     args, overrides = parser.parse_overrides(argv)
     if "://" in args.workdir:
@@ -88,8 +92,14 @@ def main(argv: Sequence[str]) -> int:
         if not args.process_id:
             print(line)
 
+    until = [] if args.until_step is None else [Until(args.until_step)]
+
     def alone() -> int:
-        return train(config, workdir, from_step=args.from_step, take_over=args.take_over, go_on=f"go on with {command}")
+        if until and (step := newest_step(workdir)) >= args.until_step and args.from_step is None:
+            print(f"{workdir} is at step {step}, --until_step={args.until_step}: nothing to do")
+            return 0
+        code = train(config, workdir, until, args.from_step, args.take_over, go_on=f"go on with {command}")
+        return 0 if until and code == EXIT_PREEMPTED and newest_step(workdir) >= args.until_step else code
 
     def of_several(watch: Watch) -> int:
         join(args.coordinator, args.processes, args.process_id, silence=2 * limit + 60)
@@ -104,6 +114,11 @@ def main(argv: Sequence[str]) -> int:
     except Stopped as signal:
         write_line(f"jaxpt train: {signal}: stopped before the first step; {way_on(workdir, f'go on with {command}')}")
         return EXIT_PREEMPTED
+
+
+def newest_step(workdir: Path) -> int:
+    """Returns the step of a run's newest checkpoint, 0 where there is none."""
+    return max(finished_steps(workdir), default=0)
 
 
 def train(

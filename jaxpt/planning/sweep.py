@@ -44,7 +44,7 @@ class Sweep(NamedTuple):
 
     def best(self) -> list[Best]:
         """Returns each width's best rate, from means over seeds."""
-        return [_best(np.log2(self.rates), row) for row in self.loss.mean(axis=2)]
+        return [best_of(np.log2(self.rates), row) for row in self.loss.mean(axis=2)]
 
     @property
     def spread(self) -> float:
@@ -117,7 +117,8 @@ def _step(wide: Wide, optimizer: Optimizer, compute: Compute) -> tuple[Any, Any]
     return step, jax.jit(built.init)
 
 
-def _best(log_rates: np.ndarray, losses: np.ndarray) -> Best:
+def best_of(log_rates: np.ndarray, losses: np.ndarray) -> Best:
+    """Returns the best of ascending rates (as log2) by the loss at each; where the least is infinite, all are."""
     at = int(np.argmin(losses))
     edge = at in (0, len(losses) - 1)
     around = slice(at - 1, at + 2)

@@ -1,48 +1,24 @@
 """One HTML page of a run: what it is, how it went, what it used."""
 
-import base64
 import html
-import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
-
 from jaxpt.checkpoints.run_files import WAY_OUT, stored_model
-from jaxpt.cli.visible import visible
 from jaxpt.config.schema import build
 from jaxpt.errors import JaxptError
 from jaxpt.files.digests import read_json
 from jaxpt.files.partial import writes
 from jaxpt.reporting import stages
 from jaxpt.reporting.mask_pictures import mask_pictures
+from jaxpt.reporting.page import embedded, html_table, write_page
 from jaxpt.reporting.pictures import PICTURES
 from jaxpt.reporting.series import Records, series
 from jaxpt.reporting.summary import read_events, summary
 from jaxpt.training.config import RunConfig
 from jaxpt.training.history import newest_saved, read_legs
 from jaxpt.training.metrics import read
-
-STYLE = """
-:root { color-scheme: light dark; --back: #fff; --text: #222; --line: #bbb; --box: #f6f6f6 }
-@media (prefers-color-scheme: dark) {
-  :root { --back: #14181f; --text: #dde3ea; --line: #4a5563; --box: #222932 }
-  img { filter: invert(.92) hue-rotate(180deg) }
-}
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
-body { background: var(--back); color: var(--text); overflow-wrap: anywhere }
-.scroll { overflow-x: auto; overflow-wrap: normal }
-h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin-top: 2rem }
-table { border-collapse: collapse } td, th { padding: .15rem .9rem .15rem 0; text-align: left; vertical-align: top }
-td:first-child { white-space: nowrap }
-@media (max-width: 40rem) { td:first-child { white-space: normal; min-width: 6rem } td, th { padding-right: .5rem } }
-details { margin-top: 2rem } summary { cursor: pointer; font-weight: 600 }
-th { border-bottom: 1px solid var(--line); font-weight: 600 }
-.pictures { display: flex; flex-wrap: wrap; gap: 1rem } img { max-width: 29rem; width: 100% }
-pre { background: var(--box); padding: .8rem; overflow-x: auto; font-size: 12px }
-"""
 
 
 def write_report(workdir: str | Path, notes: Mapping[str, str] | None = None) -> Path:
@@ -65,47 +41,28 @@ def write_report(workdir: str | Path, notes: Mapping[str, str] | None = None) ->
     out = workdir / "report"
     out.mkdir(exist_ok=True)
     drawn = {name: draw(records) for name, draw in PICTURES.items()} | mask_pictures(workdir)
-    images = [_image(out, name, figure) for name, figure in drawn.items() if figure is not None]
+    images = [embedded(figure, out / f"{name}.png") for name, figure in drawn.items() if figure is not None]
     model = stored_model(workdir)
     values = read_json(workdir, "config.json", dict, WAY_OUT)
     config, text = build(RunConfig, values), json.dumps(values, indent=2)
     saved = newest_saved(workdir)
     past = read_legs(saved, config.stages) if saved else ()
-    page = "\n".join(
-        [
-            "<!doctype html><meta charset=utf-8>",
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{html.escape(workdir.name)}</title><style>{STYLE}</style>",
-            f"<h1>{html.escape(str(workdir))}</h1>",
-            _table(["", ""], summary(records, read_events(workdir / "events.jsonl"), model, config, past)),
-            f"<h2>Plan</h2>{_table(*stages.planned(config, past))}",
-            "<h2>Course</h2>",
-            '<div class="pictures">',
-            *images,
-            "</div>",
-            f"<h2>Stages</h2>{_table(*stages.trained(records))}",
-            f"<h2>Mixtures</h2>{_table(*stages.mixtures(records))}",
-            _first_and_last("Evaluation", records, "eval/"),
-            _first_and_last("Mixtures of experts", records, "moe/"),
-            _first_and_last("Masks: expected sparsity", records, "train/sparsity/"),
-            *(f"<h2>{html.escape(k)}</h2><pre>{html.escape(v)}</pre>" for k, v in _notes(out, notes).items()),
-            f"<details><summary>Config</summary><pre>{html.escape(text)}</pre></details>",
-        ]
-    )
-    target = out / "index.html"
-    with writes(target):
-        target.write_text(visible(page), encoding="utf-8")
-    return target
-
-
-def _image(folder: Path, name: str, figure: Figure) -> str:
-    """Writes a picture into the folder, and returns it as part of the page."""
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=110)
-    plt.close(figure)
-    with writes(folder / f"{name}.png"):
-        (folder / f"{name}.png").write_bytes(data.getvalue())
-    return f'<img alt="{name}" src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}">'
+    parts = [
+        html_table(["", ""], summary(records, read_events(workdir / "events.jsonl"), model, config, past)),
+        f"<h2>Plan</h2>{html_table(*stages.planned(config, past))}",
+        "<h2>Course</h2>",
+        '<div class="pictures">',
+        *images,
+        "</div>",
+        f"<h2>Stages</h2>{html_table(*stages.trained(records))}",
+        f"<h2>Mixtures</h2>{html_table(*stages.mixtures(records))}",
+        _first_and_last("Evaluation", records, "eval/"),
+        _first_and_last("Mixtures of experts", records, "moe/"),
+        _first_and_last("Masks: expected sparsity", records, "train/sparsity/"),
+        *(f"<h2>{html.escape(k)}</h2><pre>{html.escape(v)}</pre>" for k, v in _notes(out, notes).items()),
+        f"<details><summary>Config</summary><pre>{html.escape(text)}</pre></details>",
+    ]
+    return write_page(out / "index.html", workdir.name, str(workdir), parts)
 
 
 def _notes(folder: Path, notes: Mapping[str, str] | None) -> Mapping[str, str]:
@@ -132,11 +89,4 @@ def _first_and_last(title: str, records: Records, prefix: str) -> str:
         [name, f"{values[0]:.4f} (step {steps[0]:,})", f"{values[-1]:.4f} (step {steps[-1]:,})"]
         for name, (steps, values) in curves.items()
     ]
-    return f"<h2>{title}</h2>{_table(['', 'first', 'last'], rows)}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    top = "".join(f"<th>{html.escape(h)}</th>" for h in head)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(c))}</td>" for c in row) + "</tr>" for row in rows)
-    top = f"<tr>{top}</tr>" if any(head) else ""
-    return f'<div class="scroll"><table>{top}{body}</table></div>'
+    return f"<h2>{title}</h2>{html_table(['', 'first', 'last'], rows)}"

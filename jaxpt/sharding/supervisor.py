@@ -5,7 +5,6 @@ process waits, passes signals on, and prints the last line.
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import select
@@ -19,6 +18,7 @@ from typing import Any, NoReturn
 
 import jax
 
+from jaxpt.cli.child import end_with
 from jaxpt.cli.dispatch import mistakes_in_a_line
 from jaxpt.cli.stopping import NAMES, write_line
 from jaxpt.sharding.watch import MissingProcess, Watch, period
@@ -27,7 +27,6 @@ PASSED_ON = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 LOST = os.EX_TEMPFAIL  # 75: start again
 LAST = 300.0  # seconds that a child may take to end after its work, as JAX lets the processes wait for each other
 PROBE = 5.0  # seconds within which the coordinator takes a connection, if it is there
-DEATH = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 Work = Callable[[Watch], int]
 
@@ -61,7 +60,7 @@ def _child(work: Work, limit: float, program: str, writer: int, parent: int) -> 
     code = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both; the parent passes it on
-        _end_with(parent)
+        end_with(parent)
 
         def report(**facts: Any) -> None:
             with contextlib.suppress(OSError):
@@ -94,14 +93,6 @@ def _worked(work: Work, watch: Watch, program: str, limit: float) -> int:
 def _may_be_a_loss(error: BaseException) -> bool:
     """Whether a computation failed, perhaps as it lacked a process; not for want of memory."""
     return isinstance(error, jax.errors.JaxRuntimeError) and not str(error).startswith("RESOURCE_EXHAUSTED")
-
-
-def _end_with(parent: int) -> None:
-    """Lets the system end this process when its parent ends, however that comes (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(DEATH, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(128 + signal.SIGKILL)
 
 
 class _Supervisor:
