@@ -96,6 +96,11 @@ class RunView:
         return self._run.state.params
 
     @property
+    def mean(self) -> Params:
+        """The mean of the parameters (`config.averaging`), in their form; {} where none is kept."""
+        return self._run.state.mean
+
+    @property
     def metrics(self) -> dict[str, float]:
         """What the last step returned (`train/loss`, `train/targets`, …), no loss without targets."""
         values = {name: value for name, value in self._run.values.items() if "/" in name}
