@@ -40,13 +40,16 @@ def kind_of(path: str | Path) -> str:
     raise JaxptError(f"{path} is not a bundle, run directory or Hugging Face directory: {reason}")
 
 
-def load(path: str | Path, *, dtype: str | None = None, shardings: Shardings | None = None) -> Model:
+def load(
+    path: str | Path, *, dtype: str | None = None, shardings: Shardings | None = None, mean: bool = False
+) -> Model:
     """Loads a model with its tokenizer and lineage.
 
     Args:
         path: a bundle, a run directory (its newest checkpoint), `RUN/checkpoints/STEP`, or a Hugging Face directory.
         dtype: cast every parameter; None keeps each one's own.
         shardings: tree of `NamedSharding`, same structure as the parameters; None: on this process's first device.
+        mean: of a run or checkpoint that keeps one (`config.averaging`), the mean of the parameters instead of them.
 
     Returns:
         `Model` with `config, params, axes, tokenizer, lineage`.
@@ -55,6 +58,8 @@ def load(path: str | Path, *, dtype: str | None = None, shardings: Shardings | N
         JaxptError: nothing there that can be read, or damaged data.
     """
     path, kind = Path(path), kind_of(path)
+    if mean and kind not in ("run", "checkpoint"):
+        raise JaxptError(f"{path} is a {kind.replace('_', ' ')}: only runs keep a mean of the parameters beside them")
     if kind == "bundle":
         model = open_bundle(path).model(dtype, shardings)
         return model if shardings is not None else _on_device(model)
@@ -64,20 +69,25 @@ def load(path: str | Path, *, dtype: str | None = None, shardings: Shardings | N
         model = interop.load_hf(path, dtype=dtype, shardings=shardings)
         return model if shardings is not None else _on_device(model)
     run = path if kind == "run" else path.parents[1]
-    return _from_run(run, int(path.name) if kind == "checkpoint" else None, dtype, shardings)
+    return _from_run(run, int(path.name) if kind == "checkpoint" else None, dtype, shardings, mean)
 
 
 def _on_device(model: Model) -> Model:
     return Model(model.config, jax.tree.map(jax.numpy.asarray, model.params), model.tokenizer, model.lineage)
 
 
-def _from_run(run: Path, step: int | None, dtype: str | None, shardings: Shardings | None) -> Model:
+def _from_run(run: Path, step: int | None, dtype: str | None, shardings: Shardings | None, mean: bool) -> Model:
     def read(step: int) -> Model:
         facts = read_run(run, step)
-        params = read_params(run, step, facts, shardings)
+        params = read_params(run, step, facts, shardings, mean=mean)
         if dtype is not None:
             params = jax.tree.map(lambda x: x.astype(dtype), params)
-        entry = {"op": "train", "options": {"run": run.name}, "steps": step, "tokens": facts["tokens"]}
+        entry = {
+            "op": "train",
+            "options": {"run": run.name, **({"of": "mean"} if mean else {})},
+            "steps": step,
+            "tokens": facts["tokens"],
+        }
         entry |= {"flops": facts["flops"]} if "flops" in facts else {}
         entry |= {"ledger": facts.get("ledger", [])}
         tokenizer = tokenizers.load(run / "tokenizer") if has_tokenizer(run) else None

@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
 from jaxpt.checkpoints import restoring, run_item
-from jaxpt.checkpoints.reading import Items, Shapes, compare, describe_extra, not_finite, scan_state
+from jaxpt.checkpoints.reading import Items, Shapes, compare, describe_extra, has_mean, not_finite, scan_state
 from jaxpt.checkpoints.restoring import GoBack, Restored
 from jaxpt.checkpoints.run_item import DamagedError, RunItem
 from jaxpt.checkpoints.verdict import UNKNOWN, WHOLE, ReadVerdict, agreed
@@ -46,7 +46,8 @@ class Retention:
 
 
 class Checkpoints:
-    """The folder `checkpoints/` of a run: `<step>/{params, opt_state, run}` and, where there is one, `extra`."""
+    """The folder `checkpoints/` of a run: `<step>/{params, opt_state, run}` and, where there are any, `extra`, `mean`,
+    `guard`."""
 
     def __init__(self, workdir: Path, retention: Retention, *, asynchronous: bool = True):
         """Opens the folder, made if need be; what a killed save left behind is removed.
@@ -65,7 +66,7 @@ class Checkpoints:
         )
         try:
             self._manager = ocp.CheckpointManager(
-                self.folder, options=options, item_names=("params", "opt_state", "extra", "run")
+                self.folder, options=options, item_names=("params", "opt_state", "extra", "mean", "guard", "run")
             )
         except OSError as error:
             raise JaxptError(f"{error.filename or self.folder}: {error.strerror}; fix that and start again") from error
@@ -75,7 +76,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: Items, run: RunItem) -> None:
-        """Starts saving `state`: trees by item, "params", "opt_state" and perhaps "extra".
+        """Starts saving `state`: trees by item, "params", "opt_state" and perhaps "extra", "mean", "guard".
 
         Returns once the arrays may be donated to the next step.
 
@@ -149,7 +150,7 @@ class Checkpoints:
         """As `restoring.restore`, on this folder.
 
         Args:
-            abstract: trees of ShapeDtypeStruct by item, with the shardings wanted now; the item "extra" follows from
+            abstract: trees of ShapeDtypeStruct by item, with the shardings wanted now; further items follow from
                 what was saved.
             log: receives one line for each checkpoint that was set aside.
             from_step: go on from this checkpoint, None: from the newest.
@@ -226,7 +227,8 @@ def read_state(workdir: Path, step: int, abstract: Shapes, run: RunItem) -> Item
     Args:
         workdir: the run directory.
         step: a finished checkpoint.
-        abstract: trees of ShapeDtypeStruct with shardings, of `"params"`, `"opt_state"` and `"extra"`, any of them.
+        abstract: trees of ShapeDtypeStruct with shardings, of `"params"`, `"opt_state"`, `"extra"`, `"mean"`, any of
+            them.
         run: its `run` item, whose digests the values must have.
 
     Raises:
@@ -286,7 +288,9 @@ def _remove_unfinished(folder: Path) -> None:
         time.sleep(PATIENCE / 10)
 
 
-def read_params(workdir: Path, step: int, run: RunItem, shardings: Shardings | None = None) -> Params:
+def read_params(
+    workdir: Path, step: int, run: RunItem, shardings: Shardings | None = None, *, mean: bool = False
+) -> Params:
     """Returns the parameters of a finished checkpoint, without knowing its optimizer, verified.
 
     Args:
@@ -294,7 +298,16 @@ def read_params(workdir: Path, step: int, run: RunItem, shardings: Shardings | N
         step: of the checkpoint.
         run: its `run` item.
         shardings: tree of `NamedSharding`; None: all on this process's first device.
+        mean: their mean over the steps, which the run has kept beside them, instead.
+
+    Raises:
+        JaxptError: a mean that the run has not kept.
     """
+    if mean and not has_mean(run):
+        raise JaxptError(
+            f"{Path(workdir) / 'checkpoints' / str(step)} has no mean of the parameters; a run keeps one with "
+            f"--config.averaging.name=ema"
+        )
     one = SingleDeviceSharding(jax.local_devices()[0])
     where = flatten(shardings) if shardings is not None else {}
 
@@ -302,4 +315,5 @@ def read_params(workdir: Path, step: int, run: RunItem, shardings: Shardings | N
         return jax.ShapeDtypeStruct(spec.shape, "float32", sharding=where.get(path, one))
 
     params = map_specs(abstract, param_specs(model_of(run)))
-    return read_state(workdir, step, {"params": params}, run)["params"]
+    item = "mean" if mean else "params"
+    return read_state(workdir, step, {item: params}, run)[item]

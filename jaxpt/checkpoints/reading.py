@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -17,8 +18,9 @@ from jaxpt.errors import JaxptError
 from jaxpt.models.params import Params, Tree
 from jaxpt.models.specs import flatten, unflatten
 
-Items = Mapping[str, Params]  # the trees of a checkpoint: "params", "opt_state" and perhaps "extra"
+Items = Mapping[str, Params]  # the trees of a checkpoint: "params", "opt_state" and perhaps "extra", "mean", "guard"
 Shapes = Mapping[str, Tree[jax.ShapeDtypeStruct]]  # the same, of shapes, dtypes and shardings
+MEAN, GUARD = "@mean", "@guard"  # in names of digests: no state of an optimizer can be called so
 
 
 def read_checked(folder: Path, abstract: Shapes) -> tuple[Items | None, RunItem, Scan, ReadVerdict]:
@@ -28,7 +30,7 @@ def read_checked(folder: Path, abstract: Shapes) -> tuple[Items | None, RunItem,
     values, error = Scan({}, []), None
     try:
         run = run_item.read(folder)
-        abstract = with_extra(abstract, run)
+        abstract = with_saved(abstract, run)
         _same_leaves(folder, run, abstract)
         state = _read_alike(folder, abstract)
     except Exception as e:  # whatever a reader makes of it: judged here
@@ -85,11 +87,17 @@ def read_arrays(folder: Path, abstract: Shapes) -> Items:
 
 
 def scan_state(state: Items) -> Scan:
-    """Returns a digest per (leaf, layer) of parameters and optimizer states, and per leaf of the objective's extra
-    things, the same on every mesh, scalars of the optimizer as they are; and which of them are not finite. An array
-    of the optimizer that belongs to no parameter is `NAME/all`."""
-    values = scan(state["params"]) if "params" in state else Scan({}, [])
+    """Returns a digest per (leaf, layer) of parameters, their mean and optimizer states, and which are not finite.
+
+    Digests are the same on every mesh. Of the objective's extra things and of what guards remember there is one per
+    leaf; scalars of the optimizer are as they are, an array of it that belongs to no parameter is `NAME/all`.
+    """
+    values = scan(state.get("params", {}))
     out, bad = dict(values.digests), [f"params/{name}" for name in values.not_finite]
+    if state.get("mean"):
+        values = scan(state["mean"])
+        out |= {f"{MEAN}/{path}": v for path, v in values.digests.items()}
+        bad += [f"mean/{where}" for where in values.not_finite]
     for name, tree in state.get("opt_state", {}).items():
         if isinstance(tree, Mapping) or tree.ndim:
             values = scan(tree if isinstance(tree, Mapping) else {"all": tree})
@@ -99,31 +107,56 @@ def scan_state(state: Items) -> Scan:
             value = jax.device_get(tree).item()
             out[name] = [str(value)]
             bad += [] if math.isfinite(value) else [f"opt_state/{name}"]
-    extra = scan(_extra_of(state))
-    return Scan(out | extra.digests, bad + extra.not_finite)
+    more = scan(_more_of(state))
+    return Scan(out | more.digests, bad + more.not_finite)
 
 
 def describe_extra(state: Items) -> RunItem:
-    """Returns what a `run` item says of the item `extra`, {} without one: dtype and shape of each leaf by path."""
-    leaves = flatten(state.get("extra", {}))
-    return {"extra": {path: [str(leaf.dtype), *leaf.shape] for path, leaf in leaves.items()}} if leaves else {}
+    """Returns what a `run` item says of the items `extra` and `guard`: dtype and shape of each leaf by path."""
+    out: RunItem = {}
+    if extra := _described(state, "extra"):
+        out["extra"] = extra
+    if guard := _described(state, "guard"):
+        out["guard"] = guard
+    return out
+
+
+def _described(state: Items, item: str) -> dict[str, list[object]]:
+    return {path: [str(leaf.dtype), *leaf.shape] for path, leaf in flatten(state.get(item, {})).items()}
 
 
 def with_extra(abstract: Shapes, run: RunItem) -> Shapes:
     """Returns `abstract` with the item `extra` that the checkpoint has, if it has one, whole on every device."""
-    if not run.get("extra"):
-        return abstract
+    return _with_described(abstract, {"extra": run.get("extra")})
+
+
+def with_saved(abstract: Shapes, run: RunItem) -> Shapes:
+    """Returns `abstract` with all the items that the checkpoint has besides parameters and optimizer."""
+    if has_mean(run):
+        abstract = {**abstract, "mean": abstract["params"]}
+    return _with_described(abstract, {"extra": run.get("extra"), "guard": run.get("guard")})
+
+
+def has_mean(run: RunItem) -> bool:
+    """Whether a checkpoint holds a mean of the parameters."""
+    return any(path.startswith(f"{MEAN}/") for path in run["digests"])
+
+
+def _with_described(abstract: Shapes, described: Mapping[str, Mapping[str, Any] | None]) -> Shapes:
     where = next(iter(flatten(abstract["params"]).values())).sharding
     whole = NamedSharding(where.mesh, PartitionSpec()) if isinstance(where, NamedSharding) else where
-    leaves = {
-        p: jax.ShapeDtypeStruct(tuple(shape), dtype, sharding=whole) for p, (dtype, *shape) in run["extra"].items()
-    }
-    return {**abstract, "extra": unflatten(leaves)}
+
+    def tree(leaves: Mapping[str, Any]) -> Tree[jax.ShapeDtypeStruct]:
+        shapes = {p: jax.ShapeDtypeStruct(tuple(s), dtype, sharding=whole) for p, (dtype, *s) in leaves.items()}
+        return unflatten(shapes)
+
+    return {**abstract, **{item: tree(leaves) for item, leaves in described.items() if leaves}}
 
 
-def _extra_of(state: Items) -> Items:
-    """The extra things under the names that their digests have."""
-    return {"extra": state["extra"]} if state.get("extra") else {}
+def _more_of(state: Items) -> Items:
+    """The extra things, and what guards remember, under the names that their digests have."""
+    names = {"extra": "extra", "guard": GUARD}
+    return {name: state[item] for item, name in names.items() if state.get(item)}
 
 
 def compare(saved: Mapping[str, list[str]], now: Mapping[str, list[str]]) -> None:
@@ -158,4 +191,5 @@ def _leaf_names(abstract: Shapes) -> Iterator[str]:
     for name, tree in abstract.get("opt_state", {}).items():
         tree = {"all": tree} if not isinstance(tree, Mapping) and tree.ndim else tree
         yield from (f"{name}/{path}" for path in flatten(tree)) if isinstance(tree, Mapping) else (name,)
-    yield from (f"extra/{path}" for path in flatten(abstract.get("extra", {})))
+    for item, name in (("extra", "extra"), ("mean", MEAN), ("guard", GUARD)):
+        yield from (f"{name}/{path}" for path in flatten(abstract.get(item, {})))

@@ -12,10 +12,12 @@ class RunItem(TypedDict, total=False):
     """What a checkpoint says of its run, JSON-ready. `REQUIRED` keys are always there, others since some version."""
 
     step: int  # finished steps
-    tokens: int  # positions (B × S) trained on
+    tokens: int  # positions (B × S) of the steps so far, also of those that changed nothing
+    trained_tokens: int  # the same without steps that a guard skipped or a rollback passed over
     flops: float  # of the steps so far, forward passes of frozen models included
     model: dict[str, Any]  # of `ModelConfig.from_dict`, with the rope of the stage
     extra: dict[str, Any]  # of an objective's own things: dtype and shape by path
+    guard: dict[str, Any]  # the same of what guards and clipping remember
     frozen: dict[str, dict[str, str]]  # of each path of a frozen model: the `path` and `digest` of what it names
     targets: dict[str, dict[str, str]]  # fingerprints of the caches of teacher targets, by stage and source
     digests: dict[str, list[str]]  # of the state's values, by path, one per layer

@@ -21,6 +21,8 @@ EPILOG = """\
 example:
   jaxpt export --from=BUNDLE --to=exported
   jaxpt export --from=runs/a --to=run_exported --dtype=bfloat16
+
+--mean writes the mean of the parameters that a run with config.averaging keeps, instead of its parameters.
 """
 
 
@@ -35,6 +37,7 @@ def main(argv: Sequence[str]) -> int:
         "--family", help="model_type to write, or package.module:FAMILY; default: the one it came from, else what fits"
     )
     parser.add_argument("--dtype", help="cast to float32, bfloat16 or float16; default: as stored")
+    parser.add_argument("--mean", action="store_true", help="of a run: the mean of its parameters (config.averaging)")
     args = parser.parse_args(list(argv))
     kind = api.kind_of(args.source)
     if kind == "hugging_face":
@@ -43,7 +46,10 @@ def main(argv: Sequence[str]) -> int:
         raise JaxptError(f"--to={args.target} exists; remove it or choose another path")
     if args.family is not None:
         family_named(args.family)
-    held = None if kind == "bundle" else api.load(args.source)  # a checkpoint is verified, hence read, as a whole
+    if args.mean and kind == "bundle":
+        raise JaxptError(f"--mean: {args.source} is a bundle, only runs keep a mean; leave --mean out")
+    # a checkpoint is verified, hence read, as a whole
+    held = None if kind == "bundle" else api.load(args.source, mean=args.mean)
     facts = open_bundle(args.source) if held is None else held
     form = export_form(facts.config, facts.lineage, args.family)
     own = own_family(facts.lineage)

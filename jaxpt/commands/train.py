@@ -175,6 +175,7 @@ def _train(
             print(line)
 
     extra = max(make_extra(stage.config.objective, stage.model).nbytes for stage in plan.stages)
+    extra += 4 * param_count(plan.model) if config.averaging.keeps else 0
     on_first_process(lambda: check_disk(workdir, plan.model, optimizer, config.checkpoint.keep, extra))
     with lock:
         on_first_process(open_workdir)

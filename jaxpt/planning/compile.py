@@ -25,6 +25,7 @@ from jaxpt.training.config import StageConfig
 from jaxpt.training.extra import make_extra
 from jaxpt.training.frozen import abstract_frozen, open_frozen
 from jaxpt.training.run_plan import RunPlan, StagePlan
+from jaxpt.training.safeguards import Safeguards
 from jaxpt.training.state import Layout, State, abstract_state, make_layout
 from jaxpt.training.step import make_step
 
@@ -88,7 +89,9 @@ def compile_step(plan: RunPlan, devices: Sequence[jax.Device], stage: int = 0) -
 def _compile(plan: RunPlan, chosen: StagePlan, layout: Layout, optimizer: BuiltOptimizer) -> CompiledStep:
     objective = chosen.config.objective
     extra = make_extra(objective, chosen.model, f"stage {chosen.config.name}, objective").abstract(layout)
-    state = abstract_state(plan.model, optimizer, layout)._replace(extra=extra)
+    safeguards, state = Safeguards.of(plan.config), abstract_state(plan.model, optimizer, layout)
+    mean, guard = safeguards.abstract(layout, optimizer.specs, state.params)
+    state = state._replace(extra=extra, mean=mean, guard=guard)
     frozen = open_frozen(objective, f"stage {chosen.config.name}, objective", plan.frozen)
     given = {name: model for name, model in frozen.items() if name not in chosen.step.own}
     arguments = abstract_arguments(objective, abstract_frozen(given, layout))
@@ -96,7 +99,8 @@ def _compile(plan: RunPlan, chosen: StagePlan, layout: Layout, optimizer: BuiltO
     batch = _abstract_batch(layout, chosen.config, targets)
     with jax.set_mesh(layout.mesh):
         spec = replace(chosen.step, objective=objective)
-        step = make_step(spec, optimizer, layout, frozen={name: m.model for name, m in frozen.items()})
+        models = {name: m.model for name, m in frozen.items()}
+        step = make_step(spec, optimizer, layout, frozen=models, safeguards=safeguards)
         try:
             compiled = step.lower(state, batch, arguments).compile()
         except jax.errors.JaxRuntimeError as e:

@@ -12,12 +12,14 @@ from tqdm import tqdm
 from jaxpt.checkpoints.checkpoints import Checkpoints
 from jaxpt.models.batch import Batch
 from jaxpt.models.params import Array
+from jaxpt.optim.guard import token_count
 from jaxpt.training.events import Changes, Event
 from jaxpt.training.feed import Feed
 from jaxpt.training.interrupt import Interrupt
 from jaxpt.training.metrics import MetricsLog
 from jaxpt.training.program import Program
 from jaxpt.training.run_plan import RunPlan
+from jaxpt.training.safeguards import judge_state
 from jaxpt.training.speed import Clock
 from jaxpt.training.state import State
 
@@ -53,6 +55,17 @@ class ActiveRun:
     def done(self) -> bool:
         """Whether all stages are finished."""
         return self.step >= self.plan.steps
+
+    @property
+    def was_skipped(self) -> bool:
+        """Whether the guard skipped the last step, for which this waits."""
+        return bool(self.values.get("skipped", False))
+
+    @property
+    def trained_tokens(self) -> int:
+        """Positions (B × S) of the finished steps that changed the state; waits for the last step."""
+        skipped = judge_state(self.state.guard).get("skipped_tokens")
+        return self.plan.tokens_at(self.step) - (0 if skipped is None else token_count(skipped))
 
     def record(self, values: Mapping[str, Any]) -> None:
         """Appends a record of this step to the metrics."""

@@ -19,6 +19,9 @@ from jaxpt.models.compute import Compute
 from jaxpt.models.mup import MupConfig
 from jaxpt.models.section import ModelSection, RopeSection
 from jaxpt.objectives.objective import Objective
+from jaxpt.optim.averaging import Averaging
+from jaxpt.optim.clipping import Clipping
+from jaxpt.optim.guard import Guard
 from jaxpt.optim.optimizer import Optimizer
 from jaxpt.optim.schedule import Schedule
 from jaxpt.sharding.mesh import check_axes
@@ -143,6 +146,7 @@ class MetricsConfig:
     every: int = option(10, "steps between two records")
     tensorboard: bool = option(True, "write event files beside metrics.jsonl")
     peak_flops_per_device: float | None = option(None, "FLOP/s for MFU; None: from the device's kind")
+    watch: int | None = option(None, "steps between two records of norms by axis group (docs/guards.md); None: none")
 
 
 @dataclass(frozen=True)
@@ -182,6 +186,9 @@ class RunConfig:
     cache: str | None = option(None, "where text is packed; None: ~/.cache/jaxpt")
     leave_out_seen: bool = option(True, "take no row that the run behind init_from saw")
     optimizer: Optimizer = choice_option(Optimizer, "how gradients move the parameters")
+    clipping: Clipping = choice_option(Clipping, "a limit on gradients or updates besides optimizer.clip_norm")
+    guard: Guard = choice_option(Guard, "which steps count")
+    averaging: Averaging = choice_option(Averaging, "a mean of the parameters over the steps, beside them")
     compute: Compute = option(Compute(), "how the forward pass is computed; the function stays the same")
     sharding: ShardingConfig = option(ShardingConfig(), "the mesh, and what lies where on it")
     checkpoint: CheckpointConfig = option(CheckpointConfig(), "when checkpoints are written and kept")
@@ -207,7 +214,10 @@ class RunConfig:
         _positive("config.checkpoint.keep", self.checkpoint.keep)
         for name, source in self.sources.items():
             _positive(f"config.sources.{name}.repeat", source.repeat)
-        self.optimizer.check("config.optimizer")
+        if self.metrics.watch is not None:
+            _positive("config.metrics.watch", self.metrics.watch)
+        for key in ("optimizer", "clipping", "guard", "averaging"):
+            getattr(self, key).check(f"config.{key}")
         entries = evaluation.entries_to_measure("config.evaluations", self.evaluations)
         object.__setattr__(self, "evaluations", entries)
         for name in ("every", "keep_every"):

@@ -25,9 +25,12 @@ class Evaluating(Event):
         return super().is_due(view) and not view.has_record(prefix(self.name))
 
     def act(self, view: RunView) -> Changes:
-        """Measures the parameters as they are."""
-        values = self._measure(view)(view.step, view.evaluated)
-        return Changes({f"{prefix(self.name)}{name}": float(value) for name, value in values.items()})
+        """Measures the parameters as they are, their mean (`eval/ENTRY/mean/NAME`), or both."""
+        measures, of_run = view.plan.config.averaging.measures, {"": view.evaluated, "mean/": view.evaluated_mean}
+        wanted = {"params": [""], "mean": ["mean/"], "both": ["", "mean/"]}[measures]
+        named = [(which, self._measure(view)(view.step, of_run[which])) for which in wanted]
+        start = prefix(self.name)
+        return Changes({f"{start}{w}{name}": float(v) for w, values in named for name, v in values.items()})
 
     def _measure(self, view: RunView) -> Measure:
         key = view.model, view.stage.config.sequence_length

@@ -104,13 +104,26 @@ class RunView:
     @property
     def evaluated(self) -> Params:
         """The parameters as the objective wants them measured (`Objective.evaluated`): under its final mask, if any."""
+        return self._measured(self.state.params)
+
+    @property
+    def mean(self) -> Params:
+        """The mean of the parameters (`config.averaging`), in their form; {} where none is kept."""
+        return self._run.state.mean
+
+    @property
+    def evaluated_mean(self) -> Params:
+        """The mean of the parameters as the objective wants it measured; {} where none is kept."""
+        return self._measured(self.mean) if self.mean else {}
+
+    def _measured(self, params: Params) -> Params:
         stage, state = self.stage, self.state
         if not state.extra:
-            return state.params
+            return params
         whole = _gathering(self._run.program.layout.replicated)(state.extra["values"])
         extra = {path: np.asarray(value) for path, value in flatten(whole).items()}
         progress = Progress(self.step - stage.first, stage.stop - stage.first, stage.config.tokens_per_step)
-        return stage.config.objective.evaluated(stage.model, state.params, extra, progress)
+        return stage.config.objective.evaluated(stage.model, params, extra, progress)
 
     @property
     def metrics(self) -> dict[str, float]:

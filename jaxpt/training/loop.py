@@ -30,6 +30,7 @@ from jaxpt.training.kernels import with_kernels
 from jaxpt.training.opening import open_run
 from jaxpt.training.program import make_program
 from jaxpt.training.run_plan import RunPlan, StagePlan
+from jaxpt.training.safeguards import Safeguards
 from jaxpt.training.saving import Saving
 from jaxpt.training.sources import cache_folder
 from jaxpt.training.speed import peak_flops
@@ -38,6 +39,7 @@ from jaxpt.training.state import Layout, State
 from jaxpt.training.step import Step
 from jaxpt.training.step_records import StepRecords
 from jaxpt.training.targets import StepsWithoutTargets, count_targets
+from jaxpt.training.watching import Watching
 
 
 def train(
@@ -101,6 +103,7 @@ def _in_order(run: ActiveRun, events: Sequence[Event], interrupt: Interrupt) -> 
     records = StepRecords(run)
     return [
         *(event for event in events if not event.after_checkpoint),
+        Watching(run),
         records,
         Preemption(interrupt),
         Saving(run, followers),
@@ -146,7 +149,14 @@ def _train_stage(run: ActiveRun, stage: StagePlan, bar: tqdm) -> bool:
     """Runs one stage from where the run is; returns whether to stop."""
     program, config = run.program, run.plan.config
     run.state, arguments, lines = begin_stage(
-        run.state, stage, program.layout, program.optimizer, config.seed, run.step, run.plan.frozen
+        run.state,
+        stage,
+        program.layout,
+        program.optimizer,
+        config.seed,
+        run.step,
+        run.plan.frozen,
+        Safeguards.of(config),
     )
     for line in lines:
         run.log(line)

@@ -17,6 +17,7 @@ from jaxpt.training.interrupt import Interrupt
 from jaxpt.training.metrics import MetricsLog
 from jaxpt.training.program import Program, drawn_state, make_program
 from jaxpt.training.run_plan import RunPlan, continued
+from jaxpt.training.safeguards import Safeguards
 from jaxpt.training.saving import retention
 from jaxpt.training.speed import convention
 from jaxpt.training.state import Layout, State, abstract_state
@@ -56,6 +57,9 @@ def open_run(
         state: State[Array] = State(**restored.state)
     else:
         state = start(layout, optimizer) if start else drawn_state(plan, program)
+    state, lines = Safeguards.of(config).begin(state, layout, optimizer.specs)
+    for line in lines:
+        log(line)
     log(f"MFU: {convention(any(stage.config.objective.frozen() for stage in plan.stages))}; {peak[1]}")
     if saved:
         for line in (f"resumed at step {saved['step']} of {plan.steps}", *changes(plan, saved)):

@@ -12,6 +12,7 @@ from jaxpt.models.specs import param_specs
 from jaxpt.optim.chain import BuiltOptimizer, make_optimizer
 from jaxpt.training.frozen import open_frozen
 from jaxpt.training.run_plan import RunPlan
+from jaxpt.training.safeguards import Safeguards
 from jaxpt.training.state import Layout, State, make_layout, new_state
 from jaxpt.training.step import Step, StepSpec, make_step
 
@@ -33,6 +34,7 @@ def make_program(plan: RunPlan, devices: Sequence[jax.Device] | None = None) -> 
     """
     layout = make_layout(plan.model, plan.config.sharding, devices)
     optimizer = make_optimizer(plan.config.optimizer, param_specs(plan.model), plan.scaling)
+    safeguards = Safeguards.of(plan.config)
     steps: dict[StepSpec, Step] = {}
     for stage in plan.stages:
         if stage.step not in steps:
@@ -40,7 +42,7 @@ def make_program(plan: RunPlan, devices: Sequence[jax.Device] | None = None) -> 
             frozen = {
                 n: m.model for n, m in open_frozen(stage.config.objective, f"{where}.objective", plan.frozen).items()
             }
-            steps[stage.step] = make_step(stage.step, optimizer, layout, where, frozen)
+            steps[stage.step] = make_step(stage.step, optimizer, layout, where, frozen, safeguards)
     return Program(layout, optimizer, steps)
 
 

@@ -8,7 +8,7 @@ from jaxpt.config.duration import parse_interval
 from jaxpt.training.active_run import ActiveRun
 from jaxpt.training.events import Changes, Due, Event, RunView
 from jaxpt.training.run_plan import RunPlan
-from jaxpt.training.step_records import check_finite
+from jaxpt.training.step_records import check_step
 
 
 class Saving(Event):
@@ -29,13 +29,14 @@ class Saving(Event):
     def act(self, view: RunView) -> Changes:
         """Writes in the background, unless something waits for the checkpoint."""
         run = self._run
-        check_finite(view.step, view.metrics, run.checkpoints)
+        check_step(run, view.step, view.metrics)
         run.check_writer()
         if view.step not in run.checkpoints.steps():
             run.metrics.event("save", view.step)
             item: RunItem = {
                 "model": view.model.to_dict(),
                 **run.plan.to_save(view.step),
+                "trained_tokens": run.trained_tokens,
                 **run.feed.to_save(view.step),
             }
             run.checkpoints.save(view.step, view.state.to_items(), item)

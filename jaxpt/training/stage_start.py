@@ -11,7 +11,10 @@ from jaxpt.training.arguments import StepArguments, step_arguments
 from jaxpt.training.extra import begin, make_extra
 from jaxpt.training.frozen import NO_PINS, Pins, load_frozen, open_frozen
 from jaxpt.training.run_plan import StagePlan
+from jaxpt.training.safeguards import Safeguards
 from jaxpt.training.state import Layout, State, new_state
+
+NO_SAFEGUARDS = Safeguards()
 
 
 def begin_stage(
@@ -22,6 +25,7 @@ def begin_stage(
     seed: int,
     step: int,
     pins: Pins = NO_PINS,
+    safeguards: Safeguards = NO_SAFEGUARDS,
 ) -> tuple[State[Array], Callable[[int], StepArguments[np.generic, Array]], list[str]]:
     """Returns the state to go on with, the arguments of a global step, and lines for the person watching.
 
@@ -33,6 +37,7 @@ def begin_stage(
         seed: the run's.
         step: finished steps.
         pins: which models the paths of frozen ones name.
+        safeguards: of the run; what they remember starts new with the optimizer, but for the mean of the parameters.
 
     Raises:
         JaxptError: a frozen model that cannot be read.
@@ -40,9 +45,11 @@ def begin_stage(
     config, objective = stage.config, stage.config.objective
     fresh = step == stage.whole[0] > 0 and config.load == "params"
     if fresh:
-        state = new_state(layout, optimizer, state.params)._replace(extra=state.extra)
+        state = new_state(layout, optimizer, state.params)._replace(extra=state.extra, mean=state.mean)
     extra = make_extra(objective, stage.model)
     values, lines = begin(state.extra, extra, layout, seed, fresh=fresh)
+    state, of_guards = safeguards.begin(state, layout, optimizer.specs)
+    lines += of_guards
     models = open_frozen(objective, f"stage {config.name}, objective {objective.name}", pins)
     own = stage.step.own
     for name, model in models.items():

@@ -24,17 +24,21 @@ class State(NamedTuple, Generic[X]):
     """All that a step changes and a checkpoint holds.
 
     `opt_state` is `{state name: tree by parameter path, or a scalar}`. `extra` is `{}`, or what the objective trains
-    besides the model: `{"values": tree, "opt_state": {group: {state name: tree or scalar}}}`.
+    besides the model: `{"values": tree, "opt_state": {group: {state name: tree or scalar}}}`. `mean` is `{}`, or a mean
+    of the parameters in their form; `guard` what the guard and the clipping of the run remember, small.
     """
 
     params: Tree[X]
     opt_state: Tree[X]
     extra: Tree[X] = NO_EXTRA
+    mean: Tree[X] = NO_EXTRA
+    guard: Tree[X] = NO_EXTRA
 
     def to_items(self) -> dict[str, Tree[X]]:
         """Returns the items of a checkpoint by name, those that there are; `State(**items)` is the state again."""
         items: dict[str, Tree[X]] = {"params": self.params, "opt_state": self.opt_state}
-        return items | ({"extra": unflatten(flatten(self.extra))} if self.extra else {})  # without empty groups
+        more = {"extra": unflatten(flatten(self.extra)), "mean": self.mean, "guard": self.guard}  # without empty groups
+        return items | {name: tree for name, tree in more.items() if tree}
 
 
 @dataclass(frozen=True)

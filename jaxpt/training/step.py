@@ -16,13 +16,15 @@ from jaxpt.models.config import ModelConfig
 from jaxpt.models.params import Array, Params, branch
 from jaxpt.models.specs import param_specs
 from jaxpt.objectives.objective import PARENT, FrozenModel, Inputs, Objective
-from jaxpt.optim.chain import BuiltOptimizer, descend, global_norm
-from jaxpt.optim.freezing import keep_frozen, mask_gradients, stop_frozen, trainable
+from jaxpt.optim.chain import BuiltOptimizer
+from jaxpt.optim.freezing import stop_frozen, trainable
 from jaxpt.sharding import batch_sharding
 from jaxpt.training.arguments import StepArguments
 from jaxpt.training.config import StageConfig
 from jaxpt.training.extra import make_extra
 from jaxpt.training.gradient import gradient
+from jaxpt.training.moves import Moves
+from jaxpt.training.safeguards import Safeguards
 from jaxpt.training.state import Layout, State, state_shardings
 
 Metrics = dict[str, jax.Array]
@@ -89,13 +91,15 @@ def make_step(
     layout: Layout,
     where: str = "stage",
     frozen: Mapping[str, ModelConfig] | None = None,
+    safeguards: Safeguards | None = None,
 ) -> Step:
     """Returns the jitted step: `step(state, batch, arguments) -> (state, metrics)`.
 
     The state is donated. What is minimised is the objective's: microbatches add shares of one mean over the global
     batch, so their masks may differ. The batch is sharded by rows; learning rates, schedules, seed and frozen
     parameters are arguments, so that none of them recompiles. Metrics are replicated: scalars, and per source
-    `[sources]`. `where` is the stage's config key in error messages, `frozen` the configs of the frozen models.
+    `[sources]`. `where` is the stage's config key in error messages, `frozen` the configs of the frozen models. The
+    state has what `safeguards` remember (None: nothing).
 
     Raises:
         JaxptError: rows that do not divide over microbatches and devices, a name in `freeze` that the model lacks,
@@ -106,8 +110,12 @@ def make_step(
     extra = make_extra(objective, spec.model, f"{where}.objective")
     of_model = (spec.model, param_specs(spec.model))
     masks = trainable(*of_model, spec.freeze, f"{where}.freeze", may_freeze_all=bool(extra.specs))
-    shardings = state_shardings(layout, optimizer)._replace(extra=extra.shardings(layout))
+    guards = safeguards or Safeguards()
+    mean, guard = guards.shardings(layout, optimizer.specs)
+    shardings = state_shardings(layout, optimizer)._replace(extra=extra.shardings(layout), mean=mean, guard=guard)
     of_trained = (layout.params, branch(shardings.extra, "values") if extra.specs else {})
+    tokens = spec.batch_size * spec.sequence_length
+    moves = Moves(objective, spec.model, optimizer, extra, masks, guards, tokens)
 
     def step(
         state: State[Array], batch: Batch[jax.Array], given: StepArguments[jax.Array, Array]
@@ -127,17 +135,9 @@ def make_step(
             key=jax.random.fold_in(jax.random.key(given.seed), given.step),
         )
         stop = lambda params: stop_frozen(params, masks)  # noqa: E731
-        (grads, extra_grads), (named, sums) = gradient(objective, inputs, (state.params, values), of_trained, stop)
-        grads = mask_gradients(grads, masks)
-        norm = global_norm(grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = descend(state.params, updates, given.learning_rate, optimizer.lr_mult)
-        params = objective.after_update(spec.model, params, sums)
-        params = keep_frozen(params, state.params, masks)
-        new_extra, norms = extra.update(extra_grads, state.extra, given.rates) if extra.specs else ({}, {})
-        norms = {"grad_norm": norm, "param_norm": global_norm(params), **norms}
-        parts = {f"train/{name}": value for name, value in {**named, **norms}.items()}
-        return State(params, opt_state, new_extra), {**parts, **objective.report(sums)}
+        (grads, extra_grads), facts = gradient(objective, inputs, (state.params, values), of_trained, stop)
+        state, logged = moves(state, grads, extra_grads, facts, given)
+        return state, {**logged, **objective.report(facts[1])}
 
     arguments = _arguments(objective, layout, {n: c for n, c in configs.items() if n not in spec.own})
     inward, outward = (shardings, batch_sharding(layout.mesh), arguments), (shardings, layout.replicated)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxpt.checkpoints.checkpoints import Checkpoints
 from jaxpt.config.duration import Duration
 from jaxpt.errors import JaxptError
+from jaxpt.optim.guard import Protecting
 from jaxpt.training.active_run import ActiveRun
 from jaxpt.training.events import Changes, Due, Event, RunView
 
@@ -33,7 +34,7 @@ class StepRecords(Event):
             shown = {"loss": "-" if loss is None else f"{loss:.3f}", "targets": targets}
             run.progress.set_postfix({**shown, **view.stage.config.objective.live(record)}, refresh=False)
         self._compare(view.step, record)
-        check_finite(view.step, {k: v for k, v in record.items() if not k.startswith("perf/")}, run.checkpoints)
+        check_step(run, view.step, {k: v for k, v in record.items() if not k.startswith("perf/")})
         if view.step == view.stage.whole[1]:
             run.log(f"stage {view.stage.config.name} ends at step {view.step}: {_losses(record)}")
         return Changes()
@@ -41,6 +42,8 @@ class StepRecords(Event):
     def _record(self, view: RunView) -> dict[str, Any]:
         run, stage, step = self._run, view.stage, view.step
         record: dict[str, Any] = {"stage": stage.config.name, "tokens": view.tokens, **view.metrics}
+        if run.trained_tokens != view.tokens:
+            record["trained_tokens"] = run.trained_tokens
         record["flops"] = run.plan.flops_at(step)
         by_source = jax.device_get([run.values.get(key, ()) for key in ("source_nll", "source_weight")])
         for name, nll, weight in zip(run.plan.source_names, *by_source):
@@ -72,6 +75,21 @@ def _losses(record: Mapping[str, Any]) -> str:
     by_source = {k.removeprefix("train/loss/"): v for k, v in record.items() if k.startswith("train/loss/")}
     parts = ", ".join(f"{name} {value:.4f}" for name, value in by_source.items())
     return f"loss {record['train/loss']:.4f}" + (f" ({parts})" if len(by_source) > 1 else "")
+
+
+def check_step(run: ActiveRun, step: int, values: Mapping[str, Any]) -> None:
+    """Raises a JaxptError where a value of a step is not finite, unless the guard has kept it from the state.
+
+    With a guard the run goes on, until so many steps in a row as its `patience` were not finite.
+    """
+    guard = run.plan.config.guard
+    if not run.was_skipped:
+        check_finite(step, values, run.checkpoints)
+    elif isinstance(guard, Protecting) and (count := int(run.values["in_a_row"])) >= guard.patience:
+        raise JaxptError(
+            f"the last {count} steps, up to step {step}, were not finite (config.guard.patience is {guard.patience}); "
+            f"{run.checkpoints.way_back()}"
+        )
 
 
 def check_finite(step: int, values: Mapping[str, Any], checkpoints: Checkpoints) -> None:

@@ -1,0 +1,1 @@
+"""Means of the parameters that a config can name: one file each."""

@@ -1,0 +1,1 @@
+"""Ways of clipping that a config can name: one file each."""

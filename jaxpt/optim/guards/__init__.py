@@ -1,0 +1,1 @@
+"""Guards that a config can name: one file each."""
