@@ -1,4 +1,4 @@
-"""Mask training on the quickstart's model, in minutes on two CPU cores: its four layers to three, every width cut.
+"""Mask training on the quickstart's model, about three minutes on two CPU cores: four layers to three, widths cut.
 
 jaxpt quickstart --workdir=runs/quickstart
 jaxpt train --config=configs/reshape/shear_small.py --workdir=runs/masks

@@ -7,7 +7,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from jaxpt.checkpoints.checkpoints import finished_steps
@@ -25,7 +25,7 @@ TITLES = {
     "shared_mlp": "layers × neurons of the shared experts",
     "embed": "channels of the stream",
 }
-FINAL = ListedColormap(["#f0f0f0", "#1f4e79"])
+SHADES = LinearSegmentedColormap.from_list("kept", ["#f0f0f0", "#1f4e79"])  # legible when a dark page inverts it
 
 
 def mask_pictures(run: Path) -> dict[str, Figure]:
@@ -48,13 +48,13 @@ def draw(soft: HostGates, final: HostGates) -> dict[str, Figure]:
         rows = [r.reshape(-1, r.shape[-1]) if r.ndim > 1 else r[None] for r in rows]
         height = min(4.0, 0.8 + 0.16 * len(rows[0]))
         figure, axes = plt.subplots(2, 1, figsize=(7.2, 2 * height), layout="constrained", sharex=True)
-        image = axes[0].imshow(rows[0], aspect="auto", interpolation="nearest", vmin=0, cmap="viridis")
+        image = axes[0].imshow(rows[0], aspect="auto", interpolation="nearest", vmin=0, cmap=SHADES)
         figure.colorbar(image, ax=axes[0], label="gate")
-        axes[1].imshow(rows[1] > 0, aspect="auto", interpolation="nearest", vmin=0, vmax=1, cmap=FINAL)
+        axes[1].imshow(rows[1] > 0, aspect="auto", interpolation="nearest", vmin=0, vmax=1, cmap=SHADES)
         axes[0].set_title(f"masks: {title}; soft, and below what would be left")
         for ax in axes:
             ax.set_ylabel("layer" if np.asarray(soft[axis]).ndim > 1 else "")
-            ax.locator_params(axis="y", integer=True)
+            ax.locator_params(integer=True)
             if len(rows[0]) == 1:
                 ax.set_yticks([])
         axes[1].set_xlabel(axis)

@@ -215,7 +215,7 @@ def sparsity(records: Records) -> Figure | None:
             if f"{name}/{power}" in multipliers:
                 bottom.plot(*multipliers[f"{name}/{power}"], lw=1.2, ls=style, color=f"C{i}")
     top.set(title="sparsity by axis; dashed: its target", ylabel="expected sparsity")
-    bottom.set(xlabel="step", ylabel="multipliers: linear, quadratic (dotted)")
+    bottom.set(xlabel="step", ylabel="multipliers (dotted: of squares)")
     top.legend(frameon=False, ncols=2)
     for axes in (top, bottom):
         axes.grid(alpha=0.25)

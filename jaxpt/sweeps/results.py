@@ -16,7 +16,7 @@ from jaxpt.files.partial import whole_file
 from jaxpt.training.metrics import read
 
 PointState = Literal["finished", "diverged", "failed", "stopped"]
-Curve = list[tuple[int, float]]  # (tokens, value)
+Losses = list[tuple[int, float]]  # (tokens, value)
 LOSS = "train/loss"
 LAST = 0.1  # of the tokens so far: the part whose training losses are averaged
 MOST = 200  # points of a curve that is kept
@@ -42,7 +42,7 @@ class PointResult:
     flops: float
     tokens_per_s: float | None
     error: str
-    curve: Curve
+    curve: Losses
 
     @property
     def score(self) -> float:
@@ -69,7 +69,7 @@ def measure(records: Sequence[Mapping[str, Any]], metric: str, tokens: int) -> f
     return float(np.mean([value for at, value in known if at > last * (1 - LAST)]))
 
 
-def curve_of(records: Sequence[Mapping[str, Any]], name: str, tokens: float = math.inf) -> Curve:
+def curve_of(records: Sequence[Mapping[str, Any]], name: str, tokens: float = math.inf) -> Losses:
     """Returns (tokens, value) of a metric up to `tokens`, not more than `MOST` of them: means of neighbours."""
     known = [(r["tokens"], float(r[name])) for r in records if r.get(name) is not None and r["tokens"] <= tokens]
     size = max(1, math.ceil(len(known) / MOST))
@@ -77,7 +77,7 @@ def curve_of(records: Sequence[Mapping[str, Any]], name: str, tokens: float = ma
     return [(part[-1][0], float(np.mean([value for _, value in part]))) for part in parts]
 
 
-def smoothed(curve: Curve) -> Curve:
+def smoothed(curve: Losses) -> Losses:
     """Returns at each place the mean over the last tenth of the tokens so far, as `measure` takes it."""
     return [(t, float(np.mean([v for at, v in curve if t * (1 - LAST) < at <= t]))) for t, _ in curve]
 
