@@ -57,6 +57,11 @@ def seal(run: RunItem) -> RunItem:
     return {**run, "digest": _digest(run)}
 
 
+def text(run: RunItem) -> str:
+    """Returns the item as it is written."""
+    return json.dumps(run)
+
+
 def is_sealed(run: RunItem) -> bool:
     """Whether the item carries a digest of its own (and thus says that the state was finite)."""
     return "digest" in run

@@ -187,7 +187,7 @@ def _ledger(used: Sequence[Mapping[str, Any]]) -> str:
         groups.setdefault((e["name"], e["fingerprint"], e["epoch"]), []).append(e)
     rows = []
     for (name, fingerprint, epoch), ranges in groups.items():
-        count = sum(e["stop"] - e["start"] for e in ranges)
+        count = sum(len(range(e["start"], e["stop"], e.get("every", 1))) for e in ranges)
         first, last = min(e["start"] for e in ranges), max(e["stop"] for e in ranges)
         rows.append([name, epoch, count, first, last, len(ranges), fingerprint[:12], ranges[-1]["path"]])
     head = ["ledger", "epoch", "rows used", "from", "to", "ranges", "content", "path"]

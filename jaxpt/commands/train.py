@@ -27,6 +27,7 @@ from jaxpt.sharding.supervisor import supervised
 from jaxpt.sharding.watch import Watch
 from jaxpt.tokenizers import Tokenizer
 from jaxpt.training import loop, run_directory
+from jaxpt.training.branching import copy_checkpoint, open_branch, starting_point
 from jaxpt.training.config import RunConfig
 from jaxpt.training.evaluating import evaluations
 from jaxpt.training.events import Event
@@ -160,6 +161,8 @@ def _train(
     log = say if jax.process_index() == 0 else (lambda line: None)
     with interrupt.abandoning():
         saved = newest_saved(workdir, from_step)
+        branch = open_branch(config) if config.branch_from and not finished_steps(workdir) else None
+        saved = branch.run if branch else saved
         plan, start, tokenizer = open_plan(config, workdir, saved)
         # made here already, so that a mistake in mesh, optimizer or batch size is an error before anything is written
         optimizer = make_program(plan).optimizer
@@ -173,6 +176,8 @@ def _train(
         lock.acquire(take_over)
         for line in run_directory.prepare(workdir, config, plan.model, tokenizer, start.lineage if start else []):
             print(line)
+        if branch and not finished_steps(workdir):
+            copy_checkpoint(branch, workdir)
 
     extra = max(make_extra(stage.config.objective, stage.model).nbytes for stage in plan.stages)
     extra += 4 * param_count(plan.model) if config.averaging.keeps else 0
@@ -185,7 +190,7 @@ def _train(
             plan,
             workdir,
             feeds,
-            start.state if start else None,
+            start.state if start and not config.branch_from else None,
             [reweighting, *events, *measuring],
             log,
             from_step=from_step,
@@ -214,7 +219,14 @@ def open_plan(
     the checkpoint that it goes on from.
     """
     past = read_legs(saved, config.stages) if saved else ()
-    start = _start(config, workdir) if config.init_from else None
+    if config.branch_from and workdir is not None and finished_steps(workdir):
+        start: StartingPoint | None = as_begun(workdir)
+    elif config.branch_from:
+        branch = open_branch(config)
+        start, saved = starting_point(branch), branch.run
+        past = read_legs(saved, config.stages)
+    else:
+        start = _start(config, workdir) if config.init_from else None
     sources, tokenizer = open_sources(config, _tokenizer(config, start.tokenizer_path if start else None))
     if tokenizer is None and workdir is not None and finished_steps(workdir) and has_tokenizer(workdir):
         tokenizer = tokenizers.load(workdir / "tokenizer")  # of a source that has lost it since

@@ -12,7 +12,7 @@ from jaxpt.data import records
 from jaxpt.data.ledger import Ledger
 from jaxpt.data.log import ScheduleLog
 from jaxpt.data.mixture import Mixture, plan_log
-from jaxpt.data.order import SourceOrder
+from jaxpt.data.order import Apart, SourceOrder
 from jaxpt.data.packed import PackedSource
 from jaxpt.data.pose import Pose, skip
 from jaxpt.data.quota import ONE
@@ -63,6 +63,7 @@ class Loader:
         when_exhausted: Mapping[str, str] | None = None,
         seen_documents: Mapping[str, np.ndarray] | None = None,
         other_orders: bool = True,
+        apart: Mapping[str, Apart] | None = None,
         seed: int = 0,
     ):
         """Prepares the order of every source.
@@ -77,6 +78,7 @@ class Loader:
             when_exhausted: per source, "error" (the default) or "renormalise": its share goes to the others then.
             seen_documents: per source, ids of documents to leave out, `[n, 2]`.
             other_orders: leave out rows that `used` has in other orders of the same source, see `SourceOrder`.
+            apart: per source, which part of its rows is taken, where this is a branch that shares none.
             seed: decides the skips of stages with `pose`; nothing else.
 
         Raises:
@@ -99,6 +101,7 @@ class Loader:
                 seen_documents=(seen_documents or {}).get(name),
                 other_orders=other_orders,
                 name=name,
+                apart=(apart or {}).get(name),
             )
             for name, source in self.sources.items()
         ]

@@ -1,6 +1,7 @@
 """In which order a run takes the rows of one source: each epoch permuted by itself, used rows left out."""
 
 import hashlib
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,14 @@ from jaxpt.errors import JaxptError
 def order_key(source: PackedSource, order_seed: int = 0) -> str:
     """Returns the key of a source's order; the ledger keeps it."""
     return hashlib.sha256(f"{source.fingerprint}:{order_seed}".encode()).hexdigest()[:16]
+
+
+class Apart(NamedTuple):
+    """Of the rows behind the first `shared`, a branch takes every `of`-th, beginning with number `part` (from 0)."""
+
+    shared: int
+    part: int
+    of: int
 
 
 class SourceOrder:
@@ -33,6 +42,7 @@ class SourceOrder:
         seen_documents: np.ndarray | None = None,
         other_orders: bool = True,
         name: str = "",
+        apart: Apart | None = None,
     ):
         """Lists the free ranges of `repeat` epochs.
 
@@ -44,6 +54,7 @@ class SourceOrder:
             seen_documents: ids of documents to leave out, uint64 `[n, 2]`; a row that holds one is left out whole.
             other_orders: a row that earlier runs took n times in orders of other seeds is left out of as many epochs.
             name: the source's name in the run.
+            apart: which part of the rows a branch takes, so that its siblings take others.
         """
         self.source, self.name, self.repeat = source, name or source.name, repeat
         self.key = order_key(source, order_seed)
@@ -64,6 +75,9 @@ class SourceOrder:
         self._start = np.array([a for _, a, _ in free], np.int64)
         self._offset = np.concatenate([[0], np.cumsum([b - a for _, a, b in free], dtype=np.int64)]).astype(np.int64)
         self.rows = int(self._offset[-1])
+        self._apart = apart or Apart(self.rows, 0, 1)
+        if apart is not None and self.rows > apart.shared:
+            self.rows = apart.shared + max(0, -(-(self.rows - apart.shared - apart.part) // apart.of))
 
     def _open(
         self, epoch: int, start: int, stop: int, blocked: np.ndarray | None, uses: np.ndarray | None
@@ -98,6 +112,8 @@ class SourceOrder:
                 f"{int(ordinals.max()) + 1:,} was asked for; set "
                 f"--config.sources.{self.name}.repeat higher or lower its weight"
             )
+        shared, part, of = self._apart
+        ordinals = np.where(ordinals < shared, ordinals, shared + part + (ordinals - shared) * of)
         at = np.searchsorted(self._offset, ordinals, side="right") - 1
         position = self._start[at] + ordinals - self._offset[at]
         out = np.empty(len(ordinals), np.int64)
@@ -108,12 +124,20 @@ class SourceOrder:
 
     def used(self, count: int) -> list[Used]:
         """Returns the ranges that the first `count` ordinals cover."""
-        out = []
+        shared, part, of = self._apart
+        first = shared + part
+        return [*self._used(0, min(count, shared), 1), *self._used(first, first + (count - shared) * of, of)]
+
+    def _used(self, first: int, stop: int, every: int) -> list[Used]:
+        """The rows at ordinals first, first + every, … below `stop`, range by range."""
+        out, path = [], str(self.source.path)
         for i in range(len(self._start)):
-            n = min(count - int(self._offset[i]), int(self._offset[i + 1] - self._offset[i]))
-            if n <= 0:
-                break
-            start = int(self._start[i])
-            path = str(self.source.path)
-            out.append(Used(self.source.fingerprint, self.key, int(self._epoch[i]), start, start + n, self.name, path))
+            offset, end = int(self._offset[i]), min(stop, int(self._offset[i + 1]))
+            begin = first if first >= offset else first + -(-(offset - first) // every) * every
+            if begin < end:
+                count = -(-(end - begin) // every)
+                start = int(self._start[i]) + begin - offset
+                last = start + (count - 1) * every
+                epoch, step = int(self._epoch[i]), every if count > 1 else 1
+                out.append(Used(self.source.fingerprint, self.key, epoch, start, last + 1, self.name, path, step))
         return out

@@ -126,5 +126,5 @@ def _was_used(saved: Saved, name: str) -> bool:
     return any(a.weights[i] or a.consumed[i] for a in log.anchors)
 
 
-def _places(ledger: Ledger, fingerprint: str) -> set[tuple[str, int, int, int]]:
-    return {(e.key, e.epoch, e.start, e.stop) for e in ledger.entries if e.fingerprint == fingerprint}
+def _places(ledger: Ledger, fingerprint: str) -> set[tuple[str, int, int, int, int]]:
+    return {(e.key, e.epoch, e.start, e.stop, e.every) for e in ledger.entries if e.fingerprint == fingerprint}

@@ -1,7 +1,7 @@
 """Documents that earlier runs have seen, by id: what a source packed again, or at another length, leaves out."""
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -22,8 +22,8 @@ def documents_used(source: PackedSource, entries: Iterable[Used]) -> np.ndarray:
     offsets, numbers = source.column("row_segments"), source.column("segment_document")
     for entry in entries:
         permute = Permutation(source.rows, f"{entry.key}:{entry.epoch}")
-        for first in range(entry.start, entry.stop, BLOCK):
-            rows = permute(np.arange(first, min(first + BLOCK, entry.stop)))
+        for positions in _positions(entry):
+            rows = permute(positions)
             start, stop = offsets[rows].astype(np.int64), offsets[rows + 1].astype(np.int64)
             size = stop - start
             begin = np.repeat(start - np.concatenate([[0], np.cumsum(size)[:-1]]), size)
@@ -39,9 +39,16 @@ def uses_in_other_orders(source: PackedSource, ledger: Ledger, key: str) -> np.n
     uses = np.zeros(source.rows, np.int64)
     for entry in entries:
         permute = Permutation(source.rows, f"{entry.key}:{entry.epoch}")
-        for first in range(entry.start, entry.stop, BLOCK):
-            uses[permute(np.arange(first, min(first + BLOCK, entry.stop)))] += 1
+        for positions in _positions(entry):
+            uses[permute(positions)] += 1
     return uses
+
+
+def _positions(entry: Used) -> Iterator[np.ndarray]:
+    """The positions of an entry, in blocks."""
+    block = BLOCK * entry.every
+    for first in range(entry.start, entry.stop, block):
+        yield np.arange(first, min(first + block, entry.stop), entry.every)
 
 
 def rows_with(source: PackedSource, documents: np.ndarray) -> np.ndarray | None:

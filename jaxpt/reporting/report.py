@@ -20,28 +20,6 @@ from jaxpt.training.config import RunConfig
 from jaxpt.training.history import newest_saved, read_legs
 from jaxpt.training.metrics import read
 
-<<<<<<< HEAD
-=======
-STYLE = """
-:root { color-scheme: light dark; --back: #fff; --text: #222; --line: #bbb; --box: #f6f6f6 }
-@media (prefers-color-scheme: dark) {
-  :root { --back: #14181f; --text: #dde3ea; --line: #4a5563; --box: #222932 }
-  img { filter: invert(.92) hue-rotate(180deg) }
-}
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
-body { background: var(--back); color: var(--text); overflow-wrap: anywhere }
-.scroll { overflow-x: auto; overflow-wrap: normal }
-h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin-top: 2rem }
-table { border-collapse: collapse } td, th { padding: .15rem .9rem .15rem 0; text-align: left; vertical-align: top }
-td:first-child { white-space: nowrap }
-@media (max-width: 40rem) { td:first-child { white-space: normal; min-width: 6rem } td, th { padding-right: .5rem } }
-details { margin-top: 2rem } summary { cursor: pointer; font-weight: 600 }
-th { border-bottom: 1px solid var(--line); font-weight: 600 }
-.pictures { display: flex; flex-wrap: wrap; align-items: flex-start; gap: 1rem } img { max-width: 29rem; width: 100% }
-pre { background: var(--box); padding: .8rem; overflow-x: auto; font-size: 12px }
-"""
-
->>>>>>> f-masks16
 
 def write_report(workdir: str | Path, notes: Mapping[str, str] | None = None) -> Path:
     """Writes `report/index.html` (self-contained) and its pictures as PNG files into a run directory.

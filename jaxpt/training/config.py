@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -165,11 +166,45 @@ class RuntimeConfig:
 
 
 @dataclass(frozen=True)
+class BranchConfig:
+    """Which rows a branch takes. Siblings from one checkpoint are different models and may share theirs.
+
+    With `rows` "apart", `part` "i/n" takes every n-th of the rows that follow, from the i-th on: the n siblings with i
+    from 1 to n share none, as long as they have the same sources and no row is repeated.
+    """
+
+    rows: Literal["shared", "apart"] = option("shared", "whether siblings may take the same rows, or take others")
+    part: str = option("", 'of rows="apart": which of how many siblings this is, as "1/2"')
+
+    @property
+    def apart(self) -> tuple[int, int] | None:
+        """The number of the part, from 0, and of how many; None where rows may be shared."""
+        if self.rows == "shared":
+            return None
+        number, _, of = self.part.partition("/")
+        return int(number) - 1, int(of)
+
+    def __post_init__(self) -> None:
+        if self.rows == "shared":
+            if self.part:
+                raise JaxptError(f'part is {self.part!r} and rows "shared"; set --config.branch.rows=apart')
+            return
+        match = re.fullmatch(r"([1-9][0-9]*)/([1-9][0-9]*)", self.part)
+        if not match or int(match[1]) > int(match[2]):
+            raise JaxptError(
+                f"part is {self.part!r}; rows=apart needs which of how many siblings this is, for the first of two "
+                f"--config.branch.part=1/2"
+            )
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """All of a run. `init_from` is a bundle, a run directory or a Hugging Face directory to start from.
 
     `cache` is where sources given as text are packed (None: `~/.cache/jaxpt`). With `leave_out_seen`, rows that hold a
-    document which the run behind `init_from` saw are not taken, however and at whatever length they were packed.
+    document which the run behind `init_from` saw are not taken, however and at whatever length they were packed. With
+    `branch_from`, RUN@STEP, the run goes on from a copy of that checkpoint with stages of its own; `init_from` and the
+    shape of the model then are the trunk's.
     """
 
     moved: ClassVar[Mapping[str, str]] = evaluation.MOVED
@@ -180,6 +215,8 @@ class RunConfig:
     model: ModelSection = option(ModelSection(), "a preset and what differs from it")
     mup: MupConfig | None = option(None, "maximal-update parameterisation; left out: the standard one")
     init_from: str | None = option(None, "a bundle, run or Hugging Face directory to start from")
+    branch_from: str | None = option(None, "RUN@STEP: go on from that checkpoint of another run, as its branch")
+    branch: BranchConfig = option(BranchConfig(), "which rows a branch takes")
     tokenizer: str | None = option(
         None, "its directory; None: that of init_from, else the one that a packed source carries"
     )
@@ -218,6 +255,8 @@ class RunConfig:
             _positive("config.metrics.watch", self.metrics.watch)
         for key in ("optimizer", "clipping", "guard", "averaging"):
             getattr(self, key).check(f"config.{key}")
+        if self.branch != BranchConfig() and self.branch_from is None:
+            raise JaxptError("config.branch needs config.branch_from=RUN@STEP, which says what this is a branch of")
         entries = evaluation.entries_to_measure("config.evaluations", self.evaluations)
         object.__setattr__(self, "evaluations", entries)
         for name in ("every", "keep_every"):

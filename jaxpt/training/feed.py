@@ -11,6 +11,7 @@ from jaxpt.data.ledger import Ledger
 from jaxpt.data.order import order_key
 from jaxpt.data.seen import seen_documents
 from jaxpt.models.batch import Batch
+from jaxpt.training.branching import apart_of
 from jaxpt.training.cached_targets import check_same, targets_of
 from jaxpt.training.run_plan import RunPlan
 
@@ -113,6 +114,7 @@ def make_feed(
         repeat={n: config.sources[n].repeat for n in names},
         when_exhausted={n: config.sources[n].when_exhausted for n in names},
         seen_documents=_seen(plan, prior, joined, bool(saved)) if config.leave_out_seen else None,
+        apart=apart_of(plan.branch, names),
         other_orders=saved.get("other_orders", False) if saved else True,  # False: began before they were left out
         seed=config.seed,
     )

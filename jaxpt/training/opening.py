@@ -84,8 +84,10 @@ def _open_metrics(plan: RunPlan, workdir: Path, layout: Layout, saved: RunItem |
     """Opens the metrics, cut back to the step that was resumed at, and notes how the run goes on."""
     step = saved["step"] if saved else 0
     metrics = MetricsLog(workdir, step, tensorboard=plan.config.metrics.tensorboard, write=jax.process_index() == 0)
-    kind = "resume" if saved else "start"
-    metrics.event(kind, step, devices=jax.device_count(), mesh=dict(layout.mesh.shape))
+    kind, facts = ("resume" if saved else "start"), {}
+    if plan.branch and plan.branch["step"] == step:
+        kind, facts = "branch", {"run": plan.branch["run"]}
+    metrics.event(kind, step, devices=jax.device_count(), mesh=dict(layout.mesh.shape), **facts)
     if aside:
         metrics.event("set aside", step, checkpoints=aside)
     return metrics

@@ -19,7 +19,7 @@ from jaxpt.tokenizers.fingerprints import accepts
 from jaxpt.training.config import RunConfig
 
 # Changing these would make the steps taken and those to come two different runs.
-FIXED = ("seed", "model", "init_from", "tokenizer")
+FIXED = ("seed", "model", "init_from", "tokenizer", "branch_from", "branch")
 
 
 def prepare(
