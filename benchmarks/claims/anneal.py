@@ -1,8 +1,8 @@
 """Does annealing in stages, in the order of each kind's best learning rate, avoid the seesaw of mixing all at once?
 
 Four kinds of real text. A model is trained in place (or imported: --model=HF_DIR), `jaxpt probe` finds the best rate
-of each kind alone and writes the plan of stages, `jaxpt train` trains that plan as it is. Against it: the same tokens of
-each kind mixed all along, once at the best rate of a sweep over the mixture, decayed to 0, once at the plan's own rates.
+of each kind alone and writes the plan of stages, `jaxpt train` trains that plan as it is. Against it: the same tokens
+of each kind mixed all along, once at the best rate of a sweep over the mixture, decayed to 0, once at the plan's rates.
 Bits per byte of held-out text of each kind are measured at the start and after each stage. A seed is another model
 (if it is trained in place) and another part of the data. Every command resumes, so the benchmark does too.
 
@@ -187,7 +187,7 @@ def report(a: argparse.Namespace, seeds: Sequence[dict[str, Any]]) -> str:
 
 
 def draw(a: argparse.Namespace, seeds: Sequence[dict[str, Any]], path: Path) -> None:
-    """A panel per kind: bits per byte after each quarter, by arm, a thin line per seed and their mean; and the probe."""
+    """A panel per kind: bits per byte after each quarter, by arm, thin lines for seeds, their mean; the probe below."""
     kinds = list(a.kinds)
     figure, grid = plt.subplots(2, len(kinds), figsize=(3.1 * len(kinds), 5.6), layout="constrained")
     for axes, below, kind in zip(grid[0], grid[1], kinds):
