@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     done = run_points(args, "mix", points, f"{prefix(next(iter(config.evaluations), ''))}*", open_plan)
     if isinstance(done, int):
         return done
-    if code := report(args, done, []):
+    if code := report(args, done):
         return code
     if done.results[0].loss is None:
         raise JaxptError("no point ended with a finite loss; see the points' logs")

@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     done = run_points(args, "probe", points, LOSS, open_plan)
     if isinstance(done, int):
         return done
-    if code := report(args, done, []):
+    if code := report(args, done):
         return code
     probes = best_rates(done.results, stage_at(config, args.stage).batch_size)
     print(table(*table_rows(probes)))

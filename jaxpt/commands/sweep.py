@@ -44,4 +44,4 @@ def main(argv: Sequence[str]) -> int:
     chosen = combinations(overs, "random" if args.random else args.combine, args.random or 0, args.seed)
     points = make_points(args.config, overrides, chosen, tokens_of(args), print)
     done = run_points(args, "sweep", points, LOSS, open_plan)
-    return done if isinstance(done, int) else report(args, done, [])
+    return done if isinstance(done, int) else report(args, done)

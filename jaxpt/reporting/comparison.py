@@ -27,7 +27,6 @@ from jaxpt.reporting.series import Records, smooth
 from jaxpt.reporting.stages import Table
 from jaxpt.training.config import RunConfig
 from jaxpt.training.metrics import read
-from jaxpt.training.run_directory import differences
 
 GROUPS = {  # what is drawn: metrics whose names begin so, a panel for each, and what they are
     "train/loss": ("training loss", "nats per token"),
@@ -73,7 +72,11 @@ def write_comparison(workdirs: Sequence[str | Path], output: str | Path) -> Path
         *images,
         "</div>",
         f"<h2>Config, where it differs</h2>{config}",
-        *(f"<p>{html.escape(run.name)}: {html.escape(str(path))}</p>" for run, path in zip(runs, workdirs)),
+        *(
+            f"<p>{html.escape(run.name)}: {html.escape(str(path))}</p>"
+            for run, path in zip(runs, workdirs)
+            if run.name != str(path)
+        ),
     ]
     return write_page(out / "index.html", f"{len(runs)} runs", f"{len(runs)} runs compared", parts)
 
@@ -113,8 +116,10 @@ def ends(runs: Sequence[ComparedRun]) -> Table:
 
 def config_differences(runs: Sequence[ComparedRun]) -> Table:
     """Returns head and rows: a line per key of which not all runs have the same value."""
-    keys = dict.fromkeys(key for run in runs[1:] for key, _, _ in differences(runs[0].config, run.config))
-    rows = [[key, *(_shown(_at(run.config, key)) for run in runs)] for key in keys]
+    flat = [_leaves(run.config, [other.config for other in runs]) for run in runs]
+    keys = dict.fromkeys(k for leaves in flat for k in leaves)
+    differ = [key for key in keys if len({repr(leaves.get(key)) for leaves in flat}) > 1]
+    rows = [[key, *(_shown(leaves[key]) if key in leaves else "" for leaves in flat)] for key in differ]
     return ["key", *(run.name for run in runs)], rows
 
 
@@ -136,7 +141,8 @@ def draw(runs: Sequence[ComparedRun], group: str) -> Figure | None:
         axes.set_title(name.removeprefix(group) or title, fontsize=10)
     for axes in list(grid.flat)[len(shown) :]:
         axes.set_axis_off()
-    figure.supxlabel("tokens", fontsize=9)
+    for axes in list(grid.flat)[: len(shown)][-columns:]:
+        axes.set_xlabel("tokens", fontsize=9)
     figure.supylabel(unit, fontsize=9)
     if len(shown) > 1:
         figure.suptitle(title, fontsize=11)
@@ -179,14 +185,29 @@ def _file(group: str) -> str:
     return group.strip("/").replace("/", "_") + ("_by_name" if group.endswith("/") else "")
 
 
-def _at(values: Any, key: str) -> Any:
-    """What stands at a key as `differences` writes it; "" where nothing does."""
-    for part in key.replace("[", ".[").split("."):
-        if part.startswith("["):
-            values = values[int(part[1:-1])] if isinstance(values, list) and int(part[1:-1]) < len(values) else ""
-        elif part:
-            values = values.get(part, "") if isinstance(values, dict) else ""
-    return values
+def _leaves(values: Any, others: Sequence[Any], where: str = "") -> dict[str, Any]:
+    """Plain values by key; an entry of a list that not all of `others` have is one leaf."""
+    if isinstance(values, dict):
+        dot = f"{where}." if where else ""
+        inside = [
+            _leaves(value, [o.get(key) for o in others if isinstance(o, dict)], f"{dot}{key}")
+            for key, value in values.items()
+        ]
+        return {k: v for leaves in inside for k, v in leaves.items()}
+    if isinstance(values, list) and any(isinstance(value, dict) for value in values):
+        lists = [o for o in others if isinstance(o, list)]
+        common = min(len(o) for o in lists)
+        out = {f"{where}[{i}]": _short(value) for i, value in enumerate(values) if i >= common}
+        for i, value in enumerate(values[:common]):
+            out |= _leaves(value, [o[i] for o in lists], f"{where}[{i}]")
+        return out
+    return {where: values}
+
+
+def _short(entry: Any) -> Any:
+    """A stage in a few words, from its keys; anything else as it is."""
+    keys = ("name", "duration", "learning_rate", "mixture")
+    return ", ".join(str(entry[key]) for key in keys if entry.get(key)) if isinstance(entry, dict) else entry
 
 
 def _shown(value: Any) -> str:

@@ -27,7 +27,7 @@ td:first-child { white-space: nowrap }
 @media (max-width: 40rem) { td:first-child { white-space: normal; min-width: 6rem } td, th { padding-right: .5rem } }
 details { margin-top: 2rem } summary { cursor: pointer; font-weight: 600 }
 th { border-bottom: 1px solid var(--line); font-weight: 600 }
-.pictures { display: flex; flex-wrap: wrap; align-items: flex-start; gap: 1rem } img { max-width: 29rem; width: 100% }
+.pictures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start } img { max-width: 29rem; width: 100% }
 pre { background: var(--box); padding: .8rem; overflow-x: auto; font-size: 12px }
 """
 

@@ -17,6 +17,7 @@ from jaxpt.sweeps.results import PointResult, smoothed
 
 LEGEND = 12  # points that a legend names
 PAIRS = 3  # surfaces over pairs of keys
+WIDEST, DRAWN = 62.0, 24.0  # points that a marker of a grid, or of a draw, is wide
 OCTAVES = 4.0  # a key whose values spread by more than this factor is drawn on a logarithmic axis
 
 
@@ -95,11 +96,11 @@ def _surface(results: Sequence[PointResult], one: str, two: str, metric: str) ->
         if not math.isfinite(loss):
             axes.plot(x, y, "x", color="C3")
         elif len(least) <= 64:
-            dark = norm(loss) < 0.5
-            axes.annotate(f"{loss:.3g}" if loss >= 100 else f"{loss:.3f}", (x, y), ha="center", va="center", fontsize=7,
+            dark = norm(loss) > 0.5
+            axes.annotate(f"{loss:.3g}" if loss >= 100 else f"{loss:.3f}", (x, y), ha="center", va="center", fontsize=8,
                           color="white" if dark else "black")  # fmt: skip
     best = min(finite, key=lambda place: finite[place])
-    axes.scatter(*best, s=1.6 * _size(least), facecolors="none", edgecolors="C3", linewidths=1.6)
+    axes.scatter(*best, s=1.7 * _size(least), facecolors="none", edgecolors="C3", linewidths=1.6)
     _axis(axes, "x", columns, xticks, one)
     _axis(axes, "y", rows, yticks, two)
     axes.margins(0.18)
@@ -109,8 +110,8 @@ def _surface(results: Sequence[PointResult], one: str, two: str, metric: str) ->
 
 def _size(places: Mapping[tuple[float, float], float]) -> float:
     """Area of a marker in square points, so that neighbours of a grid do not touch."""
-    most = max(len({x for x, _ in places}), len({y for _, y in places}), 1)
-    return min(1400.0, (230 / most) ** 2) if _is_grid(places) else 420.0
+    columns, rows = len({x for x, _ in places}), len({y for _, y in places})
+    return min(WIDEST, 280 / columns, 190 / rows) ** 2 if _is_grid(places) else DRAWN**2
 
 
 def _is_grid(places: Mapping[tuple[float, float], float]) -> bool:

@@ -45,7 +45,7 @@ def kinds_of(stage: StageConfig, where: str) -> dict[str, object]:
     Raises:
         JaxptError: fewer than two.
     """
-    kinds = {name: _alone(value) for name, value in stage.mixture.items() if value != 0}
+    kinds = {name: _alone(value) for name, value in stage.mixture.items() if _weight(value) != 0}
     if len(kinds) < 2:
         raise JaxptError(
             f"{where}.mixture has {len(kinds)} kind of data; a kind is a source or a group, give two or more"
@@ -186,6 +186,10 @@ def table_rows(probes: Sequence[KindProbe]) -> tuple[list[str], list[list[object
     head = ["kind", "best learning rate", "batch size", "loss there", ""]
     beyond = "the lowest or highest rate tried: the best may lie beyond"
     return head, [[p.kind, f"{p.rate:.3g}", p.batch_size, p.loss, beyond if p.at_edge else ""] for p in probes]
+
+
+def _weight(entry: object) -> object:
+    return entry["weight"] if isinstance(entry, Mapping) else entry
 
 
 def _alone(value: object) -> object:

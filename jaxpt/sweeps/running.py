@@ -33,6 +33,7 @@ class SweepDone:
     """A sweep that was run: what it is, its results, best first, and the keys in which points differ."""
 
     recipe: str
+    metric: str
     results: list[PointResult]
     keys: list[str]
 
@@ -72,15 +73,13 @@ def run_points(
     if not whole:
         print(f"{asked.name}: the points that ran are saved; start again with the same --workdir to go on")
         return EXIT_PREEMPTED
-    return SweepDone(recipe, sweep.newest(), keys)
+    return SweepDone(recipe, metric, sweep.newest(), keys)
 
 
-def report(args: argparse.Namespace, done: SweepDone, notes: Sequence[str]) -> int:
+def report(args: argparse.Namespace, done: SweepDone) -> int:
     """Prints the table, writes the page; returns the exit code."""
-    print(table(*ranking(done.results, done.keys)))
-    for note in notes:
-        print(note)
-    print(write_sweep_page(Path(args.workdir), done.results, done.keys, notes))
+    print(table(*ranking(done.results, done.keys, done.metric)))
+    print(write_sweep_page(Path(args.workdir), done.results, done.keys, done.metric))
     failed = [r for r in done.results if r.state == "failed"]
     if failed:
         names = ", ".join(f"{r.point} ({r.error})" for r in failed[:3]) + (" …" if failed[3:] else "")

@@ -1,6 +1,5 @@
 """A sweep as a person reads it: what it will cost, which point is best, and the page with its pictures."""
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,7 +62,7 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
 
 
-def ranking(results: Sequence[PointResult], keys: Sequence[str]) -> tuple[list[str], RankingRows]:
+def ranking(results: Sequence[PointResult], keys: Sequence[str], metric: str) -> tuple[list[str], RankingRows]:
     """Returns head and rows: the points, best first, with the losses on their way and how soon each fell.
 
     The last column is the tokens at which a point's training loss fell to the level where the middle one of those that
@@ -72,7 +71,7 @@ def ranking(results: Sequence[PointResult], keys: Sequence[str]) -> tuple[list[s
     ends = [smoothed(r.curve)[-1][1] for r in results if r.state == "finished" and r.curve]
     level = median(ends) if ends else math.nan
     budget = max((r.tokens for r in results), default=0)
-    head = ["", "point", *map(short_key, keys), "state", "tokens", results[0].metric if results else "loss"]
+    head = ["", "point", *map(short_key, keys), "state", "tokens", metric]
     head += [f"training loss at {share:.0%}" for share in SHARES] + [f"tokens to {level:.3f}"]
     rows: RankingRows = []
     for place, r in enumerate(results, 1):
@@ -85,18 +84,16 @@ def ranking(results: Sequence[PointResult], keys: Sequence[str]) -> tuple[list[s
     return head, rows
 
 
-def write_sweep_page(workdir: Path, results: Sequence[PointResult], keys: Sequence[str], notes: Sequence[str]) -> Path:
-    """Writes report/index.html and its pictures into the folder of a sweep; `notes` are lines of text above."""
+def write_sweep_page(workdir: Path, results: Sequence[PointResult], keys: Sequence[str], metric: str) -> Path:
+    """Writes report/index.html and its pictures into the folder of a sweep; `metric` is what was compared."""
     out = workdir / "report"
     out.mkdir(exist_ok=True)
     labels = {r.point: ", ".join(f"{short_key(k)} {shown(v)}" for k, v in r.values.items()) for r in results}
-    metric = results[0].metric if results else ""
     figures = {"curves": curves(results, labels), **over_keys(results, keys, metric)}
-    head, rows = ranking(results, keys)
+    head, rows = ranking(results, keys, metric)
     cells = [[f"{c:,}" if isinstance(c, int) else str(c) for c in row] for row in rows]
     failed = [[r.point, r.error] for r in results if r.error]
     parts = [
-        *(f"<p>{html.escape(note)}</p>" for note in notes),
         f"<h2>Points, best first</h2>{html_table(head, cells)}",
         "<h2>Pictures</h2>",
         '<div class="pictures">',

@@ -61,10 +61,10 @@ def test_points_run_and_are_ranked(config, tmp_path):
     results = sweep.newest()
     assert [r.point for r in results] == ["001", "000", "002"]
     assert results[0].loss == pytest.approx(1.0 + 4.0 / STEPS)
-    _, rows = ranking(results, FACTS["keys"])
+    _, rows = ranking(results, FACTS["keys"], "train/loss")
     assert [row[2] for row in rows] == ["0.002", "0.001", "0.003"]
     assert rows[0][-1] < rows[1][-1]  # whose loss falls fastest is first at a common level
-    page = write_sweep_page(tmp_path / "s", results, FACTS["keys"], [])
+    page = write_sweep_page(tmp_path / "s", results, FACTS["keys"], "train/loss")
     assert {p.name for p in page.parent.glob("*.png")} == {"curves.png", "over_key.png"}
     assert read_results(tmp_path / "s/results.jsonl") == sorted(results, key=lambda r: r.point)
 
