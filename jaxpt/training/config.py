@@ -25,6 +25,7 @@ from jaxpt.optim.guard import Guard
 from jaxpt.optim.optimizer import Optimizer
 from jaxpt.optim.schedule import Schedule
 from jaxpt.sharding.mesh import check_axes
+from jaxpt.training.recovery import Recovery
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,7 @@ class RunConfig:
     optimizer: Optimizer = choice_option(Optimizer, "how gradients move the parameters")
     clipping: Clipping = choice_option(Clipping, "a limit on gradients or updates besides optimizer.clip_norm")
     guard: Guard = choice_option(Guard, "which steps count")
+    recovery: Recovery = choice_option(Recovery, "what follows a loss that is not finite, or spikes that last")
     averaging: Averaging = choice_option(Averaging, "a mean of the parameters over the steps, beside them")
     compute: Compute = option(Compute(), "how the forward pass is computed; the function stays the same")
     sharding: ShardingConfig = option(ShardingConfig(), "the mesh, and what lies where on it")
@@ -201,6 +203,7 @@ class RunConfig:
             _positive("config.metrics.watch", self.metrics.watch)
         for key in ("optimizer", "clipping", "guard", "averaging"):
             getattr(self, key).check(f"config.{key}")
+        self.recovery.check("config.recovery", self.guard)
         entries = evaluation.entries_to_measure("config.evaluations", self.evaluations)
         object.__setattr__(self, "evaluations", entries)
         for name in ("every", "keep_every"):
