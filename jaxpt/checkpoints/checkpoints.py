@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,6 +146,9 @@ class Checkpoints:
         log: Callable[[str], None],
         from_step: int | None = None,
         config: object = None,
+        stale: Sequence[int] = (),
+        *,
+        may_begin: bool = False,
     ) -> Restored | None:
         """As `restoring.restore`, on this folder.
 
@@ -156,10 +159,12 @@ class Checkpoints:
             from_step: go on from this checkpoint, None: from the newest.
             config: the run's, JSON-ready; a start with the same `from_step` and config as before goes on from what
                 came of it.
+            stale: checkpoints that are not to be used.
+            may_begin: no checkpoint need be left.
         """
         mark = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
         back = None if from_step is None else GoBack(from_step, mark)
-        restored = restoring.restore(self.folder, self.steps(), abstract, log, back)
+        restored = restoring.restore(self.folder, self.steps(), abstract, log, back, stale, may_begin=may_begin)
         if restored is not None:
             self._finite.add(restored.run["step"])
             same = restored.run.get("went_back", {}).get("config") == mark

@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +43,16 @@ class Restored:
     later: list[int]  # steps to set aside with `go_back`, once nothing else refuses to go on from here
 
 
-def restore(folder: Path, steps: list[int], abstract: Shapes, log: Log, back: GoBack | None = None) -> Restored | None:
+def restore(
+    folder: Path,
+    steps: list[int],
+    abstract: Shapes,
+    log: Log,
+    back: GoBack | None = None,
+    stale: Sequence[int] = (),
+    *,
+    may_begin: bool = False,
+) -> Restored | None:
     """Restores the newest checkpoint whose values match its digests; only a proven damaged one is set aside.
 
     Args:
@@ -52,6 +61,8 @@ def restore(folder: Path, steps: list[int], abstract: Shapes, log: Log, back: Go
         abstract: tree of ShapeDtypeStruct with the shardings wanted now, which may differ from those saved.
         log: receives one line for each checkpoint that was set aside.
         back: go on from this checkpoint.
+        stale: checkpoints that a rollback has made useless; they are to be set aside with `go_back`.
+        may_begin: a rollback went back to the run's beginning, so that no checkpoint need be left.
 
     Returns:
         None where there is no checkpoint.
@@ -61,6 +72,12 @@ def restore(folder: Path, steps: list[int], abstract: Shapes, log: Log, back: Go
             whole beside what was set aside; an unknown step in `back`. Nothing was renamed for it.
     """
     _check_alike(folder, steps)
+    if back and back.step in stale:
+        raise JaxptError(
+            f"--from_step={back.step}: that checkpoint was trained on steps which a rollback passes over; take an "
+            f"earlier one"
+        )
+    steps = [step for step in steps if step not in stale]
     if back:
         check_step(folder, steps, back.step)
     if back and _is_done(back, folder, steps[-1]):
@@ -80,9 +97,9 @@ def restore(folder: Path, steps: list[int], abstract: Shapes, log: Log, back: Go
             log(f"checkpoint {step} is damaged ({error}); set aside as {set_aside[-1]}, trying the one before")
             continue
         if not back:
-            return Restored(state, run, set_aside, [])
-        return Restored(state, {**run, "went_back": vars(back)}, [], [s for s in steps if s > step])
-    _refuse_to_begin_again(folder)
+            return Restored(state, run, set_aside, sorted(stale))
+        return Restored(state, {**run, "went_back": vars(back)}, [], sorted([*stale, *(s for s in steps if s > step)]))
+    _refuse_to_begin_again(folder, "damaged" if may_begin else "damaged|set-aside")
     return None
 
 
@@ -185,9 +202,9 @@ def _set_aside(folder: Path, step: int, mark: str) -> str:
     return verdict.reason.rpartition(" ")[2]  # of several hosts with "process 0: " before it
 
 
-def _refuse_to_begin_again(folder: Path) -> None:
+def _refuse_to_begin_again(folder: Path, marks: str) -> None:
     """Raises where checkpoints were set aside and none is left: a start would begin at step 0."""
-    aside = sorted(p.name for p in folder.iterdir() if p.is_dir() and ASIDE.fullmatch(p.name))
+    aside = sorted(p.name for p in folder.iterdir() if p.is_dir() and re.fullmatch(rf"\d+\.({marks})(-\d+)?", p.name))
     if aside:
         raise JaxptError(
             f"{folder}: no whole checkpoint is left beside {', '.join(aside)}, and a start would begin at step "

@@ -14,6 +14,7 @@ class RunItem(TypedDict, total=False):
     step: int  # finished steps
     tokens: int  # positions (B × S) of the steps so far, also of those that changed nothing
     trained_tokens: int  # the same without steps that a guard skipped or a rollback passed over
+    passed: list[list[int]]  # [first, stop) of rollbacks: the steps before this one that were not trained
     flops: float  # of the steps so far, forward passes of frozen models included
     model: dict[str, Any]  # of `ModelConfig.from_dict`, with the rope of the stage
     extra: dict[str, Any]  # of an objective's own things: dtype and shape by path

@@ -18,6 +18,7 @@ from jaxpt.training.feed import Feed
 from jaxpt.training.interrupt import Interrupt
 from jaxpt.training.metrics import MetricsLog
 from jaxpt.training.program import Program
+from jaxpt.training.rollbacks import PassedOver, ranges
 from jaxpt.training.run_plan import RunPlan
 from jaxpt.training.safeguards import judge_state
 from jaxpt.training.speed import Clock
@@ -43,6 +44,7 @@ class ActiveRun:
 
     state: State[Array]
     step: int  # finished steps
+    passed: Sequence[PassedOver] = ()  # steps that rollbacks pass over
     events: Sequence[Event] = ()
     clock: Clock = field(default_factory=Clock)
     batches: Iterator[tuple[int, Batch[np.ndarray]]] = field(default_factory=lambda: iter(()))
@@ -64,8 +66,13 @@ class ActiveRun:
     @property
     def trained_tokens(self) -> int:
         """Positions (B × S) of the finished steps that changed the state; waits for the last step."""
-        skipped = judge_state(self.state.guard).get("skipped_tokens")
-        return self.plan.tokens_at(self.step) - (0 if skipped is None else token_count(skipped))
+        skipped, tokens = judge_state(self.state.guard).get("skipped_tokens"), self.plan.tokens_at
+        passed = sum(tokens(stop) - tokens(first) for first, stop in ranges(self.passed, self.step))
+        return tokens(self.step) - passed - (0 if skipped is None else token_count(skipped))
+
+    def passes_over(self, step: int) -> bool:
+        """Whether the step of this number is not trained, after a rollback."""
+        return any(step in r for r in self.passed)
 
     def record(self, values: Mapping[str, Any]) -> None:
         """Appends a record of this step to the metrics."""

@@ -27,6 +27,7 @@ from jaxpt.optim.optimizer import Optimizer
 from jaxpt.optim.schedule import Schedule
 from jaxpt.sharding.mesh import check_axes
 from jaxpt.training import batch_ramp
+from jaxpt.training.recovery import Recovery
 
 
 @dataclass(frozen=True)
@@ -225,6 +226,7 @@ class RunConfig:
     optimizer: Optimizer = choice_option(Optimizer, "how gradients move the parameters")
     clipping: Clipping = choice_option(Clipping, "a limit on gradients or updates besides optimizer.clip_norm")
     guard: Guard = choice_option(Guard, "which steps count")
+    recovery: Recovery = choice_option(Recovery, "what follows a loss that is not finite, or spikes that last")
     averaging: Averaging = choice_option(Averaging, "a mean of the parameters over the steps, beside them")
     compute: Compute = option(Compute(), "how the forward pass is computed; the function stays the same")
     sharding: ShardingConfig = option(ShardingConfig(), "the mesh, and what lies where on it")
@@ -257,6 +259,7 @@ class RunConfig:
             getattr(self, key).check(f"config.{key}")
         if self.branch != BranchConfig() and self.branch_from is None:
             raise JaxptError("config.branch needs config.branch_from=RUN@STEP, which says what this is a branch of")
+        self.recovery.check("config.recovery", self.guard)
         entries = evaluation.entries_to_measure("config.evaluations", self.evaluations)
         object.__setattr__(self, "evaluations", entries)
         for name in ("every", "keep_every"):

@@ -29,6 +29,7 @@ from jaxpt.training.interrupt import EXIT_PREEMPTED, Interrupt, Preemption
 from jaxpt.training.kernels import with_kernels
 from jaxpt.training.opening import open_run
 from jaxpt.training.program import make_program
+from jaxpt.training.recovering import Recovering, RollBack
 from jaxpt.training.run_plan import RunPlan, StagePlan
 from jaxpt.training.safeguards import Safeguards
 from jaxpt.training.saving import Saving
@@ -84,29 +85,42 @@ def train(
     peak = peak_flops(plan.config.metrics.peak_flops_per_device, all_devices)  # may measure, outside the mesh
     asking = contextlib.nullcontext(interrupt) if interrupt else Interrupt(workdir)
     with jax.set_mesh(program.layout.mesh), asking as interrupt:
-        run = open_run(plan, program, peak, workdir, make_feed, start, log, from_step, check_writer, interrupt)
-        run.events = _in_order(run, events, interrupt)
-        try:
+        while True:
+            run = open_run(plan, program, peak, workdir, make_feed, start, log, from_step, check_writer, interrupt)
+            run.events = _in_order(run, events, interrupt)
+            code = _closed_after(run)
+            if code is not None:
+                return code
+            del run  # its state, before another is restored
+            from_step = None
+
+
+def _closed_after(run: ActiveRun) -> int | None:
+    """Trains and closes the run; returns the exit code, None where a rollback was noted and it must be opened again."""
+    code: int | None = None
+    try:
+        with contextlib.suppress(RollBack):
             code = _until_stopped(run)
-            run.checkpoints.close()
-        except BaseException:
-            with contextlib.suppress(JaxptError):  # what came first is what a person must read
-                run.metrics.close()
-            raise
-        run.metrics.close()
-        return code
+        run.checkpoints.close()
+    except BaseException:
+        with contextlib.suppress(JaxptError):  # what came first is what a person must read
+            run.metrics.close()
+        raise
+    run.metrics.close()
+    return code
 
 
 def _in_order(run: ActiveRun, events: Sequence[Event], interrupt: Interrupt) -> list[Event]:
     """Returns all that happens between two steps, in the order in which it happens."""
     followers = [event for event in events if event.after_checkpoint]
-    records = StepRecords(run)
+    records, saving = StepRecords(run), Saving(run, followers)
     return [
         *(event for event in events if not event.after_checkpoint),
+        Recovering(run, [records, saving]),
         Watching(run),
         records,
         Preemption(interrupt),
-        Saving(run, followers),
+        saving,
         *followers,
     ]
 
@@ -133,16 +147,16 @@ def _train(run: ActiveRun) -> int:
         run.progress = bar
         if run.done:
             return 0
-        _read(run)
+        _read(run, run.step)
         for stage in plan.stages[plan.stage_of(run.step) :]:
             if _train_stage(run, stage, bar):
                 return EXIT_PREEMPTED
     return 0
 
 
-def _read(run: ActiveRun) -> None:
-    """Reads batches from the next step on, under the schedule log as it is now."""
-    run.batches = run.feed.iterate(run.step, functools.partial(host_rows, run.program.layout.mesh))
+def _read(run: ActiveRun, step: int) -> None:
+    """Reads batches from `step` on, under the schedule log as it is now."""
+    run.batches = run.feed.iterate(step, functools.partial(host_rows, run.program.layout.mesh))
 
 
 def _train_stage(run: ActiveRun, stage: StagePlan, bar: tqdm) -> bool:
@@ -166,20 +180,20 @@ def _train_stage(run: ActiveRun, stage: StagePlan, bar: tqdm) -> bool:
         run.clock.cold()
     without_targets = StepsWithoutTargets()
     while run.step < stage.stop:
-        with run.clock.wait(), run.interrupt.abandoning():
-            number, batch = next(run.batches)
-        if number != run.step:
-            raise RuntimeError(f"the feed gave batch {number} for step {run.step}")
-        placed = place(batch, sharding, stage.config.batch_size)
-        targets = count_targets(batch, placed)
-        if targets:
-            _step(run, stage, step, placed, arguments(run.step))
+        if run.passes_over(run.step):
+            _pass_over(run)
         else:
-            run.values = {}
-            without_targets.report(run, run.step + 1)
-        run.values = {**run.values, "train/targets": targets}
+            batch = _next_batch(run)
+            placed = place(batch, sharding, stage.config.batch_size)
+            targets = count_targets(batch, placed)
+            if targets:
+                _step(run, stage, step, placed, arguments(run.step))
+            else:
+                run.values = {}
+                without_targets.report(run, run.step + 1)
+            run.values = {**run.values, "train/targets": targets}
+            run.clock.steps += 1
         run.step += 1
-        run.clock.steps += 1
         bar.update(stage.config.tokens_per_step)
         stop = _act(run, run.events)
         if step._cache_size() > 1:
@@ -187,6 +201,22 @@ def _train_stage(run: ActiveRun, stage: StagePlan, bar: tqdm) -> bool:
         if stop:
             return True
     return False
+
+
+def _next_batch(run: ActiveRun) -> Batch[np.ndarray]:
+    """Waits for this host's rows of the next step."""
+    with run.clock.wait(), run.interrupt.abandoning():
+        number, batch = next(run.batches)
+    if number != run.step:
+        raise RuntimeError(f"the feed gave batch {number} for step {run.step}")
+    return batch
+
+
+def _pass_over(run: ActiveRun) -> None:
+    """Lets a step go by after a rollback: its rows count as used, and are not even read."""
+    run.values = {"train/targets": 0}
+    if not run.passes_over(run.step + 1):
+        _read(run, run.step + 1)
 
 
 def _step(
@@ -238,7 +268,7 @@ def _apply(run: ActiveRun, event: Event, view: RunView) -> None:
         raise JaxptError(f"event {event.name} is after the checkpoint, which would lack the weights that it returns")
     run.apply(changed)
     if changed.weights is not None:
-        _read(run)  # what was read ahead had the weights from before
+        _read(run, run.step)  # what was read ahead had the weights from before
     if event.after_checkpoint:
         run.metrics.event("evaluation ends", run.step, entry=event.name)
         values = ", ".join(f"{name} {value:.4g}" for name, value in changed.values.items())

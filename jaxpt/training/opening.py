@@ -1,21 +1,26 @@
 """Opening a run: restored from its newest whole checkpoint or begun, and its files cut back to that step."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 
 from jaxpt.checkpoints.checkpoints import Checkpoints
+from jaxpt.checkpoints.restoring import Restored
 from jaxpt.checkpoints.run_item import RunItem
 from jaxpt.config.schema import plain
 from jaxpt.models.params import Array
 from jaxpt.optim.chain import BuiltOptimizer
+from jaxpt.sharding import on_first_process
+from jaxpt.training import rollbacks
 from jaxpt.training.active_run import ActiveRun, Log
 from jaxpt.training.changes import changes
 from jaxpt.training.feed import Feed
 from jaxpt.training.interrupt import Interrupt
 from jaxpt.training.metrics import MetricsLog
 from jaxpt.training.program import Program, drawn_state, make_program
+from jaxpt.training.rollbacks import PassedOver
 from jaxpt.training.run_plan import RunPlan, continued
 from jaxpt.training.safeguards import Safeguards
 from jaxpt.training.saving import retention
@@ -42,7 +47,10 @@ def open_run(
     config, (layout, optimizer, _) = plan.config, program
     checkpoints = Checkpoints(workdir, retention(plan), asynchronous=config.checkpoint.asynchronous)
     abstract = abstract_state(plan.model, optimizer, layout).to_items()
-    restored = checkpoints.restore(abstract, log, from_step, plain(config))
+    passed = rollbacks.read(workdir)
+    stale = rollbacks.stale(workdir, checkpoints.steps(), passed)
+    begins = any(r.checkpoint == 0 for r in passed)
+    restored = checkpoints.restore(abstract, log, from_step, plain(config), stale, may_begin=begins)
     saved = restored.run if restored else None
     if saved:
         plan = continued(plan, saved)
@@ -51,7 +59,8 @@ def open_run(
             program = program._replace(steps={**more, **program.steps})
         checkpoints.retention = retention(plan)
     feed = make_feed(plan, saved)  # before anything is set aside or cut back: it may refuse the config
-    set_aside = checkpoints.go_back(restored, log) if restored else []
+    passed = _with_those_of(saved, workdir, passed, log)
+    set_aside = checkpoints.go_back(restored or Restored({}, {}, [], stale), log) if restored or stale else []
     metrics = _open_metrics(plan, workdir, layout, saved, set_aside)
     if restored:
         state: State[Array] = State(**restored.state)
@@ -77,7 +86,22 @@ def open_run(
         interrupt=interrupt,
         state=state,
         step=saved["step"] if saved else 0,
+        passed=passed,
     )
+
+
+def _with_those_of(
+    saved: RunItem | None, workdir: Path, passed: tuple[PassedOver, ...], log: Log
+) -> tuple[PassedOver, ...]:
+    """Returns the rollbacks of the run; those that only its checkpoint still knows are written again."""
+    known = [[r.first, r.stop] for r in passed]
+    lost = [r for r in (saved or {}).get("passed", []) if r not in known]
+    for first, stop in lost:
+        again = PassedOver(first, stop, first, saved["step"] if saved else 0, "as a checkpoint says", time.time())
+        on_first_process(lambda entry=again: rollbacks.append(workdir, entry))  # type: ignore[misc]
+        log(f"{workdir / rollbacks.NAME} lacks the steps {first + 1} to {stop}, as passed over; written again")
+        passed = (*passed, again)
+    return passed
 
 
 def _open_metrics(plan: RunPlan, workdir: Path, layout: Layout, saved: RunItem | None, aside: list[str]) -> MetricsLog:

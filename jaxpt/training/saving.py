@@ -33,10 +33,16 @@ class Saving(Event):
         run.check_writer()
         if view.step not in run.checkpoints.steps():
             run.metrics.event("save", view.step)
+            passed = [[r.first, r.stop] for r in run.passed if r.first < view.step]
             item: RunItem = {
                 "model": view.model.to_dict(),
                 **run.plan.to_save(view.step),
                 "trained_tokens": run.trained_tokens,
+                **(
+                    {"passed": passed}
+                    if (passed := [[r.first, r.stop] for r in run.passed if r.first < view.step])
+                    else {}
+                ),
                 **run.feed.to_save(view.step),
             }
             run.checkpoints.save(view.step, view.state.to_items(), item)

@@ -1,0 +1,1 @@
+"""Recoveries that a config can name: one file each."""
