@@ -5,6 +5,7 @@ import math
 from jaxpt.checkpoints.run_item import RunItem
 from jaxpt.config.duration import steps_of_earlier_versions
 from jaxpt.training import history
+from jaxpt.training.reached import Outline, new_segment
 from jaxpt.training.run_plan import RunPlan, StagePlan
 
 
@@ -33,15 +34,8 @@ def changes(plan: RunPlan, saved: RunItem) -> list[str]:
         elif sum(steps for _, steps in history.left(plan.config.stages[i], mine)) < 0:
             then = f"stage {first_parts[i + 1].config.name} begins" if i + 1 in first_parts else "nothing is left"
             lines.append(f"{key} is less than what was trained of stage {name} ({size}): it ends here, and {then}")
-        elif stage.since and stage.since[0] == step and saved.get("segments_since", {}).get(name) != list(stage.since):
-            assert stage.schedule is not None
-            end = stage.rate(stage.whole[1])
-            lines.append(
-                f"config.stages[{i}].duration was {saved['durations'][name]!r}, is {stage.config.duration!r}: what is "
-                f"done stays, and the rate does not jump to where a schedule of that length would be; from step "
-                f"{step:,} on stage {name} goes from {stage.rate(step):.6g} to {end:.6g} in a new segment, up to step "
-                f"{stage.whole[1]:,}"
-            )
+        elif (line := new_segment(i, _outline(stage), saved)) is not None:
+            lines.append(line)
     planned = saved.get("learning_rate_next")
     if planned is not None and step < plan.steps:
         now = plan.stages[plan.stage_of(step)].rate(step)
@@ -50,6 +44,10 @@ def changes(plan: RunPlan, saved: RunItem) -> list[str]:
                 f"the learning rate jumps: at step {step} it is {now:.6g}, the checkpoint's plan had {planned:.6g}"
             )
     return lines
+
+
+def _outline(stage: StagePlan) -> Outline:
+    return Outline(stage.config, stage.whole, (), stage.schedule, stage.peak, stage.since)
 
 
 def _counted_anew(key: str, stage: StagePlan, saved: RunItem) -> str | None:

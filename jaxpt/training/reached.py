@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxpt.checkpoints.run_item import RunItem
 from jaxpt.config.duration import parse
@@ -12,8 +12,8 @@ from jaxpt.errors import JaxptError
 from jaxpt.optim.course import Course, Sizes
 from jaxpt.optim.curve import Curve
 from jaxpt.optim.schedule import resolve_on
-from jaxpt.training.config import StageConfig
-from jaxpt.training.history import Leg, to_come
+from jaxpt.training.config import RunConfig, StageConfig
+from jaxpt.training.history import Leg, spans, to_come
 
 Since = tuple[int, float]  # a global step, and the multiple of the peak from which a new segment begins there
 
@@ -96,3 +96,61 @@ def _resolved(
     duration = parse(stage.duration, f"{where}.duration")
     end = Fraction(duration.amount) if duration.unit == "tokens" else None
     return resolve_on(stage.schedule, Course(sizes, end, before), f"{where}.schedule", peak)
+
+
+class Outline(NamedTuple):
+    """A stage of the config as it lies in the run, and its rate; `curve` is None where `StagePlan.schedule` is."""
+
+    config: StageConfig
+    whole: tuple[int, int]
+    later: Sequence[Leg]
+    curve: Curve | None
+    peak: float
+    since: Since | None
+
+    def rate(self, step: int) -> float:
+        """The learning rate at global step `step`."""
+        assert self.curve is not None
+        return self.peak * self.curve.multiple(step - self.whole[0])
+
+
+def outlines(
+    config: RunConfig, past: Sequence[Leg], known: Reached | None = None, branch: Mapping[str, Any] | None = None
+) -> list[Outline]:
+    """Returns where the stages of a run lie and what their learning rates are, which asks for no data and no model.
+
+    Args:
+        config: the run.
+        past: the steps that are done.
+        known: of the checkpoint that has them.
+        branch: of a branch, what its checkpoints keep of where it began.
+
+    Raises:
+        JaxptError: as `curve_of`, and a stage of the past that was renamed, moved or removed.
+    """
+    out, before = [], [(leg.steps, leg.tokens_per_step) for leg in past if leg.inherited]
+    default = branch["learning_rate"] if branch else config.optimizer.learning_rate
+    done = past[-1].stop if past else 0
+    for i, (stage, whole) in enumerate(zip(config.stages, spans(config.stages, past))):
+        peak = default if stage.learning_rate is None else stage.learning_rate
+        mine = [leg for leg in past if leg.stage == stage.name]
+        later = to_come(stage, max(whole[0], done), mine) if whole[1] > done else []
+        curve, since = None, None
+        if later or [(leg.batch_size, leg.steps) for leg in mine] == stage.left(0, 0):  # or done as it is configured
+            curve, since = curve_of(stage, mine, later, before, peak, f"config.stages[{i}]", known)
+        before += [(leg.steps, leg.tokens_per_step) for leg in (*mine, *later)]
+        out.append(Outline(stage, whole, later, curve, peak, since))
+    return out
+
+
+def new_segment(i: int, stage: Outline, saved: RunItem) -> str | None:
+    """Returns a line where stage `i` goes on from the rate that it reached at the checkpoint; else None."""
+    name, since = stage.config.name, stage.since
+    if not since or since[0] != saved["step"] or saved.get("segments_since", {}).get(name) == list(since):
+        return None
+    return (
+        f"config.stages[{i}].duration was {saved['durations'][name]!r}, is {stage.config.duration!r}: what is done "
+        f"stays, and the rate does not jump to where a schedule of that length would be; from step {since[0]:,} on "
+        f"stage {name} goes from {stage.rate(since[0]):.6g} to {stage.rate(stage.whole[1]):.6g} in a new segment, up to "
+        f"step {stage.whole[1]:,}"
+    )

@@ -24,7 +24,7 @@ from jaxpt.tokenizers.fingerprints import accepts
 from jaxpt.training import history
 from jaxpt.training.config import RunConfig, StageConfig
 from jaxpt.training.history import Leg
-from jaxpt.training.reached import Reached, Since, curve_of, reached
+from jaxpt.training.reached import Reached, Since, outlines, reached
 from jaxpt.training.step import StepSpec, step_spec
 
 
@@ -219,24 +219,16 @@ def _stage_plans(
     *,
     unmoved: bool,
 ) -> tuple[StagePlan, ...]:
-    stages, now, before = [], model, [(leg.steps, leg.tokens_per_step) for leg in past if leg.inherited]
-    default_peak = branch["learning_rate"] if branch else config.optimizer.learning_rate
-    done = past[-1].stop if past else 0
-    for i, (stage, whole) in enumerate(zip(config.stages, history.spans(config.stages, past))):
+    stages, now = [], model
+    for i, lying in enumerate(outlines(config, past, known, branch)):
+        stage, whole, later, curve, peak, since = lying
         where = f"config.stages[{i}]"
         weights = _checked_weights(stage, config, sources, where)
         if stage.rope is not None:
             now = with_rope(now, stated(stage.rope))
         if stage.pose is not None:
             check_pose(f"{where}.pose.target", stage, now)
-        peak = default_peak if stage.learning_rate is None else stage.learning_rate
-        mine = [leg for leg in past if leg.stage == stage.name]
-        later = history.to_come(stage, max(whole[0], done), mine) if whole[1] > done else []
-        curve, since = None, None
-        if later or _as_planned(stage, mine):
-            curve, since = curve_of(stage, mine, later, before, peak, where, known)
         unmoved = unmoved and freezes_all(now, stage.freeze, f"{where}.freeze")
-        before += [(leg.steps, leg.tokens_per_step) for leg in (*mine, *later)]
         edges = [whole[0], *(leg.stop for leg in later[:-1]), whole[1]]
         sizes = [leg.batch_size for leg in later] or [stage.batch_size]
         for first, stop, size in zip(edges, edges[1:], sizes):
@@ -248,11 +240,6 @@ def _stage_plans(
 
 def _with_compute(stage: StagePlan, compute: Compute | None) -> StagePlan:
     return stage if compute is None else replace(stage, step=replace(stage.step, compute=compute))
-
-
-def _as_planned(stage: StageConfig, mine: Sequence[Leg]) -> bool:
-    """Whether a stage that is done was as its config says now."""
-    return [(leg.batch_size, leg.steps) for leg in mine] == stage.left(0, 0)
 
 
 def _checked_weights(
