@@ -28,9 +28,9 @@ HELP = "average bundles or checkpoints: their mean, a weighted mean, or what sta
 
 EPILOG = """\
 example:
-  jaxpt merge --from=runs/a@4,runs/a@8 --to=merged
-  jaxpt merge --from=runs/a@4,runs/a@8,BUNDLE --weights=0.2,0.3,0.5 --to=weighted
-  jaxpt merge --from=runs/a@2,runs/a@4,runs/a@8 --decay=sqrt --to=decayed
+  jaxpt merge --from=runs/c@4,runs/c --to=mean
+  jaxpt merge --from=runs/c@4,runs/c --weights=1,3 --to=weighted
+  jaxpt merge --from=runs/c@4,runs/c --decay=sqrt --to=decayed
 
 Parameters are read, averaged in float32 and written one layer at a time: two slices of one model are in memory,
 whatever the size and the number of the models. --decay takes checkpoints of one constant learning rate in rising order

@@ -11,7 +11,7 @@ from jaxpt.config.file import load
 from jaxpt.data.weights import SIZE, flat_weights
 from jaxpt.errors import JaxptError
 from jaxpt.files.partial import writes
-from jaxpt.reporting.planned import THEMES, Planned, draw, show
+from jaxpt.reporting.planned import THEMES, PlanOutline, draw, show
 from jaxpt.training.branching import open_branch
 from jaxpt.training.config import RunConfig
 from jaxpt.training.history import newest_saved, read_legs, whole
@@ -22,7 +22,7 @@ HELP = "draw a plan before it runs: learning rate, batch size, sequence length a
 
 EPILOG = """\
 example:
-  jaxpt schedule --config=configs/whole_small.py:TEXT
+  jaxpt schedule --config=configs/anneal_qwen2_5.py
   jaxpt schedule --config=run.py --picture=schedule.png --theme=dark --config.stages[0].schedule.name=cosine
 
 No data and no model is opened (only where a mixture goes by the size of its sources). With --workdir it shows how a run
@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def planned(config: RunConfig, saved: RunItem | None = None) -> Planned:
+def planned(config: RunConfig, saved: RunItem | None = None) -> PlanOutline:
     """Returns what there is to draw of a run: a new one, or one that goes on from a checkpoint.
 
     Raises:
@@ -76,7 +76,7 @@ def planned(config: RunConfig, saved: RunItem | None = None) -> Planned:
         raise JaxptError(
             f"nothing is left of the run: all {first:,} steps are done; lengthen the last stage or add one"
         )
-    return Planned(whole(config.stages, past), stages, _shares(config), first)
+    return PlanOutline(whole(config.stages, past), stages, _shares(config), first)
 
 
 def _shares(config: RunConfig) -> list[Mapping[str, float]]:

@@ -26,7 +26,7 @@ THEMES = {"light": ("white", "#222222", "#bbbbbb"), "dark": ("#14181f", "#dde3ea
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlanOutline:
     """What is to be drawn: all legs, the stages, and the shares of each source by stage, in the order of the config.
 
     Legs of a run that goes on begin with those that are done; `first` is the step from which it is drawn.
@@ -75,7 +75,7 @@ class Planned:
         return self.stages[self.stage_of(step)].rate(step)
 
 
-def show(plan: Planned) -> str:
+def show(plan: PlanOutline) -> str:
     """Returns the plan as charts of text, as wide as the terminal (80 columns where there is none), and as a table."""
     width = (terminal_width() or 80) - LABEL - 1
     a, b = plan.tokens(plan.first), plan.tokens(plan.stop)
@@ -106,7 +106,7 @@ def _bars(values: Sequence[float], height: int) -> list[str]:
     return out
 
 
-def _axis(plan: Planned, columns: Sequence[int], width: int) -> list[str]:
+def _axis(plan: PlanOutline, columns: Sequence[int], width: int) -> list[str]:
     """Where stages begin, and how many tokens are done there."""
     begins = [i for i, step in enumerate(columns) if not i or plan.stage_of(step) != plan.stage_of(columns[i - 1])]
     names, counts = [" "] * width, [" "] * width
@@ -134,7 +134,7 @@ def _fitted(text: str, width: int) -> str:
     return text.ljust(width) if len(text) <= width else f"{text[: width - 1]}…"
 
 
-def _table(plan: Planned) -> str:
+def _table(plan: PlanOutline) -> str:
     """A line per leg that is to come: numbers that a chart of text cannot show."""
     rows = []
     for leg in plan.legs:
@@ -156,7 +156,7 @@ def _short(tokens: int) -> str:
     return str(tokens)
 
 
-def draw(plan: Planned, theme: str = "light") -> Figure:
+def draw(plan: PlanOutline, theme: str = "light") -> Figure:
     """Returns the plan as a picture over tokens; `theme` is light or dark."""
     back, text, line = THEMES[theme]
     settings: dict[Any, Any] = {
@@ -180,7 +180,7 @@ def draw(plan: Planned, theme: str = "light") -> Figure:
     return figure
 
 
-def _panels(plan: Planned, grid: list[Axes], line: str) -> None:
+def _panels(plan: PlanOutline, grid: list[Axes], line: str) -> None:
     steps = plan.steps(POINTS)
     at = [plan.tokens(step) for step in steps]
     grid[0].plot(at, [plan.rate(step) for step in steps], lw=1.8, color="#1f77b4")
@@ -214,7 +214,7 @@ def _panels(plan: Planned, grid: list[Axes], line: str) -> None:
                    bbox_to_anchor=(0.5, -0.3), fontsize=9)  # fmt: skip
 
 
-def _names(plan: Planned, axes: Axes) -> None:
+def _names(plan: PlanOutline, axes: Axes) -> None:
     """The stages' names above where they begin."""
     for stage in plan.stages:
         if stage.whole[1] > plan.first:

@@ -151,6 +151,6 @@ def new_segment(i: int, stage: Outline, saved: RunItem) -> str | None:
     return (
         f"config.stages[{i}].duration was {saved['durations'][name]!r}, is {stage.config.duration!r}: what is done "
         f"stays, and the rate does not jump to where a schedule of that length would be; from step {since[0]:,} on "
-        f"stage {name} goes from {stage.rate(since[0]):.6g} to {stage.rate(stage.whole[1]):.6g} in a new segment, up to "
-        f"step {stage.whole[1]:,}"
+        f"stage {name} goes from {stage.rate(since[0]):.6g} to {stage.rate(stage.whole[1]):.6g} in a new segment, up "
+        f"to step {stage.whole[1]:,}"
     )
