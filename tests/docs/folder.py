@@ -54,6 +54,18 @@ def get_config():
     c.checkpoint.every = "4 steps"
     return c
 """
+KINDS_PY = """
+def get_config():
+    stage = dict(duration="8k tokens", batch_size=8, sequence_length=64, mixture=dict(web=0.5, prose=0.5))
+    return dict(
+        model=dict(preset="tiny-1m", embed=32, vocab_size=2048, tie_embeddings=True),
+        sources=dict(web=dict(path="data/packed"), prose=dict(path="data/held_out")),
+        stages=[stage],
+        checkpoint=dict(every="100 steps", keep=1),
+        evaluations=dict(bits_per_byte=dict(documents=dict(web="text/text-0.jsonl.gz"), max_documents=2)),
+        metrics=dict(every=1, tensorboard=False),
+    )
+"""
 MINE_PY = '''
 from dataclasses import dataclass
 
@@ -72,6 +84,7 @@ def make(folder: Path) -> None:
         (folder / name).symlink_to(ROOT / name)
     (folder / "quiet.py").write_text(_module_of(ROOT / "docs" / "pipeline.md", "quiet.py"), encoding="utf-8")
     (folder / "run.py").write_text(RUN_PY)
+    (folder / "kinds.py").write_text(KINDS_PY)
     _records(folder)
     _quickstart(folder)
     data = folder / "runs/quickstart/data"
