@@ -59,7 +59,9 @@ def get_config():
     stage = dict(duration="8k tokens", batch_size=8, sequence_length=64, mixture=dict(web=0.5, prose=0.5))
     return dict(
         model=dict(preset="tiny-1m", embed=32, vocab_size=2048, tie_embeddings=True),
-        sources=dict(web=dict(path="data/packed"), prose=dict(path="data/held_out")),
+        tokenizer="TOKENIZER",
+        cache="packed_text",
+        sources=dict(web=dict(path="text"), prose=dict(path="math")),
         stages=[stage],
         checkpoint=dict(every="100 steps", keep=1),
         evaluations=dict(bits_per_byte=dict(documents=dict(web="text/text-0.jsonl.gz"), max_documents=2)),
