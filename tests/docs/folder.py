@@ -63,6 +63,20 @@ def get_config():
     c.stages[0].update(duration="2 steps", objective={"name": "shear", "target": {"layers": 3, "mlp": 64}})
     return c
 """
+KINDS_PY = """
+def get_config():
+    stage = dict(duration="8k tokens", batch_size=8, sequence_length=64, mixture=dict(web=0.5, prose=0.5))
+    return dict(
+        model=dict(preset="tiny-1m", embed=32, vocab_size=2048, tie_embeddings=True),
+        tokenizer="TOKENIZER",
+        cache="packed_text",
+        sources=dict(web=dict(path="text"), prose=dict(path="math")),
+        stages=[stage],
+        checkpoint=dict(every="100 steps", keep=1),
+        evaluations=dict(bits_per_byte=dict(documents=dict(web="text/text-0.jsonl.gz"), max_documents=2)),
+        metrics=dict(every=1, tensorboard=False),
+    )
+"""
 MINE_PY = '''
 from dataclasses import dataclass
 
@@ -82,6 +96,7 @@ def make(folder: Path) -> None:
     (folder / "quiet.py").write_text(_module_of(ROOT / "docs" / "pipeline.md", "quiet.py"), encoding="utf-8")
     (folder / "run.py").write_text(RUN_PY)
     (folder / "masks.py").write_text(MASKS_PY)
+    (folder / "kinds.py").write_text(KINDS_PY)
     _records(folder)
     _quickstart(folder)
     data = folder / "runs/quickstart/data"
