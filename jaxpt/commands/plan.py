@@ -13,11 +13,12 @@ from jaxpt.data.seen import in_common
 from jaxpt.models.size import param_count
 from jaxpt.planning import compile_step, topology_devices
 from jaxpt.sharding import make_mesh
+from jaxpt.training.branching import open_branch
 from jaxpt.training.config import RunConfig
 from jaxpt.training.feed import make_feed
 from jaxpt.training.kernels import kernel_lines
 from jaxpt.training.overview import overview
-from jaxpt.training.run_plan import RunPlan
+from jaxpt.training.run_plan import RunPlan, continued
 
 HELP = "count a run's data, compile its step for a TPU pod that is not there: memory per device, collectives"
 
@@ -41,7 +42,8 @@ def main(argv: Sequence[str]) -> int:
     devices = topology_devices(args.topology) if args.topology else []
     plan, start, _ = open_plan(config)
     print(overview(plan))
-    make_feed(plan, None, start.ledger if start else [], log=print)
+    saved = open_branch(config).run if config.branch_from else None
+    make_feed(continued(plan, saved) if saved else plan, saved, start.ledger if start else [], log=print)
     for a, b, count in in_common(plan.sources):
         print(f"sources {a} and {b} hold {count:,} documents in common; pack other parts of the text in each (--part)")
     print_kernels(plan, devices or jax.devices()[:1])

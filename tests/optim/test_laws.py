@@ -1,18 +1,21 @@
 """Schedules that do not know how long they last follow their closed forms at every step, whatever a batch holds."""
 
 import math
+from fractions import Fraction
 
 import pytest
 
 from jaxpt.errors import JaxptError
 from jaxpt.optim.course import Course
 from jaxpt.optim.schedule import Piece, resolve, resolve_on
+from jaxpt.optim.schedules.cosine import Cosine
 from jaxpt.optim.schedules.cosine_restarts import CosineRestarts
 from jaxpt.optim.schedules.inverse_sqrt import InverseSqrt
 from jaxpt.optim.schedules.linear import Linear
 from jaxpt.optim.schedules.multistep import Multistep
 from jaxpt.optim.schedules.power import Power
 from jaxpt.optim.schedules.segments import Segments
+from jaxpt.optim.schedules.wsd import Wsd
 
 SIZES = [(20, 64), (30, 128), (50, 256)]  # a batch that grows twice
 TOKENS = [sum(min(max(t - a, 0), n) * size for a, (n, size) in zip((0, 20, 50), SIZES)) for t in range(101)]
@@ -29,6 +32,32 @@ def plain(schedule, peak=2.0):
     """The multiples of a stage of 100 steps of 64 tokens."""
     curve = resolve(schedule, 100, 64, peak=peak)
     return [curve.multiple(t) for t in range(100)]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "shape", "end", "edge"),
+    [
+        (Linear(warmup="640 tokens", end=0.2), "linear", 0.2, 640),
+        (Cosine(warmup="640 tokens", end=0.1), "cosine", 0.1, 640),
+        (Wsd(warmup="640 tokens", decay="25%", decay_shape="sqrt", end=0.0), "sqrt", 0.0, 13_440),
+        (Wsd(warmup="640 tokens", decay="4096 tokens", decay_shape="linear", end=0.1), "linear", 0.1, 13_824),
+    ],
+)
+def test_those_that_know_their_length_count_tokens_where_the_batch_grows(schedule, shape, end, edge):
+    curve = resolve_on(schedule, Course(SIZES, Fraction(TOKENS[100])))
+    first = max(t for t in range(101) if TOKENS[t] <= edge)  # a decay begins with a whole step
+    u = [(TOKENS[t] - TOKENS[first]) / (TOKENS[100] - TOKENS[first]) for t in range(first, 100)]
+    assert [curve.multiple(t) for t in range(10)] == pytest.approx([(t + 1) / 10 for t in range(10)], rel=1e-12)
+    assert {curve.multiple(t) for t in range(10, first)} <= {1.0}
+    closed = [end + (1 - end) * SHAPES[shape](x) for x in u]
+    assert [curve.multiple(t) for t in range(first, 100)] == pytest.approx(closed, rel=1e-12)
+
+
+SHAPES = {
+    "linear": lambda u: 1 - u,
+    "cosine": lambda u: (1 + math.cos(math.pi * u)) / 2,
+    "sqrt": lambda u: 1 - math.sqrt(u),
+}
 
 
 def test_multistep_drops_where_it_says_in_steps_in_parts_and_in_tokens():
