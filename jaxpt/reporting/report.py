@@ -15,7 +15,7 @@ from jaxpt.config.schema import build
 from jaxpt.errors import JaxptError
 from jaxpt.files.digests import read_json
 from jaxpt.files.partial import writes
-from jaxpt.reporting import stages
+from jaxpt.reporting import marks, stages
 from jaxpt.reporting.pictures import PICTURES
 from jaxpt.reporting.series import Records, series
 from jaxpt.reporting.summary import read_events, summary
@@ -62,33 +62,25 @@ def write_report(workdir: str | Path, notes: Mapping[str, str] | None = None) ->
         raise JaxptError(f"{metrics} holds no records yet; report again after the first {metrics.name} line")
     out = workdir / "report"
     out.mkdir(exist_ok=True)
-    images = []
-    for name, draw in PICTURES.items():
-        figure = draw(records)
-        if figure is None:
-            continue
-        data = io.BytesIO()
-        figure.savefig(data, format="png", dpi=110)
-        plt.close(figure)
-        with writes(out / f"{name}.png"):
-            (out / f"{name}.png").write_bytes(data.getvalue())
-        images.append(f'<img alt="{name}" src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}">')
+    events = read_events(workdir / "events.jsonl")
+    found = marks.marks_of(workdir, records, events)
     model = stored_model(workdir)
     values = read_json(workdir, "config.json", dict, WAY_OUT)
     config, text = build(RunConfig, values), json.dumps(values, indent=2)
     saved = newest_saved(workdir)
     past = read_legs(saved, config.stages) if saved else ()
+    facts = [*summary(records, events, model, config, past), *marks.guard_facts(records), *found.facts]
     page = "\n".join(
         [
             "<!doctype html><meta charset=utf-8>",
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{html.escape(workdir.name)}</title><style>{STYLE}</style>",
             f"<h1>{html.escape(str(workdir))}</h1>",
-            _table(["", ""], summary(records, read_events(workdir / "events.jsonl"), model, config, past)),
+            _table(["", ""], facts),
             f"<h2>Plan</h2>{_table(*stages.planned(config, past))}",
             "<h2>Course</h2>",
             '<div class="pictures">',
-            *images,
+            *_images(out, records, found),
             "</div>",
             f"<h2>Stages</h2>{_table(*stages.trained(records))}",
             f"<h2>Mixtures</h2>{_table(*stages.mixtures(records))}",
@@ -102,6 +94,23 @@ def write_report(workdir: str | Path, notes: Mapping[str, str] | None = None) ->
     with writes(target):
         target.write_text(visible(page), encoding="utf-8")
     return target
+
+
+def _images(folder: Path, records: Records, found: marks.Marks) -> list[str]:
+    """Writes every picture that there is something for; returns them for the page."""
+    images = []
+    for name, draw in PICTURES.items():
+        figure = draw(records)
+        if figure is None:
+            continue
+        marks.draw(figure, found)
+        data = io.BytesIO()
+        figure.savefig(data, format="png", dpi=110)
+        plt.close(figure)
+        with writes(folder / f"{name}.png"):
+            (folder / f"{name}.png").write_bytes(data.getvalue())
+        images.append(f'<img alt="{name}" src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}">')
+    return images
 
 
 def _notes(folder: Path, notes: Mapping[str, str] | None) -> Mapping[str, str]:
