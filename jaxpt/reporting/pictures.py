@@ -171,6 +171,23 @@ def gradient_norm(records: Records) -> Figure | None:
     return figure
 
 
+def norms(records: Records) -> Figure | None:
+    """Norms of parameters, gradients and updates by axis group (`metrics.watch`)."""
+    kinds = ("params", "grads", "updates")
+    curves = {kind: series(records, f"watch/{kind}/") for kind in kinds}
+    if not curves["params"]:
+        return None
+    figure, parts = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
+    for axes, kind in zip(parts, kinds):
+        for name, (steps, values) in curves[kind].items():
+            axes.plot(steps, values, lw=1.2, label=name)
+        axes.set(title=f"norms of {kind}", xlabel="step", yscale="log")
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*parts[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=7)
+    return figure
+
+
 def experts(records: Records) -> Figure | None:
     """Mixtures of experts: the most and the least loaded expert above, entropy of the router and dead experts below."""
     curves = series(records, "moe/")
@@ -231,6 +248,7 @@ PICTURES = {
     "mixture": mixture,
     "throughput": throughput,
     "gradient_norm": gradient_norm,
+    "norms": norms,
     "experts": experts,
     "sparsity": sparsity,
 }

@@ -10,7 +10,7 @@ from jaxpt.config.schema import build
 from jaxpt.errors import JaxptError
 from jaxpt.files.digests import read_json
 from jaxpt.files.partial import writes
-from jaxpt.reporting import stages
+from jaxpt.reporting import marks, stages
 from jaxpt.reporting.mask_pictures import mask_pictures
 from jaxpt.reporting.page import embedded, html_table, write_page
 from jaxpt.reporting.pictures import PICTURES
@@ -40,19 +40,20 @@ def write_report(workdir: str | Path, notes: Mapping[str, str] | None = None) ->
         raise JaxptError(f"{metrics} holds no records yet; report again after the first {metrics.name} line")
     out = workdir / "report"
     out.mkdir(exist_ok=True)
-    drawn = {name: draw(records) for name, draw in PICTURES.items()} | mask_pictures(workdir)
-    images = [embedded(figure, out / f"{name}.png") for name, figure in drawn.items() if figure is not None]
+    events = read_events(workdir / "events.jsonl")
+    found = marks.marks_of(workdir, records, events)
     model = stored_model(workdir)
     values = read_json(workdir, "config.json", dict, WAY_OUT)
     config, text = build(RunConfig, values), json.dumps(values, indent=2)
     saved = newest_saved(workdir)
     past = read_legs(saved, config.stages) if saved else ()
+    facts = [*summary(records, events, model, config, past), *marks.guard_facts(records), *found.facts]
     parts = [
-        html_table(["", ""], summary(records, read_events(workdir / "events.jsonl"), model, config, past)),
+        html_table(["", ""], facts),
         f"<h2>Plan</h2>{html_table(*stages.planned(config, past))}",
         "<h2>Course</h2>",
         '<div class="pictures">',
-        *images,
+        *_images(out, workdir, records, found),
         "</div>",
         f"<h2>Stages</h2>{html_table(*stages.trained(records))}",
         f"<h2>Mixtures</h2>{html_table(*stages.mixtures(records))}",
@@ -63,6 +64,14 @@ def write_report(workdir: str | Path, notes: Mapping[str, str] | None = None) ->
         f"<details><summary>Config</summary><pre>{html.escape(text)}</pre></details>",
     ]
     return write_page(out / "index.html", workdir.name, str(workdir), parts)
+
+
+def _images(out: Path, workdir: Path, records: Records, found: marks.Marks) -> list[str]:
+    """Writes every picture that there is something for; returns them for the page."""
+    curves = {name: figure for name, draw in PICTURES.items() if (figure := draw(records)) is not None}
+    for figure in curves.values():
+        marks.draw(figure, found)
+    return [embedded(figure, out / f"{name}.png") for name, figure in {**curves, **mask_pictures(workdir)}.items()]
 
 
 def _notes(folder: Path, notes: Mapping[str, str] | None) -> Mapping[str, str]:

@@ -9,8 +9,11 @@ import pytest
 from matplotlib.colors import to_hex
 
 from jaxpt.errors import JaxptError
-from jaxpt.reporting import pictures, write_report
+from jaxpt.reporting import marks, pictures, write_report
 from jaxpt.reporting.series import series, smooth
+from jaxpt.training import rollbacks
+from jaxpt.training.metrics import read
+from jaxpt.training.rollbacks import PassedOver
 from tests.models.tiny import VARIANTS, config
 
 
@@ -148,3 +151,52 @@ def test_the_report_fits_a_phone_and_the_dark(tmp_path):
     assert text.count('<div class="scroll"><table>') == text.count("<table>") > 3
     assert "prefers-color-scheme: dark" in text
     assert "img { filter: invert" in text
+
+
+def guarded(path: Path) -> Path:
+    """A run with skipped steps, norms, checkpoints and a rollback."""
+    workdir = run(path, 10)
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    for r in records[1:-1]:
+        r |= {"guard/skipped": float(r["step"] >= 3), "guard/not_finite": 0.0, "guard/spike_score": 0.1}
+        r |= {f"watch/{what}/embed.mlp": 1.0 + r["step"] for what in ("params", "grads", "updates")}
+        r["trained_tokens"] = 60
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    happened = [("save", 2), ("save", 4), ("save", 4), ("evaluation ends", 10), ("save", 400)]
+    events = [{"event": "start", "step": 0}, *({"event": name, "step": step} for name, step in happened)]
+    (workdir / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
+    rollbacks.append(workdir, PassedOver(6, 8, 4, 8, "2 spikes in the steps 7 to 8"))
+    return workdir
+
+
+def test_what_happened_to_the_steps_is_marked_and_said(tmp_path):
+    workdir = guarded(tmp_path / "r")
+    records = read(workdir / "metrics.jsonl")
+    found = marks.marks_of(workdir, records, read(workdir / "events.jsonl"))
+    assert (found.saved, found.evaluated, found.skipped) == ([2, 4], [10], [3])  # nothing after the last step
+    figure = pictures.loss(records)
+    edges, drawn = figure.axes[0].get_xlim(), len(figure.axes[0].lines)
+    marks.draw(figure, found)
+    axes = figure.axes[0]
+    assert axes.get_xlim() == edges
+    assert [line.get_xdata().tolist() for line in axes.lines[drawn:]] == [[2, 4], [10], [3], [8]]
+    (band,) = axes.patches
+    assert (band.get_x(), band.get_width()) == (6, 2)
+    assert [t.get_text() for t in figure.legends[-1].get_texts()] == [
+        *("checkpoint", "evaluation", "skipped by the guard", "rolled back", "passed over")
+    ]
+    plt.close(figure)
+    page = write_report(workdir)
+    text = page.read_text()
+    for message in ("1 skipped, 0 not finite; spike score 10.00%", "7 to 8 (at step 8, 2 spikes", "60", 'alt="norms"'):
+        assert message in text, message
+
+
+def test_a_run_without_guards_has_no_marks_of_them(tmp_path):
+    workdir = run(tmp_path / "r", 10)
+    text = write_report(workdir).read_text()
+    assert "as the guard saw" not in text
+    assert "steps passed over" not in text
+    assert 'alt="norms"' not in text
+    found = marks.marks_of(workdir, read(workdir / "metrics.jsonl"), [])
+    assert found == marks.Marks([], [], [], ())
