@@ -1,4 +1,4 @@
-"""What happened between and to the steps of a run, drawn on its pictures: saved, evaluated, skipped, rolled back."""
+"""What happened between and to the steps of a run, drawn on its pictures: saved, evaluated, skipped, …"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ class Marks:
     evaluated: Sequence[int] = ()
     skipped: Sequence[int] = ()
     rollbacks: Sequence[PassedOver] = ()
+    branched: Sequence[int] = ()
 
     @property
     def facts(self) -> list[list[str]]:
@@ -37,7 +38,7 @@ def marks_of(workdir: Path, records: Records, events: Records) -> Marks:
     at = lambda name: sorted({e["step"] for e in events if e["event"] == name and e["step"] <= last})  # noqa: E731
     steps, counts = series(records, "guard/skipped").get("", ((), ()))
     risen = [int(s) for s, now, before in zip(steps, counts, [0.0, *counts]) if now > before]
-    return Marks(at("save"), at("evaluation ends"), risen, read(workdir))
+    return Marks(at("save"), at("evaluation ends"), risen, read(workdir), at("branch"))
 
 
 def guard_facts(records: Records) -> list[list[str]]:
@@ -56,6 +57,7 @@ def draw(figure: Figure, marks: Marks) -> None:
     kinds = [
         (marks.saved, "|", 0.0, GREY, "checkpoint"),
         (marks.evaluated, "^", 0.03, GREY, "evaluation"),
+        (marks.branched, "D", 0.0, "#2c6fbb", "branched off its trunk"),
         (marks.skipped, "v", 0.97, RED, "skipped by the guard"),
         ([r.at for r in marks.rollbacks], "<", 0.97, RED, "rolled back"),
     ]
