@@ -21,7 +21,6 @@ from jaxpt.models.specs import ParamSpec, Specs, param_specs
 from jaxpt.sharding.activations import constrain
 
 Body = Callable[[jax.Array, Any], tuple[jax.Array, Any]]  # (stream, inputs of a layer) -> (stream, outputs)
-Cache = tuple[jax.Array, jax.Array]  # keys and values of all layers, each [L, B, T, K, h]
 
 
 class Decoder(nnx.Module):
@@ -47,7 +46,7 @@ class Decoder(nnx.Module):
     ) -> jax.Array:
         """Returns float32 logits `[B, S, V]` of `tokens [B, S]`."""
         params = nnx.to_pure_dict(nnx.state(self))
-        x, _, _ = hidden(self.config, params, tokens, segment_ids, positions, compute)
+        x, _ = hidden(self.config, params, tokens, segment_ids, positions, compute)
         return logits(self.config, params, x, compute)
 
 
@@ -58,14 +57,13 @@ def hidden(
     segment_ids: jax.Array | None,
     positions: jax.Array,
     compute: Compute,
-    cache: Cache | None = None,
-) -> tuple[jax.Array, Cache | None, Routing | None]:
-    """Returns the normalised last stream `[B, S, D]` in the compute dtype, the cache, and the routing statistics.
+) -> tuple[jax.Array, Routing | None]:
+    """Returns the normalised last stream `[B, S, D]` in the compute dtype, and the routing statistics.
 
     The statistics (None without mixture-of-experts layers) are stacked over those layers, in order.
     """
-    x, cache, routing, _ = streams(config, params, tokens, segment_ids, positions, compute, cache)
-    return x, cache, routing
+    x, routing, _ = streams(config, params, tokens, segment_ids, positions, compute)
+    return x, routing
 
 
 def streams(
@@ -75,26 +73,21 @@ def streams(
     segment_ids: jax.Array | None,
     positions: jax.Array,
     compute: Compute,
-    cache: Cache | None = None,
     taps: Sequence[int] = (),
-) -> tuple[jax.Array, Cache | None, Routing | None, tuple[jax.Array, ...]]:
+) -> tuple[jax.Array, Routing | None, tuple[jax.Array, ...]]:
     """Returns what `hidden` does, and the stream `[B, S, D]` after each of the layers `taps` (global numbers), in the
     residual dtype and not normalised. The scans are split there: no other layer's stream is kept."""
     x = embedded(config, leaf(params, "embed", "table"), tokens, compute)
-    ctx = Context(rope_tables(config, positions), segment_ids, positions if cache is not None else None)
-    done: list[Any] = []
+    ctx = Context(rope_tables(config, positions), segment_ids)
     routings: list[Routing] = []
     after: dict[int, jax.Array] = {}
     for span in cut(config, spans(config), taps):
-        x, part, routing = _run(config, branch(params, "blocks"), span, x, ctx, compute, cache)
+        x, routing = _run(config, branch(params, "blocks"), span, x, ctx, compute)
         after[span.first + len(span.period) * span.repeats - 1] = x
-        done.append(part)
         routings += [] if routing is None else [routing]
-    if cache is not None:
-        cache = jax.tree.map(lambda *parts: jnp.concatenate(parts), *done)
     routing = jax.tree.map(lambda *parts: jnp.concatenate(parts), *routings) if routings else None
     last = normalised(config, leaf(params, "final_norm"), x, compute)
-    return last, cache, routing, tuple(after[layer] for layer in taps)
+    return last, routing, tuple(after[layer] for layer in taps)
 
 
 def embedded(config: ModelConfig, table: jax.Array, tokens: jax.Array, compute: Compute) -> jax.Array:
@@ -113,38 +106,24 @@ def normalised(config: ModelConfig, gain: jax.Array, x: jax.Array, compute: Comp
 
 
 def _run(
-    config: ModelConfig, stacks: Params, span: Span, x: jax.Array, ctx: Context, compute: Compute, cache: Cache | None
-) -> tuple[jax.Array, Cache | None, Routing | None]:
+    config: ModelConfig, stacks: Params, span: Span, x: jax.Array, ctx: Context, compute: Compute
+) -> tuple[jax.Array, Routing | None]:
     """Scans one span: `repeats` times its period of layers, each with static specs."""
-    n = len(span.period)
-    kv = None
-    if cache is not None:
-        kv = jax.tree.map(
-            lambda a: a[span.first : span.first + n * span.repeats].reshape(span.repeats, n, *a.shape[1:]), cache
-        )
-
     leaves = span.take(stacks)
-    if cache is None:  # decoding reads each weight once, so that a copy would cost what it saves
-        leaves = {structure: weights_cast(branch(leaves, structure), compute) for structure in leaves}
+    leaves = {structure: weights_cast(branch(leaves, structure), compute) for structure in leaves}
 
-    def body(x: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
-        leaves, kv = inputs
-        new, routings = [], []
-        for i, (layer, (structure, j)) in enumerate(zip(span.period, span.slots)):
+    def body(x: jax.Array, leaves: Any) -> tuple[jax.Array, Any]:
+        routings = []
+        for layer, (structure, j) in zip(span.period, span.slots):
             block = Block(config, {name: a[j] for name, a in leaves[structure].items()})
-            one_kv = None if kv is None else jax.tree.map(lambda a, i=i: a[i], kv)
-            x, (new_kv, routing) = block(x, layer, ctx, compute, one_kv)
-            new.append(new_kv)
+            x, (_, routing) = block(x, layer, ctx, compute)
             routings += [] if routing is None else [routing]
-        return x, (None if kv is None else _stacked(new), _stacked(routings) if routings else None)
+        return x, (_stacked(routings) if routings else None)
 
-    if compute.remat != "none" and cache is None:
+    if compute.remat != "none":
         body = jax.checkpoint(body, policy=REMAT_POLICIES[compute.remat], prevent_cse=False)
-    if compute.unroll and cache is None:
-        x, out = _unrolled(body, x, (leaves, kv), span.repeats)
-    else:
-        x, out = jax.lax.scan(body, x, (leaves, kv))
-    return (x, *(jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), part) for part in out))
+    x, out = _unrolled(body, x, leaves, span.repeats) if compute.unroll else jax.lax.scan(body, x, leaves)
+    return x, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), out)
 
 
 def _unrolled(body: Body, x: jax.Array, inputs: Any, repeats: int) -> tuple[jax.Array, Any]:

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from jaxpt.generation.cache import empty_cache, extend
+
 from jaxpt.models import (
     Compute,
     LayerSpec,
