@@ -59,6 +59,10 @@ EXTRAS = {
     "s3": ["s3fs>=2024.6"],
     "tfds": ["tensorflow-datasets>=4.9.9,<5", "importlib_resources>=6,<8"],
     "kenlm": ["kenlm>=0.3,<0.4"],
+    "eval": [
+        "lm_eval>=0.4.13,<0.5",
+        "pyyaml>=6,<7",
+    ],  # the tasks of jaxpt eval; installs datasets, pandas, scikit-learn
     "ray": ["ray>=2.50,<3"],
     "dev": [
         "pytest>=8,<10",
@@ -70,7 +74,7 @@ EXTRAS = {
         "spacy>=3.8,<4",  # what datatrove splits words with
         "jieba>=0.42.1,<0.43",  # what spaCy splits Chinese with
     ],
-    "parity": ["torch==2.13.0", "transformers>=5.20,<5.30"],
+    "parity": ["torch==2.13.0", "transformers>=5.20,<5.30", "accelerate>=1.10,<2"],
 }
 
 setup(
@@ -83,7 +87,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["jaxpt", "jaxpt.*", "data_tools", "data_tools.*"]),
     include_package_data=True,
-    package_data={"": ["py.typed", "*.txt", "*.json", "*.jinja", "*.html", "*.css"]},
+    package_data={"": ["py.typed", "*.txt", "*.json", "*.jinja", "*.html", "*.css", "*.yaml"]},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["jaxpt=jaxpt.cli:main", "jaxpt-data=data_tools.__main__:main"]},

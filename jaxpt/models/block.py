@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,8 +46,8 @@ class Context:
     """What all layers share in one forward pass.
 
     `rope` maps "global" and "local" to (cos, sin), each `[B, S, 1, h/2]`. `segment_ids [B, S]` or None.
-    `cache_positions [B, S]` (decoding only) says where in the cache each token's key and value go; what a query sees
-    follows from them, and `segment_ids` then says no more than which tokens are padding. `tap` is called
+    `cached` (generation only) attends over what earlier calls stored, in the place of the kernels; `segment_ids` then
+    says no more than which tokens are padding. `tap` is called
     with a name and an activation: "attention_in", "ffn_in" `[B, S, D]`, "queries" `[B, S, H, h]` and "keys"
     `[B, S, K, h]` as they are multiplied, "attention_out" `[B, S, H, h]` (what o reads), "ffn_hidden" `[B, S, F]`
     (what down reads), "attention_branch" and "ffn_branch" `[B, S, D]` as they are added to the stream; of mixtures
@@ -56,7 +57,7 @@ class Context:
 
     rope: dict[str, tuple[jax.Array, jax.Array]]
     segment_ids: jax.Array | None
-    cache_positions: jax.Array | None = None
+    cached: "CachedAttention | None" = None
     tap: Callable[[str, jax.Array], None] | None = None
 
     def show(self, name: str, x: jax.Array) -> None:
@@ -65,7 +66,12 @@ class Context:
             self.tap(name, x)
 
 
-LayerCache = tuple[jax.Array, jax.Array]  # keys and values of one layer, each [B, T, K, h]
+LayerCache = Any  # what is stored of one layer, in the form that `Context.cached` keeps it
+
+# queries [B, S, H, h], new keys and values [B, S, K, h], the layer, what is stored -> [B, S, H, h], what is stored then
+CachedAttention = Callable[
+    [jax.Array, jax.Array, jax.Array, LayerSpec, LayerCache | None], tuple[jax.Array, LayerCache | None]
+]
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,7 @@ class Block:
     def attend(
         self, x: jax.Array, layer: LayerSpec, ctx: Context, compute: Compute, cache: LayerCache | None
     ) -> tuple[jax.Array, LayerCache | None]:
-        """Self-attention of `x [B, S, D]` with grouped kv heads (Ainslie et al. 2023); with a cache, over the cache."""
+        """Self-attention of `x [B, S, D]` with grouped kv heads (Ainslie et al. 2023), or `ctx.cached` in its place."""
         c = self.config
         ctx.show("attention_in", x)
         q, k, v = (self._project(name, x, compute) for name in ("q", "k", "v"))
@@ -116,27 +122,25 @@ class Block:
             q, k = (rotate(y, *ctx.rope[layer.rope]) for y in (q, k))
         ctx.show("queries", q)
         ctx.show("keys", k)
-        index = {}
-        if cache is not None:
-            row = jnp.arange(x.shape[0])[:, None]
-            k, v = (old.at[row, ctx.cache_positions].set(new.astype(old.dtype)) for old, new in zip(cache, (k, v)))
-            cache = (k, v)
-            index = {"q_index": ctx.cache_positions}
-        out = attention(
-            q,
-            k,
-            v,
-            scale=c.scale,
-            segment_ids=None if index else ctx.segment_ids,
-            window=layer.window,
-            softcap=c.attention_softcap,
-            implementation="xla" if index else compute.attention,
-            precision=compute.precision,
-            **index,
-        )
+        if ctx.cached is not None:
+            out, cache = ctx.cached(q, k, v, layer, cache)
+        else:
+            out = attention(
+                q,
+                k,
+                v,
+                scale=c.scale,
+                segment_ids=ctx.segment_ids,
+                window=layer.window,
+                softcap=c.attention_softcap,
+                implementation=compute.attention,
+                precision=compute.precision,
+            )
         ctx.show("attention_out", out)
         o = self.leaves["o"].astype(compute.jnp_dtype)
-        y = jnp.einsum("bsnh,nhd->bsd", out, o, precision=compute.precision)
+        # einsum contracts in the order of the letters: h before n copies the weights, which costs where few tokens pass
+        equation = "bsnh,nhd->bsd" if ctx.cached is None else "bsgh,ghd->bsd"
+        y = jnp.einsum(equation, out, o, precision=compute.precision)
         return (y + self.leaves["o_bias"].astype(y.dtype) if c.o_bias else y), cache
 
     def mixture(self, x: jax.Array, compute: Compute, ctx: Context) -> tuple[jax.Array, Routing]:

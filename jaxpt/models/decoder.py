@@ -22,7 +22,6 @@ from jaxpt.models.specs import ParamSpec, Specs, param_specs
 from jaxpt.sharding.activations import constrain
 
 Body = Callable[[jax.Array, Any], tuple[jax.Array, Any]]  # (stream, inputs of a layer) -> (stream, outputs)
-Cache = tuple[jax.Array, jax.Array]  # keys and values of all layers, each [L, B, T, K, h]
 
 
 class Decoder(nnx.Module):
@@ -48,7 +47,7 @@ class Decoder(nnx.Module):
     ) -> jax.Array:
         """Returns float32 logits `[B, S, V]` of `tokens [B, S]`."""
         params = nnx.to_pure_dict(nnx.state(self))
-        x, _, _ = hidden(self.config, params, tokens, segment_ids, positions, compute)
+        x, _ = hidden(self.config, params, tokens, segment_ids, positions, compute)
         return logits(self.config, params, x, compute)
 
 
@@ -59,14 +58,13 @@ def hidden(
     segment_ids: jax.Array | None,
     positions: jax.Array,
     compute: Compute,
-    cache: Cache | None = None,
-) -> tuple[jax.Array, Cache | None, Routing | None]:
-    """Returns the normalised last stream `[B, S, D]` in the compute dtype, the cache, and the routing statistics.
+) -> tuple[jax.Array, Routing | None]:
+    """Returns the normalised last stream `[B, S, D]` in the compute dtype, and the routing statistics.
 
     The statistics (None without mixture-of-experts layers) are stacked over those layers, in order.
     """
-    x, cache, routing, _ = streams(config, params, tokens, segment_ids, positions, compute, cache)
-    return x, cache, routing
+    x, routing, _ = streams(config, params, tokens, segment_ids, positions, compute)
+    return x, routing
 
 
 def streams(
@@ -76,9 +74,8 @@ def streams(
     segment_ids: jax.Array | None,
     positions: jax.Array,
     compute: Compute,
-    cache: Cache | None = None,
     taps: Sequence[int] = (),
-) -> tuple[jax.Array, Cache | None, Routing | None, tuple[jax.Array, ...]]:
+) -> tuple[jax.Array, Routing | None, tuple[jax.Array, ...]]:
     """Returns what `hidden` does, and the stream `[B, S, D]` after each of the layers `taps` (global numbers), in the
     residual dtype and not normalised. The scans are split there: no other layer's stream is kept.
 
@@ -87,20 +84,16 @@ def streams(
     stream, gates = stream_gates(params), stacked_gates(config, params)
     if stream is not None:
         x = x * stream.astype(x.dtype)
-    ctx = Context(rope_tables(config, positions), segment_ids, positions if cache is not None else None)
-    done: list[Any] = []
+    ctx = Context(rope_tables(config, positions), segment_ids)
     routings: list[Routing] = []
     after: dict[int, jax.Array] = {}
     for span in cut(config, spans(config), taps):
-        x, part, routing = _run(config, branch(params, "blocks"), span, x, ctx, compute, cache, gates, stream)
+        x, routing = _run(config, branch(params, "blocks"), span, x, ctx, compute, gates, stream)
         after[span.first + len(span.period) * span.repeats - 1] = x
-        done.append(part)
         routings += [] if routing is None else [routing]
-    if cache is not None:
-        cache = jax.tree.map(lambda *parts: jnp.concatenate(parts), *done)
     routing = jax.tree.map(lambda *parts: jnp.concatenate(parts), *routings) if routings else None
     last = normalised(config, leaf(params, "final_norm"), x, compute, counted(stream))
-    return last, cache, routing, tuple(after[layer] for layer in taps)
+    return last, routing, tuple(after[layer] for layer in taps)
 
 
 def embedded(config: ModelConfig, table: jax.Array, tokens: jax.Array, compute: Compute) -> jax.Array:
@@ -127,48 +120,34 @@ def _run(
     x: jax.Array,
     ctx: Context,
     compute: Compute,
-    cache: Cache | None,
     gates: Params | None,
     stream: jax.Array | None,
-) -> tuple[jax.Array, Cache | None, Routing | None]:
+) -> tuple[jax.Array, Routing | None]:
     """Scans one span: `repeats` times its period of layers, each with static specs."""
-    n = len(span.period)
-    kv = None
-    if cache is not None:
-        kv = jax.tree.map(
-            lambda a: a[span.first : span.first + n * span.repeats].reshape(span.repeats, n, *a.shape[1:]), cache
-        )
-
     leaves = span.take(stacks)
-    if cache is None:  # decoding reads each weight once, so that a copy would cost what it saves
-        leaves = {structure: weights_cast(branch(leaves, structure), compute) for structure in leaves}
+    leaves = {structure: weights_cast(branch(leaves, structure), compute) for structure in leaves}
 
     def body(x: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
-        leaves, masks, kv = inputs
-        new, routings = [], []
-        for i, (layer, (structure, j)) in enumerate(zip(span.period, span.slots)):
+        leaves, masks = inputs
+        routings = []
+        for layer, (structure, j) in zip(span.period, span.slots):
             own = {name: a[j] for name, a in leaves[structure].items()}
             if masks is None:
                 block = Block(config, own)
             else:
                 mine = {axis: a[j] for axis, a in masks[structure].items()}
                 block = Block(config, *masked_layer(config, structure, own, mine, stream))
-            one_kv = None if kv is None else jax.tree.map(lambda a, i=i: a[i], kv)
-            x, (new_kv, routing) = block(x, layer, ctx, compute, one_kv)
-            new.append(new_kv)
+            x, (_, routing) = block(x, layer, ctx, compute)
             routings += [] if routing is None else [routing]
-        return x, (None if kv is None else _stacked(new), _stacked(routings) if routings else None)
+        return x, (_stacked(routings) if routings else None)
 
-    if compute.remat != "none" and cache is None:
+    if compute.remat != "none":
         body = jax.checkpoint(body, policy=REMAT_POLICIES[compute.remat], prevent_cse=False)
     elif gates is not None:
         body = jax.checkpoint(body, policy=not_masked_leaves(config), prevent_cse=False)
-    inputs = (leaves, None if gates is None else span.take(gates), kv)
-    if compute.unroll and cache is None:
-        x, out = _unrolled(body, x, inputs, span.repeats)
-    else:
-        x, out = jax.lax.scan(body, x, inputs)
-    return (x, *(jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), part) for part in out))
+    inputs = (leaves, None if gates is None else span.take(gates))
+    x, out = _unrolled(body, x, inputs, span.repeats) if compute.unroll else jax.lax.scan(body, x, inputs)
+    return x, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), out)
 
 
 def _unrolled(body: Body, x: jax.Array, inputs: Any, repeats: int) -> tuple[jax.Array, Any]:

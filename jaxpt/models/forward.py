@@ -78,7 +78,7 @@ def hidden_and_taps(
     segment_ids = None if segment_ids is None else jnp.asarray(segment_ids)
     if positions is None:
         positions = segment_positions(tokens, segment_ids)
-    x, _, routing, tapped = decoder.streams(config, params, tokens, segment_ids, positions, compute, None, taps)
+    x, routing, tapped = decoder.streams(config, params, tokens, segment_ids, positions, compute, taps)
     return x, routing, tapped
 
 

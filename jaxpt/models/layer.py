@@ -8,7 +8,7 @@ from jaxpt.models.block import Block, Context
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import LayerSpec, ModelConfig
 from jaxpt.models.decoder import embedded, logits, normalised, rope_tables
-from jaxpt.models.params import Params, leaf
+from jaxpt.models.params import Params, branch, leaf
 
 
 def run_layer(
@@ -55,3 +55,15 @@ def last_stream(config: ModelConfig, outer: Params, x: jax.Array, compute: Compu
 def finish(config: ModelConfig, outer: Params, x: jax.Array, compute: Compute) -> jax.Array:
     """Returns float32 logits `[B, S, V]` of the last stream, from the parameters `outer` that stand outside blocks."""
     return logits(config, outer, last_stream(config, outer, x, compute), compute)[..., : config.vocab_size]
+
+
+def outer_cast(params: Params, cast: Callable[[jax.Array], jax.Array]) -> Params:
+    """Returns the parameters that stand outside blocks, with `cast` of the matrices among them; gains stay as they are.
+
+    Args:
+        params: all parameters.
+        cast: of the token table and of the head, where it is a matrix of its own.
+    """
+    outer = {name: part for name, part in params.items() if name != "blocks"}
+    outer["embed"] = {**branch(params, "embed"), "table": cast(leaf(params, "embed", "table"))}
+    return {**outer, "head": cast(leaf(params, "head"))} if "head" in outer else outer

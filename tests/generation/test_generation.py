@@ -7,9 +7,7 @@ import pytest
 
 from jaxpt.errors import JaxptError
 from jaxpt.generation import Sampling, continue_texts, filter_logits, generate
-from jaxpt.generation.cache import empty_cache, extend
 from jaxpt.generation.ends import end_ids
-from jaxpt.generation.generate import padded
 from jaxpt.models import Model, forward
 from tests.models.tiny import VARIANTS, random_params
 
@@ -75,16 +73,6 @@ def test_prompts_that_cannot_be_are_named():
         generate(C, PARAMS, [[1], []], 3)
     with pytest.raises(JaxptError, match="prompt 0 has token id 61"):
         generate(C, PARAMS, [[61]], 3)
-
-
-def test_the_cache_of_uneven_prompts_holds_what_a_prompt_alone_leaves_there():
-    tokens, lengths = padded(PROMPTS)
-    at = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    logits, _ = extend(C, PARAMS, empty_cache(C, 3, 8), jnp.asarray(tokens), at)
-    for row, prompt in enumerate(PROMPTS):
-        alone, _ = extend(C, PARAMS, empty_cache(C, 1, 8), jnp.array([prompt]), jnp.arange(len(prompt))[None])
-        np.testing.assert_allclose(logits[row, lengths[row] - 1], alone[0, -1], rtol=2e-5, atol=2e-5)
-    assert not np.allclose(logits[1, -1], logits[1, 0], atol=1e-3)  # what stands after a short prompt is another thing
 
 
 class Letters:

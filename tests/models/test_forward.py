@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpt.generation.cache import empty_cache, extend
 from jaxpt.models import (
     Compute,
     LayerSpec,
@@ -61,25 +60,6 @@ def test_every_parameter_matters(name):
         # a constant added to every key shifts a query's logits alike, so k's bias acts only through rope
         after = run(unflatten({**flat, path: leaf + noise}))
         assert float(jnp.abs(after - before).max()) > 1e-4, path
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_decoding_with_a_cache_equals_the_forward_pass(name):
-    c = VARIANTS[name]
-    p = random_params(c)
-    want = forward(c, p, TOKENS)
-    step = jax.jit(lambda cache, t, pos: extend(c, p, cache, t, pos))
-    # row 1's prompt is two tokens shorter: its padding must not be seen
-    prompt, lengths = jnp.where(jnp.arange(6) < jnp.array([[6], [4]]), TOKENS[:, :6], 60), np.array([6, 4])
-    cache = empty_cache(c, 2, 16)
-    got, cache = extend(c, p, cache, prompt, jnp.tile(jnp.arange(6), (2, 1)))
-    np.testing.assert_allclose(got[0], want[0, :6], rtol=2e-5, atol=2e-5)
-    np.testing.assert_allclose(got[1, :4], want[1, :4], rtol=2e-5, atol=2e-5)
-    for i in range(6):
-        at = lengths + i
-        token = TOKENS[np.arange(2), at][:, None]
-        got, cache = step(cache, token, jnp.array(at)[:, None])
-        np.testing.assert_allclose(got[:, 0], want[np.arange(2), at], rtol=3e-5, atol=3e-5)
 
 
 def test_a_window_of_one_sees_only_the_token_itself():

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxpt.errors import JaxptError
-from jaxpt.generation.cache import empty_cache, extend
+from jaxpt.generation import InferenceEngine
+from jaxpt.generation.passes import PADDING, TokenRows, run
 from jaxpt.models import Compute, LayerSpec, ModelConfig, MoeConfig, flatten, forward, hidden_and_routing, param_specs
 from jaxpt.models.experts import Network, mix
 from jaxpt.models.routing import route
@@ -154,18 +155,6 @@ def test_the_ragged_exchange_is_the_layer_of_one_device(monkeypatch, forgotten):
     assert all(same) != forgotten
 
 
-@pytest.mark.parametrize("name", ["moe", "moe_mixed"])
-def test_a_cache_gives_the_logits_of_the_whole_sequence(name):
-    c = VARIANTS[name]
-    params = random_params(c)
-    whole = forward(c, params, TOKENS[:2])
-    cache = empty_cache(c, 2, 12)
-    at = jnp.broadcast_to(jnp.arange(12), (2, 12))
-    a, cache = extend(c, params, cache, TOKENS[:2, :7], at[:, :7])
-    b, _ = extend(c, params, cache, TOKENS[:2, 7:], at[:, 7:])
-    np.testing.assert_allclose(jnp.concatenate([a, b], 1), whole, rtol=1e-4, atol=1e-3)
-
-
 def test_statistics_count_every_choice_of_tokens_that_are_not_padding():
     segments = jnp.where(jnp.arange(12) < 9, 1, 0) * jnp.ones((8, 1), jnp.int32)
     _, routing = hidden_and_routing(MOE, random_params(MOE), TOKENS, segments)
@@ -265,11 +254,14 @@ def test_padding_takes_no_room_and_gives_zero(factor, mesh):
 
 def test_a_prompt_with_padding_beside_it_is_read_as_without_under_scarce_capacity():
     config = dataclasses.replace(MOE, moe=dataclasses.replace(MOE.moe, capacity_factor=1.0))
+    params, tokens = random_params(config), TOKENS[:2]
+
+    def read(other, branches):
+        rows = TokenRows(jnp.where(real, tokens, other), at, branches)
+        return np.asarray(run(config, InferenceEngine(config, params).weights, Compute(), rows)[0])[np.asarray(real)]
+
     at = jnp.broadcast_to(jnp.arange(12), (2, 12))
     real = at < jnp.array([[4], [12]])  # the padding stands before the other prompt's tokens
-    tokens = [jnp.where(real, TOKENS[:2], other) for other in (0, 9)]
-    read = jax.jit(lambda t, r: extend(config, random_params(config), empty_cache(config, 2, 12), t, at, real=r)[0])
-    a, b = (np.asarray(read(t, real)) for t in tokens)
-    np.testing.assert_array_equal(a[np.asarray(real)], b[np.asarray(real)])
-    c, d = (np.asarray(read(t, jnp.ones_like(real))) for t in tokens)  # the proof can fail
-    assert not np.allclose(c[np.asarray(real)], d[np.asarray(real)], atol=1e-3)
+    np.testing.assert_array_equal(*(read(other, jnp.where(real, 0, PADDING)) for other in (0, 9)))
+    as_text = [read(other, jnp.zeros_like(at)) for other in (0, 9)]  # the proof can fail
+    assert not np.allclose(*as_text, atol=1e-3)

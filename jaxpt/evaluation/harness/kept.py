@@ -1,0 +1,52 @@
+"""Answers of a model, kept in a file as they come: an evaluation that was killed goes on where it was."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxpt.files.digests import canonical_digest
+
+
+class KeptAnswers:
+    """A file of JSON lines `{"key": …, "value": …}`, appended to; a last line that a kill cut off does not count."""
+
+    def __init__(self, folder: Path | None, identity: dict[str, Any], *, writes: bool = True):
+        """Opens the file of this model in `folder`, which is made.
+
+        Args:
+            folder: None: nothing is kept.
+            identity: what answers depend on besides the request: parameters, tokenizer, dtype, length.
+            writes: whether this process appends (of several, one does).
+        """
+        self.file = None if folder is None else folder / f"{canonical_digest(identity)[:16]}.jsonl"
+        self.writes, self.values = writes, {}
+        if self.file is None:
+            return
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        whole = 0
+        if self.file.is_file():
+            content = self.file.read_bytes()
+            whole = content.rfind(b"\n") + 1
+            for line in content[:whole].splitlines():
+                entry = json.loads(line)
+                self.values[entry["key"]] = entry["value"]
+        if writes:
+            with self.file.open("ab") as out:
+                out.truncate(whole)
+
+    @staticmethod
+    def key(kind: str, arguments: Sequence[Any]) -> str:
+        """Returns what a request is kept under."""
+        return canonical_digest([kind, *arguments])
+
+    def get(self, key: str) -> Any | None:
+        """Returns what is kept under `key`, None where nothing is."""
+        return self.values.get(key)
+
+    def put(self, key: str, value: Any) -> None:
+        """Keeps an answer; it is in the file when this returns."""
+        self.values[key] = value
+        if self.file is not None and self.writes:
+            with self.file.open("a", encoding="utf-8") as out:
+                out.write(json.dumps({"key": key, "value": value}, ensure_ascii=False) + "\n")
