@@ -101,7 +101,7 @@ class _Registered:
     def refuses(self, call: Any) -> None:
         """It is asked for by name."""
 
-    def run(self, q: Any, k: Any, v: Any, logits: Any, segment_ids: Any, q_index: Any = None) -> jax.Array:
+    def run(self, q: Any, k: Any, v: Any, logits: Any, segment_ids: Any) -> jax.Array:
         """Attention."""
         return self.call(q, k, v, None if self.whole_rows else segment_ids, logits.window)
 

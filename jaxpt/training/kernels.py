@@ -28,8 +28,8 @@ from jaxpt.sharding import text_of_first
 from jaxpt.training.active_run import Log
 from jaxpt.training.run_plan import RunPlan, StagePlan
 
-Request = tuple[Any, ...]  # of one product or one attention: the call first, and what else its comparison needs
-Calls = dict[Request, list[int]]
+KernelRequest = tuple[Any, ...]  # of one product or one attention: the call first, and what else its comparison needs
+Calls = dict[KernelRequest, list[int]]
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _kept(kind: KernelKind, stage: StagePlan, calls: Calls, folder: Path, log: L
         wrong |= found
 
 
-def _wrong(kind: KernelKind, used: list[tuple[str, Request]], folder: Path) -> dict[str, str]:
+def _wrong(kind: KernelKind, used: list[tuple[str, KernelRequest]], folder: Path) -> dict[str, str]:
     """Returns the kernels that are wrong, with the reason; process 0 decides for all."""
     reasons: dict[str, str] = {}
     if jax.process_index() == 0:
@@ -159,7 +159,7 @@ def _wrong(kind: KernelKind, used: list[tuple[str, Request]], folder: Path) -> d
     return agreed
 
 
-def verdict(kind: KernelKind, name: str, request: Request, folder: Path) -> str | None:
+def verdict(kind: KernelKind, name: str, request: KernelRequest, folder: Path) -> str | None:
     """Returns why the kernel `name` is wrong at `request` on this machine, None where it is right; remembered."""
     facts = _facts(kind, name, request)
     file = folder / "kernels" / f"{canonical_digest(facts)[:32]}.json"
@@ -174,7 +174,7 @@ def verdict(kind: KernelKind, name: str, request: Request, folder: Path) -> str 
     return comparison.reason
 
 
-def _facts(kind: KernelKind, name: str, request: Request) -> dict[str, Any]:
+def _facts(kind: KernelKind, name: str, request: KernelRequest) -> dict[str, Any]:
     source = hashlib.sha256()
     for file in sorted(Path(str(kind.room.__file__)).parent.glob("*.py")):
         source.update(file.read_bytes())

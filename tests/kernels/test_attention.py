@@ -181,5 +181,5 @@ def test_splash_where_it_does_not_apply_is_refused_by_name():
 def test_every_kernel_has_the_same_signature(name):
     kernel = IMPLEMENTATIONS[name]
     names = kernel.run.__code__.co_varnames[: kernel.run.__code__.co_argcount]
-    assert names == ("q", "k", "v", "logits", "segment_ids", "q_index")
+    assert names == ("q", "k", "v", "logits", "segment_ids")
     assert Logits(1.0).window is None

@@ -19,7 +19,7 @@ from jaxpt.models.config import LayerSpec
 from tests.models import tiny
 
 H100 = Call(
-    8, 4096, 4096, 16, 8, 128, "bfloat16", True, None, None, False, "gpu", "NVIDIA H100 80GB HBM3",
+    8, 4096, 4096, 16, 8, 128, "bfloat16", True, None, None, "gpu", "NVIDIA H100 80GB HBM3",
     (("jax", "0.11.2"), ("tokamax", "0.0.17")),
 )  # fmt: skip
 V5E = dataclasses.replace(H100, platform="tpu", device_kind="TPU v5 lite")
@@ -42,7 +42,6 @@ def everything_installed(monkeypatch):
         (dataclasses.replace(H100, dtype="float32"), "blocked"),
         (dataclasses.replace(H100, device_kind="NVIDIA A100-SXM4-80GB"), "blocked"),
         (dataclasses.replace(H100, device_kind="NVIDIA A100-SXM4-80GB", segments=False), "cudnn"),
-        (dataclasses.replace(H100, decoding=True), "xla"),
         (V5E, "splash"),
         (dataclasses.replace(V5E, head_dim=80), "xla"),
         (CPU, "blocked"),
@@ -67,7 +66,6 @@ def test_each_platform_takes_the_first_that_applies(everything_installed, call, 
         ("mosaic", {"versions": (("tokamax", "0.0.18"),)}, "needs tokamax 0.0.17, 0.0.18 is installed"),
         ("mosaic", {"device_kind": "NVIDIA A100-SXM4-80GB"}, "needs Hopper or Blackwell"),
         ("splash", {}, "for TPUs"),
-        ("blocked", {"decoding": True}, "decoding"),
     ],
     ids=str,
 )
@@ -131,7 +129,7 @@ def test_documents_as_starts_and_as_offsets():
 def planted(change):
     """A kernel that is `blocked` but for a change of (logits, segment ids)."""
 
-    def run(q, k, v, logits, segment_ids, q_index=None):
+    def run(q, k, v, logits, segment_ids):
         return blocked.run(q, k, v, *change(logits, segment_ids))
 
     return SimpleNamespace(refuses=lambda call: None, run=run)
@@ -175,7 +173,7 @@ def test_a_wrong_gradient_alone_is_caught(monkeypatch):
         return x
 
     twice.defvjp(lambda x: (x, None), lambda _, d: (d * 1.1,))
-    run = lambda q, k, v, logits, ids, q_index=None: blocked.run(q, twice(k), v, logits, ids)  # noqa: E731
+    run = lambda q, k, v, logits, ids: blocked.run(q, twice(k), v, logits, ids)  # noqa: E731
     monkeypatch.setattr(blocked, "BLOCKS", {"cpu": 32})
     monkeypatch.setitem(IMPLEMENTATIONS, "planted", SimpleNamespace(refuses=lambda call: None, run=run))
     reason = compare("planted", dataclasses.replace(COMPARED, dtype="bfloat16"), Logits(0.25, 40)).reason

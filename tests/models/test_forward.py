@@ -1,4 +1,4 @@
-"""Properties of the forward pass: packing, causality, windows, remat, decoding, dtypes."""
+"""Properties of the forward pass: packing, causality, windows, remat, dtypes."""
 
 import jax
 import jax.numpy as jnp

@@ -25,11 +25,11 @@ from tests.training.tiny import MODEL
 CALL, LOGITS = Call(4, 32, 32, 4, 2, 8, "float32", True), Logits(0.25)
 
 
-def right(q, k, v, logits, segment_ids, q_index=None):
+def right(q, k, v, logits, segment_ids):
     return xla.run(q, k, v, logits, segment_ids)
 
 
-def wrong(q, k, v, logits, segment_ids, q_index=None):
+def wrong(q, k, v, logits, segment_ids):
     return xla.run(q, k, v, logits, jnp.ones_like(segment_ids))
 
 

@@ -39,8 +39,8 @@ class _Tiling:
 
 
 def refuses(call: Call) -> str | None:
-    """Returns why the blocks do not take `call`: they need all queries and keys of whole rows."""
-    return "decoding with a cache needs 'xla'" if call.decoding else None
+    """Returns None: it refuses nothing."""
+    return None
 
 
 def run(
@@ -49,7 +49,6 @@ def run(
     v: jax.Array,
     logits: Logits,
     segment_ids: jax.Array | None,
-    q_index: jax.Array | None = None,
 ) -> jax.Array:
     """Returns attention as `jaxpt.kernels.attention.dispatch.attention` defines it."""
     return per_shard(functools.partial(local, logits=logits), q, k, v, segment_ids)

@@ -26,9 +26,8 @@ class Logits:
 class Call:
     """One call of attention, without its arrays; q is `[batch, queries, heads, head_dim]`, k and v have `kv_heads`.
 
-    `segments`: rows hold several documents. `decoding`: the index of a query among the keys is given. `device_kind` is
-    the device's own name ("NVIDIA H100 80GB HBM3"), "" where it is not known. `versions` are those of the libraries
-    that kernels come from; one that is not installed is left out.
+    `segments`: rows hold several documents. `device_kind` is the device's own name ("NVIDIA H100 80GB HBM3"), "" where
+    it is not known. `versions` are those of the libraries that kernels come from; those not installed are left out.
     """
 
     batch: int
@@ -41,7 +40,6 @@ class Call:
     segments: bool = False
     window: int | None = None
     softcap: float | None = None
-    decoding: bool = False
     platform: str = "cpu"
     device_kind: str = ""
     versions: Versions = ()
@@ -57,7 +55,6 @@ def call_of(
     logits: Logits,
     *,
     segments: bool = False,
-    decoding: bool = False,
 ) -> Call:
     """Returns the call with queries `q [B, S, H, h]` and keys `k [B, T, K, h]` on the devices of the mesh in force."""
     b, s, h, hd = q.shape
@@ -72,7 +69,6 @@ def call_of(
         segments=segments,
         window=logits.window,
         softcap=logits.softcap,
-        decoding=decoding,
         platform=platform(),
         device_kind=device_kind(),
         versions=INSTALLED,

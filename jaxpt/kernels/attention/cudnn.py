@@ -25,8 +25,6 @@ def refuses(call: Call) -> str | None:
     """Returns why cuDNN does not take `call`."""
     if call.platform != "gpu":
         return "it is for NVIDIA GPUs"
-    if call.decoding:
-        return "decoding with a cache needs 'xla'"
     if call.softcap is not None:
         return "it has no softcap"
     if call.dtype not in ("bfloat16", "float16"):
@@ -69,7 +67,6 @@ def run(
     v: jax.Array,
     logits: Logits,
     segment_ids: jax.Array | None,
-    q_index: jax.Array | None = None,
 ) -> jax.Array:
     """Returns attention as `jaxpt.kernels.attention.dispatch.attention` defines it."""
     return per_shard(functools.partial(_local, logits=logits), q, k, v, segment_ids)

@@ -23,9 +23,8 @@ class AttentionKernel(Protocol):
         v: jax.Array,
         logits: Logits,
         segment_ids: jax.Array | None,
-        q_index: jax.Array | None = None,
     ) -> jax.Array:
-        """Returns attention as `attention` defines it, `[B, S, H, h]`; `q_index` only where it does not refuse it."""
+        """Returns attention as `attention` defines it, `[B, S, H, h]`."""
 
 
 IMPLEMENTATIONS: dict[str, AttentionKernel] = {
@@ -73,7 +72,6 @@ def attention(
     segment_ids: jax.Array | None = None,
     window: int | None = None,
     softcap: float | None = None,
-    q_index: jax.Array | None = None,
     implementation: str = "auto",
     precision: jax.lax.Precision | None = None,
 ) -> jax.Array:
@@ -89,7 +87,6 @@ def attention(
         segment_ids: `[B, S]` int (T = S), or None.
         window: how many keys a query sees at most, its own included.
         softcap: `softcap * tanh(logits / softcap)` before the mask, or None.
-        q_index: `[B, S]` index of each query among the keys (decoding); None: query i is key i.
         implementation: a name from `IMPLEMENTATIONS`, several separated by commas (the first that applies), or "auto":
             the list of the platform in `PREFERENCES`.
         precision: of the two matrix products.
@@ -98,7 +95,7 @@ def attention(
         JaxptError: what was asked for by name does not apply, with the reason.
     """
     logits = Logits(scale, window, softcap, precision)
-    call = call_of(q, k, logits, segments=segment_ids is not None, decoding=q_index is not None)
+    call = call_of(q, k, logits, segments=segment_ids is not None)
     chosen = choose(call, parse_preference(implementation))
     kernel = IMPLEMENTATIONS[chosen.name]
-    return kernel.run(q, k, v, logits, segment_ids, q_index)
+    return kernel.run(q, k, v, logits, segment_ids)

@@ -20,8 +20,6 @@ def refuses(call: Call) -> str | None:
     """Returns why tokamax's kernel does not take `call`."""
     if call.platform != "gpu":
         return "it is for NVIDIA GPUs"
-    if call.decoding:
-        return "decoding with a cache needs 'xla'"
     if (architecture(call.device_kind) or 0) // 10 not in (9, 10):
         return f"it needs Hopper or Blackwell, this is {call.device_kind or 'unknown'}"
     if call.dtype not in ("bfloat16", "float16"):
@@ -58,7 +56,6 @@ def run(
     v: jax.Array,
     logits: Logits,
     segment_ids: jax.Array | None,
-    q_index: jax.Array | None = None,
 ) -> jax.Array:
     """Returns attention as `jaxpt.kernels.attention.dispatch.attention` defines it."""
     return per_shard(functools.partial(local, logits=logits), q, k, v, segment_ids)

@@ -26,8 +26,6 @@ def refuses(call: Call) -> str | None:
     """Returns why splash does not take `call`: another platform, a cache, sizes that are not whole tiles."""
     if call.platform == "gpu":
         return "it is for TPUs"
-    if call.decoding:
-        return "decoding with a cache needs 'xla'"
     if call.queries % 128:
         return f"sequence length {call.queries} is not a multiple of 128"
     if call.head_dim % 64:
@@ -41,7 +39,6 @@ def run(
     v: jax.Array,
     logits: Logits,
     segment_ids: jax.Array | None,
-    q_index: jax.Array | None = None,
 ) -> jax.Array:
     """Returns attention as `jaxpt.kernels.attention.dispatch.attention` defines it; on a CPU interpreted, for tests."""
     q = (q * logits.scale).astype(q.dtype)

@@ -19,10 +19,9 @@ def run(
     v: jax.Array,
     logits: Logits,
     segment_ids: jax.Array | None,
-    q_index: jax.Array | None = None,
 ) -> jax.Array:
     """Returns attention as `jaxpt.kernels.attention.dispatch.attention` defines it."""
-    return rows(q, k, v, logits, segment_ids, segment_ids, q_index)
+    return rows(q, k, v, logits, segment_ids, segment_ids, None)
 
 
 def rows(
