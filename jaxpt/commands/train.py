@@ -52,7 +52,7 @@ example:
   jaxpt train --config=configs/tiny.py:PACKED_SOURCE --workdir=runs/a --config.optimizer.learning_rate=1e-3
   jaxpt train --config=configs/tiny.py:PACKED_SOURCE --workdir=runs/b --config.stages[0].duration="8k tokens"
   jaxpt train --config=run.py --workdir=runs/cooldown --config.branch_from=runs/c@4 \\
-      --config.stages[0].schedule.name=linear --config.stages[0].duration="4 steps"
+      --config.stages[0].schedule.name=linear --config.stages[0].duration="3 steps"
 
 Any key of the config may be set with --config.key=value. Started again in the same workdir, the run goes on from its
 newest whole checkpoint; --from_step=N goes back to an earlier one, for instance with a lower learning rate after the
