@@ -26,8 +26,8 @@ MOST = 200  # points of a curve that is kept
 class PointResult:
     """One line of results.jsonl.
 
-    `state`: finished (it trained up to `tokens`), diverged (its loss or a norm is not finite, which is a result), failed
-    (`error` is the last line of its log; it is tried again at the next start) or stopped (by a signal).
+    `state`: finished (it trained up to `tokens`), diverged (its loss or a norm is not finite, which is a result),
+    failed (`error` is the last line of its log; it is tried again at the next start) or stopped (by a signal).
     `loss` is that of `metric`, None where it is not finite or not there; `curve` is (tokens, training loss).
     """
 
