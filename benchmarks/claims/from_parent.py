@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.claims.harness import POINTS, at, held_out_batches, reached, sources, teacher
+from benchmarks.claims.harness import POINTS, at, held_out_batches, sources, teacher
 from jaxpt.cli.terminal import progress, table
 from jaxpt.data import Loader, StageData
 from jaxpt.models import Compute, ModelConfig, param_specs
@@ -26,6 +26,7 @@ from jaxpt.optim.schedules.cosine import Cosine
 from jaxpt.reshape.stream import InMemory
 from jaxpt.reshape.walk import loss
 from jaxpt.sharding import batch_sharding
+from jaxpt.sweeps.results import reached
 from jaxpt.training.arguments import StepArguments
 from jaxpt.training.batches import place
 from jaxpt.training.config import ShardingConfig

@@ -1,7 +1,6 @@
 """What the claims share: text split and packed once, a teacher trained once, a student's curve of held-out losses."""
 
 import argparse
-import itertools
 import json
 from typing import Any
 
@@ -118,16 +117,6 @@ def teacher(
         save_bundle(Model(config, params, tokenizer, (entry,)), path)
     bundle = open_bundle(path)
     return bundle, {"start": bundle.lineage[-1]["curve"][0][1], "end": loss(bundle, held)}
-
-
-def reached(curve: list[Any], level: float) -> float:
-    """Tokens at which a curve first falls to `level`, interpolated; NaN if it never does."""
-    for (t0, l0), (t1, l1) in itertools.pairwise(curve):
-        if l0 <= level:
-            return float(t0)
-        if l1 <= level:
-            return t0 + (t1 - t0) * (l0 - level) / (l0 - l1)
-    return float("nan")
 
 
 def at(curve: list[Any], share: float) -> float:

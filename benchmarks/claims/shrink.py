@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.claims.harness import at, held_out_batches, reached, sources, teacher, train
+from benchmarks.claims.harness import at, held_out_batches, sources, teacher, train
 from jaxpt.api import load
 from jaxpt.cli.terminal import table
 from jaxpt.data import Loader, StageData
@@ -34,6 +34,7 @@ from jaxpt.reshape.stream import ModelSlices, chain, gather
 from jaxpt.reshape.target import LENGTHS, Target
 from jaxpt.reshape.transforms.random_init import RandomInit
 from jaxpt.reshape.transforms.subclone import Subclone
+from jaxpt.sweeps.results import reached
 
 METHODS = {
     "random": RandomInit(),

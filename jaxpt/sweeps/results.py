@@ -26,7 +26,7 @@ MOST = 200  # points of a curve that is kept
 class PointResult:
     """One line of results.jsonl.
 
-    `state`: finished (it trained up to `tokens`), diverged (its loss is not finite any more, which is a result),
+    `state`: finished (it trained up to `tokens`), diverged (its loss or a norm is not finite, which is a result),
     failed (`error` is the last line of its log; it is tried again at the next start) or stopped (by a signal).
     `loss` is that of `metric`, None where it is not finite or not there; `curve` is (tokens, training loss).
     """
@@ -115,8 +115,7 @@ def result_of(
     file = run / "metrics.jsonl"
     records = [r for r in read(file) if "tokens" in r] if file.is_file() else []
     finished = done >= step
-    losses = [r[LOSS] for r in records if LOSS in r]
-    diverged = not finished and bool(losses) and not math.isfinite(losses[-1])
+    diverged = not finished and _is_wild(next((r for r in reversed(records) if LOSS in r), {}))
     reach = min(tokens, records[-1]["tokens"]) if records else 0
     value = measure(records, metric, tokens) if finished else None
     state: PointState = "finished" if finished else "diverged" if diverged else "stopped" if stopped else "failed"
@@ -134,6 +133,12 @@ def result_of(
         speed(within), error if state == "failed" else "",
         [(t, v) for t, v in curve_of(records, LOSS, tokens) if math.isfinite(v)],
     )  # fmt: skip
+
+
+def _is_wild(record: Mapping[str, Any]) -> bool:
+    """Whether the loss of a step, or a norm beside it, is not finite: a run stops at such a step."""
+    values = [v for name, v in record.items() if name.startswith("train/") and isinstance(v, int | float)]
+    return not all(math.isfinite(v) for v in values)
 
 
 def speed(records: Sequence[Mapping[str, Any]]) -> float | None:

@@ -87,17 +87,18 @@ def test_a_run_that_stops_at_a_step_and_goes_on_is_the_run_in_one_piece(config, 
 @pytest.mark.slow
 def test_a_sweep_killed_in_the_middle_of_a_point_goes_on(config, tmp_path, capsys):
     s = tmp_path / "s"
-    more = ["--config.stages[0].duration=60 steps", "--config.checkpoint.every=5 steps"]
+    more = [f"--config.sources.{name}.repeat=20" for name in "abc"]
+    more += ["--config.stages[0].duration=400 steps", "--config.checkpoint.every=20 steps"]
     command = [sys.executable, "-m", "jaxpt", "sweep", config, f"--workdir={s}", RATES, *more]
     process = subprocess.Popen(command, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 240
-    while max(finished_steps(s / "points/001"), default=0) < 5 and time.monotonic() < until:
+    while max(finished_steps(s / "points/001"), default=0) < 20 and time.monotonic() < until:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
     time.sleep(0.5)
     reached = finished_steps(s / "points/001")[-1]
-    assert 5 <= reached < 60
+    assert 20 <= reached < 400
     first = (s / "points/000/events.jsonl").read_bytes()
     assert cli.main(["sweep", config, f"--workdir={s}", RATES, *more]) == 0
     assert (s / "points/000/events.jsonl").read_bytes() == first  # not begun again
