@@ -79,7 +79,7 @@ def _on_device(model: Model) -> Model:
 def _from_run(run: Path, step: int | None, dtype: str | None, shardings: Shardings | None, mean: bool) -> Model:
     def read(step: int) -> Model:
         facts = read_run(run, step)
-        params = read_params(run, step, facts, shardings, mean=mean)
+        params = read_params(run, step, facts, shardings, mean)
         if dtype is not None:
             params = jax.tree.map(lambda x: x.astype(dtype), params)
         entry = {

@@ -294,7 +294,7 @@ def _remove_unfinished(folder: Path) -> None:
 
 
 def read_params(
-    workdir: Path, step: int, run: RunItem, shardings: Shardings | None = None, *, mean: bool = False
+    workdir: Path, step: int, run: RunItem, shardings: Shardings | None = None, mean: bool = False
 ) -> Params:
     """Returns the parameters of a finished checkpoint, without knowing its optimizer, verified.
 
