@@ -19,10 +19,10 @@ HELP = "score a model on downstream tasks (lm_eval), from local files; compare t
 EPILOG = """\
 example:
   jaxpt eval --list
-  jaxpt eval --model=BUNDLE --tasks=hellaswag,arc_easy --data=evalsets --limit=100
-  jaxpt eval --model=RUN --tasks=mmlu --num_fewshot=5 --data=evalsets --dtype=bfloat16 --mesh=fsdp=4
-  jaxpt eval --model=BUNDLE --tasks=my_task.yaml
-  jaxpt eval --compare=MODEL_A.eval,MODEL_B.eval
+  jaxpt eval --model=BUNDLE --tasks=hellaswag,arc_easy --data=EVALSETS --num_fewshot=0 --limit=100
+  jaxpt eval --model=RUN --tasks=hellaswag --data=EVALSETS --limit=100 --dtype=bfloat16 --mesh=fsdp=-1
+  jaxpt eval --model=BUNDLE --tasks=my_task.yaml --output=mine
+  jaxpt eval --compare=BUNDLE.eval,RUN.eval
 
 Answers are kept in OUTPUT/answers as they come: killed, it goes on when started again, and what was asked before is not
 computed again. --data is a folder with the files of evaluation sets; a task of lm_eval itself is read from this

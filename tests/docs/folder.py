@@ -105,6 +105,7 @@ def make(folder: Path) -> None:
     tokenizer = tokenizers.load(data / "tokenizer")
     _sources(folder, tokenizer)
     _models(folder, tokenizer)
+    _evaluation_sets(folder)
     _classifiers(folder)
 
 
@@ -199,6 +200,18 @@ def _sources(folder: Path, tokenizer: tokenizers.Tokenizer) -> None:
     shutil.copytree(folder / "packed/code", folder / "packed/web")
     _do("jaxpt-data tokenize --input=text --output=tokens --tokenizer=TOKENIZER")
     _do("jaxpt-data run --config=configs/data/web.py:raw/*.jsonl.gz --workdir=data/web --config.tokenizer=TOKENIZER")
+
+
+def _evaluation_sets(folder: Path) -> None:
+    """Files of two sets, and the task of one's own that docs/evaluation.md shows."""
+    (folder / "EVALSETS").mkdir()
+    for name in ("hellaswag_validation", "arc_easy_test", "arc_easy_validation"):
+        rows = [{"context": f"One {n}", "choices": [" a", " b", " c", " d"], "label": n % 4} for n in range(4)]
+        (folder / "EVALSETS" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    blocks = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8").split("```")
+    (folder / "my_task.yaml").write_text(next(b for b in blocks if b.startswith("yaml\n")).removeprefix("yaml\n"))
+    questions = next(b for b in blocks if b.startswith("json\n")).removeprefix("json\n")
+    (folder / "my_questions.jsonl").write_text(questions, encoding="utf-8")
 
 
 def _models(folder: Path, tokenizer: tokenizers.Tokenizer) -> None:

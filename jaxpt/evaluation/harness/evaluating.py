@@ -3,6 +3,7 @@
 import datetime
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,15 +86,8 @@ def evaluate(
     Raises:
         JaxptError: more examples than there are; a task that is not allowed to run code.
     """
-    for task in _leaves(tasks):
-        shots = task.get_config("num_fewshot") if num_fewshot is None else num_fewshot
-        there = bool(task.get_config("fewshot_split") or task.has_training_docs() or task.has_validation_docs())
-        own = task.get_config("fewshot_config") or {}
-        if shots and not there and not (isinstance(own, Mapping) and own.get("samples")):
-            raise JaxptError(
-                f"task {task.get_config('task')} has no examples to show {shots} of: add their file to --data, or give "
-                f"--num_fewshot=0"
-            )
+    _check_examples(_leaves(tasks), num_fewshot)
+    os.environ["DISABLE_MULTIPROC"] = "1"  # lm_eval's bootstrap would fork a process that has JAX's threads
     try:
         results = lm_eval.simple_evaluate(
             model=model,
@@ -119,6 +113,18 @@ def evaluate(
     }
     results["truncated_requests"] = model.truncated
     return results
+
+
+def _check_examples(tasks: Sequence[Task], num_fewshot: int | None) -> None:
+    for task in tasks:
+        shots = task.get_config("num_fewshot") if num_fewshot is None else num_fewshot
+        there = bool(task.get_config("fewshot_split") or task.has_training_docs() or task.has_validation_docs())
+        own = task.get_config("fewshot_config") or {}
+        if shots and not there and not (isinstance(own, Mapping) and own.get("samples")):
+            raise JaxptError(
+                f"task {task.get_config('task')} has no examples to show {shots} of: add their file to --data, or give "
+                f"--num_fewshot=0"
+            )
 
 
 def _leaves(tasks: Sequence[Task | Group | str]) -> list[Task]:
