@@ -199,4 +199,4 @@ def test_a_run_without_guards_has_no_marks_of_them(tmp_path):
     assert "steps passed over" not in text
     assert 'alt="norms"' not in text
     found = marks.marks_of(workdir, read(workdir / "metrics.jsonl"), [])
-    assert found == marks.Marks([], [], [], ())
+    assert found == marks.Marks([], [], [], (), [])
