@@ -53,7 +53,6 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--system", metavar="TEXT", help="what a conversation begins with")
     parser.add_argument("--seed", type=int, default=1234, help="of the choice of examples")
     parser.add_argument("--hub", action="store_true", help="tasks of lm_eval may be downloaded")
-    parser.add_argument("--run_code", action="store_true", help="run code that the model wrote, in a limited process")
     parser.add_argument("--list", action="store_true", help="list the tasks")
     parser.add_argument("--compare", metavar="A,B", help="two folders of results: paired differences")
     args = parser.parse_args(list(argv))
@@ -93,7 +92,6 @@ def _evaluate(args: argparse.Namespace) -> int:
         chat_template=args.chat_template,
         system_instruction=args.system,
         seed=args.seed,
-        run_code=args.run_code,
     )
     file = evaluating.write(results, output)
     print(table(["task", "shots", "documents", "metric", "value", "±"], evaluating.rows(results)))

@@ -223,6 +223,15 @@ def test_tasks_that_cannot_be_are_named(data, tmp_path):
         records.read(tmp_path / "bad.jsonl", "test")
 
 
+def test_a_task_that_runs_what_a_model_wrote_is_refused_before_the_model_is_asked(data, tmp_path):
+    code = tmp_path / "code.yaml"
+    text = local_tasks.shipped()["gsm8k"].read_text(encoding="utf-8")
+    code.write_text(text + "unsafe_code: true\n", encoding="utf-8")
+    tasks = evaluating.find_tasks([str(code)], data)
+    with pytest.raises(JaxptError, match="task gsm8k runs what the model writes, which jaxpt eval does not; leave it"):
+        evaluating.evaluate(None, tasks, num_fewshot=0)
+
+
 def test_every_shipped_task_file_says_what_it_is():
     for name, file in local_tasks.shipped().items():
         config = local_tasks.read_config(file)

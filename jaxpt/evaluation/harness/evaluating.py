@@ -69,7 +69,6 @@ def evaluate(
     chat_template: bool = False,
     system_instruction: str | None = None,
     seed: int = 1234,
-    run_code: bool = False,
 ) -> Results:
     """Returns what `lm_eval.simple_evaluate` does, with bits per byte of the gold answers beside accuracies.
 
@@ -81,12 +80,17 @@ def evaluate(
         chat_template: write prompts as conversations, with the tokenizer's template.
         system_instruction: what such a conversation begins with.
         seed: of the choice of examples.
-        run_code: whether tasks that run what the model wrote may do so.
 
     Raises:
-        JaxptError: more examples than there are; a task that is not allowed to run code.
+        JaxptError: more examples than there are; a task that would run what the model wrote.
     """
     _check_examples(_leaves(tasks), num_fewshot)
+    for task in _leaves(tasks):
+        if task.get_config("unsafe_code"):
+            name = task.get_config("task")
+            raise JaxptError(
+                f"task {name} runs programs that the model writes, which jaxpt eval does not; leave it out"
+            )
     os.environ["DISABLE_MULTIPROC"] = "1"  # lm_eval's bootstrap would fork a process that has JAX's threads
     try:
         results = lm_eval.simple_evaluate(
@@ -98,7 +102,6 @@ def evaluate(
             system_instruction=system_instruction,
             fewshot_random_seed=seed,
             torch_random_seed=None,
-            confirm_run_unsafe_code=run_code,
             bootstrap_iters=0 if limit is not None and limit < 10 else 1000,
         )
     except AssertionError as error:
