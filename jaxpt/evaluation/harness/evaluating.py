@@ -88,9 +88,7 @@ def evaluate(
     for task in _leaves(tasks):
         if task.get_config("unsafe_code"):
             name = task.get_config("task")
-            raise JaxptError(
-                f"task {name} runs programs that the model writes, which jaxpt eval does not; leave it out"
-            )
+            raise JaxptError(f"task {name} runs what the model writes, which jaxpt eval does not; leave it out")
     os.environ["DISABLE_MULTIPROC"] = "1"  # lm_eval's bootstrap would fork a process that has JAX's threads
     try:
         results = lm_eval.simple_evaluate(
