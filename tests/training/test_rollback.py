@@ -1,7 +1,10 @@
 """A rollback leaves out exactly the rows that it says, wherever it is killed, and counts them as used."""
 
 import json
+import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from jaxpt.training.metrics import read
 from jaxpt.training.rollbacks import PassedOver
 from tests.training import run_packed, spiky
 
+ROOT = Path(__file__).parents[2]
 ROLLBACK = {
     "guard": {"name": "finite", "window": 8},
     "averaging": {"name": "ema", "decay": 0.9},
@@ -138,6 +142,16 @@ def test_a_run_that_ends_at_any_point_of_a_rollback_goes_on_with_it(straight, tm
     with pytest.raises(Crash):
         run(tmp_path, events=events)
     monkeypatch.undo()
+    assert run(tmp_path) == 0
+    check_as_straight(tmp_path, straight)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", POINTS)
+def test_a_run_that_is_killed_at_any_point_of_a_rollback_goes_on_with_it(straight, tmp_path, point):
+    command = [sys.executable, "-m", "tests.training.run_rolled_back", str(tmp_path), point]
+    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
     assert run(tmp_path) == 0
     check_as_straight(tmp_path, straight)
 
