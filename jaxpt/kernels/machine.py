@@ -15,7 +15,6 @@ ARCHITECTURES = {  # by what an NVIDIA card calls itself: its compute capability
     "B300": 103,
 }
 LIBRARIES = ("jax", "jaxlib", "libtpu", "tokamax", "nvidia-cudnn-cu13", "nvidia-cudnn-cu12")  # where kernels come from
-TOKAMAX = (0, 0, 17)  # what jaxpt takes of it is private, and moves from version to version
 
 Versions = tuple[tuple[str, str], ...]  # name and version of each library; one that is not installed is left out
 

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jaxpt.kernels.attention.call import Call, Logits
 from jaxpt.kernels.attention.documents import starts
 from jaxpt.kernels.attention.sharded import per_shard
-from jaxpt.kernels.machine import TOKAMAX, architecture, written
+from jaxpt.kernels.machine import architecture
+from jaxpt.kernels.tokamax_parts import import_error, wrong_version
 
 
 def refuses(call: Call) -> str | None:
@@ -26,22 +27,13 @@ def refuses(call: Call) -> str | None:
         return f"it computes in bfloat16 or float16, not {call.dtype}"
     if call.head_dim % 8 or call.head_dim > 256:
         return f"head_dim {call.head_dim} is not a multiple of 8 up to 256"
-    found = call.version("tokamax")
-    if found is None:
-        return f"tokamax {written(TOKAMAX)} is not installed (pip install 'jaxpt[gpu]', Python 3.12 or newer)"
-    if found != TOKAMAX:
-        return f"it needs tokamax {written(TOKAMAX)}, {written(found)} is installed"
-    return importable()
+    return wrong_version(call.version("tokamax")) or importable()
 
 
 @functools.cache
 def importable() -> str | None:
     """Returns why tokamax's kernel cannot be imported, None where it can."""
-    try:
-        _modules()
-    except Exception as e:  # a package of its own kinds of errors, and of many dependencies
-        return f"tokamax cannot be imported ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''})"
-    return None
+    return import_error(_modules)
 
 
 def _modules() -> tuple[Any, Any]:

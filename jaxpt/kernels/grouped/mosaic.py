@@ -11,7 +11,8 @@ import jax
 
 from jaxpt.kernels.grouped.call import GroupedCall
 from jaxpt.kernels.grouped.rows import with_zero_rows
-from jaxpt.kernels.machine import TOKAMAX, architecture, written
+from jaxpt.kernels.machine import architecture
+from jaxpt.kernels.tokamax_parts import import_error, wrong_version
 
 
 def refuses(call: GroupedCall) -> str | None:
@@ -24,22 +25,13 @@ def refuses(call: GroupedCall) -> str | None:
         return f"it multiplies in bfloat16 or float16, not {call.dtype}"
     if call.width_in % 64 or call.width_out % 64:
         return f"widths {call.width_in} and {call.width_out} are not both multiples of 64"
-    found = call.version("tokamax")
-    if found is None:
-        return f"tokamax {written(TOKAMAX)} is not installed (pip install 'jaxpt[gpu]', Python 3.12 or newer)"
-    if found != TOKAMAX:
-        return f"it needs tokamax {written(TOKAMAX)}, {written(found)} is installed"
-    return importable()
+    return wrong_version(call.version("tokamax")) or importable()
 
 
 @functools.cache
 def importable() -> str | None:
     """Returns why tokamax's kernel cannot be imported, None where it can."""
-    try:
-        _kernel()
-    except Exception as e:  # a package of its own kinds of errors, and of many dependencies
-        return f"tokamax cannot be imported ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''})"
-    return None
+    return import_error(_kernel)
 
 
 def _kernel() -> Any:
