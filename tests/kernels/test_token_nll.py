@@ -14,6 +14,8 @@ WHERE_ELSE = {
     "jaxpt/objectives/balance.py",
     "jaxpt/kernels/divergence.py",  # of whole distributions
     "jaxpt/kernels/sparse_targets.py",  # of a teacher's
+    "jaxpt/generation/passes.py",  # of several continuations at one position
+    "jaxpt/generation/slots.py",  # of whole distributions, of which the likeliest are reported
     "jaxpt/objectives/from_cache.py",  # of the student's at a temperature
 }
 

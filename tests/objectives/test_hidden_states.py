@@ -55,12 +55,12 @@ def test_spans_that_are_cut_run_the_same_layers_in_order(period, after):
 
 def test_streams_on_the_way_are_those_of_a_model_that_ends_there():
     batch = BATCH["tokens"], BATCH["segment_ids"], BATCH["positions"], Compute()
-    x, _, _, tapped = streams(TEACHER, TEACHER_PARAMS, *batch, taps=(0, 2))
+    x, _, tapped = streams(TEACHER, TEACHER_PARAMS, *batch, taps=(0, 2))
     np.testing.assert_allclose(x, hidden(TEACHER, TEACHER_PARAMS, *batch)[0], rtol=1e-5, atol=1e-6)
     for layer, stream in zip((0, 2), tapped):
         shorter = TEACHER.replace(layers=uniform_layers(layer + 1))
         blocks = jax.tree.map(lambda a, n=layer + 1: a[:n], TEACHER_PARAMS["blocks"])
-        last = streams(shorter, {**TEACHER_PARAMS, "blocks": blocks}, *batch, taps=(layer,))[3][0]
+        last = streams(shorter, {**TEACHER_PARAMS, "blocks": blocks}, *batch, taps=(layer,))[2][0]
         np.testing.assert_allclose(stream, last, rtol=1e-5, atol=1e-6)
 
 
@@ -86,8 +86,8 @@ def test_the_loss_is_that_of_a_float64_reference():
     objective, inputs = given()
     terms = jax.jit(lambda p: objective.terms(dataclasses.replace(inputs, params=p)))(tiny.PARAMS)
     batch = BATCH["tokens"], BATCH["segment_ids"], BATCH["positions"], Compute()
-    own = streams(tiny.MODEL, tiny.PARAMS, *batch, taps=(0, 1))[3]
-    theirs = streams(TEACHER, TEACHER_PARAMS, *batch, taps=(1, 3))[3]
+    own = streams(tiny.MODEL, tiny.PARAMS, *batch, taps=(0, 1))[2]
+    theirs = streams(TEACHER, TEACHER_PARAMS, *batch, taps=(1, 3))[2]
     w = np.asarray(BATCH["loss_weights"], np.float64)
     total = 0.0
     w = w / w.sum()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.training import test_rollback
-from tests.training.test_rollback import POINTS, CrashAt, run
+from tests.training.test_rollback import IN_THE_BACKGROUND, POINTS, CrashAt, run
 
 
 class Killed(BaseException):
@@ -24,4 +24,5 @@ if __name__ == "__main__":
     with pytest.MonkeyPatch.context() as patch:
         if not isinstance(where, int):
             where(workdir, patch)
-        run(workdir, events=[CrashAt(where, workdir)] if isinstance(where, int) else [])
+        events = [CrashAt(where, workdir)] if isinstance(where, int) else []
+        run(workdir, checkpoint=IN_THE_BACKGROUND, events=events)
