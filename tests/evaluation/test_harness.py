@@ -143,6 +143,7 @@ def test_bits_per_byte_stand_beside_accuracies_and_groups_have_their_mean(model,
     assert "about birds." in results["samples"]["mmlu_birds"][0]["arguments"][0][0]
 
 
+@pytest.mark.slow
 def test_answers_are_kept_and_a_killed_evaluation_goes_on(model, data, tmp_path, monkeypatch):
     tasks = lambda: evaluating.find_tasks(["hellaswag", "lambada"], data)  # noqa: E731
     whole = evaluating.evaluate(model, tasks(), num_fewshot=0, limit=3)

@@ -47,6 +47,7 @@ def submit(cluster, *arguments, **env):
     )
 
 
+@pytest.mark.slow
 def test_two_tasks_train_one_run(cluster, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(

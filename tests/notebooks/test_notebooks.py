@@ -39,6 +39,7 @@ def parent(tmp_path_factory):
     return work
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_to_its_end(notebook, parent, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)

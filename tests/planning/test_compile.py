@@ -83,6 +83,7 @@ def test_attention_is_the_pallas_kernel_forward_and_backward(fits):
     assert fits["collectives"].get("all-gather", 0) > 0
 
 
+@pytest.mark.slow
 def test_experts_are_split_over_the_pod_and_computed_by_the_pallas_kernel(fits):
     moe = {"experts": 8, "experts_per_token": 2, "mlp": 256}
     layers = [{"ffn": "dense", "count": 1}, {"ffn": "moe", "count": 1}]

@@ -44,6 +44,7 @@ def placed(c, p, mesh):
     return jax.tree.map(jax.device_put, p, param_shardings(param_specs(c), mesh))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [{"fsdp": 8}, {"fsdp": 2, "tensor": 4}])
 def test_every_transform_gives_the_host_result_on_a_mesh(shape):
     p = random_params(BIG)

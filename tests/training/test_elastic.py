@@ -63,6 +63,7 @@ def oracle(batches):
     assert step == len(batches)
 
 
+@pytest.mark.slow
 def test_a_run_on_one_host_goes_on_with_four_and_ends_with_two(folder, tmp_path):
     workdir = tmp_path / "elastic"
     kill_at(workdir, 7, 5, launch(folder, workdir, 1, hold_at=7))

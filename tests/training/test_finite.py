@@ -220,6 +220,7 @@ class Unaware(set):
         pass
 
 
+@pytest.mark.slow
 def test_two_hosts_stop_alike_and_keep_the_finite_ones(tmp_path):
     kinds = {"coordinator": free_address(), "devices": 4, "stages": [EXPLODES], **SELDOM}
     processes = [start("run_unreadable", tmp_path, {**kinds, "process": i}, devices=2) for i in range(2)]

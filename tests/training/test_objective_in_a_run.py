@@ -300,6 +300,7 @@ def test_the_disk_check_counts_what_the_objective_trains(made, tmp_path, monkeyp
         check_disk(tmp_path, plan.model, optimizer, 1, extra)
 
 
+@pytest.mark.slow
 def test_two_hosts_train_it_and_one_goes_on(tmp_path):
     """The teacher is read, the gates and multipliers are saved, by both; another number of devices carries them on."""
     teacher = tiny.MODEL.replace(embed=24, kv_heads=4)

@@ -236,6 +236,7 @@ def test_a_broken_line_is_named(tmp_path):
         rollbacks.read(tmp_path)
 
 
+@pytest.mark.slow
 def test_rows_that_are_passed_over_count_as_used_in_the_ledger_and_the_mixture(tmp_path):
     run_packed.make(tmp_path)
     plain, passing = tmp_path / "plain", tmp_path / "passing"

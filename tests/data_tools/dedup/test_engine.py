@@ -146,6 +146,7 @@ print("asked for", asked)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["silent", "as shipped"])
 def test_no_telemetry_leaves_the_engine_although_daft_alone_would_send_some(how):
     pytest.importorskip("daft")

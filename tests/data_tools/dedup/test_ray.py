@@ -47,6 +47,7 @@ def outputs(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
+@pytest.mark.slow
 def test_two_ray_nodes_write_what_the_oracle_writes(tmp_path):
     pytest.importorskip("ray", reason="--engine=ray is the extra [ray]")
     pytest.importorskip("daft")
