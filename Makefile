@@ -22,7 +22,7 @@ test: $(VENV)/dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/dev
-	$(BIN)/python -m pytest -n $(WORKERS) --dist load -m slow
+	$(BIN)/python -m pytest -n $(WORKERS) --dist load --maxschedchunk 1 -m slow
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ from tests.docs import documented
 from tests.docs.documented import PROGRAMS, ROOT
 
 PAGES = documented.pages()
+PARTS = 2  # CI has two cores
 HELPS = [(program, command) for program in PROGRAMS for command in documented.names(program)]
 
 
@@ -63,24 +64,33 @@ def test_every_help_has_an_example(program, command):
     assert documented.of_help(program, command)
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    """What came of every command, in one process of its own with one device."""
-    folder = tmp_path_factory.mktemp("documented")
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1", "XDG_CACHE_HOME": str(folder / "cache")}
-    command = [sys.executable, "-m", "tests.docs.run_documented", str(folder)]
-    done = subprocess.run(
-        command, input=json.dumps(to_run()), capture_output=True, text=True, env=env, cwd=ROOT, check=False
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
+def in_parts(pages: dict[str, list[str]]) -> list[dict[str, list[str]]]:
+    """The pages in PARTS parts of about as many commands each, which may run side by side."""
+    parts: list[dict[str, list[str]]] = [{} for _ in range(PARTS)]
+    for page, commands in sorted(pages.items(), key=lambda item: -len(item[1])):
+        min(parts, key=lambda part: sum(map(len, part.values())))[page] = commands
+    return parts
+
+
+def test_the_parts_hold_every_page_once():
+    assert sorted(page for part in in_parts(to_run()) for page in part) == sorted(to_run())
 
 
 @pytest.mark.slow
-def test_every_command_works_as_it_is_written(results):
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_command_works_as_it_is_written(part, tmp_path):
+    """In one process of its own with one device."""
     pytest.importorskip("daft")  # the data extra
+    pages = in_parts(to_run())[part]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "tests.docs.run_documented", str(tmp_path)]
+    done = subprocess.run(
+        command, input=json.dumps(pages), capture_output=True, text=True, env=env, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    results = json.loads(done.stdout.splitlines()[-1])
     commands = [(page, *one) for page, ran in results.items() for one in ran]
-    assert [(page, command) for page, command, *_ in commands] == [(p, c) for p, cs in to_run().items() for c in cs]
+    assert [(page, command) for page, command, *_ in commands] == [(p, c) for p, cs in pages.items() for c in cs]
     failed = [f"{page}: {command}\n{output[-800:]}" for page, command, code, output in commands if code]
     assert not failed, "\n\n".join(failed)
     assert not [page for page, _, _, output in commands if "Traceback" in output]
