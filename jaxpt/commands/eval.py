@@ -52,6 +52,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--chat_template", action="store_true", help="write prompts as conversations")
     parser.add_argument("--system", metavar="TEXT", help="what a conversation begins with")
     parser.add_argument("--seed", type=int, default=1234, help="of the choice of examples")
+    parser.add_argument(
+        "--run_model_code", action="store_true", help="programs that the model writes may run here; this is no sandbox"
+    )
     parser.add_argument("--hub", action="store_true", help="tasks of lm_eval may be downloaded")
     parser.add_argument("--list", action="store_true", help="list the tasks")
     parser.add_argument("--compare", metavar="A,B", help="two folders of results: paired differences")
@@ -92,6 +95,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         chat_template=args.chat_template,
         system_instruction=args.system,
         seed=args.seed,
+        run_model_code=args.run_model_code,
     )
     file = evaluating.write(results, output)
     print(table(["task", "shots", "documents", "metric", "value", "±"], evaluating.rows(results)))

@@ -229,8 +229,8 @@ def test_a_task_that_runs_what_a_model_wrote_is_refused_before_the_model_is_aske
     text = local_tasks.shipped()["gsm8k"].read_text(encoding="utf-8")
     code.write_text(text + "unsafe_code: true\n", encoding="utf-8")
     tasks = evaluating.find_tasks([str(code)], data)
-    with pytest.raises(JaxptError, match="task gsm8k runs what the model writes, which jaxpt eval does not; leave it"):
-        evaluating.evaluate(None, tasks, num_fewshot=0)
+    with pytest.raises(JaxptError, match="task gsm8k of lm_eval runs what the model writes, without limits, which"):
+        evaluating.evaluate(None, tasks, num_fewshot=0, run_model_code=True)
 
 
 def test_every_shipped_task_file_says_what_it_is():

@@ -17,7 +17,7 @@ from lm_eval.utils import handle_non_serializable
 
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.evaluation.harness.language_model import JaxptModel
-from jaxpt.evaluation.harness.local_tasks import local_task, shipped
+from jaxpt.evaluation.harness.local_tasks import LocalTask, local_task, shipped
 from jaxpt.files.partial import whole_file
 
 Results = dict[str, Any]
@@ -69,6 +69,8 @@ def evaluate(
     chat_template: bool = False,
     system_instruction: str | None = None,
     seed: int = 1234,
+    run_model_code: bool = False,
+    judges: bool = True,
 ) -> Results:
     """Returns what `lm_eval.simple_evaluate` does, with bits per byte of the gold answers beside accuracies.
 
@@ -80,20 +82,24 @@ def evaluate(
         chat_template: write prompts as conversations, with the tokenizer's template.
         system_instruction: what such a conversation begins with.
         seed: of the choice of examples.
+        run_model_code: programs that the model writes may be executed (`programs`, which is no sandbox).
+        judges: False: answers are not given to scorers, as another process reports.
 
     Raises:
         JaxptError: more examples than there are; a task that would run what the model wrote.
     """
-    _check_examples(_leaves(tasks), num_fewshot)
-    for task in _leaves(tasks):
-        if task.get_config("unsafe_code"):
-            name = task.get_config("task")
-            raise JaxptError(f"task {name} runs what the model writes, which jaxpt eval does not; leave it out")
+    leaves = _leaves(tasks)
+    _check_examples(leaves, num_fewshot)
+    _check_code(leaves, run_model_code)
+    for task in leaves:
+        if isinstance(task, LocalTask):
+            task.judges = judges
     os.environ["DISABLE_MULTIPROC"] = "1"  # lm_eval's bootstrap would fork a process that has JAX's threads
     try:
         results = lm_eval.simple_evaluate(
             model=model,
             tasks=list(tasks),
+            task_manager=TaskManager(include_defaults=False),  # reading all its task files takes seconds
             num_fewshot=num_fewshot,
             limit=limit,
             apply_chat_template=chat_template,
@@ -118,13 +124,29 @@ def evaluate(
 
 def _check_examples(tasks: Sequence[Task], num_fewshot: int | None) -> None:
     for task in tasks:
-        shots = task.get_config("num_fewshot") if num_fewshot is None else num_fewshot
+        default = task.get_config("num_fewshot")
+        shots = default if num_fewshot is None or default == 0 else num_fewshot  # lm_eval leaves a 0 as it is
         there = bool(task.get_config("fewshot_split") or task.has_training_docs() or task.has_validation_docs())
         own = task.get_config("fewshot_config") or {}
         if shots and not there and not (isinstance(own, Mapping) and own.get("samples")):
             raise JaxptError(
                 f"task {task.get_config('task')} has no examples to show {shots} of: add their file to --data, or give "
                 f"--num_fewshot=0"
+            )
+
+
+def _check_code(tasks: Sequence[Task], run_model_code: bool) -> None:
+    for task in tasks:
+        name = task.get_config("task")
+        if task.get_config("unsafe_code"):
+            raise JaxptError(
+                f"task {name} of lm_eval runs what the model writes, without limits, which jaxpt eval does not; leave "
+                f"it out (humaneval and mbpp of --data=FOLDER run it in a limited process, with --run_model_code)"
+            )
+        if isinstance(task, LocalTask) and task.scorer is not None and task.scorer.runs_code and not run_model_code:
+            raise JaxptError(
+                f"task {name} runs the programs that the model writes; --run_model_code allows it (in a limited "
+                f"process that is no sandbox, see docs/evaluation.md), or leave the task out"
             )
 
 

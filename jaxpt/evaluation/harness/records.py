@@ -4,7 +4,7 @@ import csv
 import gzip
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +33,24 @@ def find(data: Path, names: Sequence[str]) -> Path:
     raise JaxptError(f"--data={data} has none of {looked}, nor a folder of CSV files of such a name")
 
 
-def read(path: Path, split: str) -> list[EvaluationRecord]:
+def read(path: Path, split: str, between: Mapping[str, Sequence[int]] | None = None) -> list[EvaluationRecord]:
     """Returns the records of a file or folder; of a file that holds several splits those of `split`.
+
+    Args:
+        path: a file of JSON lines, or a folder of CSV files.
+        split: records with another one in their field `split` are left out.
+        between: fields with the smallest and the largest number that they may have.
 
     Raises:
         JaxptError: a line that is no record, named with its number; no records.
     """
     rows = list(_csv_rows(path) if path.is_dir() else _json_rows(path))
     rows = [row for row in rows if row.get("split", split) == split]
+    for field, (first, last) in (between or {}).items():
+        rows = [row for row in rows if isinstance(row.get(field), int) and first <= row[field] <= last]
     if not rows:
-        raise JaxptError(f"{path} has no records of the split {split}")
+        where = "".join(f", with {field} of {a} to {b}" for field, (a, b) in (between or {}).items())
+        raise JaxptError(f"{path} has no records of the split {split}{where}")
     return [canonical(row) for row in rows]
 
 
