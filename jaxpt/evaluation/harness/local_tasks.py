@@ -17,7 +17,7 @@ from jaxpt.evaluation.harness import records
 from jaxpt.evaluation.harness.scorer import AnswerScorer
 
 SHIPPED = Path(__file__).parent / "tasks"
-OWN_KEYS = {"files", "by", "about", "optional", "subject_names", "scorer", "between"}
+OWN_KEYS = {"files", "by", "about", "optional", "subject_names", "scorer", "between", "as_json"}
 
 
 class LocalTask(ConfigurableTask):
@@ -113,8 +113,9 @@ def local_task(file: Path, data: Path | None) -> LocalTask | Group:
 
     Args:
         file: YAML: keys of lm_eval's task files, `files` (split to one or several names), `optional` (splits that need
-            not be there), `between` (of a split the records with a field between two numbers), `by`, `subject_names`
-            (what a description calls its values), and `scorer` (name and options of a `AnswerScorer`).
+            not be there), `between` (of a split the records with a field between two numbers), `as_json` (fields that
+            become text), `by`, `subject_names` (what a description calls its values), and `scorer` (name and options of
+            an `AnswerScorer`).
         data: folder that the names are looked up in; None: that of the file.
 
     Raises:
@@ -132,7 +133,7 @@ def local_task(file: Path, data: Path | None) -> LocalTask | Group:
                 raise
             bare = {key: value for key, value in bare.items() if value != split}
             continue
-        splits[split] = records.read(path, split, config.get("between", {}).get(split))
+        splits[split] = records.read(path, split, config.get("between", {}).get(split), config.get("as_json", ()))
     scorer = build(AnswerScorer, config["scorer"], f"task file {file}: scorer") if "scorer" in config else None
     if by is None:
         return _task(file, bare, splits, scorer)

@@ -33,13 +33,19 @@ def find(data: Path, names: Sequence[str]) -> Path:
     raise JaxptError(f"--data={data} has none of {looked}, nor a folder of CSV files of such a name")
 
 
-def read(path: Path, split: str, between: Mapping[str, Sequence[int]] | None = None) -> list[EvaluationRecord]:
+def read(
+    path: Path,
+    split: str,
+    between: Mapping[str, Sequence[int]] | None = None,
+    as_json: Sequence[str] = (),
+) -> list[EvaluationRecord]:
     """Returns the records of a file or folder; of a file that holds several splits those of `split`.
 
     Args:
         path: a file of JSON lines, or a folder of CSV files.
         split: records with another one in their field `split` are left out.
         between: fields with the smallest and the largest number that they may have.
+        as_json: fields that become JSON text, as a table cannot hold what differs in its form from record to record.
 
     Raises:
         JaxptError: a line that is no record, named with its number; no records.
@@ -51,6 +57,9 @@ def read(path: Path, split: str, between: Mapping[str, Sequence[int]] | None = N
     if not rows:
         where = "".join(f", with {field} of {a} to {b}" for field, (a, b) in (between or {}).items())
         raise JaxptError(f"{path} has no records of the split {split}{where}")
+    if as_json:
+        texts = [{name: json.dumps(row.get(name), indent=4, ensure_ascii=False) for name in as_json} for row in rows]
+        rows = [{**{k: v for k, v in row.items() if k != "orig"}, **text} for row, text in zip(rows, texts)]
     return [canonical(row) for row in rows]
 
 

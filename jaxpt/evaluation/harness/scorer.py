@@ -34,3 +34,7 @@ class AnswerScorer(Choice, kind="scorer", room="jaxpt.evaluation.harness.scorers
     def score(self, document: EvaluationRecord, answers: Sequence[str]) -> dict[str, float]:
         """Returns each metric of one document, whose `answers` are as many as were asked for."""
         raise NotImplementedError
+
+    def gold(self, document: EvaluationRecord) -> str | None:
+        """Returns a right answer where the task's `doc_to_target` is none; None: that is one."""
+        return None
