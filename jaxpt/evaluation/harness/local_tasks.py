@@ -17,7 +17,7 @@ from jaxpt.evaluation.harness import records
 from jaxpt.evaluation.harness.scorer import AnswerScorer
 
 SHIPPED = Path(__file__).parent / "tasks"
-OWN_KEYS = {"files", "by", "about", "optional", "subject_names", "scorer", "between", "as_json"}
+OWN_KEYS = {"files", "by", "about", "optional", "subject_names", "scorer", "between", "as_json", "lookup"}
 
 
 class LocalTask(ConfigurableTask):
@@ -114,8 +114,8 @@ def local_task(file: Path, data: Path | None) -> LocalTask | Group:
     Args:
         file: YAML: keys of lm_eval's task files, `files` (split to one or several names), `optional` (splits that need
             not be there), `between` (of a split the records with a field between two numbers), `as_json` (fields that
-            become text), `by`, `subject_names` (what a description calls its values), and `scorer` (name and options of
-            an `AnswerScorer`).
+            become text), `lookup` (a field out of another file), `by`, `subject_names` (what a description calls its
+            values), and `scorer` (name and options of an `AnswerScorer`).
         data: folder that the names are looked up in; None: that of the file.
 
     Raises:
@@ -134,6 +134,8 @@ def local_task(file: Path, data: Path | None) -> LocalTask | Group:
             bare = {key: value for key, value in bare.items() if value != split}
             continue
         splits[split] = records.read(path, split, config.get("between", {}).get(split), config.get("as_json", ()))
+    for field, where in config.get("lookup", {}).items():
+        _look_up(file, data or file.parent, field, where, splits)
     scorer = build(AnswerScorer, config["scorer"], f"task file {file}: scorer") if "scorer" in config else None
     if by is None:
         return _task(file, bare, splits, scorer)
@@ -155,6 +157,21 @@ def local_task(file: Path, data: Path | None) -> LocalTask | Group:
     for task in tasks:
         group.add(task)
     return group
+
+
+def _look_up(
+    file: Path, data: Path, field: str, where: Any, splits: Mapping[str, list[records.EvaluationRecord]]
+) -> None:
+    """Gives each record, under `field`, the text that a file has under the record's own value of a key."""
+    if not isinstance(where, dict) or where.keys() != {"files", "key", "field"}:
+        raise JaxptError(
+            f"task file {file}: lookup.{field} is not of the form {{files: [NAME], key: KEY, field: FIELD}}"
+        )
+    texts = records.lookup(data, where["files"], where["key"], where["field"])
+    for row in (row for rows in splits.values() for row in rows):
+        if (name := str(row.get(where["key"]))) not in texts:
+            raise JaxptError(f"task file {file}: none of {', '.join(where['files'])} has {where['key']} {name!r}")
+        row[field] = texts[name]
 
 
 def _task(

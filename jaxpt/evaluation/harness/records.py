@@ -15,8 +15,9 @@ LETTERS = "ABCDEFGHIJ"
 SUFFIXES = (".jsonl", ".jsonl.gz")
 
 
-def find(data: Path, names: Sequence[str]) -> Path:
-    """Returns the first of `names` that is in `data`, as NAME.jsonl, NAME.jsonl.gz or a folder of CSV files.
+def find(data: Path, names: Sequence[str], folder_of: str = "csv") -> Path:
+    """Returns the first of `names` that is in `data`, as NAME.jsonl, NAME.jsonl.gz or a folder of CSV files (or of
+    others, by their suffix).
 
     Raises:
         JaxptError: there is none; it names what was looked for.
@@ -27,10 +28,27 @@ def find(data: Path, names: Sequence[str]) -> Path:
         for suffix in SUFFIXES:
             if (data / f"{name}{suffix}").is_file():
                 return data / f"{name}{suffix}"
-        if (data / name).is_dir() and any((data / name).glob("*.csv")):
+        if (data / name).is_dir() and any((data / name).glob(f"*.{folder_of}")):
             return data / name
     looked = ", ".join(f"{name}.jsonl[.gz]" for name in names)
-    raise JaxptError(f"--data={data} has none of {looked}, nor a folder of CSV files of such a name")
+    raise JaxptError(f"--data={data} has none of {looked}, nor a folder of {folder_of.upper()} files of such a name")
+
+
+def lookup(data: Path, names: Sequence[str], key: str, field: str) -> dict[str, str]:
+    """Returns texts by name: of a file of JSON lines the `field` under each `key`, of a folder of NAME.txt the texts.
+
+    Raises:
+        JaxptError: no such file, or a record without the two.
+    """
+    path = find(data, names, "txt")
+    if path.is_dir():
+        return {file.stem: file.read_text(encoding="utf-8") for file in sorted(path.glob("*.txt"))}
+    out = {}
+    for number, row in enumerate(_json_rows(path), 1):
+        if not isinstance(row.get(key), str) or not isinstance(row.get(field), str):
+            raise JaxptError(f"{path}, line {number}: no text under {key} and {field}")
+        out[row[key]] = row[field]
+    return out
 
 
 def read(

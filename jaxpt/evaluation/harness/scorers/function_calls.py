@@ -16,7 +16,7 @@ from typing import Any
 from jaxpt.evaluation.harness.records import EvaluationRecord
 from jaxpt.evaluation.harness.scorer import AnswerScorer
 
-Call = tuple[str, dict[str, Any]]  # name of a function, parameters
+NamedCall = tuple[str, dict[str, Any]]  # name of a function, parameters
 TYPES: dict[str, type] = {
     "string": str,
     "integer": int,
@@ -80,7 +80,7 @@ def _plainly(value: Any) -> Any:
     return [_plainly(v) for v in value] if isinstance(value, list) else value
 
 
-def parse(text: str) -> list[Call] | None:
+def parse(text: str) -> list[NamedCall] | None:
     """Returns the calls of an answer, without executing anything; None where it is no list of calls."""
     text = text.strip("`\n ")
     text = ("" if text.startswith("[") else "[") + text + ("" if text.endswith("]") else "]")
@@ -93,7 +93,7 @@ def parse(text: str) -> list[Call] | None:
         return None
 
 
-def _call(node: ast.Call) -> Call:
+def _call(node: ast.Call) -> NamedCall:
     """A call's name, dotted as it is written, and its named parameters; those without a name do not count."""
     parts, at = [], node.func
     while isinstance(at, ast.Attribute):
@@ -136,7 +136,9 @@ def _computed(sign: Callable[[Any, Any], Any] | None, left: Any, right: Any) -> 
     return sign(left, right)
 
 
-def matches(calls: Sequence[Call], functions: Sequence[Mapping[str, Any]], truth: Sequence[Mapping[str, Any]]) -> bool:
+def matches(
+    calls: Sequence[NamedCall], functions: Sequence[Mapping[str, Any]], truth: Sequence[Mapping[str, Any]]
+) -> bool:
     """Returns whether calls are those of the ground truth, in any order.
 
     Args:
