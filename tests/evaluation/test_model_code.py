@@ -217,6 +217,9 @@ class Recites:
                 class compute:
                     dtype = "none"
 
+            def continuation_length(self, continuation):
+                return len(continuation)
+
             def loglikelihood(self, requests):
                 return [(-8.0, False) for _ in requests]
 
@@ -234,6 +237,8 @@ def test_pass_at_1_is_the_share_of_documents_that_are_solved(code_task):
     results = evaluating.evaluate(Recites(answers).model, tasks, run_model_code=True)
     assert results["results"]["humaneval"]["pass@1,none"] == 0.5
     assert [s["pass@1"] for s in results["samples"]["humaneval"]] == [1.0, 0.0]
+    want = 8 / np.log(2) / len("    return x")  # what it says of every continuation
+    np.testing.assert_allclose(results["results"]["humaneval"]["bits_per_byte,none"], want)
     assert evaluating.write(results, code_task / "out").is_file()
     elsewhere = evaluating.find_tasks([str(code_task / "code.yaml")], code_task)
     assert np.isnan(

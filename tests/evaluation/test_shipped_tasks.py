@@ -70,6 +70,7 @@ def test_sets_are_read_as_they_are_published_and_scored(model, data):
         assert 0 <= scored[name]["acc,none"] <= 1
         assert scored[name]["bits_per_byte,none"] > 0
     assert results["results"]["bbh"]["exact_match,get-answer"] >= 0
+    assert results["results"]["bbh"]["bits_per_byte,none"] > 0
     law, agronomy = results["samples"]["ceval_law"][0], results["samples"]["cmmlu_agronomy"][0]
     assert law["arguments"][0][0].startswith("以下是中国关于法学的单项选择题，请选出其中的正确答案。\n\n甲公司")
     assert law["arguments"][0][0].endswith("\nA. 增加资产\nB. 减少资产\nC. 增加负债\nD. 以上都不对\n答案：")

@@ -16,6 +16,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable
 
 from jaxpt.errors import JaxptError, nearest
+from jaxpt.evaluation.harness.gold_answers import GOLD, score_gold
 from jaxpt.evaluation.harness.language_model import JaxptModel
 from jaxpt.evaluation.harness.local_tasks import LocalTask, local_task, shipped
 from jaxpt.files.partial import whole_file
@@ -112,6 +113,7 @@ def evaluate(
         raise JaxptError(f"lm_eval: {' '.join(str(error).split()) or 'an assertion failed'}") from error
     assert results is not None, "one process reports"
     results = dict(results)
+    score_gold(model, leaves, results["samples"], chat_template)
     add_bits_per_byte(results)
     results["config"] |= {
         "model": model.name,
@@ -159,6 +161,9 @@ def _leaves(tasks: Sequence[Task | Group | str]) -> list[Task]:
 
 def gold_bits_per_byte(sample: Mapping[str, Any]) -> float | None:
     """Returns bits per byte (UTF-8) of the right continuation of a sample; None where it has no such, or several."""
+    if GOLD in sample:
+        continuation, total = sample[GOLD]
+        return -float(total) / math.log(2) / len(continuation.encode())
     arguments, target = sample["arguments"], sample["target"]
     answers = [r[0] if isinstance(r[0], (list, tuple)) else r for r in sample["resps"]]
     if any(len(a) < 2 or not isinstance(a[1], str) for a in arguments) or not all(len(a) == 2 for a in answers):
@@ -204,12 +209,8 @@ def add_bits_per_byte(results: Results) -> None:
 
 def mean_over_members(results: Results, group: str, members: Sequence[str]) -> None:
     """Adds a group's bits per byte: the mean over all documents of its members."""
-    values = [
-        v
-        for name in members
-        for s in results.get("samples", {}).get(name, [])
-        if (v := gold_bits_per_byte(s)) is not None
-    ]
+    first = {(name, s["doc_id"]): s for name in members for s in results.get("samples", {}).get(name, [])}
+    values = [v for s in first.values() if (v := gold_bits_per_byte(s)) is not None]
     for where in ("results", "groups"):
         if values and group in results.get(where, {}):
             entry = results[where][group]

@@ -125,6 +125,10 @@ class JaxptModel(TemplateLM):
         keyed = self._keyed("loglikelihood", requests)
         return [(float(a), bool(b)) for a, b in self._answers("loglikelihood", keyed, compute)]
 
+    def continuation_length(self, continuation: str) -> int:
+        """Returns the tokens of a continuation."""
+        return len(self.tok_encode(continuation, add_special_tokens=False))
+
     def _pair(self, context: str, continuation: str) -> Pair:
         if context:
             before, after = self._encode_pair(context, continuation)
