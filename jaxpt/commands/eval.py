@@ -43,7 +43,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--limit", type=int, metavar="N", help="the first N documents of each task")
     parser.add_argument("--output", metavar="DIR", help="where results and answers go; default: MODEL.eval")
     parser.add_argument("--dtype", default="float32", help="compute dtype: float32 or bfloat16")
-    parser.add_argument("--mesh", default="", help="over this machine's devices, for instance fsdp=4,tensor=2")
+    parser.add_argument("--mesh", default="", help="over all devices, for instance fsdp=4,tensor=2")
+    parser.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="several hosts: address of process 0, or auto (TPU pod, SLURM, …)"
+    )
+    parser.add_argument("--processes", type=int, help="several hosts: how many")
+    parser.add_argument("--process_id", type=int, help="several hosts: which one this is")
     parser.add_argument(
         "--max_length", type=int, metavar="N", help="tokens read at once; default: the model's positions"
     )
@@ -77,11 +82,34 @@ def main(argv: Sequence[str]) -> int:
             raise JaxptError(f"--{name}={getattr(args, name)} must be at least 1")
     if args.num_fewshot is not None and args.num_fewshot < 0:
         raise JaxptError(f"--num_fewshot={args.num_fewshot} must be at least 0")
-    return _evaluate(args)
+    return _on_hosts(args)
+
+
+def _on_hosts(args: argparse.Namespace) -> int:
+    """Evaluates, as one of several processes where there is a coordinator."""
+    from jaxpt.sharding import check_join, join
+    from jaxpt.sharding.supervisor import supervised
+    from jaxpt.sharding.watch import Watch
+    from jaxpt.training.config import ShardingConfig
+
+    check_join(args.coordinator, args.processes, args.process_id)
+    if args.coordinator is None:
+        return _evaluate(args)
+    limit = ShardingConfig().lost_after
+
+    def work(watch: Watch) -> int:
+        join(args.coordinator, args.processes, args.process_id, silence=2 * limit + 60)
+        watch.begin()
+        return _evaluate(args)
+
+    return supervised(work, limit, "jaxpt eval", lambda: "start all processes again; answers are kept")
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    import jax
+
     from jaxpt.evaluation.harness import evaluating
+    from jaxpt.sharding import on_first_process
 
     data = None if args.data is None else Path(args.data)
     tasks = evaluating.find_tasks(args.tasks.split(","), data)  # before the model: a mistyped name costs no loading
@@ -96,20 +124,27 @@ def _evaluate(args: argparse.Namespace) -> int:
         system_instruction=args.system,
         seed=args.seed,
         run_model_code=args.run_model_code,
+        judges=jax.process_index() == 0,
     )
-    file = evaluating.write(results, output)
-    print(table(["task", "shots", "documents", "metric", "value", "±"], evaluating.rows(results)))
-    if model.truncated:
-        print(
-            f"jaxpt eval: {model.truncated:,} requests were longer than the {model.max_length:,} tokens that the model "
-            f"reads; their contexts were cut on the left",
-            file=sys.stderr,
-        )
-    print(f"results in {file}")
+
+    def report() -> None:
+        file = evaluating.write(results, output)
+        print(table(["task", "shots", "documents", "metric", "value", "±"], evaluating.rows(results)))
+        if model.truncated:
+            print(
+                f"jaxpt eval: {model.truncated:,} requests were longer than the {model.max_length:,} tokens that the "
+                f"model reads; their contexts were cut on the left",
+                file=sys.stderr,
+            )
+        print(f"results in {file}")
+
+    on_first_process(report)
     return 0
 
 
 def _model(args: argparse.Namespace, output: Path) -> "JaxptModel":
+    import jax
+
     from jaxpt import api
     from jaxpt.bundles.digest import digest
     from jaxpt.evaluation.harness.kept import KeptAnswers
@@ -117,14 +152,15 @@ def _model(args: argparse.Namespace, output: Path) -> "JaxptModel":
     from jaxpt.generation import InferenceEngine
     from jaxpt.generation.ends import end_ids
     from jaxpt.models.compute import Compute
+    from jaxpt.sharding import of_first
     from jaxpt.sharding.mesh import parse_axes
     from jaxpt.training.config import ShardingConfig
     from jaxpt.training.starting_point import open_start
     from jaxpt.training.state import make_layout
 
     layout = None
-    if args.mesh:
-        sharding = ShardingConfig(mesh=parse_axes(args.mesh, "--mesh"))
+    if args.mesh or jax.process_count() > 1:
+        sharding = ShardingConfig(mesh=parse_axes(args.mesh or "fsdp=-1", "--mesh"))
         layout = make_layout(open_start(args.model, "params", "--model").model, sharding)
     model = api.load(args.model, shardings=None if layout is None else layout.params)
     if model.tokenizer is None:
@@ -150,8 +186,9 @@ def _model(args: argparse.Namespace, output: Path) -> "JaxptModel":
         model.tokenizer,
         end_ids(model),
         max_length=args.max_length,
-        kept=KeptAnswers(output / "answers", identity),
+        kept=KeptAnswers(output / "answers" if jax.process_index() == 0 else None, identity),
         name=args.model,
+        agree=of_first,
     )
 
 

@@ -95,24 +95,16 @@ def evaluate(
     for task in leaves:
         if isinstance(task, LocalTask):
             task.judges = judges
-    os.environ["DISABLE_MULTIPROC"] = "1"  # lm_eval's bootstrap would fork a process that has JAX's threads
-    try:
-        results = lm_eval.simple_evaluate(
-            model=model,
-            tasks=list(tasks),
-            task_manager=TaskManager(include_defaults=False),  # reading all its task files takes seconds
-            num_fewshot=num_fewshot,
-            limit=limit,
-            apply_chat_template=chat_template,
-            system_instruction=system_instruction,
-            fewshot_random_seed=seed,
-            torch_random_seed=None,
-            bootstrap_iters=0 if limit is not None and limit < 10 else 1000,
-        )
-    except AssertionError as error:
-        raise JaxptError(f"lm_eval: {' '.join(str(error).split()) or 'an assertion failed'}") from error
-    assert results is not None, "one process reports"
-    results = dict(results)
+    results = _simple_evaluate(
+        model,
+        tasks=list(tasks),
+        num_fewshot=num_fewshot,
+        limit=limit,
+        apply_chat_template=chat_template,
+        system_instruction=system_instruction,
+        fewshot_random_seed=seed,
+        bootstrap_iters=0 if limit is not None and limit < 10 else 1000,
+    )
     score_gold(model, leaves, results["samples"], chat_template)
     add_bits_per_byte(results)
     results["config"] |= {
@@ -122,6 +114,21 @@ def evaluate(
     }
     results["truncated_requests"] = model.truncated
     return results
+
+
+def _simple_evaluate(model: JaxptModel, **options: Any) -> Results:
+    os.environ["DISABLE_MULTIPROC"] = "1"  # lm_eval's bootstrap would fork a process that has JAX's threads
+    try:
+        results = lm_eval.simple_evaluate(
+            model,
+            task_manager=TaskManager(include_defaults=False),  # reading all its task files takes seconds
+            torch_random_seed=None,
+            **options,
+        )
+    except AssertionError as error:
+        raise JaxptError(f"lm_eval: {' '.join(str(error).split()) or 'an assertion failed'}") from error
+    assert results is not None, "one process reports"
+    return dict(results)
 
 
 def _check_examples(tasks: Sequence[Task], num_fewshot: int | None) -> None:

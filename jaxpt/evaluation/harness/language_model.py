@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
@@ -19,6 +20,7 @@ Pair = tuple[list[int], list[int]]  # tokens of a context and of a continuation
 LEADING_SPACE = (
     "keep_leading_space"  # of generation_kwargs: a SentencePiece tokenizer drops the first, and code needs it
 )
+NOTHING = {"loglikelihood": (0.0, False), "loglikelihood_rolling": 0.0, "generate_until": ""}
 MOST_NEW_TOKENS = 256  # where a task does not say, as in lm_eval's own backends
 
 
@@ -39,6 +41,7 @@ class JaxptModel(TemplateLM):
         max_length: int | None = None,
         kept: KeptAnswers | None = None,
         name: str = "",
+        agree: Callable[[np.ndarray], np.ndarray] = lambda known: known,
     ):
         """Takes an engine.
 
@@ -49,6 +52,8 @@ class JaxptModel(TemplateLM):
             max_length: tokens that the model reads at once; default: its positions.
             kept: answers that need not be computed again.
             name: what results call the model.
+            agree: of several processes, gives each what the first one says it keeps, bool `[N]`. What the others do not
+                keep themselves they answer with nothing, as the first one reports.
 
         Raises:
             JaxptError: a tokenizer with neither BOS nor EOS.
@@ -57,7 +62,7 @@ class JaxptModel(TemplateLM):
         self.engine, self.words, self.ends, self.name = engine, tokenizer, tuple(ends), name
         self.max_length = max_length or engine.config.max_positions
         self.kept = kept or KeptAnswers(None, {})
-        self.truncated = 0
+        self.truncated, self.agree = 0, agree
         first = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
         if first is None:
             raise JaxptError(
@@ -262,10 +267,11 @@ class JaxptModel(TemplateLM):
         """Of each (request, key) what is kept under the key, or else what `compute` puts, which is then kept."""
         out: dict[int, Any] = {}
         first: dict[str, int] = {}  # the same question may be asked twice
+        values = [self.kept.get(key) for _, key in requests]
+        known = self.agree(np.array([value is not None for value in values], bool))
         for i, (_, key) in enumerate(requests):
-            known = self.kept.get(key)
-            if known is not None:
-                out[i] = known
+            if known[i]:
+                out[i] = NOTHING[kind] if values[i] is None else values[i]
             else:
                 first.setdefault(key, i)
         open_ = list(first.values())
