@@ -55,6 +55,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--batch_tokens", type=int, metavar="N", help="tokens judged at once")
     parser.add_argument("--slots", type=int, metavar="N", help="prompts continued at once")
     parser.add_argument("--chat_template", action="store_true", help="write prompts as conversations")
+    parser.add_argument("--fewshot_as_multiturn", action="store_true", help="each example a turn of a conversation")
     parser.add_argument("--system", metavar="TEXT", help="what a conversation begins with")
     parser.add_argument("--seed", type=int, default=1234, help="of the choice of examples")
     parser.add_argument(
@@ -82,6 +83,8 @@ def main(argv: Sequence[str]) -> int:
             raise JaxptError(f"--{name}={getattr(args, name)} must be at least 1")
     if args.num_fewshot is not None and args.num_fewshot < 0:
         raise JaxptError(f"--num_fewshot={args.num_fewshot} must be at least 0")
+    if args.fewshot_as_multiturn and not args.chat_template:
+        raise JaxptError("--fewshot_as_multiturn makes turns of a conversation; add --chat_template")
     return _on_hosts(args)
 
 
@@ -122,6 +125,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         limit=args.limit,
         chat_template=args.chat_template,
         system_instruction=args.system,
+        fewshot_as_multiturn=args.fewshot_as_multiturn,
         seed=args.seed,
         run_model_code=args.run_model_code,
         judges=jax.process_index() == 0,

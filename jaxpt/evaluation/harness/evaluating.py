@@ -69,6 +69,7 @@ def evaluate(
     limit: int | None = None,
     chat_template: bool = False,
     system_instruction: str | None = None,
+    fewshot_as_multiturn: bool = False,
     seed: int = 1234,
     run_model_code: bool = False,
     judges: bool = True,
@@ -82,6 +83,7 @@ def evaluate(
         limit: documents of each task, the first ones.
         chat_template: write prompts as conversations, with the tokenizer's template.
         system_instruction: what such a conversation begins with.
+        fewshot_as_multiturn: of a conversation each example is a turn of its own; else all are in the user's one.
         seed: of the choice of examples.
         run_model_code: programs that the model writes may be executed (`programs`, which is no sandbox).
         judges: False: answers are not given to scorers, as another process reports.
@@ -102,6 +104,7 @@ def evaluate(
         limit=limit,
         apply_chat_template=chat_template,
         system_instruction=system_instruction,
+        fewshot_as_multiturn=fewshot_as_multiturn,
         fewshot_random_seed=seed,
         bootstrap_iters=0 if limit is not None and limit < 10 else 1000,
     )
