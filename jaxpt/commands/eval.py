@@ -43,15 +43,24 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--limit", type=int, metavar="N", help="the first N documents of each task")
     parser.add_argument("--output", metavar="DIR", help="where results and answers go; default: MODEL.eval")
     parser.add_argument("--dtype", default="float32", help="compute dtype: float32 or bfloat16")
-    parser.add_argument("--mesh", default="", help="over this machine's devices, for instance fsdp=4,tensor=2")
+    parser.add_argument("--mesh", default="", help="over all devices, for instance fsdp=4,tensor=2")
+    parser.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="several hosts: address of process 0, or auto (TPU pod, SLURM, …)"
+    )
+    parser.add_argument("--processes", type=int, help="several hosts: how many")
+    parser.add_argument("--process_id", type=int, help="several hosts: which one this is")
     parser.add_argument(
         "--max_length", type=int, metavar="N", help="tokens read at once; default: the model's positions"
     )
     parser.add_argument("--batch_tokens", type=int, metavar="N", help="tokens judged at once")
     parser.add_argument("--slots", type=int, metavar="N", help="prompts continued at once")
     parser.add_argument("--chat_template", action="store_true", help="write prompts as conversations")
+    parser.add_argument("--fewshot_as_multiturn", action="store_true", help="each example a turn of a conversation")
     parser.add_argument("--system", metavar="TEXT", help="what a conversation begins with")
     parser.add_argument("--seed", type=int, default=1234, help="of the choice of examples")
+    parser.add_argument(
+        "--run_model_code", action="store_true", help="programs that the model writes may run here; this is no sandbox"
+    )
     parser.add_argument("--hub", action="store_true", help="tasks of lm_eval may be downloaded")
     parser.add_argument("--list", action="store_true", help="list the tasks")
     parser.add_argument("--compare", metavar="A,B", help="two folders of results: paired differences")
@@ -74,11 +83,36 @@ def main(argv: Sequence[str]) -> int:
             raise JaxptError(f"--{name}={getattr(args, name)} must be at least 1")
     if args.num_fewshot is not None and args.num_fewshot < 0:
         raise JaxptError(f"--num_fewshot={args.num_fewshot} must be at least 0")
-    return _evaluate(args)
+    if args.fewshot_as_multiturn and not args.chat_template:
+        raise JaxptError("--fewshot_as_multiturn makes turns of a conversation; add --chat_template")
+    return _on_hosts(args)
+
+
+def _on_hosts(args: argparse.Namespace) -> int:
+    """Evaluates, as one of several processes where there is a coordinator."""
+    from jaxpt.sharding import check_join, join
+    from jaxpt.sharding.supervisor import supervised
+    from jaxpt.sharding.watch import Watch
+    from jaxpt.training.config import ShardingConfig
+
+    check_join(args.coordinator, args.processes, args.process_id)
+    if args.coordinator is None:
+        return _evaluate(args)
+    limit = ShardingConfig().lost_after
+
+    def work(watch: Watch) -> int:
+        join(args.coordinator, args.processes, args.process_id, silence=2 * limit + 60)
+        watch.begin()
+        return _evaluate(args)
+
+    return supervised(work, limit, "jaxpt eval", lambda: "start all processes again; answers are kept")
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    import jax
+
     from jaxpt.evaluation.harness import evaluating
+    from jaxpt.sharding import on_first_process
 
     data = None if args.data is None else Path(args.data)
     tasks = evaluating.find_tasks(args.tasks.split(","), data)  # before the model: a mistyped name costs no loading
@@ -91,21 +125,30 @@ def _evaluate(args: argparse.Namespace) -> int:
         limit=args.limit,
         chat_template=args.chat_template,
         system_instruction=args.system,
+        fewshot_as_multiturn=args.fewshot_as_multiturn,
         seed=args.seed,
+        run_model_code=args.run_model_code,
+        judges=jax.process_index() == 0,
     )
-    file = evaluating.write(results, output)
-    print(table(["task", "shots", "documents", "metric", "value", "±"], evaluating.rows(results)))
-    if model.truncated:
-        print(
-            f"jaxpt eval: {model.truncated:,} requests were longer than the {model.max_length:,} tokens that the model "
-            f"reads; their contexts were cut on the left",
-            file=sys.stderr,
-        )
-    print(f"results in {file}")
+
+    def report() -> None:
+        file = evaluating.write(results, output)
+        print(table(["task", "shots", "documents", "metric", "value", "±"], evaluating.rows(results)))
+        if model.truncated:
+            print(
+                f"jaxpt eval: {model.truncated:,} requests were longer than the {model.max_length:,} tokens that the "
+                f"model reads; their contexts were cut on the left",
+                file=sys.stderr,
+            )
+        print(f"results in {file}")
+
+    on_first_process(report)
     return 0
 
 
 def _model(args: argparse.Namespace, output: Path) -> "JaxptModel":
+    import jax
+
     from jaxpt import api
     from jaxpt.bundles.digest import digest
     from jaxpt.evaluation.harness.kept import KeptAnswers
@@ -113,14 +156,15 @@ def _model(args: argparse.Namespace, output: Path) -> "JaxptModel":
     from jaxpt.generation import InferenceEngine
     from jaxpt.generation.ends import end_ids
     from jaxpt.models.compute import Compute
+    from jaxpt.sharding import of_first
     from jaxpt.sharding.mesh import parse_axes
     from jaxpt.training.config import ShardingConfig
     from jaxpt.training.starting_point import open_start
     from jaxpt.training.state import make_layout
 
     layout = None
-    if args.mesh:
-        sharding = ShardingConfig(mesh=parse_axes(args.mesh, "--mesh"))
+    if args.mesh or jax.process_count() > 1:
+        sharding = ShardingConfig(mesh=parse_axes(args.mesh or "fsdp=-1", "--mesh"))
         layout = make_layout(open_start(args.model, "params", "--model").model, sharding)
     model = api.load(args.model, shardings=None if layout is None else layout.params)
     if model.tokenizer is None:
@@ -146,8 +190,9 @@ def _model(args: argparse.Namespace, output: Path) -> "JaxptModel":
         model.tokenizer,
         end_ids(model),
         max_length=args.max_length,
-        kept=KeptAnswers(output / "answers", identity),
+        kept=KeptAnswers(output / "answers" if jax.process_index() == 0 else None, identity),
         name=args.model,
+        agree=of_first,
     )
 
 

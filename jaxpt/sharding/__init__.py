@@ -1,7 +1,7 @@
 """Mesh, rules from axis names to mesh axes, hosts."""
 
 from jaxpt.sharding.activations import constrain
-from jaxpt.sharding.hosts import check_join, join, on_first_process, text_of_first
+from jaxpt.sharding.hosts import check_join, join, of_first, on_first_process, text_of_first
 from jaxpt.sharding.mesh import MESH_AXES, check_axes, make_mesh
 from jaxpt.sharding.rules import RULES, batch_sharding, param_shardings, partition_specs
 
@@ -14,6 +14,7 @@ __all__ = [
     "constrain",
     "join",
     "make_mesh",
+    "of_first",
     "on_first_process",
     "param_shardings",
     "partition_specs",

@@ -98,3 +98,13 @@ def text_of_first(text: str) -> str:
     line[: len(sent)] = np.frombuffer(sent, np.uint8)
     everywhere = multihost_utils.broadcast_one_to_all(line).astype(np.uint8).tobytes()
     return everywhere.rstrip(b"\0").decode(errors="replace")
+
+
+def of_first(values: np.ndarray) -> np.ndarray:
+    """Returns the array of process 0, of equal shape and dtype everywhere; all processes must call it at the same
+    point."""
+    if jax.process_count() == 1:
+        return values
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.broadcast_one_to_all(values)).astype(values.dtype)

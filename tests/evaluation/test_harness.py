@@ -143,6 +143,24 @@ def test_bits_per_byte_stand_beside_accuracies_and_groups_have_their_mean(model,
     assert "about birds." in results["samples"]["mmlu_birds"][0]["arguments"][0][0]
 
 
+def test_bits_per_byte_of_the_right_answer_stand_beside_what_is_generated(model, data):
+    results = evaluating.evaluate(model, evaluating.find_tasks(["gsm8k"], data), num_fewshot=0)
+    by_hand = {}
+    for s in results["samples"]["gsm8k"]:  # one for each of two filters
+        context, answer = s["arguments"][0][0], f" {s['doc']['answer']}"
+        ids, whole = model.tok_encode(context), model.tok_encode(context + answer)
+        assert whole[: len(ids)] == ids
+        (scored,) = model.engine.score([(ids, whole[len(ids) :])])
+        by_hand[s["doc_id"]] = -scored.total / np.log(2) / len(answer.encode())
+    entry = results["results"]["gsm8k"]
+    assert len(by_hand) == 2
+    np.testing.assert_allclose(entry["bits_per_byte,none"], np.mean(list(by_hand.values())), rtol=1e-5)
+    want = np.std(list(by_hand.values()), ddof=1) / np.sqrt(2)
+    np.testing.assert_allclose(entry["bits_per_byte_stderr,none"], want, rtol=1e-4)
+    assert "exact_match,strict-match" in entry
+    assert any(row[3] == "bits_per_byte" for row in evaluating.rows(results))
+
+
 @pytest.mark.slow
 def test_answers_are_kept_and_a_killed_evaluation_goes_on(model, data, tmp_path, monkeypatch):
     tasks = lambda: evaluating.find_tasks(["hellaswag", "lambada"], data)  # noqa: E731
@@ -229,8 +247,8 @@ def test_a_task_that_runs_what_a_model_wrote_is_refused_before_the_model_is_aske
     text = local_tasks.shipped()["gsm8k"].read_text(encoding="utf-8")
     code.write_text(text + "unsafe_code: true\n", encoding="utf-8")
     tasks = evaluating.find_tasks([str(code)], data)
-    with pytest.raises(JaxptError, match="task gsm8k runs what the model writes, which jaxpt eval does not; leave it"):
-        evaluating.evaluate(None, tasks, num_fewshot=0)
+    with pytest.raises(JaxptError, match="task gsm8k of lm_eval runs what the model writes, without limits, which"):
+        evaluating.evaluate(None, tasks, num_fewshot=0, run_model_code=True)
 
 
 def test_every_shipped_task_file_says_what_it_is():

@@ -1,4 +1,4 @@
-"""Greedy output in float32 is that of transformers, token for token."""
+"""Greedy output in float32 is that of transformers, token for token; in bfloat16 up to the first near-tie."""
 
 import importlib.util
 
@@ -7,6 +7,7 @@ import pytest
 
 from jaxpt.generation import InferenceEngine, Request
 from jaxpt.interop import load_hf
+from jaxpt.models.compute import Compute
 from tests.interop.foreign import made
 
 missing = [n for n in ("torch", "transformers") if importlib.util.find_spec(n) is None]
@@ -30,3 +31,41 @@ def test_greedy_tokens_are_those_of_transformers(name, tmp_path):
         ids = torch.tensor([prompt])
         want = theirs.generate(ids, attention_mask=torch.ones_like(ids), eos_token_id=None, **options)
         assert completion.tokens == want[0, len(prompt) :].tolist()
+
+
+NEAR = 4 * 2**-8  # of the largest logit: a few roundings of bfloat16, which has 8 bits
+
+
+def gap_at_first_difference(theirs, prompt, ours):
+    """How much likelier transformers' own bfloat16 pass finds its best token than ours, where they first differ.
+
+    A share of its largest logit there; None where all tokens are its best ones. After a difference the texts are two.
+    """
+    import torch
+
+    with torch.no_grad():
+        logits = theirs(torch.tensor([prompt + ours])).logits[0, len(prompt) - 1 : -1].float()
+    for row, token in zip(logits, ours, strict=True):
+        if int(row.argmax()) != token:
+            return float((row.max() - row[token]) / row.abs().max())
+    return None
+
+
+def test_greedy_tokens_in_bfloat16_are_those_of_transformers_up_to_a_near_tie(shared):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = shared / "data/stories260K/hf"
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    model = load_hf(folder)
+    rng = np.random.default_rng(0)
+    prompts = [[1, *rng.integers(260, 512, n).tolist()] for n in (1, 2, 3, 5, 8, 12)]
+    engine = InferenceEngine(model.config, model.params, Compute(dtype="bfloat16"))
+    texts = [c.tokens for c in engine.generate([Request(p, 32) for p in prompts])]
+    gaps = [gap_at_first_difference(theirs, p, text) for p, text in zip(prompts, texts)]
+    assert all(gap is None or gap < NEAR for gap in gaps), gaps
+    assert gaps.count(None) >= 3, gaps
+    for prompt, text, gap in zip(prompts, texts, gaps):
+        if gap is None:  # a planted token, that no rounding explains, is noticed
+            wrong = [*text[:4], (text[4] + 1) % 512, *text[5:]]
+            assert gap_at_first_difference(theirs, prompt, wrong) > NEAR

@@ -16,8 +16,9 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable
 
 from jaxpt.errors import JaxptError, nearest
+from jaxpt.evaluation.harness.gold_answers import GOLD, score_gold
 from jaxpt.evaluation.harness.language_model import JaxptModel
-from jaxpt.evaluation.harness.local_tasks import local_task, shipped
+from jaxpt.evaluation.harness.local_tasks import LocalTask, local_task, shipped
 from jaxpt.files.partial import whole_file
 
 Results = dict[str, Any]
@@ -68,7 +69,10 @@ def evaluate(
     limit: int | None = None,
     chat_template: bool = False,
     system_instruction: str | None = None,
+    fewshot_as_multiturn: bool = False,
     seed: int = 1234,
+    run_model_code: bool = False,
+    judges: bool = True,
 ) -> Results:
     """Returns what `lm_eval.simple_evaluate` does, with bits per byte of the gold answers beside accuracies.
 
@@ -79,33 +83,32 @@ def evaluate(
         limit: documents of each task, the first ones.
         chat_template: write prompts as conversations, with the tokenizer's template.
         system_instruction: what such a conversation begins with.
+        fewshot_as_multiturn: of a conversation each example is a turn of its own; else all are in the user's one.
         seed: of the choice of examples.
+        run_model_code: programs that the model writes may be executed (`programs`, which is no sandbox).
+        judges: False: answers are not given to scorers, as another process reports.
 
     Raises:
         JaxptError: more examples than there are; a task that would run what the model wrote.
     """
-    _check_examples(_leaves(tasks), num_fewshot)
-    for task in _leaves(tasks):
-        if task.get_config("unsafe_code"):
-            name = task.get_config("task")
-            raise JaxptError(f"task {name} runs what the model writes, which jaxpt eval does not; leave it out")
-    os.environ["DISABLE_MULTIPROC"] = "1"  # lm_eval's bootstrap would fork a process that has JAX's threads
-    try:
-        results = lm_eval.simple_evaluate(
-            model=model,
-            tasks=list(tasks),
-            num_fewshot=num_fewshot,
-            limit=limit,
-            apply_chat_template=chat_template,
-            system_instruction=system_instruction,
-            fewshot_random_seed=seed,
-            torch_random_seed=None,
-            bootstrap_iters=0 if limit is not None and limit < 10 else 1000,
-        )
-    except AssertionError as error:
-        raise JaxptError(f"lm_eval: {' '.join(str(error).split()) or 'an assertion failed'}") from error
-    assert results is not None, "one process reports"
-    results = dict(results)
+    leaves = _leaves(tasks)
+    _check_examples(leaves, num_fewshot)
+    _check_code(leaves, run_model_code)
+    for task in leaves:
+        if isinstance(task, LocalTask):
+            task.judges = judges
+    results = _simple_evaluate(
+        model,
+        tasks=list(tasks),
+        num_fewshot=num_fewshot,
+        limit=limit,
+        apply_chat_template=chat_template,
+        system_instruction=system_instruction,
+        fewshot_as_multiturn=fewshot_as_multiturn,
+        fewshot_random_seed=seed,
+        bootstrap_iters=0 if limit is not None and limit < 10 else 1000,
+    )
+    score_gold(model, leaves, results["samples"], chat_template)
     add_bits_per_byte(results)
     results["config"] |= {
         "model": model.name,
@@ -116,15 +119,46 @@ def evaluate(
     return results
 
 
+def _simple_evaluate(model: JaxptModel, **options: Any) -> Results:
+    os.environ["DISABLE_MULTIPROC"] = "1"  # lm_eval's bootstrap would fork a process that has JAX's threads
+    try:
+        results = lm_eval.simple_evaluate(
+            model,
+            task_manager=TaskManager(include_defaults=False),  # reading all its task files takes seconds
+            torch_random_seed=None,
+            **options,
+        )
+    except AssertionError as error:
+        raise JaxptError(f"lm_eval: {' '.join(str(error).split()) or 'an assertion failed'}") from error
+    assert results is not None, "one process reports"
+    return dict(results)
+
+
 def _check_examples(tasks: Sequence[Task], num_fewshot: int | None) -> None:
     for task in tasks:
-        shots = task.get_config("num_fewshot") if num_fewshot is None else num_fewshot
+        default = task.get_config("num_fewshot")
+        shots = default if num_fewshot is None or default == 0 else num_fewshot  # lm_eval leaves a 0 as it is
         there = bool(task.get_config("fewshot_split") or task.has_training_docs() or task.has_validation_docs())
         own = task.get_config("fewshot_config") or {}
         if shots and not there and not (isinstance(own, Mapping) and own.get("samples")):
             raise JaxptError(
                 f"task {task.get_config('task')} has no examples to show {shots} of: add their file to --data, or give "
                 f"--num_fewshot=0"
+            )
+
+
+def _check_code(tasks: Sequence[Task], run_model_code: bool) -> None:
+    for task in tasks:
+        name = task.get_config("task")
+        if task.get_config("unsafe_code"):
+            raise JaxptError(
+                f"task {name} of lm_eval runs what the model writes, without limits, which jaxpt eval does not; leave "
+                f"it out (humaneval and mbpp of --data=FOLDER run it in a limited process, with --run_model_code)"
+            )
+        if isinstance(task, LocalTask) and task.scorer is not None and task.scorer.runs_code and not run_model_code:
+            raise JaxptError(
+                f"task {name} runs the programs that the model writes; --run_model_code allows it (in a limited "
+                f"process that is no sandbox, see docs/evaluation.md), or leave the task out"
             )
 
 
@@ -137,6 +171,9 @@ def _leaves(tasks: Sequence[Task | Group | str]) -> list[Task]:
 
 def gold_bits_per_byte(sample: Mapping[str, Any]) -> float | None:
     """Returns bits per byte (UTF-8) of the right continuation of a sample; None where it has no such, or several."""
+    if GOLD in sample:
+        continuation, total = sample[GOLD]
+        return -float(total) / math.log(2) / len(continuation.encode())
     arguments, target = sample["arguments"], sample["target"]
     answers = [r[0] if isinstance(r[0], (list, tuple)) else r for r in sample["resps"]]
     if any(len(a) < 2 or not isinstance(a[1], str) for a in arguments) or not all(len(a) == 2 for a in answers):
@@ -182,12 +219,8 @@ def add_bits_per_byte(results: Results) -> None:
 
 def mean_over_members(results: Results, group: str, members: Sequence[str]) -> None:
     """Adds a group's bits per byte: the mean over all documents of its members."""
-    values = [
-        v
-        for name in members
-        for s in results.get("samples", {}).get(name, [])
-        if (v := gold_bits_per_byte(s)) is not None
-    ]
+    first = {(name, s["doc_id"]): s for name in members for s in results.get("samples", {}).get(name, [])}
+    values = [v for s in first.values() if (v := gold_bits_per_byte(s)) is not None]
     for where in ("results", "groups"):
         if values and group in results.get(where, {}):
             entry = results[where][group]

@@ -11,16 +11,15 @@ from jaxpt.files.digests import canonical_digest
 class KeptAnswers:
     """A file of JSON lines `{"key": …, "value": …}`, appended to; a last line that a kill cut off does not count."""
 
-    def __init__(self, folder: Path | None, identity: dict[str, Any], *, writes: bool = True):
+    def __init__(self, folder: Path | None, identity: dict[str, Any]):
         """Opens the file of this model in `folder`, which is made.
 
         Args:
-            folder: None: nothing is kept.
+            folder: None: answers are kept in memory only (of several processes, one writes).
             identity: what answers depend on besides the request: parameters, tokenizer, dtype, length.
-            writes: whether this process appends (of several, one does).
         """
         self.file = None if folder is None else folder / f"{canonical_digest(identity)[:16]}.jsonl"
-        self.writes, self.values = writes, {}
+        self.values: dict[str, Any] = {}
         if self.file is None:
             return
         self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -31,9 +30,8 @@ class KeptAnswers:
             for line in content[:whole].splitlines():
                 entry = json.loads(line)
                 self.values[entry["key"]] = entry["value"]
-        if writes:
-            with self.file.open("ab") as out:
-                out.truncate(whole)
+        with self.file.open("ab") as out:
+            out.truncate(whole)
 
     @staticmethod
     def key(kind: str, arguments: Sequence[Any]) -> str:
@@ -47,6 +45,6 @@ class KeptAnswers:
     def put(self, key: str, value: Any) -> None:
         """Keeps an answer; it is in the file when this returns."""
         self.values[key] = value
-        if self.file is not None and self.writes:
+        if self.file is not None:
             with self.file.open("a", encoding="utf-8") as out:
                 out.write(json.dumps({"key": key, "value": value}, ensure_ascii=False) + "\n")

@@ -1,9 +1,11 @@
 """A jaxpt model as a language model of `lm_eval`: log-likelihoods, also rolling, generation, chat templates."""
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
@@ -15,6 +17,10 @@ from jaxpt.generation import Completion, InferenceEngine, Request, Sampling
 from jaxpt.tokenizers.interface import Tokenizer
 
 Pair = tuple[list[int], list[int]]  # tokens of a context and of a continuation
+LEADING_SPACE = (
+    "keep_leading_space"  # of generation_kwargs: a SentencePiece tokenizer drops the first, and code needs it
+)
+NOTHING = {"loglikelihood": (0.0, False), "loglikelihood_rolling": 0.0, "generate_until": ""}
 MOST_NEW_TOKENS = 256  # where a task does not say, as in lm_eval's own backends
 
 
@@ -35,6 +41,7 @@ class JaxptModel(TemplateLM):
         max_length: int | None = None,
         kept: KeptAnswers | None = None,
         name: str = "",
+        agree: Callable[[np.ndarray], np.ndarray] = lambda known: known,
     ):
         """Takes an engine.
 
@@ -45,6 +52,8 @@ class JaxptModel(TemplateLM):
             max_length: tokens that the model reads at once; default: its positions.
             kept: answers that need not be computed again.
             name: what results call the model.
+            agree: of several processes, gives each what the first one says it keeps, bool `[N]`. What the others do not
+                keep themselves they answer with nothing, as the first one reports.
 
         Raises:
             JaxptError: a tokenizer with neither BOS nor EOS.
@@ -53,7 +62,7 @@ class JaxptModel(TemplateLM):
         self.engine, self.words, self.ends, self.name = engine, tokenizer, tuple(ends), name
         self.max_length = max_length or engine.config.max_positions
         self.kept = kept or KeptAnswers(None, {})
-        self.truncated = 0
+        self.truncated, self.agree = 0, agree
         first = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
         if first is None:
             raise JaxptError(
@@ -118,7 +127,12 @@ class JaxptModel(TemplateLM):
             pairs = [self._pair(*r.args) for r in some]
             self.engine.score(pairs, lambda i, s: put(i, [s.total, s.all_greedy]))
 
-        return [(float(a), bool(b)) for a, b in self._answers("loglikelihood", requests, compute)]
+        keyed = self._keyed("loglikelihood", requests)
+        return [(float(a), bool(b)) for a, b in self._answers("loglikelihood", keyed, compute)]
+
+    def continuation_length(self, continuation: str) -> int:
+        """Returns the tokens of a continuation."""
+        return len(self.tok_encode(continuation, add_special_tokens=False))
 
     def _pair(self, context: str, continuation: str) -> Pair:
         if context:
@@ -179,13 +193,17 @@ class JaxptModel(TemplateLM):
                     put(i, 0.0)
             self.engine.score(windows, done)
 
-        return [float(x) for x in self._answers("loglikelihood_rolling", requests, compute)]
+        keyed = self._keyed("loglikelihood_rolling", requests)
+        return [float(x) for x in self._answers("loglikelihood_rolling", keyed, compute)]
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """Returns the continuation of each request's context, before the first of its stop texts."""
+        """Returns the continuation of each request's context, before the first of its stop texts.
+
+        A sampled one has a seed of its own, from the request and how often it was asked before.
+        """
 
         def compute(some: list[Any], put: Callable[[int, Any], None]) -> None:
-            asked = [self._request(r.args[0], r.args[1], i) for i, r in enumerate(some)]
+            asked = [self._request(r.args[0], r.args[1], seed) for r, seed in some]
             alike: dict[tuple[int, ...], list[int]] = {}  # tasks come together; the prompts of one begin alike
             for i, (request, _) in enumerate(asked):
                 alike.setdefault(tuple(request.prompt[:64]), []).append(i)
@@ -193,14 +211,24 @@ class JaxptModel(TemplateLM):
             for members in [*(m for m in alike.values() if len(m) > 1), *([alone] if alone else [])]:
 
                 def done(n: int, c: Completion, members: list[int] = members) -> None:
-                    put(members[n], self._text(c.tokens, asked[members[n]][1]))
+                    request, stops = asked[members[n]]
+                    whole = bool(some[members[n]][0].args[1].get(LEADING_SPACE))
+                    put(members[n], self._text(request.prompt if whole else (), c.tokens, stops))
 
                 self.engine.generate([asked[i][0] for i in members], done, share_prefix=True)
 
-        return [str(x) for x in self._answers("generate_until", requests, compute)]
+        asked_before: Counter[str] = Counter()
+        numbered = []
+        for r in requests:
+            key = self.kept.key("generate_until", r.args)
+            if r.args[1].get("do_sample"):
+                asked_before[key] += 1
+                key = self.kept.key("generate_until", [*r.args, asked_before[key]])
+            numbered.append(((r, int(key[:7], 16)), key))
+        return [str(x) for x in self._answers("generate_until", numbered, compute)]
 
     def _request(self, context: str, options: dict[str, Any], seed: int) -> tuple[Request, list[str]]:
-        kwargs = normalize_gen_kwargs(options, self.max_gen_toks)
+        kwargs = normalize_gen_kwargs({k: v for k, v in options.items() if k != LEADING_SPACE}, self.max_gen_toks)
         stops = handle_stop_sequences(kwargs.pop("until", None), eos=self.words.decode([self.eot_token_id]))
         most = int(kwargs["max_gen_toks"])
         room = self.max_length - most
@@ -218,24 +246,32 @@ class JaxptModel(TemplateLM):
             )
         return Request(prompt[-room:], most, sampling, seed, stop_ids=self.ends, stop_texts=tuple(stops)), stops
 
-    def _text(self, tokens: Sequence[int], stops: list[str]) -> str:
-        text = self.words.decode([t for t in tokens if t not in self._special and t not in self.ends])
+    def _text(self, before: Sequence[int], tokens: Sequence[int], stops: list[str]) -> str:
+        """The text of `tokens`; with the prompt `before`, beginning with the space that decoding alone may drop."""
+        begun, whole = (
+            self.words.decode([t for t in some if t not in self._special and t not in self.ends])
+            for some in (before, [*before, *tokens])
+        )
+        text = whole[len(begun) :]
         return str(postprocess_generated_text(text, stops, None))
 
+    def _keyed(self, kind: str, requests: list[Any]) -> list[tuple[Any, str]]:
+        return [(r, self.kept.key(kind, r.args)) for r in requests]
+
     def _answers(
-        self, kind: str, requests: list[Any], compute: Callable[[list[Any], Callable[[int, Any], None]], None]
+        self,
+        kind: str,
+        requests: Sequence[tuple[Any, str]],
+        compute: Callable[[list[Any], Callable[[int, Any], None]], None],
     ) -> list[Any]:
-        """Of each request what is kept, or else what `compute` puts, which is kept from then on."""
-        keys = [self.kept.key(kind, r.args) for r in requests]
-        sampled = {k for k, r in zip(keys, requests) if kind == "generate_until" and r.args[1].get("do_sample")}
+        """Of each (request, key) what is kept under the key, or else what `compute` puts, which is then kept."""
         out: dict[int, Any] = {}
         first: dict[str, int] = {}  # the same question may be asked twice
-        for i, key in enumerate(keys):
-            known = None if key in sampled else self.kept.get(key)
-            if known is not None:
-                out[i] = known
-            elif key in sampled:
-                first[f"{key} {i}"] = i
+        values = [self.kept.get(key) for _, key in requests]
+        known = self.agree(np.array([value is not None for value in values], bool))
+        for i, (_, key) in enumerate(requests):
+            if known[i]:
+                out[i] = NOTHING[kind] if values[i] is None else values[i]
             else:
                 first.setdefault(key, i)
         open_ = list(first.values())
@@ -244,10 +280,9 @@ class JaxptModel(TemplateLM):
 
             def put(n: int, value: Any) -> None:
                 out[open_[n]] = value
-                if keys[open_[n]] not in sampled:
-                    self.kept.put(keys[open_[n]], value)
+                self.kept.put(requests[open_[n]][1], value)
                 bar.update(1)
 
             if open_:
-                compute([requests[i] for i in open_], put)
-        return [out[i] if i in out else out[first[keys[i]]] for i in range(len(requests))]
+                compute([requests[i][0] for i in open_], put)
+        return [out[i] if i in out else out[first[key]] for i, (_, key) in enumerate(requests)]

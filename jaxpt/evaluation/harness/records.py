@@ -4,7 +4,7 @@ import csv
 import gzip
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ LETTERS = "ABCDEFGHIJ"
 SUFFIXES = (".jsonl", ".jsonl.gz")
 
 
-def find(data: Path, names: Sequence[str]) -> Path:
-    """Returns the first of `names` that is in `data`, as NAME.jsonl, NAME.jsonl.gz or a folder of CSV files.
+def find(data: Path, names: Sequence[str], folder_of: str = "csv") -> Path:
+    """Returns the first of `names` that is in `data`, as NAME.jsonl, NAME.jsonl.gz or a folder of CSV files (or of
+    others, by their suffix).
 
     Raises:
         JaxptError: there is none; it names what was looked for.
@@ -27,22 +28,56 @@ def find(data: Path, names: Sequence[str]) -> Path:
         for suffix in SUFFIXES:
             if (data / f"{name}{suffix}").is_file():
                 return data / f"{name}{suffix}"
-        if (data / name).is_dir() and any((data / name).glob("*.csv")):
+        if (data / name).is_dir() and any((data / name).glob(f"*.{folder_of}")):
             return data / name
     looked = ", ".join(f"{name}.jsonl[.gz]" for name in names)
-    raise JaxptError(f"--data={data} has none of {looked}, nor a folder of CSV files of such a name")
+    raise JaxptError(f"--data={data} has none of {looked}, nor a folder of {folder_of.upper()} files of such a name")
 
 
-def read(path: Path, split: str) -> list[EvaluationRecord]:
+def lookup(data: Path, names: Sequence[str], key: str, field: str) -> dict[str, str]:
+    """Returns texts by name: of a file of JSON lines the `field` under each `key`, of a folder of NAME.txt the texts.
+
+    Raises:
+        JaxptError: no such file, or a record without the two.
+    """
+    path = find(data, names, "txt")
+    if path.is_dir():
+        return {file.stem: file.read_text(encoding="utf-8") for file in sorted(path.glob("*.txt"))}
+    out = {}
+    for number, row in enumerate(_json_rows(path), 1):
+        if not isinstance(row.get(key), str) or not isinstance(row.get(field), str):
+            raise JaxptError(f"{path}, line {number}: no text under {key} and {field}")
+        out[row[key]] = row[field]
+    return out
+
+
+def read(
+    path: Path,
+    split: str,
+    between: Mapping[str, Sequence[int]] | None = None,
+    as_json: Sequence[str] = (),
+) -> list[EvaluationRecord]:
     """Returns the records of a file or folder; of a file that holds several splits those of `split`.
+
+    Args:
+        path: a file of JSON lines, or a folder of CSV files.
+        split: records with another one in their field `split` are left out.
+        between: fields with the smallest and the largest number that they may have.
+        as_json: fields that become JSON text, as a table cannot hold what differs in its form from record to record.
 
     Raises:
         JaxptError: a line that is no record, named with its number; no records.
     """
     rows = list(_csv_rows(path) if path.is_dir() else _json_rows(path))
     rows = [row for row in rows if row.get("split", split) == split]
+    for field, (first, last) in (between or {}).items():
+        rows = [row for row in rows if isinstance(row.get(field), int) and first <= row[field] <= last]
     if not rows:
-        raise JaxptError(f"{path} has no records of the split {split}")
+        where = "".join(f", with {field} of {a} to {b}" for field, (a, b) in (between or {}).items())
+        raise JaxptError(f"{path} has no records of the split {split}{where}")
+    if as_json:
+        texts = [{name: json.dumps(row.get(name), indent=4, ensure_ascii=False) for name in as_json} for row in rows]
+        rows = [{**{k: v for k, v in row.items() if k != "orig"}, **text} for row, text in zip(rows, texts)]
     return [canonical(row) for row in rows]
 
 

@@ -1,0 +1,1 @@
+"""The scorers that a task file may name, a file each."""
