@@ -12,6 +12,7 @@ from jaxpt.cli.terminal import table
 from jaxpt.errors import JaxptError
 
 if TYPE_CHECKING:
+    from jaxpt.data.contamination import Contamination
     from jaxpt.evaluation.harness.language_model import JaxptModel
 
 HELP = "score a model on downstream tasks (lm_eval), from local files; compare two models"
@@ -23,11 +24,14 @@ example:
   jaxpt eval --model=RUN --tasks=hellaswag --data=EVALSETS --limit=100 --dtype=bfloat16 --mesh=fsdp=-1
   jaxpt eval --model=BUNDLE --tasks=my_task.yaml --output=mine
   jaxpt eval --compare=BUNDLE.eval,RUN.eval
+  jaxpt eval --model=BUNDLE --tasks=hellaswag,arc_easy --data=EVALSETS --contaminated=SEARCHED
+  jaxpt eval --contaminated=SEARCHED --output=RUN.eval
 
 Answers are kept in OUTPUT/answers as they come: killed, it goes on when started again, and what was asked before is not
 computed again. --data is a folder with the files of evaluation sets; a task of lm_eval itself is read from this
-machine's cache, and from the Hugging Face hub only with --hub. docs/evaluation.md says which files, and how to write a
-task of one's own.
+machine's cache, and from the Hugging Face hub only with --hub. --contaminated gives, beside the score over all
+documents, that over those which no training source holds; without --model it does so for the newest results in OUTPUT.
+docs/evaluation.md says which files, and how to write a task of one's own.
 """
 
 
@@ -53,6 +57,11 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--system", metavar="TEXT", help="what a conversation begins with")
     parser.add_argument("--seed", type=int, default=1234, help="of the choice of examples")
     parser.add_argument("--hub", action="store_true", help="tasks of lm_eval may be downloaded")
+    parser.add_argument(
+        "--contaminated",
+        metavar="A,B,…",
+        help="what training sources hold: contaminated.json of jaxpt-data decontaminate",
+    )
     parser.add_argument("--list", action="store_true", help="list the tasks")
     parser.add_argument("--compare", metavar="A,B", help="two folders of results: paired differences")
     args = parser.parse_args(list(argv))
@@ -66,6 +75,8 @@ def main(argv: Sequence[str]) -> int:
         stay_offline()
     if args.list:
         return _list()
+    if args.contaminated and not args.model:
+        return _score_again(args)
     for name in ("model", "tasks"):
         if not getattr(args, name):
             raise JaxptError(f"--{name} is missing (or --list, or --compare=A,B)")
@@ -78,10 +89,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from jaxpt.evaluation.harness import evaluating
+    from jaxpt.evaluation.harness import clean, evaluating
 
     data = None if args.data is None else Path(args.data)
     tasks = evaluating.find_tasks(args.tasks.split(","), data)  # before the model: a mistyped name costs no loading
+    files = _contaminated(args)
+    if files:
+        clean.check(tasks, files)
     output = Path(args.output or f"{args.model.rstrip('/')}.eval")
     model = _model(args, output)
     results = evaluating.evaluate(
@@ -93,6 +107,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         system_instruction=args.system,
         seed=args.seed,
     )
+    lines = clean.add_clean(results, files) if files else []
     file = evaluating.write(results, output)
     print(table(["task", "shots", "documents", "metric", "value", "±"], evaluating.rows(results)))
     if model.truncated:
@@ -101,8 +116,36 @@ def _evaluate(args: argparse.Namespace) -> int:
             f"reads; their contexts were cut on the left",
             file=sys.stderr,
         )
+    if files:
+        _report_clean(clean.tables(results), lines)
     print(f"results in {file}")
     return 0
+
+
+def _contaminated(args: argparse.Namespace) -> list["Contamination"]:
+    from jaxpt.data import contamination
+
+    return [contamination.read(name) for name in args.contaminated.split(",")] if args.contaminated else []
+
+
+def _score_again(args: argparse.Namespace) -> int:
+    """Adds clean scores to results that are there."""
+    from jaxpt.evaluation.harness import clean
+
+    if not args.output:
+        raise JaxptError("--contaminated without --model scores results again: give their folder by --output")
+    results, file = clean.read_results(Path(args.output))
+    lines = clean.add_clean(results, _contaminated(args))
+    clean.rewrite(results, file)
+    _report_clean(clean.tables(results), lines)
+    print(f"results in {file}")
+    return 0
+
+
+def _report_clean(text: str, lines: Sequence[str]) -> None:
+    print(f"\n{text}")
+    for line in lines:
+        print(f"jaxpt eval: {line}", file=sys.stderr)
 
 
 def _model(args: argparse.Namespace, output: Path) -> "JaxptModel":
