@@ -68,9 +68,8 @@ class Answers(BaseHTTPRequestHandler):
         if not self._let_in():
             return None
         if self.path == "/v1/models":
-            return self._send({"object": "list", "data": [{"id": "tiny-model", "object": "model"}]})
-        if self.path == "/tokenizer_info":
-            return self._send({"eos_token": "</s>", "chat_template": self.server.does.get("template", "{{ x }}")})
+            model = {"id": "tiny-model", "object": "model", "chat_template": self.server.does.get("template", True)}
+            return self._send({"object": "list", "data": [model]})
         return self._send({"error": {"message": "not found"}}, status=404)
 
     def do_POST(self):
@@ -279,7 +278,7 @@ def test_stop_ends_the_request_and_retry_edit_and_clear_do_what_they_say(page, s
 
 @needs_chromium
 def test_a_model_without_a_template_continues_text(browser, server):
-    server.does |= {"template": None, "text": " upon a time"}
+    server.does |= {"template": False, "text": " upon a time"}
     browser.go(server.url)
     browser.wait("at('what').textContent === 'continues text'")
     send(browser, "Once")
@@ -350,6 +349,10 @@ def test_nothing_lies_outside_a_phone_or_is_too_faint(page, server):
         send(page, "Tell me " + "w" * 300)
         page.run("at('panel').open = true; document.querySelectorAll('.token')[5].focus()")
         assert page.run("document.documentElement.scrollWidth") <= 390
+        tops = "['send', 'retry', 'edit', 'clear'].map(id => at(id).getBoundingClientRect().top)"
+        assert len(set(page.run(tops))) == 1  # in one row, also under the longer name
+        page.run("at('send').textContent = 'Continue'")
+        assert len(set(page.run(tops))) == 1
         assert page.run("(b => b.left >= 0 && b.right <= 390)(at('tip').getBoundingClientRect())")
         colors = page.run(
             "[document.body, at('clear'), document.querySelector('.note'), at('send')]"
