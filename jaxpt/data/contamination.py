@@ -29,8 +29,8 @@ def item_text(record: Mapping[str, Any], fields: Sequence[str]) -> str:
 
 
 def digest_of(text: str) -> str:
-    """Returns what an item is known by: 128 bits of the SHA-256 of its text, in hex."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    """Returns what an item is known by: 128 bits of the SHA-256 of its text, in hex, all white space as one space."""
+    return hashlib.sha256(" ".join(text.split()).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 @dataclass

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from data_tools.commands import decontaminate
+from data_tools.commands import decontaminate, inspect
 from jaxpt.data import contamination
 from jaxpt.errors import JaxptError
 
@@ -129,6 +129,10 @@ def test_the_table_says_items_and_share_per_set_and_source(made, capsys):
     for line in ("one web 5 0.625 6", "one books 2 0.25 2", "two web 1 0.1 2", "two b.jsonl 1 0.1 1"):
         assert line in said, said
     assert "sources that hold no item: code" in said
+    assert inspect.main([f"{folder}/out", f"--html={folder}/report.html"]) == 0
+    assert "one web 5 0.625 6" in " ".join(capsys.readouterr().out.split())
+    row = "<td>one</td><td>web</td><td>5</td><td>62.50%</td><td>6</td>"
+    assert row in (folder / "report.html").read_text()
 
 
 def test_a_source_that_holds_less_is_told_apart(made, tmp_path):
