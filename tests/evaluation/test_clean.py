@@ -141,6 +141,7 @@ def test_the_held_documents_are_those_that_were_planted_and_by_whom(results):
     assert results["clean"]["groups"]["mmlu"]["sources"] == {"web": 4}
     lines = [" ".join(line.split()) for line in clean.tables(results).splitlines()]
     assert "hellaswag 12 9 3 0 0 books 2, web 2" in lines
+    assert "searched: books (3 documents), code (1 documents), web (7 documents)" in lines
     value = results["results"]["hellaswag"]["acc,none"]
     assert any(line.startswith(f"hellaswag acc 12 {value:.4g}") and " 9 " in line for line in lines), lines
 
@@ -162,6 +163,7 @@ def test_written_results_are_scored_again_without_a_model(made, results, tmp_pat
     assert next(tmp_path.glob("results_*.json")).read_bytes() == again
 
 
+@pytest.mark.slow
 def test_the_command_scores_beside_all_and_asks_the_model_nothing_twice(made, shared, tmp_path, capsys):
     flags = ["eval", f"--model={shared}/data/stories260K/hf", "--tasks=hellaswag", f"--data={made}/sets"]
     flags += ["--num_fewshot=0", f"--output={tmp_path}"]

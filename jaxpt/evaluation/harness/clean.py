@@ -160,7 +160,9 @@ def add_clean(results: Results, files: Sequence[Contamination]) -> list[str]:
         if group not in samples and group in results["results"]:
             groups[group], left_out = _group(results, group, tasks)
             said += left_out
-    about = [{"file": f.name, "fields": list(f.fields), "rules": dict(f.rules)} for f in files]
+    about = [
+        {"file": f.name, "fields": list(f.fields), "rules": dict(f.rules), "sources": dict(f.sources)} for f in files
+    ]
     results[KEY] = {"files": about, "tasks": tasks, "groups": groups}
     return said
 
@@ -322,7 +324,8 @@ def tables(results: Results) -> str:
             scores.append([name, label, counts[0], *pair[0], counts[1], *pair[1]])
     head = ["task", "documents", CLEAN, HELD, UNCHECKED, UNKNOWN, "held by"]
     both = ["task", "metric", "documents", "all", "±", "clean ones", "clean", "± "]
-    return f"{table(head, documents)}\n\n{table(both, scores)}"
+    searched = ", ".join(f"{n} ({c:,} documents)" for f in results[KEY]["files"] for n, c in f["sources"].items())
+    return f"{table(head, documents)}\nsearched: {searched}\n\n{table(both, scores)}"
 
 
 def _number(value: Any) -> float | str:

@@ -1,7 +1,10 @@
 """Which items each source holds: exactly those that were planted, as a count of 13-grams in plain Python has them."""
 
+import gzip
 import json
 import random
+import re
+from collections import Counter
 
 import pytest
 
@@ -147,6 +150,27 @@ def test_a_source_that_holds_less_is_told_apart(made, tmp_path):
     assert contamination.digest_of(" ".join(ITEMS[5])) not in found.held
     assert set(found.held[contamination.digest_of(" ".join(ITEMS[1]))]) == {"web"}
     assert "books" not in found.sources
+
+
+def test_of_real_problems_those_are_held_that_a_count_in_plain_python_finds(shared, tmp_path):
+    train, test = shared / "data/math/gsm8k_train.jsonl.gz", shared / "data/eval/gsm8k_test.jsonl.gz"
+    assert decontaminate.main([f"--input={train}", f"--eval={test}", f"--output={tmp_path}/out"]) == 0
+
+    def tokens_of(file):
+        with gzip.open(file, "rt", encoding="utf-8") as lines:
+            return [re.findall(r"\w+", json.loads(line)["text"].lower()) for line in lines]
+
+    owners = {}
+    for number, item in enumerate(tokens_of(test)):
+        for gram in grams(item):
+            owners.setdefault(gram, set()).add(number)
+    want = Counter()
+    for document in tokens_of(train):
+        want.update({n for gram in grams(document) if len(owners.get(gram, ())) < 5 for n in owners.get(gram, ())})
+    found = contamination.read(str(tmp_path / "out"))
+    got = {i.position: h.rules["long"].documents for i in found.items for h in i.sources.values() if "long" in h.rules}
+    assert (len(want), want.total()) == (10, 11)
+    assert got == dict(want)
 
 
 @pytest.mark.parametrize(
