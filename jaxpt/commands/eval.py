@@ -122,32 +122,6 @@ def _evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _contaminated(args: argparse.Namespace) -> list["Contamination"]:
-    from jaxpt.data import contamination
-
-    return [contamination.read(name) for name in args.contaminated.split(",")] if args.contaminated else []
-
-
-def _score_again(args: argparse.Namespace) -> int:
-    """Adds clean scores to results that are there."""
-    from jaxpt.evaluation.harness import clean
-
-    if not args.output:
-        raise JaxptError("--contaminated without --model scores results again: give their folder by --output")
-    results, file = clean.read_results(Path(args.output))
-    lines = clean.add_clean(results, _contaminated(args))
-    clean.rewrite(results, file)
-    _report_clean(clean.tables(results), lines)
-    print(f"results in {file}")
-    return 0
-
-
-def _report_clean(text: str, lines: Sequence[str]) -> None:
-    print(f"\n{text}")
-    for line in lines:
-        print(f"jaxpt eval: {line}", file=sys.stderr)
-
-
 def _model(args: argparse.Namespace, output: Path) -> "JaxptModel":
     from jaxpt import api
     from jaxpt.bundles.digest import digest
@@ -230,3 +204,29 @@ def _compare(folders: str) -> int:
     if left_out:
         print(f"jaxpt eval: in one of the two only: {', '.join(left_out)}", file=sys.stderr)
     return 0
+
+
+def _contaminated(args: argparse.Namespace) -> list["Contamination"]:
+    from jaxpt.data import contamination
+
+    return [contamination.read(name) for name in args.contaminated.split(",")] if args.contaminated else []
+
+
+def _score_again(args: argparse.Namespace) -> int:
+    """Adds clean scores to results that are there."""
+    from jaxpt.evaluation.harness import clean
+
+    if not args.output:
+        raise JaxptError("--contaminated without --model scores results again: give their folder by --output")
+    results, file = clean.read_results(Path(args.output))
+    lines = clean.add_clean(results, _contaminated(args))
+    clean.rewrite(results, file)
+    _report_clean(clean.tables(results), lines)
+    print(f"results in {file}")
+    return 0
+
+
+def _report_clean(text: str, lines: Sequence[str]) -> None:
+    print(f"\n{text}")
+    for line in lines:
+        print(f"jaxpt eval: {line}", file=sys.stderr)
