@@ -23,15 +23,17 @@ example:
   jaxpt eval --model=BUNDLE --tasks=hellaswag,arc_easy --data=EVALSETS --num_fewshot=0 --limit=100
   jaxpt eval --model=RUN --tasks=hellaswag --data=EVALSETS --limit=100 --dtype=bfloat16 --mesh=fsdp=-1
   jaxpt eval --model=BUNDLE --tasks=my_task.yaml --output=mine
-  jaxpt eval --compare=BUNDLE.eval,RUN.eval
   jaxpt eval --model=BUNDLE --tasks=hellaswag,arc_easy --data=EVALSETS --contaminated=SEARCHED
   jaxpt eval --contaminated=SEARCHED --output=RUN.eval
+  jaxpt eval --compare=BUNDLE.eval,RUN.eval
+
+With --contaminated the score over documents that no training source holds stands beside that over all; without --model
+the newest results in OUTPUT get it.
 
 Answers are kept in OUTPUT/answers as they come: killed, it goes on when started again, and what was asked before is not
 computed again. --data is a folder with the files of evaluation sets; a task of lm_eval itself is read from this
-machine's cache, and from the Hugging Face hub only with --hub. --contaminated gives, beside the score over all
-documents, that over those which no training source holds; without --model it does so for the newest results in OUTPUT.
-docs/evaluation.md says which files, and how to write a task of one's own.
+machine's cache, and from the Hugging Face hub only with --hub. docs/evaluation.md says which files, and how to write a
+task of one's own.
 """
 
 
@@ -73,10 +75,10 @@ def main(argv: Sequence[str]) -> int:
         from jaxpt.evaluation.harness.offline import stay_offline
 
         stay_offline()
-    if args.list:
-        return _list()
     if args.contaminated and not args.model:
         return _score_again(args)
+    if args.list:
+        return _list()
     for name in ("model", "tasks"):
         if not getattr(args, name):
             raise JaxptError(f"--{name} is missing (or --list, or --compare=A,B)")
