@@ -290,6 +290,19 @@ def test_a_model_without_a_template_continues_text(browser, server):
     assert "messages" not in body
     browser.run("document.querySelector('.token').focus()")
     assert browser.run("at('tip').textContent").startswith("␣up5.0 %(taken)zzz4.0 %")
+    shown = (
+        "[...document.querySelectorAll('article')].filter(a => !a.hidden).map(a => a.querySelector('.text').innerText)"
+    )
+    for answer in ({"text": " more"}, {"refuse": (403, "the Host header is wrong")}):
+        server.does = {"template": False, **answer}
+        browser.run("at('retry').click()")
+        browser.wait("writing === null")
+        assert browser.run(shown) == [f"Once{answer.get('text', '')}"]  # the text stands there once, answered or not
+        assert server.asked[-1][2]["prompt"] == "Once"
+    assert browser.run("at('fault').textContent") == "The server refuses this: the Host header is wrong"
+    assert browser.run("at('access').hidden")
+    browser.run("at('edit').click()")
+    assert browser.run("[at('input').value, document.querySelectorAll('article').length]") == ["Once", 0]
 
 
 @needs_chromium
