@@ -35,6 +35,9 @@ class Hashes(LM):
         self.asked += 1
         return int(hashlib.sha256(repr(request.args[:2]).encode()).hexdigest()[:8], 16) / 16**8
 
+    def continuation_length(self, text):
+        return len(text)
+
     def loglikelihood(self, requests, **_):
         return [(-20 * self._number(r), self._number(r) > 0.5) for r in requests]
 

@@ -298,8 +298,8 @@ def _pooled_bits(
     values = []
     for leaf in leaves:
         out = set(tasks[leaf]["left_out"])
-        records = [s for s in results["samples"][leaf] if s["doc_id"] not in out]
-        values += [b for s in records if (b := gold_bits_per_byte(s)) is not None]
+        once = {s["doc_id"]: s for s in results["samples"][leaf] if s["doc_id"] not in out}  # whatever the filters
+        values += [b for s in once.values() if (b := gold_bits_per_byte(s)) is not None]
     if not values:
         return ()
     error = float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else "N/A"
