@@ -347,6 +347,36 @@ def test_faults_are_said_in_plain_words_and_the_question_stays(page, server, doe
 
 
 @needs_chromium
+def test_the_page_talks_to_the_server_itself(browser, request):
+    pytest.importorskip("jaxpt.serving.page", reason="the server is not here")
+    live = request.getfixturevalue("live")
+    browser.console.clear()
+    browser.go(f"{live.url}/")
+    browser.wait("connected && at('what').textContent === 'conversation'")
+    browser.run("at('max_tokens').value = '24'; at('temperature').value = '0'")
+    send(browser, "Once upon a time")
+    said = browser.run(ANSWER)
+    asked = {"messages": [{"role": "user", "content": "Once upon a time"}], "max_tokens": 24, "temperature": 0}
+    status, answer = live.ask("/v1/chat/completions", {**asked, "logprobs": True, "top_logprobs": 5})
+    assert status == 200
+    assert said == answer["choices"][0]["message"]["content"]
+    first = answer["choices"][0]["logprobs"]["content"][0]
+    share = 100 * math.exp(first["logprob"])
+    label = browser.run("document.querySelector('.token').getAttribute('aria-label')")
+    assert label.endswith(f", {share:.1f} %" if share < 10 else f", {share:.0f} %")
+    assert browser.run("document.querySelectorAll('.token').length") == 24
+    browser.run("at('max_tokens').value = '100000'; at('retry').click()")
+    browser.wait("writing === null && !at('fault').hidden")
+    assert "The server refuses this" in browser.run("at('fault').textContent")
+    browser.run("at('max_tokens').value = '400'; at('retry').click()")
+    browser.wait("document.querySelectorAll('.answer:last-child .token').length > 3")
+    browser.run("at('stop').click()")
+    browser.wait("writing === null")
+    assert live.idle()
+    assert not [c for c in browser.console if "status of" not in c]
+
+
+@needs_chromium
 def test_a_wrong_setting_is_shown_where_it_is_and_nothing_is_asked(page, server):
     page.run("at('temperature').value = '9'")
     send(page, "Hi")
