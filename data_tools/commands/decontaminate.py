@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from data_tools.decontaminate.held import contamination, rules_of
 from data_tools.decontaminate.index import Item, ItemIndex, Rules, excerpt
 from data_tools.decontaminate.passages import passages, without
 from data_tools.dedup import folding
@@ -18,6 +19,7 @@ from data_tools.shards.records import open_shards, removals, run_shards
 from data_tools.shards.rows import LIMIT, LIMIT_HELP, check_limit, report_quarantine, rows_of
 from jaxpt.cli.terminal import table
 from jaxpt.config.choice import option
+from jaxpt.data.contamination import NAME, item_text
 from jaxpt.errors import JaxptError
 
 EXAMPLE = """example:
@@ -47,6 +49,7 @@ class DropContaminated:
             for name, id in sorted({(m.item.task, m.item.id) for m in matches}):
                 items.setdefault(name, []).append(id)
             detail = {"excerpt": piece, "item_excerpt": first.item.text[:300], "matches": seen, "items": items}
+            detail["held"] = rules_of(matches)
             found = passages(everything[row], matches)
             detail["share"] = round(found.share, 6)
             stays = found.share < self.share
@@ -58,14 +61,6 @@ class DropContaminated:
         return Outcome.of(batch, removed, texts={r: t for r, t in left.items() if t.strip()})
 
 
-def _text(row: Mapping[str, Any], fields: Sequence[str]) -> str:
-    parts = []
-    for name in fields:
-        value = row.get(name)
-        parts += [str(v) for v in value] if isinstance(value, list) else [str(value)] if value is not None else []
-    return "\n".join(parts)
-
-
 @dataclass(frozen=True)
 class Decontaminate(DocumentStep):
     """Take items of evaluation sets out of documents, or the documents that hold much of them."""
@@ -73,7 +68,7 @@ class Decontaminate(DocumentStep):
     example: ClassVar[str] = EXAMPLE
 
     input: str = option(doc="globs of JSONL (.gz, .zst) or Parquet files, comma-separated")
-    output: str = option(doc="folder: shards of the same names, removals, decontaminate.json")
+    output: str = option(doc="folder: shards of the same names, removals, decontaminate.json, contaminated.json")
     eval: str = option(doc="globs of the evaluation sets, same formats")
     eval_fields: str = option("text", "fields of an item that are joined, comma-separated")
     long: int = option(Rules.long, "tokens in common that are enough")
@@ -101,7 +96,7 @@ class Decontaminate(DocumentStep):
         check_outputs({"--input": self.input, "--eval": self.eval}, {"--output": self.output})
         exams = open_shards(self.eval, fields[0], caps=self.caps)
         items = [
-            Item(str(row.get("task") or shard.name.split(".")[0]), str(row.get("id", i)), _text(row, fields))
+            Item(str(row.get("task") or shard.name.split(".")[0]), str(row.get("id", i)), item_text(row, fields))
             for i, (shard, row) in enumerate(rows_of(exams, "evaluation sets"))
         ]
         if not items:
@@ -111,12 +106,13 @@ class Decontaminate(DocumentStep):
         index = ItemIndex(items, Rules(self.long, self.short, self.ratio, self.shortest, self.template, *gapped))
         settings = {"rules": asdict(index.rules), "eval": [s.fingerprint for s in exams], "fields": fields}
         settings |= {"folding": folding.VERSION, "share": self.share, "margin": self.margin, "mask": self.mask}
+        settings["held"] = 1  # removals name each item by its digest
         with ownership.writing(self.output, "decontaminate"):
             step, what = DropContaminated(index, self.share, self.margin, self.mask), "decontaminate"
             manifests = run_shards(shards, self.output, settings, step, what, workers=self.workers)
-            self._report(manifests, index)
+            self._report(manifests, index, items)
 
-    def _report(self, manifests: Sequence[Mapping[str, Any]], index: ItemIndex) -> None:
+    def _report(self, manifests: Sequence[Mapping[str, Any]], index: ItemIndex, items: Sequence[Item]) -> None:
         """Prints and writes what was found of each evaluation set."""
         documents: Counter[str] = Counter()
         ids_of: dict[str, set[str]] = {}
@@ -140,9 +136,24 @@ class Decontaminate(DocumentStep):
         head = ["evaluation set", *next(iter(sets.values()))]
         print(table(head, [(name, *row.values()) for name, row in sets.items()]))
         print(f"{len(index.items):,} items, {len(index.unchecked):,} too short or only template wording: not checked")
+        self._report_sources(manifests, index, items)
         report = {"items": len(index.items), "sets": sets, "shards": manifests}
         storage.write_json(storage.join(self.output, "decontaminate.json"), report)
         report_quarantine(manifests, self.output, self.text_field, self.quarantine_limit)
+
+    def _report_sources(self, manifests: Sequence[Mapping[str, Any]], index: ItemIndex, items: Sequence[Item]) -> None:
+        """Prints and writes which items each source holds."""
+        fields = [f.strip() for f in self.eval_fields.split(",")]
+        lines = ((m["name"], line) for m in manifests for line in removals(self.output, [m]))
+        found = contamination(items, index, fields, manifests, lines)
+        rows = found.table()
+        if rows:
+            print(table(["evaluation set", "source", "items held", "of the set", "documents"], rows))
+        none = sorted(found.sources.keys() - {row[1] for row in rows})
+        if none:
+            print(f"sources that hold no item: {', '.join(none)}")
+        storage.write_json(storage.join(self.output, NAME), found.to_dict())
+        print(f"which items each source holds: {storage.join(self.output, NAME)}")
 
 
 HELP = Decontaminate.summary()

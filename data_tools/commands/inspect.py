@@ -50,6 +50,8 @@ class Inspect:
     def _show_steps(self, steps: Sequence[report.StepReport]) -> None:
         """Prints what each rule took out of each source, the alarms last, and writes the page."""
         print(table(["step", "source", "rule", "documents", "words", "of its words"], report.rows(steps)))
+        if found := [row for step in steps for row in report.held(step)]:
+            print(table(["evaluation set", "source", "items held", "of the set", "documents"], found))
         print(*report.alarms(steps, self.alarm), sep="\n")
         file = self.html or storage.join(self.path, "report.html")
         ownership.check_file(file, page.MARK)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from data_tools.io.batch import Rule
-from data_tools.reports.report import StepReport, alarms, examples, rows, times
+from data_tools.reports.report import StepReport, alarms, examples, held, rows, times
 
 MARK = "<h2>What stayed</h2>"  # is in every page, so that another page is not written over
 
@@ -68,7 +68,7 @@ def page(steps: Sequence[StepReport], title: str, share: float) -> str:
         problems = sum(m["quarantined"] for m in report.manifests)
         repaired = sum(m["repaired"] for m in report.manifests)
         body.append(f"<p>{problems:,} records in quarantine, {repaired:,} texts with repaired characters.</p>")
-        body += [*_removed(report), *_histograms(report), *_examples(report)]
+        body += [*_removed(report), *_held(report), *_histograms(report), *_examples(report)]
     style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     narrow = '<meta name="viewport" content="width=device-width, initial-scale=1">'
     head = f'<meta charset="utf-8">{narrow}<title>{html.escape(title)}</title><style>{style}</style>'
@@ -115,6 +115,13 @@ def _removed(report: StepReport) -> Iterator[str]:
     lines = [_cells(row[1:]) for row in rows([report])]
     head = _cells(["source", "rule", "documents", "words", "of the source's words"], "th")
     yield _table([head, *lines])
+
+
+def _held(report: StepReport) -> Iterator[str]:
+    """Which evaluation items the sources held, before this step."""
+    if found := held(report):
+        head = _cells(["evaluation set", "source", "items held", "of the set", "documents"], "th")
+        yield _table([head, *(_cells([*row[:3], f"{row[3]:.2%}", row[4]]) for row in found)])
 
 
 def _histograms(report: StepReport) -> Iterator[str]:

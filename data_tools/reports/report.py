@@ -14,6 +14,7 @@ from data_tools.io.batch import Rule
 from data_tools.shards.alarms import Loss, warnings
 from data_tools.shards.counts import total
 from data_tools.shards.records import removals
+from jaxpt.data import contamination
 
 EXAMPLES = 6  # shown of each rule
 
@@ -51,6 +52,13 @@ def _look(folder: str, name: str) -> StepReport:
     read = (storage.read_json(storage.join(place, n)) for n in storage.list_names(place, ".json"))
     manifests = [m for m in read if m and "rows" in m]
     return StepReport(name, folder, manifests, total(manifests), ownership.read_note(folder) or {})
+
+
+def held(report: StepReport) -> list[list[object]]:
+    """Returns rows (set, source, items held, share of the set, documents) of what a step found of evaluation sets."""
+    if not storage.list_names(report.folder, contamination.NAME):
+        return []
+    return contamination.read(storage.join(report.folder, contamination.NAME)).table()
 
 
 def times(steps: Sequence[StepReport]) -> list[tuple]:

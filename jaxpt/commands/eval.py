@@ -12,6 +12,7 @@ from jaxpt.cli.terminal import table
 from jaxpt.errors import JaxptError
 
 if TYPE_CHECKING:
+    from jaxpt.data.contamination import Contamination
     from jaxpt.evaluation.harness.language_model import JaxptModel
 
 HELP = "score a model on downstream tasks (lm_eval), from local files; compare two models"
@@ -22,7 +23,12 @@ example:
   jaxpt eval --model=BUNDLE --tasks=hellaswag,arc_easy --data=EVALSETS --num_fewshot=0 --limit=100
   jaxpt eval --model=RUN --tasks=hellaswag --data=EVALSETS --limit=100 --dtype=bfloat16 --mesh=fsdp=-1
   jaxpt eval --model=BUNDLE --tasks=my_task.yaml --output=mine
+  jaxpt eval --model=BUNDLE --tasks=hellaswag,arc_easy --data=EVALSETS --contaminated=SEARCHED
+  jaxpt eval --contaminated=SEARCHED --output=RUN.eval
   jaxpt eval --compare=BUNDLE.eval,RUN.eval
+
+With --contaminated the score over documents that no training source holds stands beside that over all; without --model
+the newest results in OUTPUT get it.
 
 Answers are kept in OUTPUT/answers as they come: killed, it goes on when started again, and what was asked before is not
 computed again. --data is a folder with the files of evaluation sets; a task of lm_eval itself is read from this
@@ -62,6 +68,11 @@ def main(argv: Sequence[str]) -> int:
         "--run_model_code", action="store_true", help="programs that the model writes may run here; this is no sandbox"
     )
     parser.add_argument("--hub", action="store_true", help="tasks of lm_eval may be downloaded")
+    parser.add_argument(
+        "--contaminated",
+        metavar="A,B,…",
+        help="what training sources hold: contaminated.json of jaxpt-data decontaminate",
+    )
     parser.add_argument("--list", action="store_true", help="list the tasks")
     parser.add_argument("--compare", metavar="A,B", help="two folders of results: paired differences")
     args = parser.parse_args(list(argv))
@@ -73,6 +84,8 @@ def main(argv: Sequence[str]) -> int:
         from jaxpt.evaluation.harness.offline import stay_offline
 
         stay_offline()
+    if args.contaminated and not args.model:
+        return _score_again(args)
     if args.list:
         return _list()
     for name in ("model", "tasks"):
@@ -111,11 +124,14 @@ def _on_hosts(args: argparse.Namespace) -> int:
 def _evaluate(args: argparse.Namespace) -> int:
     import jax
 
-    from jaxpt.evaluation.harness import evaluating
+    from jaxpt.evaluation.harness import clean, evaluating
     from jaxpt.sharding import on_first_process
 
     data = None if args.data is None else Path(args.data)
     tasks = evaluating.find_tasks(args.tasks.split(","), data)  # before the model: a mistyped name costs no loading
+    files = _contaminated(args)
+    if files:
+        clean.check(tasks, files)
     output = Path(args.output or f"{args.model.rstrip('/')}.eval")
     model = _model(args, output)
     results = evaluating.evaluate(
@@ -132,6 +148,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     )
 
     def report() -> None:
+        lines = clean.add_clean(results, files) if files else []
         file = evaluating.write(results, output)
         print(table(["task", "shots", "documents", "metric", "value", "±"], evaluating.rows(results)))
         if model.truncated:
@@ -140,6 +157,8 @@ def _evaluate(args: argparse.Namespace) -> int:
                 f"model reads; their contexts were cut on the left",
                 file=sys.stderr,
             )
+        if files:
+            _report_clean(clean.tables(results), lines)
         print(f"results in {file}")
 
     on_first_process(report)
@@ -232,3 +251,29 @@ def _compare(folders: str) -> int:
     if left_out:
         print(f"jaxpt eval: in one of the two only: {', '.join(left_out)}", file=sys.stderr)
     return 0
+
+
+def _contaminated(args: argparse.Namespace) -> list["Contamination"]:
+    from jaxpt.data import contamination
+
+    return [contamination.read(name) for name in args.contaminated.split(",")] if args.contaminated else []
+
+
+def _score_again(args: argparse.Namespace) -> int:
+    """Adds clean scores to results that are there."""
+    from jaxpt.evaluation.harness import clean
+
+    if not args.output:
+        raise JaxptError("--contaminated without --model scores results again: give their folder by --output")
+    results, file = clean.read_results(Path(args.output))
+    lines = clean.add_clean(results, _contaminated(args))
+    clean.rewrite(results, file)
+    _report_clean(clean.tables(results), lines)
+    print(f"results in {file}")
+    return 0
+
+
+def _report_clean(text: str, lines: Sequence[str]) -> None:
+    print(f"\n{text}")
+    for line in lines:
+        print(f"jaxpt eval: {line}", file=sys.stderr)

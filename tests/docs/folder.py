@@ -206,12 +206,14 @@ def _evaluation_sets(folder: Path) -> None:
     """Files of two sets, and the task of one's own that docs/evaluation.md shows."""
     (folder / "EVALSETS").mkdir()
     for name in ("hellaswag_validation", "arc_easy_test", "arc_easy_validation"):
-        rows = [{"context": f"One {n}", "choices": [" a", " b", " c", " d"], "label": n % 4} for n in range(4)]
+        said = [f"The {n} small boats of the {n} children came home before the {n} bells rang" for n in range(4)]
+        rows = [{"context": said[n], "choices": [" a", " b", " c", " d"], "label": n % 4} for n in range(4)]
         (folder / "EVALSETS" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     blocks = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8").split("```")
     (folder / "my_task.yaml").write_text(next(b for b in blocks if b.startswith("yaml\n")).removeprefix("yaml\n"))
     questions = next(b for b in blocks if b.startswith("json\n")).removeprefix("json\n")
     (folder / "my_questions.jsonl").write_text(questions, encoding="utf-8")
+    _do("jaxpt-data decontaminate --input=raw --eval=EVALSETS/*.jsonl --eval_fields=context --output=SEARCHED")
 
 
 def _models(folder: Path, tokenizer: tokenizers.Tokenizer) -> None:
