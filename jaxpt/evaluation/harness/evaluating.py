@@ -94,6 +94,7 @@ def evaluate(
         results = lm_eval.simple_evaluate(
             model=model,
             tasks=list(tasks),
+            task_manager=TaskManager(include_defaults=any(isinstance(t, str) for t in tasks)),  # an index takes 6 s
             num_fewshot=num_fewshot,
             limit=limit,
             apply_chat_template=chat_template,
