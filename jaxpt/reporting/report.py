@@ -84,7 +84,8 @@ def _images(out: Path, workdir: Path, records: Records, found: marks.Marks) -> l
 def _picture_of_scores(
     out: Path, workdir: Path, records: Records, entries: Sequence[str], found: marks.Marks
 ) -> list[str]:
-    kept = [one.step for _, one in best_of(workdir, finished_steps(workdir))]
+    best = best_of(workdir, finished_steps(workdir))
+    kept = [(one.step, scores.name_of(by.entry, by.metric, entries)) for by, one in best]
     figure = score_pictures.scores(records, scores.scored_steps(records, entries), kept)
     if figure is None:
         return []

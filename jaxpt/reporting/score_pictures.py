@@ -1,7 +1,7 @@
 """The picture of scores over the steps, under the losses."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import matplotlib
 
@@ -16,10 +16,11 @@ from jaxpt.reporting.series import Records, series, smooth
 MARKERS = "osD^vP*X"
 
 
-def scores(records: Records, steps: Sequence[ScoredStep], kept: Sequence[int] = ()) -> Figure | None:
+def scores(records: Records, steps: Sequence[ScoredStep], kept: Collection[tuple[int, str]] = ()) -> Figure | None:
     """Losses above (training loss; bits per byte on the right), scores below with their standard errors.
 
-    Rings are the steps in `kept`. A score that is no share of 1 is in the tables alone.
+    Rings are the points in `kept`: a step, and the score that it is kept for. A score that is no share of 1 is in the
+    tables alone.
     """
     names = names_of(steps)
     bits = [n for n in names if n.endswith(BITS)]
@@ -49,7 +50,7 @@ def scores(records: Records, steps: Sequence[ScoredStep], kept: Sequence[int] = 
             at, values, yerr=errors, marker=MARKERS[i % len(MARKERS)], ms=4, lw=1.3, elinewidth=0.6, color=f"C{i}",
             label=name.replace("/", " "),
         )  # fmt: skip
-        ring = [(a, v) for a, v in zip(at, values) if a in kept]
+        ring = [(a, v) for a, v in zip(at, values) if (a, name) in kept]
         bottom.plot([a for a, _ in ring], [v for _, v in ring], "o", ms=10, mfc="none", color=f"C{i}")
     bottom.set(xlabel="step", title="scores, with their standard errors" + ("; rings: kept as best" if kept else ""))
     if shares:

@@ -12,7 +12,7 @@ from jaxpt.checkpoints.checkpoints import finished_steps
 from jaxpt.evaluation.correlation import rank_correlation
 from jaxpt.evaluation.downstream import Downstream
 from jaxpt.evaluation.evaluation import prefix
-from jaxpt.evaluation.noise import LEAST, noise_of
+from jaxpt.evaluation.noise import LEAST, Noise, noise_of
 from jaxpt.reporting.page import html_table
 from jaxpt.reporting.series import Records
 from jaxpt.reporting.stages import Table
@@ -53,7 +53,7 @@ def scored_steps(records: Records, entries: Sequence[str]) -> list[ScoredStep]:
     out = []
     for step, record in sorted(at.items()):
         found = {
-            (f"{entry}/" if len(entries) > 1 else "") + name.removeprefix(prefix(entry)): float(value)
+            name_of(entry, name.removeprefix(prefix(entry)), entries): float(value)
             for entry in entries
             for name, value in record.items()
             if name.startswith(prefix(entry)) and isinstance(value, int | float)
@@ -75,6 +75,11 @@ def scored_steps(records: Records, entries: Sequence[str]) -> list[ScoredStep]:
             )
         )
     return out
+
+
+def name_of(entry: str, score: str, entries: Sequence[str]) -> str:
+    """Returns what a score is called: with its entry where there are several."""
+    return f"{entry}/{score}" if len(entries) > 1 else score
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -139,14 +144,16 @@ def reliability(steps: Sequence[ScoredStep]) -> Table:
             rho = rank_correlation([a for a, _ in pairs], [b for _, b in pairs]) if len(pairs) >= LEAST else math.nan
             row.append("" if math.isnan(rho) else f"{rho:+.2f} ({len(pairs)} points)")
         noise = noise_of([s.scores[name] for s in mine])
-        row += (
-            ["", "", ""]
-            if noise is None
-            else [f"{noise.noise:.2%} (last {noise.last})", f"{noise.signal:.2%}", f"{noise.ratio:.1f}"]
-        )
+        row += ["", "", ""] if noise is None else _noise(noise)
         rows.append(row)
     with_loss = ["ρ with training loss", *(["ρ with held-out bits per byte"] if held else [])]
     return ["", "checkpoints", *with_loss, "noise", "spread over the run", "spread / noise"], rows
+
+
+def _noise(of: Noise) -> list[str]:
+    if not of.noise:
+        return [f"none seen (last {of.last} equal)", f"{of.signal:.2%}", ""]
+    return [f"{of.noise:.2%} (last {of.last})", f"{of.signal:.2%}", f"{of.ratio:.1f}"]
 
 
 def section(workdir: Path, records: Records, entries: Sequence[str]) -> list[str]:
@@ -159,7 +166,7 @@ def section(workdir: Path, records: Records, entries: Sequence[str]) -> list[str
         [f"{workdir.name}@best/{k.entry}/{one.stage}", f"{one.step:,}", k.metric, f"{one.value:.4g}"] for k, one in best
     ]
     lower = [name for name in names_of(steps) if name.endswith(BITS)]
-    lower += [f"{k.entry}/{k.metric}" if len(entries) > 1 else k.metric for k, _ in best if not k.higher_is_better]
+    lower += [name_of(k.entry, k.metric, entries) for k, _ in best if not k.higher_is_better]
     shown = by_checkpoint(steps, [one.step for _, one in best])
     few = f" {len(shown[1])} of {len(steps)} checkpoints." if len(shown[1]) < len(steps) else ""
     star = " ★: kept as the best of its stage." if kept else ""

@@ -71,6 +71,7 @@ class Follower:
     report: Callable[[str], None] = print
     _unreadable: dict[int, str] = field(default_factory=dict)
     _said_trained: bool = True
+    _board: Board | None = None
 
     def follow(self, once: bool = False) -> int:
         """Scores every checkpoint, oldest first, until the run is finished, or with `once` those that are there.
@@ -97,6 +98,8 @@ class Follower:
                 if once or finished:
                     break
                 self._wait()
+        if self._board is not None:
+            self._board.close()
         for line in self._unreadable.values():
             self.report(line)
         return 1 if self._unreadable else 0
@@ -155,9 +158,8 @@ class Follower:
         record: dict[str, Any] = {"step": step, "tokens": run["tokens"], "time": opened, **facts, **values}
         followed.add(self.workdir, self.entry, record)
         if self._config().metrics.tensorboard:
-            board = Board(self.workdir / "tensorboard" / self.entry, step)
-            board.add(step, values)
-            board.close()
+            self._board = self._board or Board(self.workdir / "tensorboard" / self.entry, step - 1)
+            self._board.add(step, values)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items() if not name.endswith("_stderr"))
         self.report(f"step {step}: {shown} ({time.perf_counter() - begun:.1f} s)")
 

@@ -29,8 +29,9 @@ def known_scores(tasks: Sequence[Task | Group | str]) -> dict[str, bool]:
             members = [m for m in task.get_all_tasks() if isinstance(m, Task)]
             inside = [_of_task(m) for m in members]
             merged = {name: better for one in inside for name, better in one.items()}
-            aggregated = {_name(a.metric, f) for a in task.aggregate_metric_list or () for f in a.filter_list}
-            out |= {f"{task.name}/{n}": b for n, b in merged.items() if n in aggregated or n == BITS}
+            means = [(a.metric, a.filter_list) for a in task.aggregate_metric_list or ()]
+            known = {n for n in merged if any(_is_of(n, metric, filters) for metric, filters in means)}
+            out |= {f"{task.name}/{n}": b for n, b in merged.items() if n in known or n == BITS}
         elif isinstance(task, Task):
             out |= {f"{task.get_config('task')}/{name}": better for name, better in _of_task(task).items()}
     return out
@@ -41,6 +42,11 @@ def _of_task(task: Task) -> dict[str, bool]:
     better = task.higher_is_better()
     out = {_name(m, f): bool(better.get(m, True)) for m in task.aggregation() for f in filters}
     return out | ({BITS: False} if task.OUTPUT_TYPE in ("multiple_choice", "loglikelihood") else {})
+
+
+def _is_of(name: str, metric: str, filters: Sequence[str] | None) -> bool:
+    """Whether a group's mean of a metric, over some filters or over all (None), has this name."""
+    return name.partition(",")[0] == metric if filters is None else name in [_name(metric, f) for f in filters]
 
 
 def _name(metric: str, which: str) -> str:
