@@ -40,6 +40,7 @@ def add(workdir: Path, entry: str, record: Mapping[str, Any]) -> None:
     """
     file = marks.folder(workdir, entry) / NAME
     with writes(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
         whole = file.read_bytes() if file.is_file() else b""
         if not whole.endswith(b"\n") and whole:
             os.truncate(file, whole.rfind(b"\n") + 1)
