@@ -7,6 +7,7 @@ import jax
 from jaxpt import tokenizers
 from jaxpt.bundles import open_bundle, save_bundle
 from jaxpt.checkpoints.checkpoints import model_of, read_params, read_run
+from jaxpt.checkpoints.named import named_checkpoint
 from jaxpt.checkpoints.newest import read_checkpoint
 from jaxpt.checkpoints.run_files import has_tokenizer, read_lineage
 from jaxpt.errors import JaxptError
@@ -25,7 +26,7 @@ def kind_of(path: str | Path) -> str:
     Raises:
         JaxptError: nothing that a model can be loaded from.
     """
-    path = Path(path)
+    path = named_checkpoint(path)
     if path.parent.name == "checkpoints" and path.name.isdigit():
         return "checkpoint"
     if (path / "checkpoints").is_dir():
@@ -46,7 +47,8 @@ def load(
     """Loads a model with its tokenizer and lineage.
 
     Args:
-        path: a bundle, a run directory (its newest checkpoint), `RUN/checkpoints/STEP`, or a Hugging Face directory.
+        path: a bundle, a run directory (its newest checkpoint), `RUN/checkpoints/STEP`, `RUN@STEP`, `RUN@best` (see
+            `jaxpt.checkpoints.named`), or a Hugging Face directory.
         dtype: cast every parameter; None keeps each one's own.
         shardings: tree of `NamedSharding`, same structure as the parameters; None: on this process's first device.
         mean: of a run or checkpoint that keeps one (`config.averaging`), the mean of the parameters instead of them.
@@ -57,7 +59,8 @@ def load(
     Raises:
         JaxptError: nothing there that can be read, or damaged data.
     """
-    path, kind = Path(path), kind_of(path)
+    path = named_checkpoint(path)
+    kind = kind_of(path)
     if mean and kind not in ("run", "checkpoint"):
         raise JaxptError(f"{path} is a {kind.replace('_', ' ')}: only runs keep a mean of the parameters beside them")
     if kind == "bundle":

@@ -14,7 +14,7 @@ import jax
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
-from jaxpt.checkpoints import restoring, run_item
+from jaxpt.checkpoints import marks, restoring, run_item
 from jaxpt.checkpoints.reading import Items, Shapes, compare, describe_extra, has_mean, not_finite, scan_state
 from jaxpt.checkpoints.restoring import GoBack, Restored
 from jaxpt.checkpoints.run_item import DamagedError, RunItem
@@ -24,6 +24,7 @@ from jaxpt.files.partial import is_full
 from jaxpt.models.config import ModelConfig
 from jaxpt.models.params import Array, Params, Shardings, Tree
 from jaxpt.models.specs import ParamSpec, flatten, map_specs, param_specs, unflatten
+from jaxpt.sharding import text_of_first
 
 for _name in ("absl", "asyncio"):  # Orbax writes a dozen lines per save, hundreds per failure
     logging.getLogger(_name).setLevel(logging.CRITICAL)
@@ -60,6 +61,7 @@ class Checkpoints:
         self.folder = Path(workdir).absolute() / "checkpoints"
         self.retention = retention
         self._finite: set[int] = set()  # steps that this process knows to be finite
+        self._digests: dict[int, str] = {}  # of checkpoints that were looked at when others were to go
         self._went_back: RunItem = {}
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None, enable_async_checkpointing=asynchronous, cleanup_tmp_directories=True
@@ -174,6 +176,7 @@ class Checkpoints:
     def go_back(self, restored: Restored, log: Callable[[str], None]) -> list[str]:
         """As `restoring.go_back`, on this folder; to be called after every restore and before the first save."""
         names = restoring.go_back(self.folder, restored, log)
+        self._digests = {}
         verdict = ReadVerdict(WHOLE)
         try:
             self._manager.reload()  # only here: no host may list the folder while another one renames or prunes
@@ -187,9 +190,26 @@ class Checkpoints:
     def _tidy(self) -> None:
         steps = self.steps()
         last_finite = max((s for s in steps if s in self._finite), default=None)
-        for step in self.retention.superfluous(steps):
-            if step != last_finite:
+        superfluous = [step for step in self.retention.superfluous(steps) if step != last_finite]
+        if not superfluous:
+            return
+        spared = text_of_first(self._spared(steps, superfluous)).split()  # another process may write it meanwhile
+        for step in superfluous:
+            if str(step) not in spared:
                 self._manager.delete(step)
+
+    def _spared(self, steps: Sequence[int], superfluous: Sequence[int]) -> str:
+        """Which checkpoints stay for their score; all of them where what says so is broken, which a start reports."""
+        try:
+            kept = marks.read(self.folder.parent) if jax.process_index() == 0 else []
+        except (OSError, JaxptError):
+            return " ".join(map(str, superfluous))
+        if not kept:
+            return ""
+        self._digests = {step: digest for step, digest in self._digests.items() if step in steps}
+        self._digests |= marks.digests_of(self.folder.parent, [s for s in steps if s not in self._digests])
+        spared = set().union(*(one.spared(self._digests) for one in kept))
+        return " ".join(str(step) for step in superfluous if step in spared)
 
 
 def _is_sealed(folder: Path) -> bool:

@@ -26,6 +26,7 @@ example:
   jaxpt eval --model=BUNDLE --tasks=hellaswag,arc_easy --data=EVALSETS --contaminated=SEARCHED
   jaxpt eval --contaminated=SEARCHED --output=RUN.eval
   jaxpt eval --compare=BUNDLE.eval,RUN.eval
+  jaxpt eval --follow=RUN --tasks=hellaswag --data=EVALSETS --limit=100 --keep_best=hellaswag/acc_norm --once
 
 With --contaminated the score over documents that no training source holds stands beside that over all; without --model
 the newest results in OUTPUT get it.
@@ -34,6 +35,10 @@ Answers are kept in OUTPUT/answers as they come: killed, it goes on when started
 computed again. --data is a folder with the files of evaluation sets; a task of lm_eval itself is read from this
 machine's cache, and from the Hugging Face hub only with --hub. docs/evaluation.md says which files, and how to write a
 task of one's own.
+
+--follow scores each checkpoint of a run once, while the run trains or later, until the run is finished (--once: those
+that are there). Killed, it goes on when started again. With --keep_best the run keeps the best checkpoint of each stage
+by that score, RUN@best by name.
 """
 
 
@@ -41,6 +46,15 @@ def main(argv: Sequence[str]) -> int:
     """Parses arguments, evaluates, writes results and prints them."""
     parser = Parser("jaxpt eval", HELP, EPILOG)
     parser.add_argument("--model", metavar="PATH", help="bundle, run, checkpoint or Hugging Face directory")
+    parser.add_argument("--follow", metavar="RUN", help="score every checkpoint of a run, also while it trains")
+    parser.add_argument("--entry", metavar="NAME", help="what --follow calls its scores: eval/NAME/…; default: tasks")
+    parser.add_argument(
+        "--keep_best", metavar="TASK/METRIC", help="with --follow: the run keeps the best by this score"
+    )
+    parser.add_argument(
+        "--backlog", type=int, default=20, metavar="N", help="so many checkpoints may wait for --keep_best (20)"
+    )
+    parser.add_argument("--once", action="store_true", help="with --follow: end when all that are there are scored")
     parser.add_argument("--tasks", metavar="A,B,…", help="names of tasks, or task files (NAME.yaml)")
     parser.add_argument("--data", metavar="DIR", help="folder with the files of evaluation sets")
     parser.add_argument(
@@ -84,13 +98,15 @@ def main(argv: Sequence[str]) -> int:
         from jaxpt.evaluation.harness.offline import stay_offline
 
         stay_offline()
-    if args.contaminated and not args.model:
+    if args.contaminated and not args.model and not args.follow:
         return _score_again(args)
     if args.list:
         return _list()
+    if args.follow:
+        return _follow(args)
     for name in ("model", "tasks"):
         if not getattr(args, name):
-            raise JaxptError(f"--{name} is missing (or --list, or --compare=A,B)")
+            raise JaxptError(f"--{name} is missing (or --list, --compare=A,B, --follow=RUN)")
     for name in ("limit", "max_length", "batch_tokens", "slots"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise JaxptError(f"--{name}={getattr(args, name)} must be at least 1")
@@ -119,6 +135,40 @@ def _on_hosts(args: argparse.Namespace) -> int:
         return _evaluate(args)
 
     return supervised(work, limit, "jaxpt eval", lambda: "start all processes again; answers are kept")
+
+
+def _follow(args: argparse.Namespace) -> int:
+    from jaxpt.evaluation.downstream import Downstream
+    from jaxpt.files.names import path_component
+    from jaxpt.sharding.mesh import parse_axes
+    from jaxpt.training.following import Follower, waiting_entry
+
+    run, mesh = Path(args.follow), parse_axes(args.mesh, "--mesh") if args.mesh else {}
+    for name in ("model", "output", "contaminated", "fewshot_as_multiturn", "run_model_code", "coordinator"):
+        if getattr(args, name):
+            raise JaxptError(f"--{name} does not go with --follow={run}, which scores its checkpoints into it")
+    if not args.tasks:
+        return Follower(run, *waiting_entry(run, args.entry), mesh).follow(args.once)
+    asked = Downstream(
+        tasks=tuple(args.tasks.split(",")),
+        data=args.data,
+        num_fewshot=args.num_fewshot,
+        limit=args.limit,
+        dtype=args.dtype,
+        max_length=args.max_length,
+        batch_tokens=args.batch_tokens,
+        slots=args.slots,
+        chat_template=args.chat_template,
+        system=args.system,
+        seed=args.seed,
+        keep_best=args.keep_best,
+        process="follower",
+        backlog=args.backlog,
+    )
+    entry = args.entry or "tasks"
+    path_component(entry, "--entry")
+    asked.check("--follow")
+    return Follower(run, entry, asked, mesh).follow(args.once)
 
 
 def _evaluate(args: argparse.Namespace) -> int:

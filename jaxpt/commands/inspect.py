@@ -9,7 +9,9 @@ from jax.sharding import AbstractMesh
 
 from jaxpt import api
 from jaxpt.bundles import Bundle, open_bundle
+from jaxpt.checkpoints import marks
 from jaxpt.checkpoints.checkpoints import finished_steps, model_of, read_run
+from jaxpt.checkpoints.named import named_checkpoint
 from jaxpt.checkpoints.newest import read_checkpoint
 from jaxpt.checkpoints.run_files import read_lineage
 from jaxpt.cli.dispatch import Parser
@@ -50,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--tokenizer", help="packed source: show rows as text")
     parser.add_argument("--verify", action="store_true", help="rehash every file of a bundle, packed source or cache")
     args = parser.parse_args(list(argv))
-    path = Path(args.path)
+    path = named_checkpoint(args.path)
     if is_remote(args.path) or (path / "source.json").is_file():
         source = PackedSource.open(args.path)
         print(describe(source))
@@ -160,8 +162,13 @@ def _lineage(lineage: Sequence[Mapping[str, object]], kind: str) -> str:
 
 
 def _run(run: Path, facts: Mapping[str, Any]) -> str:
-    steps = ", ".join(map(str, finished_steps(run)))
-    lines = [f"\ncheckpoints: {steps}; shown: {facts['step']}, {facts['tokens']:,} tokens\n"]
+    steps = finished_steps(run)
+    best = [
+        f"best of stage {one.stage} by {kept.metric} of {kept.entry}: {one.step} ({one.value:.4g})"
+        for kept, one in marks.best_of(run, steps)
+    ]
+    have = ", ".join(map(str, steps))
+    lines = [f"\ncheckpoints: {have}; shown: {facts['step']}, {facts['tokens']:,} tokens", *best, ""]
     return "\n".join(
         [*lines, _schedule(ScheduleLog.from_json(facts["schedule_log"])), _ledger(facts.get("ledger", []))]
     )

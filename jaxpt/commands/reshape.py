@@ -14,6 +14,7 @@ from jaxpt import api
 from jaxpt.bundles import Bundle, BundleWriter, digest, open_bundle
 from jaxpt.bundles.moments import Moments
 from jaxpt.checkpoints.checkpoints import read_run
+from jaxpt.checkpoints.named import named_checkpoint
 from jaxpt.checkpoints.newest import chosen
 from jaxpt.cli.dispatch import Parser
 from jaxpt.cli.terminal import progress, table
@@ -166,7 +167,7 @@ def _checkpoint(source: str, what: str) -> Path:
         lacks = "optimizer; give a run, or leave --moments out" if what == "--moments" else "masks; give --from=RUN"
         raise JaxptError(f"{what}: {source} has no {lacks}")
     if api.kind_of(source) == "checkpoint":
-        return Path(source)
+        return named_checkpoint(source)
     return Path(source) / "checkpoints" / str(chosen(Path(source), None))
 
 
@@ -229,7 +230,7 @@ def open_model(path: str, folder: Path) -> OpenedModel:
     Raises:
         JaxptError: nothing there that can be read.
     """
-    kind = api.kind_of(path)
+    path, kind = str(named_checkpoint(path)), api.kind_of(path)
     print(f"{path}: {kind.replace('_', ' ')}")
     if kind in ("bundle", "hugging_face"):
         bundle = open_bundle(path if kind == "bundle" else import_bundle(path, folder / "imported"))

@@ -29,7 +29,7 @@ from jaxpt.tokenizers import Tokenizer
 from jaxpt.training import loop, run_directory
 from jaxpt.training.branching import copy_checkpoint, open_branch, starting_point
 from jaxpt.training.config import RunConfig
-from jaxpt.training.evaluating import evaluations
+from jaxpt.training.evaluating import begin_marks, evaluations
 from jaxpt.training.events import Event
 from jaxpt.training.extra import make_extra
 from jaxpt.training.feed import Feeds
@@ -180,6 +180,7 @@ def _train(
             print(line)
         if branch and not finished_steps(workdir):
             copy_checkpoint(branch, workdir)
+        begin_marks(config, workdir)
 
     extra = max(make_extra(stage.config.objective, stage.model).nbytes for stage in plan.stages)
     extra += 4 * param_count(plan.model) if config.averaging.keeps else 0

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, NamedTuple
 
 from jax.sharding import Mesh
 
@@ -21,7 +22,8 @@ Measure = Callable[[int, Params], Mapping[str, float]]  # (finished steps, param
 class EvaluationSetting:
     """What is measured, and where: the model, the longest row it sees, its tokenizer, how it computes, its mesh.
 
-    `workdir` is the run directory, for what an evaluation keeps there; `mesh` None: everything on one device.
+    `workdir` is the run directory, for what an evaluation keeps there; `mesh` None: everything on one device; `entry`
+    what the config calls the evaluation.
     """
 
     model: ModelConfig
@@ -30,6 +32,14 @@ class EvaluationSetting:
     compute: Compute
     workdir: Path
     mesh: Mesh | None = None
+    entry: str = ""
+
+
+class BestBy(NamedTuple):
+    """The value by which the best checkpoint of each stage is kept, by its name below the entry's."""
+
+    metric: str
+    higher_is_better: bool
 
 
 @dataclass(frozen=True)
@@ -40,14 +50,26 @@ class Evaluation(Choice, kind="evaluation", room="jaxpt.evaluation", default="bi
     of their step is on disk, and again where a run was killed while it measured.
     """
 
+    failure_stops: ClassVar[bool] = True  # whether a run stops where it cannot be measured
+
     every: str | None = option(None, 'so often, as "500 steps" or "2M tokens"; None: not on the way')
     before: bool = option(True, "before the first step")
     after: bool = option(True, "after the last step")
+    stage_ends: bool = option(False, "after the last step of each stage")
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to measure."""
         return False
+
+    @property
+    def measured_by_run(self) -> bool:
+        """Whether the run measures it itself."""
+        return True
+
+    def best_by(self) -> BestBy | None:
+        """Returns by which value the best checkpoint of each stage is kept, None where none is."""
+        return None
 
     def check(self, where: str) -> None:
         """Raises a JaxptError for an option that cannot be; `where` is the entry's config key."""

@@ -1,6 +1,7 @@
 """A model's weights as generation reads them: one array for each layer and name, cast once."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -66,5 +67,11 @@ def _unstacked(a: jax.Array) -> list[jax.Array]:
     """The entries of the leading axis, each where its part of the stack is."""
     where = None
     if isinstance(a.sharding, NamedSharding):
-        where = [NamedSharding(a.sharding.mesh, PartitionSpec(*a.sharding.spec[1:]))] * a.shape[0]
-    return jax.jit(lambda a: [a[i] for i in range(a.shape[0])], out_shardings=where)(a)
+        where = NamedSharding(a.sharding.mesh, PartitionSpec(*a.sharding.spec[1:]))
+    return _splitting(a.shape[0], where)(a)
+
+
+@functools.lru_cache(maxsize=64)
+def _splitting(count: int, where: NamedSharding | None) -> Callable[[jax.Array], list[jax.Array]]:
+    """What takes a stack apart: kept, as a run lays the same model out at every checkpoint that it scores."""
+    return jax.jit(lambda a: [a[i] for i in range(count)], out_shardings=where and [where] * count)

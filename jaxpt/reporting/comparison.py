@@ -26,7 +26,7 @@ from jaxpt.reporting.page import embedded, html_table, write_page
 from jaxpt.reporting.series import Records, smooth
 from jaxpt.reporting.stages import Table
 from jaxpt.training.config import RunConfig
-from jaxpt.training.metrics import read
+from jaxpt.training.followed import records_of
 
 GROUPS = {  # what is drawn: metrics whose names begin so, a panel for each, and what they are
     "train/loss": ("training loss", "nats per token"),
@@ -172,7 +172,7 @@ def _open(path: Path, name: str) -> ComparedRun:
     metrics = path / "metrics.jsonl"
     if not metrics.is_file():
         raise JaxptError(f"{path} is not a run directory: it has no metrics.jsonl")
-    records = [r for r in read(metrics) if "tokens" in r]
+    records = [r for r in records_of(path) if "tokens" in r]
     if not records:
         raise JaxptError(f"{metrics} holds no records yet; report again after the first {metrics.name} line")
     values = read_json(path, "config.json", dict, WAY_OUT)

@@ -30,7 +30,7 @@ def _figure(title: str, y: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _stages(axes: Axes, records: Records) -> None:
+def mark_stages(axes: Axes, records: Records) -> None:
     """A thin line wherever the stage changes, each stage's name above where it began."""
     names: list[tuple[int, str]] = []
     last = 0
@@ -68,7 +68,7 @@ def loss(records: Records) -> Figure | None:
             mean = smooth(values[part], max(len(values) // 20, 1))
             axes.plot(steps[part], mean, lw=1.6, color=line.get_color())
             axes.plot(steps[part], values[part], lw=0.7, alpha=0.25, color=line.get_color())
-    _stages(axes, records)
+    mark_stages(axes, records)
     axes.legend(frameon=False)
     return figure
 
@@ -85,7 +85,7 @@ def bits_per_byte(records: Records) -> Figure | None:
         axes.annotate(f"{values[-1]:.2f}", (steps[-1], values[-1]), xytext=(6, -3), textcoords="offset points")
     axes.set_ylim(bottom=0)
     axes.margins(x=0.08)
-    _stages(axes, records)
+    mark_stages(axes, records)
     axes.legend(frameon=False)
     return figure
 
@@ -99,7 +99,7 @@ def learning_rate(records: Records) -> Figure | None:
     axes.plot(*curves[""], lw=1.6)
     axes.set_ylim(bottom=0)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    _stages(axes, records)
+    mark_stages(axes, records)
     return figure
 
 
@@ -127,7 +127,7 @@ def mixture(records: Records) -> Figure | None:
     axes.margins(x=0)
     handles = [Patch(color=color[n], label=n) for n in names]
     figure.legend(handles=handles[::-1], frameon=False, loc="outside right upper", fontsize=8)
-    _stages(axes, records)
+    mark_stages(axes, records)
     return figure
 
 
@@ -167,7 +167,7 @@ def gradient_norm(records: Records) -> Figure | None:
     figure, axes = _figure("gradient norm before clipping", "")
     axes.plot(*curves[""], lw=1.0)
     axes.set_yscale("log")
-    _stages(axes, records)
+    mark_stages(axes, records)
     return figure
 
 
@@ -214,7 +214,7 @@ def experts(records: Records) -> Figure | None:
         axes.spines["top"].set_visible(False)
         if axes is not right:
             axes.grid(alpha=0.25)
-            _stages(axes, records)
+            mark_stages(axes, records)
     return figure
 
 
@@ -237,7 +237,7 @@ def sparsity(records: Records) -> Figure | None:
     for axes in (top, bottom):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-        _stages(axes, records)
+        mark_stages(axes, records)
     return figure
 
 

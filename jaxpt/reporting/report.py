@@ -2,20 +2,24 @@
 
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from jaxpt.checkpoints.checkpoints import finished_steps
+from jaxpt.checkpoints.marks import best_of
 from jaxpt.checkpoints.run_files import WAY_OUT, stored_model
 from jaxpt.config.schema import build
 from jaxpt.errors import JaxptError
+from jaxpt.evaluation.evaluation import prefix
 from jaxpt.files.digests import read_json
 from jaxpt.files.partial import writes
-from jaxpt.reporting import marks, stages
+from jaxpt.reporting import marks, score_pictures, scores, stages
 from jaxpt.reporting.mask_pictures import mask_pictures
 from jaxpt.reporting.page import embedded, html_table, write_page
 from jaxpt.reporting.pictures import PICTURES
 from jaxpt.reporting.series import Records, series
 from jaxpt.reporting.summary import read_events, summary
+from jaxpt.training import followed
 from jaxpt.training.config import RunConfig
 from jaxpt.training.history import newest_saved, read_legs
 from jaxpt.training.metrics import read
@@ -45,7 +49,8 @@ def write_report(workdir: str | Path, notes: Mapping[str, str] | None = None) ->
     model = stored_model(workdir)
     values = read_json(workdir, "config.json", dict, WAY_OUT)
     config, text = build(RunConfig, values), json.dumps(values, indent=2)
-    saved = newest_saved(workdir)
+    saved, scored_by = newest_saved(workdir), scores.score_entries(workdir, config)
+    with_followed = followed.records_of(workdir) if scored_by else records
     past = read_legs(saved, config.stages) if saved else ()
     facts = [*summary(records, events, model, config, past), *marks.guard_facts(records), *found.facts]
     parts = [
@@ -54,10 +59,12 @@ def write_report(workdir: str | Path, notes: Mapping[str, str] | None = None) ->
         "<h2>Course</h2>",
         '<div class="pictures">',
         *_images(out, workdir, records, found),
+        *_picture_of_scores(out, workdir, with_followed, scored_by, found),
         "</div>",
         f"<h2>Stages</h2>{html_table(*stages.trained(records))}",
         f"<h2>Mixtures</h2>{html_table(*stages.mixtures(records))}",
-        _first_and_last("Evaluation", records, "eval/"),
+        *scores.section(workdir, with_followed, scored_by),
+        _first_and_last("Evaluation", records, "eval/", [prefix(entry) for entry in scored_by]),
         _first_and_last("Mixtures of experts", records, "moe/"),
         _first_and_last("Masks: expected sparsity", records, "train/sparsity/"),
         *(f"<h2>{html.escape(k)}</h2><pre>{html.escape(v)}</pre>" for k, v in _notes(out, notes).items()),
@@ -72,6 +79,18 @@ def _images(out: Path, workdir: Path, records: Records, found: marks.Marks) -> l
     for figure in curves.values():
         marks.draw(figure, found)
     return [embedded(figure, out / f"{name}.png") for name, figure in {**curves, **mask_pictures(workdir)}.items()]
+
+
+def _picture_of_scores(
+    out: Path, workdir: Path, records: Records, entries: Sequence[str], found: marks.Marks
+) -> list[str]:
+    best = best_of(workdir, finished_steps(workdir))
+    kept = [(one.step, scores.name_of(by.entry, by.metric, entries)) for by, one in best]
+    figure = score_pictures.scores(records, scores.scored_steps(records, entries), kept)
+    if figure is None:
+        return []
+    marks.draw(figure, found)
+    return [embedded(figure, out / "scores.png")]
 
 
 def _notes(folder: Path, notes: Mapping[str, str] | None) -> Mapping[str, str]:
@@ -90,8 +109,9 @@ def _notes(folder: Path, notes: Mapping[str, str] | None) -> Mapping[str, str]:
     return kept
 
 
-def _first_and_last(title: str, records: Records, prefix: str) -> str:
-    curves = series(records, prefix)
+def _first_and_last(title: str, records: Records, begins: str, without: Sequence[str] = ()) -> str:
+    every = series(records, begins)
+    curves = {name: curve for name, curve in every.items() if not f"{begins}{name}".startswith(tuple(without))}
     if not curves:
         return ""
     rows = [

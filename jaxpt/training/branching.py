@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from jaxpt.checkpoints import run_item
 from jaxpt.checkpoints.checkpoints import finished_steps, model_of, read_run
+from jaxpt.checkpoints.named import named_checkpoint
 from jaxpt.checkpoints.newest import read_once
 from jaxpt.checkpoints.run_files import has_tokenizer, read_lineage
 from jaxpt.checkpoints.run_item import RunItem
@@ -46,11 +47,14 @@ class Branch:
 
 
 def parse_place(text: str) -> tuple[Path, int]:
-    """Reads `RUN@STEP`.
+    """Reads `RUN@STEP`, or `RUN@best` (see `jaxpt.checkpoints.named`).
 
     Raises:
-        JaxptError: another text, a place in tokens, a folder that is no run.
+        JaxptError: another text, a place in tokens, a folder that is no run, no checkpoint that a score picked out.
     """
+    if "@best" in text:
+        found = named_checkpoint(text.strip())
+        text = f"{found.parents[1]}@{found.name}" if found.parent.name == "checkpoints" else text
     match = re.fullmatch(r"(.+)@([0-9]+(?:_[0-9]+)*)", text.strip())
     run = Path(match[1] if match else text.rpartition("@")[0] or text)
     have = f"; it has {_listed(finished_steps(run))}" if run.is_dir() else ""

@@ -50,13 +50,14 @@ class Changes:
 
     `values` are logged as a record of the step. `weights` (by source, only their ratios count) hold from the next batch
     to the stage's end. `save` writes a checkpoint of this step; `stop` says why the run should stop: it is saved first,
-    and goes on from there when it is started again.
+    and goes on from there when it is started again. `failed` says why there is nothing to log; the run goes on.
     """
 
     values: Mapping[str, float] = field(default_factory=dict)
     weights: Mapping[str, float] | None = None
     save: bool = False
     stop: str | None = None
+    failed: str | None = None
 
 
 class RunView:

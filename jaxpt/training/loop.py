@@ -266,6 +266,10 @@ def _apply(run: ActiveRun, event: Event, view: RunView) -> None:
         changed = event.act(view)
     if event.after_checkpoint and changed.weights is not None:
         raise JaxptError(f"event {event.name} is after the checkpoint, which would lack the weights that it returns")
+    if changed.failed is not None:
+        run.metrics.event("evaluation failed", run.step, entry=event.name, reason=changed.failed)
+        run.log(f"step {run.step}: {event.name} failed ({changed.failed}); the run goes on")
+        return
     run.apply(changed)
     if changed.weights is not None:
         _read(run, run.step)  # what was read ahead had the weights from before

@@ -44,7 +44,7 @@ class MetricsLog:
         if not write:
             return
         if self._cut:
-            _append(self._removed, *self._cut)
+            append(self._removed, *self._cut)
         if self._cut or not self.path.exists() or not _is_strict(self.path):
             _replace(self.path, kept)
         if self._events.exists() and not _is_strict(self._events):
@@ -56,14 +56,14 @@ class MetricsLog:
         """Appends one record and flushes it."""
         if not self._write:
             return
-        _append(self.path, {"step": step, **values})
+        append(self.path, {"step": step, **values})
         if self._board is not None:
             self._board.add(step, {k: v for k, v in values.items() if isinstance(v, int | float)})
 
     def event(self, name: str, step: int, **facts: object) -> None:
         """Appends what happened (start, resume, save, evaluation, …) with the wall-clock time, to events.jsonl."""
         if self._write:
-            _append(self._events, {"event": name, "step": step, "time": time.time(), **facts})
+            append(self._events, {"event": name, "step": step, "time": time.time(), **facts})
 
     def has(self, step: int, prefix: str) -> bool:
         """Whether the records kept at opening hold a value of that step whose name starts with `prefix`."""
@@ -141,7 +141,12 @@ def _record(line: bytes) -> dict[str, Any]:
     return record | {k: float(v) for k, v in odd.items()}
 
 
-def _append(path: Path, *records: Mapping[str, Any]) -> None:
+def append(path: Path, *records: Mapping[str, Any]) -> None:
+    """Appends records, one line of strict JSON each.
+
+    Raises:
+        JaxptError: they cannot be written.
+    """
     try:
         with open(path, "a", encoding="utf-8") as f:
             f.write("".join(map(_line, records)))

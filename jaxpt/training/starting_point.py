@@ -1,5 +1,6 @@
 """Where a run's first parameters come from: a bundle, another run's checkpoint, or a Hugging Face directory."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from jaxpt.bundles import open_bundle
 from jaxpt.bundles.moments import moments_facts
 from jaxpt.checkpoints.checkpoints import finished_steps, model_of, read_run, read_state
 from jaxpt.checkpoints.checkpoints import read_params as read_checkpoint_params
+from jaxpt.checkpoints.named import named_checkpoint
 from jaxpt.checkpoints.newest import read_checkpoint, read_once
 from jaxpt.checkpoints.reading import with_extra
 from jaxpt.checkpoints.run_files import has_tokenizer, read_lineage, stored_model
@@ -58,6 +60,9 @@ def same_everywhere(path: str) -> str:
     """
     if not jax.distributed.is_initialized():
         return path
+    with contextlib.suppress(JaxptError):  # every process finds it out again when it opens the path
+        path = str(named_checkpoint(path))
+    path = text_of_first(path)
     steps = finished_steps(Path(path)) if jax.process_index() == 0 else []
     step = text_of_first(str(steps[-1]) if steps else "")
     return str(Path(path) / "checkpoints" / step) if step else path
@@ -67,7 +72,8 @@ def open_start(path: str, load: str, where: str = "config.init_from") -> Startin
     """Says what `path` is and opens it.
 
     Args:
-        path: a bundle, a run directory (its newest checkpoint) or `RUN/checkpoints/STEP`, or a Hugging Face directory.
+        path: a bundle, a run directory (its newest checkpoint), `RUN/checkpoints/STEP` or `RUN@best`, or a Hugging Face
+            directory.
         load: "params", or "params+optimizer" to take along the moments of a run, and what its objective trained
             besides, or of a bundle that was reshaped with its run's moments (other kinds have none).
         where: the config key that names `path`, for messages.
@@ -75,7 +81,7 @@ def open_start(path: str, load: str, where: str = "config.init_from") -> Startin
     Raises:
         JaxptError: nothing there that can be read.
     """
-    here = Path(path)
+    here = named_checkpoint(path)
     named = here.parent.name == "checkpoints" and here.name.isdigit()
     run, step = (here.parents[1], int(here.name)) if named else (here, None)
     if (run / "checkpoints").is_dir():

@@ -77,7 +77,8 @@ def test_an_evaluation_in_a_file_of_the_users_own_runs_from_a_config(folder):
     assert all(norm > 0 for norm in values(folder, "eval/mine/final_norm").values())
     stored = json.loads((folder / "run" / "config.json").read_text())["evaluations"]["mine"]
     assert stored == {"name": "house_of_mine:Norm", "every": "2 steps", "before": False, "after": True} | {
-        "leaf": "final_norm"
+        "stage_ends": False,
+        "leaf": "final_norm",
     }
 
 
@@ -168,7 +169,7 @@ def test_the_section_of_earlier_versions_is_an_entry():
         "batch_size": 4,
     }
     today = {"name": "bits_per_byte", "every": "4 steps", "before": False, "after": True}
-    today |= {"documents": {"web": "held_out.jsonl"}, "max_documents": 7, "batch_size": 4}
+    today |= {"documents": {"web": "held_out.jsonl"}, "max_documents": 7, "batch_size": 4, "stage_ends": False}
     assert plain(config(evaluation=old).evaluations) == {"bits_per_byte": today | {"largest_record": 8 << 20}}
     assert config(evaluation=old) == config(evaluations={"bits_per_byte": today})
     nothing = {"every": None, "before": True, "after": True, "bits_per_byte": {}, "max_documents": None}

@@ -102,7 +102,7 @@ def _jax_kernel(sizes: Tiles, s: int, heads: int, logits: Logits) -> OneRow:
     return lambda q, k, v, ids: attend(q, k, v, None if ids is None else kernel.SegmentIds(ids, ids))
 
 
-def _sizes(sizes: Tiles) -> dict[str, int]:
+def _sizes(sizes: Tiles) -> dict[str, Any]:
     """The names that both kernels have for the tiles of the forward and the backward pass."""
     one = {"q": sizes.queries, "kv": sizes.keys}
     forward = {f"block_{name}": size for name, size in one.items()}
