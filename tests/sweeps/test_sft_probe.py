@@ -59,6 +59,14 @@ def write(path, rows):
     return path
 
 
+@pytest.fixture(scope="module", autouse=True)
+def without_a_list_of_packages():
+    """Keeps lm_eval from running pip for each evaluation, which takes longer than all else here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
     """Conversations, a task, a bundle, and a run of six steps that keeps three checkpoints."""
@@ -141,22 +149,9 @@ def test_the_fine_tuned_weights_are_those_that_were_scored_and_the_base_is_as_it
     assert lineage[-1]["steps"] == 2
 
 
-def test_the_same_seed_gives_the_same_table_bit_for_bit_and_another_one_does_not(setting, whole, tmp_path, capsys):
-    assert probe(setting, tmp_path / "again", f"--run={setting / 'run'}") == 0
-    out = capsys.readouterr().out
-    for name in ("results.json", "results.md"):
-        assert (tmp_path / "again" / name).read_bytes() == (whole / name).read_bytes()
-    assert re.search(r"^part 9 of 9: 6, scores after it; .* left$", out, re.MULTILINE)
-    assert re.search(r"^model +tokens +training loss +SFT loss +task +metric", out, re.MULTILINE)
-    assert not list((tmp_path / "again").glob("models/*/sft/checkpoints"))  # the weights are gone, the record is not
-    assert len(list((tmp_path / "again").glob("models/*/sft/metrics.jsonl"))) == 3
-    one = f"--model={setting / 'run' / 'checkpoints' / '2'}"
-    assert probe(setting, tmp_path / "other", one, "--config.seed=1") == 0
-    assert results(tmp_path / "other")["models"][0]["sft_loss"] != results(whole)["models"][0]["sft_loss"]
-    assert "too few points" in capsys.readouterr().out
-
-
-def test_what_is_finished_is_not_done_again(setting, whole, tmp_path, monkeypatch):
+def test_what_is_finished_is_not_done_again_and_the_same_seed_gives_the_same_table(
+    setting, whole, tmp_path, monkeypatch, capsys
+):
     output, run, did = tmp_path / "p", f"--run={setting / 'run'}", []
     tune, scores = command._tune, command._scores
 
@@ -176,8 +171,14 @@ def test_what_is_finished_is_not_done_again(setting, whole, tmp_path, monkeypatc
         assert probe(setting, output, run) == (130 if stop else 0)
         if stop == 3:
             assert did == ["score", "tune", "score"]
-    assert did == ["score", "tune", "score"]
-    assert (output / "results.json").read_bytes() == (whole / "results.json").read_bytes()
+    assert did == ["score", "tune", "score"] * 2  # of the second and the third checkpoint
+    for name in ("results.json", "results.md"):
+        assert (output / name).read_bytes() == (whole / name).read_bytes()
+    out = capsys.readouterr().out
+    assert re.search(r"^part 6 of 6: 6, scores after it; .* left$", out, re.MULTILINE)
+    assert re.search(r"^model +tokens +training loss +SFT loss +task +metric", out, re.MULTILINE)
+    assert not list(output.glob("models/*/sft/checkpoints"))  # the weights are gone, the record is not
+    assert len(list(output.glob("models/*/sft/metrics.jsonl"))) == 3
 
 
 def test_checkpoints_that_the_run_has_pruned_since_stay_in_the_table(setting, whole, tmp_path):
@@ -188,8 +189,13 @@ def test_checkpoints_that_the_run_has_pruned_since_stay_in_the_table(setting, wh
     assert sorted(m["model"]["step"] for m in results(tmp_path / "p")["models"]) == [2, 4, 6]
 
 
-def test_prompts_are_conversations_where_asked_for_also_without_a_template_of_the_tokenizer(setting, tmp_path):
-    assert probe(setting, tmp_path / "p", f"--model={setting / 'bundle'}", "--chat_template=after") == 0
+def test_prompts_are_conversations_where_asked_for_also_without_a_template_of_the_tokenizer(
+    setting, whole, tmp_path, capsys
+):
+    more = [f"--model={setting / 'run' / 'checkpoints' / '2'}", "--chat_template=after", "--config.seed=1"]
+    assert probe(setting, tmp_path / "p", *more) == 0
+    assert "too few points" in capsys.readouterr().out
+    assert results(tmp_path / "p")["models"][0]["sft_loss"] != results(whole)["models"][0]["sft_loss"]  # of seed 0
     folder = next((tmp_path / "p" / "models").iterdir())
     prompts = {}
     for name in ("base", "after"):
