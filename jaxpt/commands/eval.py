@@ -14,6 +14,7 @@ from jaxpt.errors import JaxptError
 if TYPE_CHECKING:
     from jaxpt.data.contamination import Contamination
     from jaxpt.evaluation.harness.language_model import JaxptModel
+    from jaxpt.training.state import Layout
 
 HELP = "score a model on downstream tasks (lm_eval), from local files; compare two models"
 
@@ -183,7 +184,15 @@ def _evaluate(args: argparse.Namespace) -> int:
     if files:
         clean.check(tasks, files)
     output = Path(args.output or f"{args.model.rstrip('/')}.eval")
-    model = _model(args, output)
+    model = open_model(
+        args.model,
+        output,
+        dtype=args.dtype,
+        mesh=args.mesh,
+        max_length=args.max_length,
+        batch_tokens=args.batch_tokens,
+        slots=args.slots,
+    )
     results = evaluating.evaluate(
         model,
         tasks,
@@ -215,7 +224,29 @@ def _evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _model(args: argparse.Namespace, output: Path) -> "JaxptModel":
+def open_model(
+    path: str,
+    output: Path,
+    *,
+    dtype: str = "float32",
+    mesh: str = "",
+    max_length: int | None = None,
+    batch_tokens: int | None = None,
+    slots: int | None = None,
+    conversations: str | None = None,
+) -> "JaxptModel":
+    """Returns a model laid out for evaluations; its answers are kept in `output`.
+
+    Args:
+        path: a bundle, run, checkpoint or Hugging Face directory.
+        output: the folder of results.
+        dtype, mesh, max_length, batch_tokens, slots: as the flags of these names.
+        conversations: source of the template that conversations were trained with: prompts written as conversations are
+            written by it, and a generation also ends where its turns do.
+
+    Raises:
+        JaxptError: nothing there that can be read, or a model without a tokenizer.
+    """
     import jax
 
     from jaxpt import api
@@ -224,45 +255,48 @@ def _model(args: argparse.Namespace, output: Path) -> "JaxptModel":
     from jaxpt.evaluation.harness.language_model import JaxptModel
     from jaxpt.generation import InferenceEngine
     from jaxpt.generation.ends import end_ids
+    from jaxpt.generation.turns import turn_ends
     from jaxpt.models.compute import Compute
     from jaxpt.sharding import of_first
+
+    layout = _layout(path, mesh or "fsdp=-1") if mesh or jax.process_count() > 1 else None
+    model = api.load(path, shardings=None if layout is None else layout.params)
+    words = model.tokenizer
+    if words is None:
+        raise JaxptError(f"--model={path} has no tokenizer; write the bundle with one")
+    identity = {
+        "params": digest(model.params),
+        "config": model.config.to_dict(),
+        "tokenizer": words.fingerprint,
+        "dtype": dtype,
+        "max_length": max_length or model.config.max_positions,
+    }
+    ends = end_ids(model)
+    if conversations is not None:
+        words.chat_templates["default"] = words.chat_template = conversations
+        ends = sorted({*ends, *turn_ends(words, conversations)})
+        identity |= {"ends": ends}
+    engine = InferenceEngine(
+        model.config,
+        model.params,
+        Compute(dtype=dtype),
+        decode=words.decode,
+        mesh=None if layout is None else layout.mesh,
+        slots=slots,
+        batch_tokens=batch_tokens,
+    )
+    kept = KeptAnswers(output / "answers" if jax.process_index() == 0 else None, identity)
+    return JaxptModel(engine, words, ends, max_length=max_length, kept=kept, name=path, agree=of_first)
+
+
+def _layout(path: str, mesh: str) -> "Layout":
     from jaxpt.sharding.mesh import parse_axes
     from jaxpt.training.config import ShardingConfig
     from jaxpt.training.starting_point import open_start
     from jaxpt.training.state import make_layout
 
-    layout = None
-    if args.mesh or jax.process_count() > 1:
-        sharding = ShardingConfig(mesh=parse_axes(args.mesh or "fsdp=-1", "--mesh"))
-        layout = make_layout(open_start(args.model, "params", "--model").model, sharding)
-    model = api.load(args.model, shardings=None if layout is None else layout.params)
-    if model.tokenizer is None:
-        raise JaxptError(f"--model={args.model} has no tokenizer; write the bundle with one")
-    identity = {
-        "params": digest(model.params),
-        "config": model.config.to_dict(),
-        "tokenizer": model.tokenizer.fingerprint,
-        "dtype": args.dtype,
-        "max_length": args.max_length or model.config.max_positions,
-    }
-    engine = InferenceEngine(
-        model.config,
-        model.params,
-        Compute(dtype=args.dtype),
-        decode=model.tokenizer.decode,
-        mesh=None if layout is None else layout.mesh,
-        slots=args.slots,
-        batch_tokens=args.batch_tokens,
-    )
-    return JaxptModel(
-        engine,
-        model.tokenizer,
-        end_ids(model),
-        max_length=args.max_length,
-        kept=KeptAnswers(output / "answers" if jax.process_index() == 0 else None, identity),
-        name=args.model,
-        agree=of_first,
-    )
+    sharding = ShardingConfig(mesh=parse_axes(mesh, "--mesh"))
+    return make_layout(open_start(path, "params", "--model").model, sharding)
 
 
 def _list() -> int:
