@@ -79,6 +79,7 @@ EXTRAS = {
         "spacy>=3.8,<4",  # what datatrove splits words with
         "jieba>=0.42.1,<0.43",  # what spaCy splits Chinese with
         "openai>=2,<4",  # the client that jaxpt serve is tested with
+        "tenacity>=8,<10",  # what lm_eval's client of servers needs beside requests and aiohttp
     ],
     "parity": ["torch==2.13.0", "transformers>=5.20,<5.30", "accelerate>=1.10,<2"],
 }

@@ -116,7 +116,7 @@ def _serve(args: argparse.Namespace, token: str | None) -> int:
                 flush=True,
             )
 
-        server.run(app, listening, thread, grace=args.grace, ready=ready)
+        server.HttpServer(app, listening, thread, args.grace).run(ready)
     print("jaxpt serve: stopped", file=sys.stderr)
     return 0
 
@@ -130,7 +130,7 @@ def _served(args: argparse.Namespace) -> "ServedModel":
     from jaxpt.serving.figures import Figures
     from jaxpt.serving.limits import ServingLimits
     from jaxpt.serving.served import ServedModel
-    from jaxpt.serving.vocabulary import Vocabulary
+    from jaxpt.serving.vocabulary import ServedVocabulary
     from jaxpt.sharding.mesh import parse_axes
     from jaxpt.training.config import ShardingConfig
     from jaxpt.training.starting_point import open_start
@@ -159,7 +159,7 @@ def _served(args: argparse.Namespace) -> "ServedModel":
     del model  # the engine has its own copy of the weights
     names = tuple(dict.fromkeys(n for n in (args.name or _last_part(args.model)).split(",") if n))
     thread = EngineThread(engine, slots=engine.slots, max_length=length, waiting=args.queue)
-    words = Vocabulary(tokenizer, ends, config.vocab_size, length)
+    words = ServedVocabulary(tokenizer, ends, config.vocab_size, length)
     limits = ServingLimits(args.max_body, args.queue, args.timeout)
     _begin(thread, words.first)
     return ServedModel(names, thread, words, limits, Figures())
@@ -175,12 +175,12 @@ def _begin(thread: "EngineThread", token: int) -> None:
     import time
 
     from jaxpt.generation import Request
-    from jaxpt.serving.jobs import Job
+    from jaxpt.serving.jobs import PromptJob
 
     over = threading.Event()
     new = min(2, thread.max_length - 1)
     asked = [Request((token,), new, logprobs=0)] if new > 0 else []
-    job = Job((token,), asked, 0, time.monotonic() + 3600)
+    job = PromptJob((token,), asked, 0, time.monotonic() + 3600)
     job.notify = lambda: over.set() if job.over else None
     thread.start()
     thread.submit([job])

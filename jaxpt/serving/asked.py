@@ -9,7 +9,7 @@ from jaxpt.serving.engine_thread import BIASES, ENDS
 from jaxpt.serving.fields import RequestFields
 from jaxpt.serving.limits import LONGEST_STOP, MOST_CHOICES, MOST_STOPS
 from jaxpt.serving.refusal import Refusal
-from jaxpt.serving.vocabulary import Vocabulary
+from jaxpt.serving.vocabulary import ServedVocabulary
 
 # Keys that clients send and that change no answer.
 IGNORED = (
@@ -39,7 +39,7 @@ LEAST_TEMPERATURE = 1e-3  # below it logits become infinite
 
 
 @dataclass(frozen=True)
-class Asked:
+class ContinuationOptions:
     """The options of a continuation; `max_tokens` None: the route's own default."""
 
     n: int
@@ -53,7 +53,9 @@ class Asked:
     stream: bool
     include_usage: bool
 
-    def requests(self, vocabulary: Vocabulary, prompt: Sequence[int], new: int, logprobs: int | None) -> list[Request]:
+    def requests(
+        self, vocabulary: ServedVocabulary, prompt: Sequence[int], new: int, logprobs: int | None
+    ) -> list[Request]:
         """Returns what the engine is asked: `n` continuations of `new` tokens, none where that is 0."""
         if not new:
             return []
@@ -74,7 +76,7 @@ class Asked:
         ]
 
 
-def read_asked(fields: RequestFields, vocabulary: Vocabulary, max_tokens: int | None) -> Asked:
+def read_asked(fields: RequestFields, vocabulary: ServedVocabulary, max_tokens: int | None) -> ContinuationOptions:
     """Returns the options of a request.
 
     Args:
@@ -99,7 +101,7 @@ def read_asked(fields: RequestFields, vocabulary: Vocabulary, max_tokens: int | 
     options = RequestFields(fields.mapping("stream_options"))
     include_usage = options.flag("include_usage", False)
     options.close(("include_obfuscation",), {"continuous_usage_stats": (False,)})
-    return Asked(
+    return ContinuationOptions(
         n=fields.integer("n", 1, 1, MOST_CHOICES) or 1,
         max_tokens=max_tokens,
         sampling=Sampling(temperature, max(0, top_k), top_p),

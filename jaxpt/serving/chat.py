@@ -9,14 +9,14 @@ from uuid import uuid4
 from starlette.requests import Request
 from starlette.responses import Response
 
-from jaxpt.serving.asked import IGNORED, NEUTRAL, Asked, read_asked
+from jaxpt.serving.asked import IGNORED, NEUTRAL, ContinuationOptions, read_asked
 from jaxpt.serving.choices import ChoiceText
 from jaxpt.serving.completions import usage
 from jaxpt.serving.conversation import conversation_ids, read_messages, read_template_values, read_tools
 from jaxpt.serving.engine_thread import TOP
 from jaxpt.serving.exchange import EventStream, Exchange, json_response, read_json
 from jaxpt.serving.fields import RequestFields
-from jaxpt.serving.jobs import Job
+from jaxpt.serving.jobs import PromptJob
 from jaxpt.serving.logprobs import chat_logprobs
 from jaxpt.serving.refusal import Refusal
 from jaxpt.serving.served import ServedModel
@@ -44,7 +44,7 @@ REFUSED: dict[str, tuple[object, ...]] = {
 @dataclass(frozen=True)
 class _ChatAsked:
     model: str
-    asked: Asked
+    asked: ContinuationOptions
     prompt: list[int]
     logprobs: int | None
     tools: bool
@@ -56,7 +56,7 @@ async def chat_completions(served: ServedModel, request: Request) -> Response:
     a = await served.apart(_read, served, fields)
     new = served.room(len(a.prompt), a.asked.max_tokens, None)
     requests = a.asked.requests(served.vocabulary, a.prompt, new, a.logprobs)
-    job = Job(a.prompt, requests, None, time.monotonic() + served.limits.seconds)
+    job = PromptJob(a.prompt, requests, None, time.monotonic() + served.limits.seconds)
     exchange = Exchange(served, request, [job])
     choices = [_ChatChoice(served, a, job, n) for n in range(a.asked.n)]
     kind = "chat.completion.chunk" if a.asked.stream else "chat.completion"
@@ -87,7 +87,7 @@ def _read(served: ServedModel, fields: RequestFields) -> _ChatAsked:
 class _ChatChoice:
     """One choice of the answer, as far as it has been shown."""
 
-    def __init__(self, served: ServedModel, a: _ChatAsked, job: Job, number: int):
+    def __init__(self, served: ServedModel, a: _ChatAsked, job: PromptJob, number: int):
         self.vocabulary, self.a = served.vocabulary, a
         kept = kept_marks(served.vocabulary.tokenizer) if a.tools else frozenset()
         self.text = ChoiceText(served.vocabulary, a.asked, job, number, kept)
@@ -137,7 +137,7 @@ class _ChatChoice:
 
 
 async def _events(
-    exchange: Exchange, choices: list[_ChatChoice], head: dict[str, object], asked: Asked
+    exchange: Exchange, choices: list[_ChatChoice], head: dict[str, object], asked: ContinuationOptions
 ) -> AsyncIterator[object]:
     nothing = {"usage": None} if asked.include_usage else {}
     while not all(choice.over for choice in choices):

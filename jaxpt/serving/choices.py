@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 from jaxpt.generation.detokenize import UNFINISHED
 from jaxpt.generation.requests import Completion, first_stop
-from jaxpt.serving.asked import Asked
-from jaxpt.serving.jobs import Job
-from jaxpt.serving.vocabulary import Vocabulary
+from jaxpt.serving.asked import ContinuationOptions
+from jaxpt.serving.jobs import PromptJob
+from jaxpt.serving.vocabulary import ServedVocabulary
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class ChoiceText:
     are control tokens that stay in the text.
     """
 
-    vocabulary: Vocabulary
-    asked: Asked
-    job: Job
+    vocabulary: ServedVocabulary
+    asked: ContinuationOptions
+    job: PromptJob
     number: int
     kept: frozenset[int] = frozenset()
     _sent: str = field(default="", init=False)

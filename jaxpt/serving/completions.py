@@ -9,12 +9,12 @@ from uuid import uuid4
 from starlette.requests import Request
 from starlette.responses import Response
 
-from jaxpt.serving.asked import IGNORED, NEUTRAL, Asked, read_asked
+from jaxpt.serving.asked import IGNORED, NEUTRAL, ContinuationOptions, read_asked
 from jaxpt.serving.choices import ChoiceText, NewText
 from jaxpt.serving.engine_thread import TOP
 from jaxpt.serving.exchange import EventStream, Exchange, json_response, read_json
 from jaxpt.serving.fields import RequestFields
-from jaxpt.serving.jobs import Job
+from jaxpt.serving.jobs import PromptJob
 from jaxpt.serving.logprobs import completion_logprobs
 from jaxpt.serving.refusal import Refusal
 from jaxpt.serving.served import ServedModel
@@ -40,7 +40,7 @@ class _Prompt:
 @dataclass(frozen=True)
 class _CompletionAsked:
     model: str
-    asked: Asked
+    asked: ContinuationOptions
     prompts: list[_Prompt]
     echo: bool
     logprobs: int | None
@@ -63,7 +63,7 @@ async def completions(served: ServedModel, request: Request) -> Response:
     return json_response({**head, "choices": made, "usage": usage(jobs)})
 
 
-def usage(jobs: list[Job]) -> dict[str, int]:
+def usage(jobs: list[PromptJob]) -> dict[str, int]:
     """Returns the tokens of prompts and of what has been drawn."""
     prompt, drawn = sum(len(job.prompt) for job in jobs), sum(sum(job.visible) for job in jobs)
     return {"prompt_tokens": prompt, "completion_tokens": drawn, "total_tokens": prompt + drawn}
@@ -108,16 +108,16 @@ def _prompt(served: ServedModel, given: Any, n: int, bos: bool) -> _Prompt:
     return _Prompt(ids, words.decode(ids))
 
 
-def _job(served: ServedModel, a: _CompletionAsked, prompt: _Prompt, until: float) -> Job:
+def _job(served: ServedModel, a: _CompletionAsked, prompt: _Prompt, until: float) -> PromptJob:
     new = served.room(len(prompt.ids), a.asked.max_tokens, USUAL)
     requests = a.asked.requests(served.vocabulary, prompt.ids, new, a.logprobs)
-    return Job(prompt.ids, requests, a.logprobs if a.echo else None, until)
+    return PromptJob(prompt.ids, requests, a.logprobs if a.echo else None, until)
 
 
 class _Choice:
     """One choice of the answer, as far as it has been shown."""
 
-    def __init__(self, served: ServedModel, a: _CompletionAsked, prompt: _Prompt, job: Job, number: int):
+    def __init__(self, served: ServedModel, a: _CompletionAsked, prompt: _Prompt, job: PromptJob, number: int):
         self.served, self.a, self.prompt, self.job = served, a, prompt, job
         self.text = ChoiceText(served.vocabulary, a.asked, job, number) if job.requests else None
         self.echoed = not a.echo
@@ -165,7 +165,7 @@ def _joined() -> dict[str, list[Any]]:
 
 
 async def _events(
-    exchange: Exchange, choices: list[_Choice], head: dict[str, object], asked: Asked
+    exchange: Exchange, choices: list[_Choice], head: dict[str, object], asked: ContinuationOptions
 ) -> AsyncIterator[object]:
     nothing = {"usage": None} if asked.include_usage else {}
     while not all(choice.over for choice in choices):

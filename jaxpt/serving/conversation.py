@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxpt.serving.fields import RequestFields
 from jaxpt.serving.refusal import Refusal
-from jaxpt.serving.vocabulary import Vocabulary
+from jaxpt.serving.vocabulary import ServedVocabulary
 from jaxpt.tokenizers.chat import render_apart
 from jaxpt.tokenizers.templates import template_for
 
@@ -86,7 +86,7 @@ def read_tools(fields: RequestFields) -> list[dict[str, Any]]:
 
 
 def conversation_ids(
-    vocabulary: Vocabulary, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any], values: Mapping[str, Any]
+    vocabulary: ServedVocabulary, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any], values: Mapping[str, Any]
 ) -> list[int]:
     """Returns the token ids of a conversation.
 

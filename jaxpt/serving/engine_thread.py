@@ -13,7 +13,7 @@ from jaxpt.generation import Completion, InferenceEngine
 from jaxpt.generation.prefixes import CHUNK
 from jaxpt.generation.reading import PromptReader
 from jaxpt.generation.shapes import rounded
-from jaxpt.serving.jobs import Job
+from jaxpt.serving.jobs import PromptJob
 from jaxpt.serving.refusal import Refusal
 
 ENDS = 128  # end ids of a request, at most
@@ -27,8 +27,8 @@ IDLE = 0.25  # seconds after which an idle thread looks at the clock
 class _Lane:
     """Jobs that wait for one another: those for slots, or those that only read their prompts."""
 
-    waiting: deque[Job]
-    job: Job | None = None
+    waiting: deque[PromptJob]
+    job: PromptJob | None = None
     reader: PromptReader | None = None
     entered: int = 0
 
@@ -54,12 +54,12 @@ class EngineThread:
         self.engine, self.slots, self.max_length, self.waiting = engine, slots, max_length, waiting
         self.top = min(TOP, engine.config.vocab_size)
         self.failed = 0
-        self._inbox: queue.SimpleQueue[tuple[str, Job | None]] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[str, PromptJob | None]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._queued = 0  # continuations (or prompts without any) that have been submitted and not begun
         self._stop_at: float | None = None
         self._lanes = (_Lane(deque()), _Lane(deque()))
-        self._going: dict[int, tuple[Job, int]] = {}
+        self._going: dict[int, tuple[PromptJob, int]] = {}
         self._numbers = 0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._fresh()
@@ -88,7 +88,7 @@ class EngineThread:
         """How many slots are taken."""
         return self.slots - self._slots.free
 
-    def submit(self, jobs: list[Job]) -> None:
+    def submit(self, jobs: list[PromptJob]) -> None:
         """Queues jobs, all or none.
 
         Raises:
@@ -114,7 +114,7 @@ class EngineThread:
                 job.submitted = time.monotonic()
                 self._inbox.put(("job", job))
 
-    def cancel(self, job: Job) -> None:
+    def cancel(self, job: PromptJob) -> None:
         """Ends a job that nobody waits for; its slots are free within a turn."""
         if not job.over:
             self._inbox.put(("cancel", job))
@@ -196,7 +196,7 @@ class EngineThread:
             if self._stop_at <= now:
                 self._fail_all(refused_at_stop())
 
-    def _jobs(self) -> Iterator[Job]:
+    def _jobs(self) -> Iterator[PromptJob]:
         for lane in self._lanes:
             yield from list(lane.waiting)
             if lane.job is not None:
@@ -225,7 +225,7 @@ class EngineThread:
                 if not self._enter(lane, lane.job, lane.reader):
                     return
 
-    def _enter(self, lane: _Lane, job: Job, reader: PromptReader) -> bool:
+    def _enter(self, lane: _Lane, job: PromptJob, reader: PromptReader) -> bool:
         """Begins the job's continuations; False: some of them wait for a slot."""
         while lane.entered < len(job.requests):
             request, n = job.requests[lane.entered], lane.entered
@@ -257,7 +257,7 @@ class EngineThread:
             if so_far is not None and so_far.tokens:
                 self._show(*self._going[number], so_far, False)
 
-    def _show(self, job: Job, n: int, completion: Completion, ended: bool) -> None:
+    def _show(self, job: PromptJob, n: int, completion: Completion, ended: bool) -> None:
         if job.first_token is None:
             job.first_token = time.monotonic()
         if job.see(n, completion, ended):
@@ -267,7 +267,7 @@ class EngineThread:
         with self._lock:
             self._queued -= count
 
-    def _end(self, job: Job, refusal: Refusal) -> None:
+    def _end(self, job: PromptJob, refusal: Refusal) -> None:
         """Ends a job wherever it is."""
         if job.over:
             return
@@ -293,7 +293,7 @@ class EngineThread:
             self._end(job, refusal)
 
 
-def _size(job: Job) -> int:
+def _size(job: PromptJob) -> int:
     return max(1, len(job.requests))
 
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from jaxpt.serving.fields import parse
-from jaxpt.serving.jobs import Job
+from jaxpt.serving.jobs import PromptJob
 from jaxpt.serving.limits import BODY_SECONDS
 from jaxpt.serving.refusal import Refusal
 from jaxpt.serving.served import ServedModel
@@ -53,7 +53,7 @@ def json_response(value: object, status: int = 200, headers: dict[str, str] | No
 class Exchange:
     """The jobs of one request: submitted together, waited for, and cancelled where nobody waits any more."""
 
-    def __init__(self, served: ServedModel, request: Request, jobs: Sequence[Job]):
+    def __init__(self, served: ServedModel, request: Request, jobs: Sequence[PromptJob]):
         """Takes jobs that are not submitted yet."""
         self.served, self.request, self.jobs = served, request, list(jobs)
         self._more = asyncio.Event()

@@ -12,7 +12,7 @@ def nobody() -> None:
 
 
 @dataclass(eq=False)
-class Job:
+class PromptJob:
     """A prompt, the continuations that are wanted of it (perhaps none), and what there is of them until now.
 
     The engine's thread writes, others read: of `completions[i]` the first `visible[i]` tokens. `prompt_top`: so many of

@@ -5,11 +5,11 @@ import time
 from starlette.requests import Request
 from starlette.responses import Response
 
-from jaxpt.serving.asked import IGNORED, NEUTRAL, Asked, read_asked
+from jaxpt.serving.asked import IGNORED, NEUTRAL, ContinuationOptions, read_asked
 from jaxpt.serving.choices import ChoiceText
 from jaxpt.serving.exchange import Exchange, json_response, read_json
 from jaxpt.serving.fields import RequestFields
-from jaxpt.serving.jobs import Job
+from jaxpt.serving.jobs import PromptJob
 from jaxpt.serving.logprobs import finite
 from jaxpt.serving.served import ServedModel
 
@@ -22,7 +22,7 @@ async def generate(served: ServedModel, request: Request) -> Response:
     prompt, asked = await served.apart(_read, served, fields)
     new = served.room(len(prompt), asked.max_tokens, USUAL)
     requests = asked.requests(served.vocabulary, prompt, new, None)
-    job = Job(prompt, requests, 0, time.monotonic() + served.limits.seconds)
+    job = PromptJob(prompt, requests, 0, time.monotonic() + served.limits.seconds)
     await Exchange(served, request, [job]).whole()
     made = [ChoiceText(served.vocabulary, asked, job, n).take() for n in range(len(requests))]
     pairs = [[i, {str(i): finite(value)}] for i, value in zip(prompt[1:], job.prompt_logprobs)]
@@ -38,7 +38,7 @@ async def generate(served: ServedModel, request: Request) -> Response:
     )
 
 
-def _read(served: ServedModel, fields: RequestFields) -> tuple[list[int], Asked]:
+def _read(served: ServedModel, fields: RequestFields) -> tuple[list[int], ContinuationOptions]:
     text = fields.text("inputs")
     if text is None:
         fields.refuse("inputs", None, "text")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jaxpt.serving.vocabulary import Vocabulary
+from jaxpt.serving.vocabulary import ServedVocabulary
 
 LEAST = -9999.0  # stands for minus infinity, which JSON has not
 Likeliest = Sequence[tuple[int, float]]
@@ -15,7 +15,7 @@ def finite(logprob: float) -> float:
 
 
 def completion_logprobs(
-    vocabulary: Vocabulary,
+    vocabulary: ServedVocabulary,
     tokens: Sequence[int],
     logprobs: Sequence[float | None],
     top: Sequence[Likeliest],
@@ -53,7 +53,7 @@ def completion_logprobs(
 
 
 def chat_logprobs(
-    vocabulary: Vocabulary, tokens: Sequence[int], logprobs: Sequence[float], top: Sequence[Likeliest]
+    vocabulary: ServedVocabulary, tokens: Sequence[int], logprobs: Sequence[float], top: Sequence[Likeliest]
 ) -> dict[str, object]:
     """Returns `logprobs` of a chat completion: `content`, an entry for each token with the likeliest at its place."""
     one = lambda i, v: {  # noqa: E731

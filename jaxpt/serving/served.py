@@ -12,7 +12,7 @@ from jaxpt.serving.engine_thread import EngineThread
 from jaxpt.serving.figures import Figures
 from jaxpt.serving.limits import ServingLimits
 from jaxpt.serving.refusal import Refusal
-from jaxpt.serving.vocabulary import Vocabulary, too_long
+from jaxpt.serving.vocabulary import ServedVocabulary, too_long
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,7 +28,7 @@ class ServedModel:
 
     names: tuple[str, ...]
     thread: EngineThread
-    vocabulary: Vocabulary
+    vocabulary: ServedVocabulary
     limits: ServingLimits
     figures: Figures
     created: int = field(default_factory=lambda: int(time.time()))

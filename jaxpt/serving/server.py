@@ -14,7 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from jaxpt.cli.stopping import Requests
+from jaxpt.cli.stopping import Requests, write_line
 from jaxpt.errors import JaxptError
 from jaxpt.serving.engine_thread import EngineThread
 from jaxpt.serving.exchange import SENT_WITHIN
@@ -122,49 +122,61 @@ class _Server(uvicorn.Server):
         yield
 
 
-def run(
-    app: ASGIApp, listening: socket.socket, thread: EngineThread, *, grace: float = GRACE, ready: Callable[[], object]
-) -> None:
-    """Serves until SIGTERM or Ctrl-C: running requests then have `grace` seconds, those that wait are refused.
+class HttpServer:
+    """Serves an application until it is stopped."""
 
-    Args:
-        app: the application.
-        listening: the socket.
-        thread: the engine's thread, started.
-        grace: seconds; a second signal ends the process at once.
-        ready: called when requests are taken.
+    def __init__(self, app: ASGIApp, listening: socket.socket, thread: EngineThread, grace: float = GRACE):
+        """Takes what it serves.
 
-    Raises:
-        JaxptError: the engine has failed for good.
-    """
-    config = uvicorn.Config(
-        app,
-        http=TimedConnection,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        log_level=logging.ERROR,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=int(grace + AFTER),
-    )
-    server = _Server(config)
+        Args:
+            app: the application.
+            listening: a bound socket.
+            thread: the engine's thread, started.
+            grace: seconds that running requests have at a stop.
+        """
+        self.thread, self.grace, self._listening = thread, grace, listening
+        config = uvicorn.Config(
+            app,
+            http=TimedConnection,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level=logging.ERROR,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=int(grace + AFTER),
+        )
+        self._server = _Server(config)
 
-    def stop(name: str) -> None:
-        thread.stop(grace)
-        server.should_exit = True
-        print(f"jaxpt serve: {name}: running requests have {grace:g} s (again: stop at once)", file=sys.stderr)
+    def stop(self) -> None:
+        """Refuses what comes and what waits; running requests may go on for the grace time. From any thread."""
+        self.thread.stop(self.grace)
+        self._server.should_exit = True
 
-    with Requests(stop, lambda name: None):
-        watcher = threading.Thread(target=_watch, args=(server, thread, ready), daemon=True, name="watch")
-        watcher.start()
-        server.run(sockets=[listening])
-    failed = not thread.healthy and not thread.stopping
-    thread.stop(0)
-    if not thread.join(AFTER):
-        print("jaxpt serve: the engine is in a long program; it is left", file=sys.stderr)
-    if failed:
-        raise JaxptError("the engine has failed for good; the lines above say how")
+    def run(self, ready: Callable[[], object]) -> None:
+        """Serves until `stop`, SIGTERM or Ctrl-C; a second signal ends the process at once.
+
+        Args:
+            ready: called when requests are taken.
+
+        Raises:
+            JaxptError: the engine has failed for good.
+        """
+
+        def stop(name: str) -> None:
+            self.stop()
+            write_line(f"jaxpt serve: {name}: running requests have {self.grace:g} s (again: stop at once)")
+
+        with Requests(stop, lambda name: None):
+            args = (self._server, self.thread, ready)
+            threading.Thread(target=_watch, args=args, daemon=True, name="watch").start()
+            self._server.run(sockets=[self._listening])
+        failed = not self.thread.healthy and not self.thread.stopping
+        self.thread.stop(0)
+        if not self.thread.join(AFTER):
+            print("jaxpt serve: the engine is in a long program; it is left", file=sys.stderr)
+        if failed:
+            raise JaxptError("the engine has failed for good; the lines above say how")
 
 
 def _watch(server: uvicorn.Server, thread: EngineThread, ready: Callable[[], object]) -> None:

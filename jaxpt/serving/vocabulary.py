@@ -16,7 +16,7 @@ _BYTE_OF = {chr(b): b for b in _PRINTED}  # a byte in vocabularies of byte-level
 _BYTE_OF |= {chr(256 + n): b for n, b in enumerate(sorted({*range(256)} - {*_PRINTED}))}
 
 
-class Vocabulary:
+class ServedVocabulary:
     """A tokenizer with what a server needs beside it; used by several threads at once."""
 
     def __init__(self, tokenizer: Tokenizer, ends: Sequence[int], size: int, longest_prompt: int):
