@@ -24,9 +24,10 @@ from jaxpt.serving.vocabulary import ServedVocabulary
 
 LOCAL = {"127.0.0.1", "localhost"}
 TEMPLATE = (
-    "{% if tools %}Tools: {{ tools | tojson }}\n{% endif %}"
+    "{% if tools is defined and tools %}Tools: {{ tools | tojson }}\n{% endif %}"
     "{% for m in messages %}{{ m.role }}: {{ m.content }}"
-    "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function.arguments.city }}</tool_call>{% endfor %}\n{% endfor %}"
+    "{% if m.tool_calls is defined %}{% for c in m.tool_calls %}<tool_call>{{ c.function.arguments.city }}</tool_call>"
+    "{% endfor %}{% endif %}{{ '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
 

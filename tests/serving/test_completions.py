@@ -38,7 +38,15 @@ def test_openais_client_gets_what_the_engine_continues(client, engine, live):
 
 
 def test_events_add_up_to_the_whole_answer(client):
-    options = {"model": "stories", "prompt": PROMPT, "max_tokens": 40, "temperature": 0.9, "seed": 3, "n": 2, "logprobs": 2}
+    options = {
+        "model": "stories",
+        "prompt": PROMPT,
+        "max_tokens": 40,
+        "temperature": 0.9,
+        "seed": 3,
+        "n": 2,
+        "logprobs": 2,
+    }
     whole = client.completions.create(**options)
     text, tokens, reasons, usage = ["", ""], [[], []], [None, None], None
     for event in client.completions.create(**options, stream=True, stream_options={"include_usage": True}):
