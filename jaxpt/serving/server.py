@@ -21,6 +21,7 @@ from jaxpt.serving.exchange import SENT_WITHIN
 from jaxpt.serving.limits import CONNECTIONS, HEAD_SECONDS
 
 AFTER = 5.0  # seconds in which answers are written once the engine has stopped
+SEND_BUFFER = 1 << 18  # bytes that wait in the kernel for a client that reads slowly; else it takes megabytes
 GRACE = 30.0  # seconds that running requests have at a stop
 
 
@@ -36,6 +37,7 @@ def bind(host: str, port: int) -> socket.socket:
         made = socket.socket(family, kind, protocol)
         try:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # each connection has this too
             made.bind(address)
             made.listen(512)
         except OSError:
