@@ -15,6 +15,7 @@ from jaxpt.serving.chat import chat_completions
 from jaxpt.serving.completions import completions
 from jaxpt.serving.exchange import json_response
 from jaxpt.serving.lightllm import generate
+from jaxpt.serving.page import chat_page
 from jaxpt.serving.refusal import Refusal
 from jaxpt.serving.served import ServedModel
 from jaxpt.serving.tokenizer_routes import detokenize, tokenize, tokenizer_info
@@ -50,6 +51,7 @@ def make_app(served: ServedModel, token: str | None, hosts: Collection[str] | No
         ("POST", "/generate", generate),
         ("GET", "/healthz", healthz),
         ("GET", "/metrics", metrics),
+        ("GET", "/", chat_page),
     ]
     app = Starlette(
         routes=[Route(path, _bound(served, answer), methods=[method]) for method, path, answer in routes],
