@@ -166,7 +166,7 @@ def _served(args: argparse.Namespace) -> "ServedModel":
 
 
 def _last_part(path: str) -> str:
-    return Path(path).resolve().name.replace(",", "-")
+    return (Path(path).name or Path(path).resolve().name).replace(",", "-")
 
 
 def _begin(thread: "EngineThread", token: int) -> None:

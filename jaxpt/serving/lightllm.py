@@ -17,10 +17,14 @@ USUAL = 16  # new tokens where max_new_tokens is not given, as LightLLM's
 
 
 async def generate(served: ServedModel, request: Request) -> Response:
-    """Answers with the continuation, the prompt's ids, and the log-probability of each but the first of them."""
+    """Answers with the continuation, the prompt's ids, and the log-probability of each but the first of them.
+
+    Where max_new_tokens is not given and the prompt takes all the room, there is no continuation.
+    """
     fields = RequestFields(await read_json(request, served.limits.body))
     prompt, asked = await served.apart(_read, served, fields)
-    new = served.room(len(prompt), asked.max_tokens, USUAL)
+    fits = len(prompt) < served.thread.max_length
+    new = served.room(len(prompt), asked.max_tokens if fits or asked.max_tokens else 0, USUAL)
     requests = asked.requests(served.vocabulary, prompt, new, None)
     job = PromptJob(prompt, requests, 0, time.monotonic() + served.limits.seconds)
     await Exchange(served, request, [job]).whole()

@@ -1,5 +1,12 @@
 """Stock clients against the server: lm_eval's, and the requests of OpenCompass' LightLLM class."""
 
+import importlib.util
+import logging
+import os
+import sys
+import types
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -143,6 +150,59 @@ def test_lightllms_generate_gives_what_opencompass_takes_perplexities_from(live,
         {"inputs": "a", "x": 1},
     ):
         assert live.ask("/generate", wrong)[0] == 400
+
+
+def test_a_prompt_that_takes_all_the_room_is_judged_and_not_continued(live):
+    full = " a" * 511
+    assert len(live.model.tokenizer.encode_prompt(full[1:])) == 512
+    status, answer = live.ask("/generate", {"inputs": full[1:]})
+    assert (status, answer["count_output_tokens"], len(answer["prompt_logprobs"])) == (200, 0, 511)
+    status, answer = live.ask("/generate", {"inputs": full[1:], "parameters": {"max_new_tokens": 5}})
+    assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
+
+
+def opencompass_class():
+    """OpenCompass' own `LightllmAPI`, from the checkout that JAXPT_OPENCOMPASS names; what its file imports of the rest
+    of the package (a registry, a logger, a limiter) is stood in for."""
+    folder = os.environ.get("JAXPT_OPENCOMPASS")
+    if not folder:
+        pytest.skip("JAXPT_OPENCOMPASS names no checkout of OpenCompass")
+    model = type("BaseModel", (), {"__init__": lambda self, **_: None})
+    bucket = type("TokenBucket", (), {"__init__": lambda self, *_: None, "get_token": lambda self: None})
+    registry = type("Registry", (), {"register_module": lambda self: lambda cls: cls})
+    parts = {
+        "opencompass": {},
+        "opencompass.registry": {"MODELS": registry()},
+        "opencompass.utils": {},
+        "opencompass.utils.logging": {"get_logger": logging.getLogger},
+        "opencompass.models": {},
+        "opencompass.models.base": {"BaseModel": model},
+        "opencompass.utils.prompt": {"PromptList": list},
+        "opencompass.models.base_api": {"TokenBucket": bucket, "BaseAPIModel": object},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, values in parts.items():
+            module = types.ModuleType(name)
+            module.__dict__.update(values)
+            module.__path__ = []
+            patch.setitem(sys.modules, name, module)
+        file = Path(folder) / "opencompass/models/lightllm_api.py"
+        spec = importlib.util.spec_from_file_location("opencompass.models.lightllm_api", file)
+        made = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(made)
+    return made.LightllmAPI
+
+
+def test_opencompass_own_class_takes_perplexities_and_texts(live, native):
+    api = opencompass_class()(url=f"{live.url}/generate", generation_kwargs={"max_new_tokens": 8, "do_sample": False})
+    texts = ["Once upon a time there was a dog", "Lily was happy.", ""]
+    got = api.get_ppl(texts, None)
+    for text, ppl in zip(texts, got):
+        ids = live.model.tokenizer.encode_prompt(text)
+        want = -native.engine.score([(ids[:1], ids[1:])])[0].logprobs.mean() if ids[1:] else 0.0
+        assert abs(ppl - want) < 1e-4
+    made = api.generate(texts[:1], 8)
+    assert made == [live.complete(prompt=texts[0], max_tokens=8)["choices"][0]["text"]]
 
 
 def test_texts_become_tokens_and_texts_again(live):
