@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+pytest.importorskip("prometheus_client")
 
 from jaxpt.generation import InferenceEngine, Request, Sampling
 from jaxpt.generation import slots as slots_module
 from jaxpt.serving.engine_thread import EngineThread
 from jaxpt.serving.jobs import PromptJob
+from jaxpt.serving.refusal import Refusal
 from tests.models.tiny import VARIANTS, random_params
 
 RNG = np.random.default_rng(0)
@@ -128,7 +131,6 @@ def test_long_prompts_do_not_hold_up_tokens_and_neither_the_other_way_round():
 
 def test_a_failing_engine_fails_its_requests_and_is_made_again(monkeypatch, capsys):
     engine = thread(dataclasses.replace(VARIANTS["llama"], max_positions=64), max_length=64)
-    advance = engine._slots.advance
     monkeypatch.setattr(engine._slots, "advance", lambda: 1 / 0)
     broken = PromptJob([1], [Request([1], 8)], None, time.monotonic() + 60)
     engine.submit([broken])
@@ -137,9 +139,23 @@ def test_a_failing_engine_fails_its_requests_and_is_made_again(monkeypatch, caps
         assert time.monotonic() < until
         time.sleep(0.005)
     assert (broken.refusal.status, broken.refusal.code) == (500, "engine_failure")
-    assert advance
     assert answers(engine, [([1], {}, 8, None)])
     assert engine.healthy
     assert "ZeroDivisionError" in capsys.readouterr().err
     engine.stop(0)
     assert engine.join(10)
+
+
+def test_an_engine_that_cannot_be_made_again_refuses_what_waits_and_what_comes(monkeypatch, capsys):
+    engine = thread(dataclasses.replace(VARIANTS["llama"], max_positions=64), max_length=64, slots=1)
+    monkeypatch.setattr(engine._slots, "advance", lambda: 1 / 0)
+    monkeypatch.setattr(engine, "_fresh", lambda: 1 / 0)
+    jobs = [PromptJob([1], [Request([1], 8)], None, time.monotonic() + 60) for _ in range(3)]
+    engine.submit(jobs)
+    assert engine.join(30)
+    assert all(j.over for j in jobs)
+    assert {j.refusal.code for j in jobs} == {"engine_failure"}
+    assert not engine.healthy
+    with pytest.raises(Refusal, match="start the server again"):
+        engine.submit([PromptJob([1], [], None, time.monotonic() + 60)])
+    assert "ZeroDivisionError" in capsys.readouterr().err

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+pytest.importorskip("prometheus_client")
 
 from jaxpt.generation import InferenceEngine, Request
 from jaxpt.serving.tool_calls import ToolCallReader, read_call

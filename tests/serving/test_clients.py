@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+pytest.importorskip("prometheus_client")
 pytest.importorskip("lm_eval", reason="needs lm_eval: install jaxpt[eval]")
 pytest.importorskip("tenacity")
 pytest.importorskip("aiohttp")

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+pytest.importorskip("prometheus_client")
 
 from jaxpt import cli
 from jaxpt.commands import serve

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+pytest.importorskip("prometheus_client")
 
 from jaxpt.generation import InferenceEngine, Request
 from jaxpt.serving.choices import held_back

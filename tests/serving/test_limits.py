@@ -12,6 +12,8 @@ import time
 import pytest
 
 pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+pytest.importorskip("prometheus_client")
 
 from jaxpt.serving import exchange, server
 from jaxpt.serving.app import host_name
@@ -255,12 +257,17 @@ def one_client(live, seed, count, failures):
 
 
 def flood(live, clients, each):
+    """What went wrong of the requests of many clients, and of one request that is asked again and again meanwhile."""
     failures = []
+    same = {"prompt": "Once upon a time", "max_tokens": 24, "temperature": 0.9, "seed": 5, "logprobs": 2, "echo": True}
+    want = live.complete(**same)["choices"]
     threads = [threading.Thread(target=one_client, args=(live, seed, each, failures)) for seed in range(clients)]
     for t in threads:
         t.start()
-    for t in threads:
-        t.join()
+    while any(t.is_alive() for t in threads):
+        status, answer = live.ask("/v1/completions", same)
+        if (status == 200 and answer["choices"] != want) or status not in (200, 429):
+            failures.append(("same", str(answer)[:300]))
     return failures
 
 

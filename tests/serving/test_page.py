@@ -8,6 +8,8 @@ from importlib import resources
 import pytest
 
 pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+pytest.importorskip("prometheus_client")
 
 from jaxpt.serving.page import policy
 
