@@ -52,7 +52,7 @@ $(VENV)/core: $(VENV)/bin/python setup.py
 	touch $@
 
 $(VENV)/dev: $(VENV)/bin/python setup.py
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,data,eval]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,data,eval,serve]"
 	touch $@
 
 clean:

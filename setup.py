@@ -63,6 +63,11 @@ EXTRAS = {
         "lm_eval>=0.4.13,<0.5",
         "pyyaml>=6,<7",
     ],  # the tasks of jaxpt eval; installs datasets, pandas, scikit-learn
+    "serve": [  # the server of jaxpt serve
+        "starlette>=1,<2",
+        "uvicorn>=0.40,<1",
+        "prometheus_client>=0.21,<1",
+    ],
     "ray": ["ray>=2.50,<3"],
     "dev": [
         "pytest>=8,<10",
@@ -73,6 +78,8 @@ EXTRAS = {
         "datatrove>=0.10,<0.11",  # the reference that cleaning is compared with
         "spacy>=3.8,<4",  # what datatrove splits words with
         "jieba>=0.42.1,<0.43",  # what spaCy splits Chinese with
+        "openai>=2,<4",  # the client that jaxpt serve is tested with
+        "tenacity>=8,<10",  # what lm_eval's client of servers needs beside requests and aiohttp
     ],
     "parity": ["torch==2.13.0", "transformers>=5.20,<5.30", "accelerate>=1.10,<2"],
 }

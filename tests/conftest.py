@@ -35,6 +35,8 @@ SHARED = Path(os.environ.get("JAXPT_SHARED", Path(__file__).resolve().parents[2]
 EXTRAS = {  # which extra has a module that a test may lack
     **dict.fromkeys(("torch", "transformers", "accelerate"), "parity"),
     **{"ray": "ray", "tensorflow_datasets": "tfds", "kenlm": "kenlm", "libtpu": "tpu", "lm_eval": "eval"},
+    **dict.fromkeys(("starlette", "uvicorn", "prometheus_client"), "serve"),
+    **dict.fromkeys(("openai", "tenacity"), "dev"),
     **dict.fromkeys(("daft", "fasttext", "ftfy", "numba", "py3langid", "rjieba", "resiliparse", "datasketch"), "data"),
 }
 

@@ -34,6 +34,7 @@ ROOMS = [  # from the ground up: a room imports only rooms before it
     "objectives",
     "checkpoints",
     "generation",
+    "serving",
     "evaluation",
     "training",
     "planning",

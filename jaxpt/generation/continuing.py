@@ -1,6 +1,6 @@
 """The driver of the slots: requests go in where a slot is free, tokens and finished completions come out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -8,17 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpt.errors import JaxptError
+from jaxpt.generation.detokenize import Decode, text_after
 from jaxpt.generation.passes import run
 from jaxpt.generation.prefixes import CHUNK, Prefixes, one_row
+from jaxpt.generation.reading import PromptReader
 from jaxpt.generation.requests import Completion, Request, check_tokens, first_stop
-from jaxpt.generation.sampling import Samplings
+from jaxpt.generation.sampling import NO_ID, Biases, Samplings
 from jaxpt.generation.shapes import power_of_two, rounded
-from jaxpt.generation.slots import NO_TOKEN, Drawn, Entrant, advance, empty_slots, enter, rest, store
+from jaxpt.generation.slots import NO_TOKEN, Drawn, Entrant, advance, empty_slots, enter, first, rest, store
 from jaxpt.generation.weights import LaidOutWeights
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
-
-Decode = Callable[[Sequence[int]], str]
 
 
 @dataclass
@@ -44,6 +44,7 @@ class Continuing:
         room: int,
         chunk: int = 8,
         ends: int = 1,
+        biases: int = 0,
         top: int | None = None,
         decode: Decode | None = None,
     ):
@@ -57,13 +58,14 @@ class Continuing:
             room: tokens of a slot, prompt and continuation together (see `room_for`).
             chunk: tokens drawn in one program, at most.
             ends: end ids of a request, at most.
+            biases: entries of a request's `logit_bias`, at most.
             top: the most likeliest tokens that a request may ask for; None: no log-probabilities.
             decode: ids to text, for stop texts.
         """
         self.config, self.weights, self.compute = config, weights, compute
         self.room, self.chunk, self.top, self.decode = room, chunk, top, decode
-        self.ends = power_of_two(max(1, ends))
-        self._slots = empty_slots(config, compute, slots, room, self.ends)
+        self.ends, self.biases = power_of_two(max(1, ends)), biases
+        self._slots = empty_slots(config, compute, slots, room, self.ends, biases)
         self._going: dict[int, _Going] = {}
         self._free = list(range(slots))[::-1]
         self._prefixes = Prefixes(config, weights, compute)
@@ -102,22 +104,57 @@ class Continuing:
             ahead += len(part)
             if ahead < len(prompt):
                 prefix = self._prefixes.of(prompt[:ahead])
-        s = request.sampling
+        return self._enter(slot, request, x, len(part) - 1)
+
+    def admit_read(self, number: int, request: Request, read: PromptReader) -> list[tuple[int, Completion]]:
+        """Puts a prompt that has been read into a free slot, as `admit` does."""
+        slot = self._free.pop()
+        self._going[slot] = _Going(number, request, Completion())
+        at = jnp.asarray(slot, jnp.int32)
+        for begin, stored in read.stored:
+            self._slots = store(self._slots, at, stored, jnp.asarray(begin, jnp.int32))
+        return self._enter(slot, request, read.x, read.last)
+
+    def one_token(self, request: Request, read: PromptReader) -> Completion:
+        """Returns the continuation of a prompt that has been read by one token, which needs no slot."""
+        going = _Going(0, request, Completion())
+        drawn = first(
+            self.config,
+            self.compute,
+            self.top,
+            self.weights.outer,
+            read.x,
+            jnp.asarray(read.last, jnp.int32),
+            self._entrant(request),
+        )
+        self._keep(going, jax.tree.map(np.asarray, drawn), 0)
+        return going.done
+
+    def _enter(self, slot: int, request: Request, x: jax.Array, last: int) -> list[tuple[int, Completion]]:
+        new = self._entrant(request)
+        at = jnp.asarray(last, jnp.int32)
+        drawn = first(self.config, self.compute, self.top, self.weights.outer, x, at, new)
+        self._slots = enter(self._slots, jnp.asarray(slot, jnp.int32), drawn.tokens, new)
+        return self._take(slot, jax.tree.map(np.asarray, drawn), 0)
+
+    def _entrant(self, request: Request) -> Entrant:
+        s, ends, bias = request.sampling, request.stop_ids, request.logit_bias
         data = jax.random.key_data(jax.random.fold_in(jax.random.key(request.seed), request.stream))
-        new = Entrant(
-            jnp.asarray(len(prompt), jnp.int32),
+        free = self.biases - len(bias)
+        return Entrant(
+            jnp.asarray(len(request.prompt), jnp.int32),
             jnp.asarray(request.max_new_tokens, jnp.int32),
             data,
             Samplings(
                 *(jnp.asarray(v, t) for v, t in ((s.temperature, "float32"), (s.top_k, "int32"), (s.top_p, "float32")))
             ),
-            jnp.asarray([*request.stop_ids, *[NO_TOKEN] * (self.ends - len(request.stop_ids))], jnp.int32),
+            jnp.asarray([*ends, *[NO_TOKEN] * (self.ends - len(ends))], jnp.int32),
+            Biases(
+                jnp.asarray([*(i for i, _ in bias), *[NO_ID] * free], jnp.int32),
+                jnp.asarray([*(v for _, v in bias), *[0.0] * free], jnp.float32),
+            ),
+            jnp.asarray(request.logprobs is not None),
         )
-        last = jnp.asarray(len(part) - 1, jnp.int32)
-        self._slots, drawn = enter(
-            self.config, self.compute, self.top, self.weights.outer, self._slots, at, x, last, new
-        )
-        return self._take(slot, jax.tree.map(np.asarray, drawn), 0)
 
     def advance(self) -> list[tuple[int, Completion]]:
         """Draws up to `chunk` tokens in every slot; returns the requests that are finished with them."""
@@ -147,22 +184,27 @@ class Continuing:
 
     def _take(self, slot: int, drawn: Drawn, row: int) -> list[tuple[int, Completion]]:
         g = self._going[slot]
+        if not self._keep(g, drawn, row):
+            return []
+        self._release(slot)
+        return [(g.number, g.done)]
+
+    def _keep(self, g: _Going, drawn: Drawn, row: int) -> bool:
+        """Adds a token to a completion; returns whether it is finished with that."""
         token = int(drawn.tokens[row])
         g.done.tokens.append(token)
         if g.request.logprobs is not None:
             g.done.logprobs.append(float(drawn.logprobs[row]))
             top = zip(drawn.top_ids[row].tolist(), drawn.top_logprobs[row].tolist())
             g.done.top.append(list(top)[: g.request.logprobs])
-        if not self._ended(g, token):
-            return []
-        self._release(slot)
-        return [(g.number, g.done)]
+        return self._ended(g, token)
 
     def _ended(self, g: _Going, token: int) -> bool:
         stopped = token in g.request.stop_ids
         if g.request.stop_texts:
             assert self.decode is not None, "stop texts need a tokenizer"
-            text = self.decode(g.done.tokens[:-1] if stopped else g.done.tokens)
+            kept = g.done.tokens[:-1] if stopped else g.done.tokens
+            text = text_after(self.decode, g.request.before, kept)
             cut = first_stop(text, g.request.stop_texts)
             g.done.text = text if cut is None else text[:cut]
             stopped |= cut is not None
@@ -195,5 +237,7 @@ def check_request(config: ModelConfig, request: Request, what: str) -> None:
         JaxptError: an empty prompt, ids outside the vocabulary, fewer than one new token.
     """
     check_tokens(config, request.prompt, what)
+    for i, _ in request.logit_bias:
+        check_tokens(config, [i], f"{what}: its logit_bias")
     if request.max_new_tokens < 1:
         raise JaxptError(f"{what} asks for {request.max_new_tokens} new tokens, it must be at least 1")

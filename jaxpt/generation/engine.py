@@ -10,10 +10,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxpt.errors import JaxptError
-from jaxpt.generation.continuing import Continuing, Decode, check_request, room_for
+from jaxpt.generation.continuing import Continuing, check_request, room_for
+from jaxpt.generation.detokenize import Decode
 from jaxpt.generation.judging import Asked, ContextRow, batches, placed, rows_with, shared_runs
 from jaxpt.generation.passes import Prefix, TokenRows, judged, run, taken
 from jaxpt.generation.prefixes import CHUNK, Prefixes, common_length
+from jaxpt.generation.reading import PromptReader
 from jaxpt.generation.requests import Completion, Request, Scored, check_tokens
 from jaxpt.generation.shapes import power_of_two
 from jaxpt.generation.weights import held_compute, lay_out
@@ -57,7 +59,7 @@ class InferenceEngine:
             batch_tokens: tokens judged at once; default 2,048 on a CPU, else 16,384.
         """
         self.config, self.mesh, self.decode = config, mesh, decode
-        with self._on_mesh():
+        with self.on_mesh():
             small = platform() == "cpu"
             self.compute = held_compute(compute)
             self.weights = lay_out(config, params, compute)
@@ -65,7 +67,9 @@ class InferenceEngine:
         self.batch_tokens = batch_tokens or (2048 if small else 16_384)
         self._prefixes = Prefixes(config, self.weights, self.compute)
 
-    def continuing(self, slots: int, room: int, *, chunk: int = 8, ends: int = 1, top: int | None = None) -> Continuing:
+    def continuing(
+        self, slots: int, room: int, *, chunk: int = 8, ends: int = 1, biases: int = 0, top: int | None = None
+    ) -> Continuing:
         """Returns empty slots; see `Continuing`."""
         return Continuing(
             self.config,
@@ -75,9 +79,14 @@ class InferenceEngine:
             room=room,
             chunk=chunk,
             ends=ends,
+            biases=biases,
             top=top,
             decode=self.decode,
         )
+
+    def reader(self, prompt: Sequence[int], *, top: int | None = None, most: int = 1) -> PromptReader:
+        """Returns a reader of one prompt; see `PromptReader`."""
+        return PromptReader(self.config, self.weights, self.compute, prompt, top=top, most=most)
 
     def generate(
         self,
@@ -106,11 +115,12 @@ class InferenceEngine:
         shared = _shared_beginning([r.prompt for r in requests]) if share_prefix else 0
         tops = [r.logprobs for r in requests if r.logprobs is not None]
         out: dict[int, Completion] = {}
-        with self._on_mesh():
+        with self.on_mesh():
             slots = self.continuing(
                 min(self.slots, power_of_two(len(requests))),
                 room_for(requests, shared),
                 ends=max(len(r.stop_ids) for r in requests),
+                biases=power_of_two(most) if (most := max(len(r.logit_bias) for r in requests)) else 0,
                 top=max(tops, default=None),
             )
             waiting = list(range(len(requests)))[::-1]
@@ -150,7 +160,7 @@ class InferenceEngine:
         made = [(np.full(len(a.continuation), np.nan, np.float32), np.zeros(len(a.continuation), bool)) for a in open_]
         missing = [len(a.continuation) for a in open_]
         ways = math.prod(self.mesh.shape[a] for a in BATCH) if self.mesh is not None else 1
-        with self._on_mesh():
+        with self.on_mesh():
             for tokens, rows in shared_runs(rows_with(open_)):
                 prefix = self._prefixes.of(tokens) if tokens else None
                 for some, count, length in batches(rows, self.batch_tokens, ways):
@@ -190,7 +200,8 @@ class InferenceEngine:
         where = NamedSharding(self.mesh, PartitionSpec(BATCH))
         return TokenRows(*(jax.device_put(a, where) for a in arrays))
 
-    def _on_mesh(self) -> contextlib.AbstractContextManager[object]:
+    def on_mesh(self) -> contextlib.AbstractContextManager[object]:
+        """A context in which the mesh is in force, which `continuing` and `reader` need."""
         return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
 
 

@@ -150,6 +150,28 @@ def judged(
     return constrain(log_probs, None), constrain(jnp.argmax(out, axis=-1)[which] == targets, None)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def ranked(
+    config: ModelConfig, compute: Compute, top: int, outer: Params, x: jax.Array, targets: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the log-probabilities `[N]` of tokens after streams, and ids and log-probabilities of the likeliest.
+
+    Args:
+        config: the model.
+        compute: what the head is multiplied in.
+        top: how many of the likeliest.
+        outer: the parameters outside the blocks.
+        x: `[N, D]`, before the final norm.
+        targets: `[N]`, the token that follows each stream.
+
+    Returns:
+        float32 `[N]`, int32 `[N, top]` and float32 `[N, top]`; a token among the likeliest has one and the same float.
+    """
+    log_probs = jax.nn.log_softmax(finish(config, outer, x, compute), axis=-1)
+    values, ids = jax.lax.top_k(log_probs, top)
+    return jnp.take_along_axis(log_probs, targets[:, None], axis=1)[:, 0], ids.astype(jnp.int32), values
+
+
 def rows_of(tokens: np.ndarray, positions: np.ndarray, branches: np.ndarray) -> TokenRows:
     """Returns int32 arrays as `TokenRows` on the default device."""
     return TokenRows(*(jnp.asarray(a, jnp.int32) for a in (tokens, positions, branches)))

@@ -38,20 +38,22 @@ class Prefixes:
         tokens = list(tokens)
         room = rounded(len(tokens), 64)
         done = common_length(self._tokens, tokens) if self._stored else 0
-        stored = _with_room(self._stored, room) if done else self._empty(room)
+        stored = _with_room(self._stored, room) if done else empty(self.config, self.compute, room)
         while done < len(tokens):
             part = tokens[done : done + CHUNK]
             before = Prefix(stored, jnp.asarray(done, jnp.int32)) if done else None
             _, new = run(self.config, self.weights, self.compute, one_row(part, done), before)
-            stored = _appended(stored, new, done)
+            stored = appended(stored, new, done)
             done += len(part)
         self._tokens, self._stored = tokens, stored
         return Prefix(stored, jnp.asarray(len(tokens), jnp.int32))
 
-    def _empty(self, room: int) -> tuple[Stored, ...]:
-        shape = (self.config.kv_heads, room, self.config.head_dim)
-        zeros = [jnp.zeros(shape, self.compute.jnp_dtype) for _ in range(2 * len(self.config.layers))]
-        return tuple(Stored(*pair) for pair in zip(zeros[::2], zeros[1::2]))
+
+def empty(config: ModelConfig, compute: Compute, room: int) -> tuple[Stored, ...]:
+    """Returns zeros for each layer, with room for `room` tokens."""
+    shape = (config.kv_heads, room, config.head_dim)
+    zeros = [jnp.zeros(shape, compute.jnp_dtype) for _ in range(2 * len(config.layers))]
+    return tuple(Stored(*pair) for pair in zip(zeros[::2], zeros[1::2]))
 
 
 def one_row(tokens: Sequence[int], first: int) -> TokenRows:
@@ -72,7 +74,7 @@ def _with_room(stored: tuple[Stored, ...], room: int) -> tuple[Stored, ...]:
 
 
 @jax.jit
-def _appended(stored: tuple[Stored, ...], new: tuple[Stored, ...], at: int) -> tuple[Stored, ...]:
+def appended(stored: tuple[Stored, ...], new: tuple[Stored, ...], at: int) -> tuple[Stored, ...]:
     """Writes the first row of `new` at position `at`; what goes past the room is padding, and dropped."""
 
     def one(old: jax.Array, new: jax.Array) -> jax.Array:

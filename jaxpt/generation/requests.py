@@ -19,7 +19,10 @@ class Request:
     `prompt` are token ids, at least one; at most `max_new_tokens` follow. Random numbers depend on `seed` and `stream`
     (which of several continuations with that seed) and nothing else. A continuation ends with one of `stop_ids`, or
     where its text holds one of `stop_texts`, across tokens too. `logprobs`: how many of the likeliest tokens are
-    reported at each place beside the chosen one; None: no log-probabilities at all.
+    reported at each place beside the chosen one; None: no log-probabilities at all. `logit_bias` are (id, number)
+    pairs, added to the logits before temperature and filters. Stop texts are looked for in the text that follows the
+    tokens `before` (the end of the prompt), with which a tokenizer may write a space that it leaves out at a text's
+    beginning.
     """
 
     prompt: Sequence[int]
@@ -30,6 +33,8 @@ class Request:
     stop_ids: tuple[int, ...] = ()
     stop_texts: tuple[str, ...] = ()
     logprobs: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    before: tuple[int, ...] = ()
 
 
 @dataclass

@@ -72,11 +72,31 @@ def _filtered(logits: jax.Array, of: Samplings) -> jax.Array:
     return jnp.where(jnp.zeros_like(kept).at[rows, order].set(kept), logits, -jnp.inf)
 
 
-def draw(logits: jax.Array, positions: jax.Array, keys: jax.Array, of: Samplings) -> jax.Array:
+class Biases(NamedTuple):
+    """What is added to logits: ids `[B, N]` int32 (filled up with ids beyond the vocabulary), and numbers `[B, N]`."""
+
+    ids: jax.Array
+    values: jax.Array
+
+
+NO_ID = 2**31 - 1  # beyond any vocabulary
+
+
+def biased(logits: jax.Array, biases: Biases) -> jax.Array:
+    """Returns `logits [B, V]` with `biases` added; without any they are what they were."""
+    if not biases.ids.shape[1]:
+        return logits
+    rows = jnp.arange(logits.shape[0])[:, None]
+    add = lambda x: x.at[rows, biases.ids].add(biases.values, mode="drop")  # noqa: E731
+    return jax.lax.cond(jnp.any(biases.values != 0), add, lambda x: x, logits)
+
+
+def draw(logits: jax.Array, positions: jax.Array, keys: jax.Array, of: Samplings, biases: Biases) -> jax.Array:
     """Returns the next tokens `[B]` int32, at `positions [B]`, from `logits [B, V]`.
 
     `keys [B]` are the prompts' own: a token's random number depends on its prompt's key and its position alone.
     """
+    logits = biased(logits, biases)
     likeliest = jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
     def drawn(logits: jax.Array) -> jax.Array:

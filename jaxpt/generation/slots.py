@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpt.generation.attend import Stored, attend, heads_first
-from jaxpt.generation.sampling import Samplings, draw
+from jaxpt.generation.sampling import NO_ID, Biases, Samplings, draw
 from jaxpt.generation.weights import LaidOutWeights
 from jaxpt.kernels.attention.call import Logits
 from jaxpt.models.block import Block, Context, LayerCache
@@ -24,7 +24,8 @@ NO_TOKEN = -1
 class Slots(NamedTuple):
     """The state of B slots: each layer's keys and values `[B, K, T, h]`, and of each slot its last token (drawn, not
     yet in the cache) and that token's position `[B]` int32, how many more tokens it wants `[B]` (0: it rests), the
-    data of its random key `[B, 2]` uint32, its sampling, and the ids that end it `[B, N]`, filled up with -1."""
+    data of its random key `[B, 2]` uint32, its sampling, the ids that end it `[B, N]`, filled up with -1, what is added
+    to its logits, and whether it wants log-probabilities `[B]`."""
 
     cache: tuple[Stored, ...]
     token: jax.Array
@@ -33,6 +34,8 @@ class Slots(NamedTuple):
     key: jax.Array
     sampling: Samplings
     ends: jax.Array
+    biases: Biases
+    wants: jax.Array
 
 
 class Drawn(NamedTuple):
@@ -45,8 +48,8 @@ class Drawn(NamedTuple):
     top_logprobs: jax.Array
 
 
-def empty_slots(config: ModelConfig, compute: Compute, slots: int, room: int, ends: int) -> Slots:
-    """Returns `slots` slots at rest, with room for `room` tokens and `ends` end ids each."""
+def empty_slots(config: ModelConfig, compute: Compute, slots: int, room: int, ends: int, biases: int = 0) -> Slots:
+    """Returns `slots` slots at rest, with room for `room` tokens, `ends` end ids and `biases` biases each."""
     shape = (slots, config.kv_heads, room, config.head_dim)
     cache = tuple(
         Stored(jnp.zeros(shape, compute.jnp_dtype), jnp.zeros(shape, compute.jnp_dtype)) for _ in config.layers
@@ -54,17 +57,22 @@ def empty_slots(config: ModelConfig, compute: Compute, slots: int, room: int, en
     zeros = lambda: jnp.zeros(slots, jnp.int32)  # noqa: E731
     sampling = Samplings(jnp.zeros(slots, jnp.float32), zeros(), jnp.ones(slots, jnp.float32))
     key = jnp.zeros((slots, 2), jnp.uint32)
-    return Slots(cache, zeros(), zeros(), zeros(), key, sampling, jnp.full((slots, ends), NO_TOKEN, jnp.int32))
+    ended = jnp.full((slots, ends), NO_TOKEN, jnp.int32)
+    added = Biases(jnp.full((slots, biases), NO_ID, jnp.int32), jnp.zeros((slots, biases), jnp.float32))
+    return Slots(cache, zeros(), zeros(), zeros(), key, sampling, ended, added, jnp.zeros(slots, bool))
 
 
 class Entrant(NamedTuple):
-    """What a slot begins with: the prompt's length, the number of wanted tokens, key data, sampling, end ids."""
+    """What a slot begins with: the prompt's length, the number of wanted tokens, key data, sampling, end ids, biases,
+    and whether log-probabilities are wanted."""
 
     length: jax.Array
     wanted: jax.Array
     key: jax.Array
     sampling: Samplings
     ends: jax.Array
+    biases: Biases
+    wants: jax.Array
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -78,33 +86,32 @@ def store(slots: Slots, slot: jax.Array, stored: tuple[Stored, ...], at: jax.Arr
     return slots._replace(cache=jax.tree.map(one, slots.cache, stored))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
-def enter(
-    config: ModelConfig,
-    compute: Compute,
-    top: int | None,
-    outer: Params,
-    slots: Slots,
-    slot: jax.Array,
-    x: jax.Array,
-    last: jax.Array,
-    new: Entrant,
-) -> tuple[Slots, Drawn]:
-    """Draws a slot's first token from the stream `x [1, S, D]` at `last`, and sets the slot going."""
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def first(
+    config: ModelConfig, compute: Compute, top: int | None, outer: Params, x: jax.Array, last: jax.Array, new: Entrant
+) -> Drawn:
+    """Draws a continuation's first token from the stream `x [1, S, D]` at `last`; returns it as a row of one."""
     logits = finish(config, outer, jax.lax.dynamic_slice_in_dim(x[0], last, 1), compute)
     one = jax.tree.map(lambda a: a[None], new)
-    token = draw(logits, one.length, jax.random.wrap_key_data(one.key), one.sampling)
+    token = draw(logits, one.length, jax.random.wrap_key_data(one.key), one.sampling, one.biases)
+    return _drawn(logits, token, token >= 0, one.wants, top)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def enter(slots: Slots, slot: jax.Array, token: jax.Array, new: Entrant) -> Slots:
+    """Sets a slot going behind its first token, `[1]`."""
     left = jnp.where(jnp.any(new.ends == token), 0, new.wanted - 1)
     put = lambda old, value: old.at[slot].set(value)  # noqa: E731
-    slots = slots._replace(
+    return slots._replace(
         token=put(slots.token, token[0]),
         position=put(slots.position, new.length),
         left=put(slots.left, left),
         key=put(slots.key, new.key),
         sampling=jax.tree.map(put, slots.sampling, new.sampling),
         ends=put(slots.ends, new.ends),
+        biases=jax.tree.map(put, slots.biases, new.biases),
+        wants=put(slots.wants, new.wants),
     )
-    return slots, _drawn(logits, token, token >= 0, top)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -179,7 +186,7 @@ def _step(
         cache.append(kept)
     logits = finish(config, weights.outer, x[:, 0], compute)
     after = slots.position + 1
-    token = draw(logits, after, jax.random.wrap_key_data(slots.key), slots.sampling)
+    token = draw(logits, after, jax.random.wrap_key_data(slots.key), slots.sampling, slots.biases)
     ended = jnp.any(slots.ends == token[:, None], axis=1)
     slots = slots._replace(
         cache=tuple(cache),
@@ -187,14 +194,22 @@ def _step(
         position=jnp.where(going, after, slots.position),
         left=jnp.where(going, jnp.where(ended, 0, slots.left - 1), 0),
     )
-    return slots, _drawn(logits, token, going, top)
+    return slots, _drawn(logits, token, going, slots.wants & going, top)
 
 
-def _drawn(logits: jax.Array, token: jax.Array, real: jax.Array, top: int | None) -> Drawn:
+def _drawn(logits: jax.Array, token: jax.Array, real: jax.Array, wants: jax.Array, top: int | None) -> Drawn:
     b = token.shape[0]
     tokens = jnp.where(real, token, NO_TOKEN)
     if top is None:
         return Drawn(tokens, jnp.zeros(b), jnp.zeros((b, 0), jnp.int32), jnp.zeros((b, 0)))
-    log_probs = jax.nn.log_softmax(logits, axis=-1)
-    values, ids = jax.lax.top_k(log_probs, top)
-    return Drawn(tokens, jnp.take_along_axis(log_probs, token[:, None], axis=1)[:, 0], ids.astype(jnp.int32), values)
+
+    def found(logits: jax.Array) -> Drawn:
+        log_probs = jax.nn.log_softmax(logits, axis=-1)
+        values, ids = jax.lax.top_k(log_probs, top)
+        chosen = jnp.take_along_axis(log_probs, token[:, None], axis=1)[:, 0]
+        return Drawn(tokens, chosen, ids.astype(jnp.int32), values)
+
+    def none(logits: jax.Array) -> Drawn:
+        return Drawn(tokens, jnp.zeros(b), jnp.zeros((b, top), jnp.int32), jnp.zeros((b, top)))
+
+    return jax.lax.cond(jnp.any(wants), found, none, logits)

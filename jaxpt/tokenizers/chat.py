@@ -71,6 +71,32 @@ def render(
     return _MARKS.sub("", _checked(answer, name)["text"])
 
 
+def render_apart(
+    template: str,
+    messages: Sequence[Message],
+    values: Mapping[str, object],
+    *,
+    control: re.Pattern[str],
+    name: str = "chat template",
+    date: str | None = None,
+) -> Rendered:
+    """Returns a conversation as `render` does, with the places of control tokens that people and tools only spell.
+
+    `spans` are those that a template marks with `{% generation %}`; the other arguments and errors are `render`'s.
+
+    Args:
+        template: its source.
+        messages: the conversation.
+        values: further names for the template; of these only `tools` are people's.
+        control: finds control tokens, as `Tokenizer.control` does.
+        name: what errors call the template.
+        date: of `strftime_now`, in ISO form; None: now.
+    """
+    said, tools = _marked([messages, values.get("tools")], control)
+    (answer,) = _ask(template, [(said, {**values, **({"tools": tools} if tools else {})})], name, date)
+    return Rendered(*_read_marks(_checked(answer, name)["text"]))
+
+
 def render_with_spans(
     template: str,
     messages: Sequence[Message],

@@ -13,7 +13,9 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -56,6 +58,9 @@ def run(command: str) -> tuple[int, str]:
     if any(w.startswith("--topology") for w in words) and importlib.util.find_spec("libtpu") is None:
         return 0, "not run: needs libtpu (jaxpt[tpu])"
     out = io.StringIO()
+    if words[:2] == ["jaxpt", "serve"]:  # at a port that is free here, and until it says that it takes requests
+        words += [] if "--help" in words else ["--port=0"]
+        threading.Thread(target=_stop_when_ready, args=(out,), daemon=True).start()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         try:
             code = {"jaxpt": cli.main, "jaxpt-data": data_main.main}[words[0]](words[1:])
@@ -66,6 +71,15 @@ def run(command: str) -> tuple[int, str]:
             code = 1
     sys.path[:] = path
     return code, out.getvalue()
+
+
+def _stop_when_ready(out: io.StringIO) -> None:
+    """Presses Ctrl-C when a server has said that it takes requests."""
+    until = time.monotonic() + 300
+    while "Ctrl-C stops it" not in out.getvalue() and time.monotonic() < until:
+        time.sleep(0.05)
+    if "Ctrl-C stops it" in out.getvalue():
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def main(target: str) -> int:

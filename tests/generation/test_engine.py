@@ -8,6 +8,7 @@ import pytest
 from jaxpt.errors import JaxptError
 from jaxpt.generation import InferenceEngine, Request, Sampling
 from jaxpt.generation import prefixes as prefixes_module
+from jaxpt.generation.detokenize import text_after
 from jaxpt.generation.judging import Asked, batches, pieces, rows_with, shared_runs
 from jaxpt.models import Compute, forward
 from jaxpt.models.specs import param_specs
@@ -190,3 +191,48 @@ def test_rows_share_what_pays_and_batches_keep_the_budget():
         assert count * length <= 64
         assert all(row.length <= length for row in some)
     assert [len(p.continuation) for p in pieces(Asked(0, (1,), tuple(range(1100))))] == [512, 512, 76]
+
+
+def test_a_bias_is_added_before_tokens_are_drawn_and_not_to_logprobs(engine):
+    (free,) = engine.generate([Request(PROMPTS[0], 4, logprobs=3)])
+    (best, _), (second, its) = free.top[0][:2]
+    pair = [Request(PROMPTS[0], 4, logprobs=3, logit_bias=((best, -50.0),)), Request(PROMPTS[0], 4, logprobs=3)]
+    moved, beside = engine.generate(pair)
+    assert moved.tokens[0] == second
+    np.testing.assert_allclose(moved.logprobs[0], its, atol=1e-5)  # of the model itself
+    assert best not in moved.tokens
+    assert beside.tokens == free.tokens
+    np.testing.assert_allclose(beside.logprobs, free.logprobs, atol=1e-5)
+    with pytest.raises(JaxptError, match="logit_bias has token id 61"):
+        engine.generate([Request([1], 1, logit_bias=((61, 1.0),))])
+
+
+def test_a_prompt_that_is_read_in_pieces_continues_and_judges_as_elsewhere(engine):
+    prompt = np.random.default_rng(2).integers(1, 60, 540).tolist()
+    reader = engine.reader(prompt, top=2, most=4)
+    sizes = []
+    while not reader.done:
+        sizes.append(reader.step())
+    assert sizes == [512, 28]
+    (want,) = engine.score([(prompt[:1], prompt[1:])])
+    np.testing.assert_allclose(reader.logprobs, want.logprobs, atol=3e-5)
+    assert [top[0][0] == token for top, token in zip(reader.top, prompt[1:])] == want.greedy.tolist()
+    assert {len(top) for top in reader.top} == {2}
+    slots = engine.continuing(2, 640)
+    ended = dict(slots.admit_read(0, Request(prompt, 3), reader))
+    while slots.going:
+        ended |= dict(slots.advance())
+    assert ended[0].tokens == engine.generate([Request(prompt, 3)])[0].tokens
+    assert slots.one_token(Request(prompt, 1), reader).tokens == ended[0].tokens[:1]
+
+
+def test_a_text_behind_others_keeps_what_a_tokenizer_leaves_out_at_the_beginning():
+    words = {1: "▁a", 2: "▁b", 3: "c", 4: "\ufffd"}
+
+    def decode(ids):
+        return "".join(words[i] for i in ids).replace("▁", " ").removeprefix(" ")
+
+    assert text_after(decode, (), [2]) == "b"
+    assert text_after(decode, (1,), [2]) == " b"
+    assert text_after(decode, (1, 4), [2]) == "\ufffd b"
+    assert text_after(lambda ids: "x" * len(ids) if len(ids) < 2 else "y", (1,), [2]) == "x"
