@@ -21,10 +21,10 @@ def room(tmp_path_factory):
     children.close()
 
 
-SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("hostile", "templates", "bombs", "lost_host")]
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("damage", "hostile", "templates", "bombs", "lost_host")]
 
 
-@pytest.mark.parametrize("kind", ["damage", "unreadable", "foreign", "archives", *SLOW])
+@pytest.mark.parametrize("kind", ["unreadable", "foreign", "archives", *SLOW])
 def test_what_is_attacked_is_noticed_or_harmless(room, kind):
     trials = KINDS[kind](room)
     assert trials

@@ -132,6 +132,7 @@ def test_a_new_run_starts_from_it_and_takes_none_of_its_rows(written):
     assert json.loads((written / "next/lineage.json").read_text())[-1]["steps"] == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("written", ["b398682.tar.gz"], indirect=True)
 def test_a_run_with_experts_evaluations_and_moving_weights_goes_on_to_where_it_ended_then(written):
     one_device = {**os.environ, "JAX_NUM_CPU_DEVICES": "1", "XLA_FLAGS": "", "PYTHONPATH": str(FIXTURES.parents[1])}

@@ -14,6 +14,7 @@ from jaxpt.interop import FAMILIES, load_hf
 from jaxpt.interop.inert import INERT
 from jaxpt.models import forward
 from tests.interop.foreign import logits, redrawn
+from tests.models.tiny import some_slow
 
 missing = [n for n in ("torch", "transformers") if importlib.util.find_spec(n) is None]
 pytestmark = [
@@ -100,7 +101,7 @@ TRIED = {
 TOKENS = np.random.default_rng(0).integers(0, 31, (1, 24))
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("kind", some_slow(FAMILIES))
 def test_a_changed_key_is_followed_or_refused(kind, tmp_path, monkeypatch):
     model = small(kind)
     model.save_pretrained(tmp_path)

@@ -1,6 +1,9 @@
 """Small models for tests, one per architecture feature, and parameters whose gains and biases matter."""
 
+from collections.abc import Iterable
+
 import jax
+import pytest
 
 from jaxpt.models import LayerSpec, ModelConfig, MoeConfig, RopeConfig, param_specs, unflatten, uniform_layers
 from jaxpt.models.specs import flatten
@@ -52,6 +55,17 @@ VARIANTS: dict[str, ModelConfig] = {
     ),
 }
 DENSE = {name: c for name, c in VARIANTS.items() if c.moe is None}
+OFTEN = (
+    "llama",
+    "gemma2",
+    "moe_mixed",
+    "qwen2_moe",
+)  # the others of these go with the slow tests where each takes seconds
+
+
+def some_slow(names: Iterable[str]) -> list[object]:
+    """The names as parameters of a test, those that are not in `OFTEN` with the slow tests."""
+    return [pytest.param(name, marks=[] if name in OFTEN else pytest.mark.slow) for name in names]
 
 
 def random_params(c: ModelConfig, seed: int = 0, std: float = 0.2):

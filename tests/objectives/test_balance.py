@@ -79,6 +79,7 @@ def test_local_counts_give_another_loss():  # the proof above can fail
     assert abs(float(loss_and_gradient(2, "local")[0]) - float(loss_and_gradient(1, "global")[0])) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_train_step_on_eight_devices_in_microbatches_is_the_step_of_one(monkeypatch):
     monkeypatch.setattr(tiny, "MODEL", MODEL)
     monkeypatch.setattr(tiny, "PARAMS", jax.device_get(init_params(MODEL, 0)))

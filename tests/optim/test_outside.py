@@ -148,6 +148,7 @@ def state_at(run, step):
     return flatten(read_state(Path(run), step, abstract.to_items(), saved)["opt_state"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "run", "finished", "last"),
     [

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from jaxpt.reshape.calibrate import activation_scores
 from jaxpt.reshape.scores import Scores
@@ -17,6 +18,7 @@ from tests.reshape.proofs import batches, random_params
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_two_hosts_find_the_scores_of_one(tmp_path):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

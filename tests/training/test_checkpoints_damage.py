@@ -318,6 +318,7 @@ def both(workdir, **settings):
     return [p.returncode for p in processes], lines
 
 
+@pytest.mark.slow
 def test_an_error_on_one_host_stops_all_and_damage_is_damage_for_all(trained, tmp_path):
     workdir = copy(trained, tmp_path / "run")
     codes, lines = both(workdir, fails_on=1)

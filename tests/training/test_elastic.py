@@ -81,6 +81,7 @@ def test_a_run_on_one_host_goes_on_with_four_and_ends_with_two(folder, tmp_path)
         oracle(broken)
 
 
+@pytest.mark.slow
 def test_weights_that_followed_the_model_are_the_same_after_a_kill(folder, tmp_path):
     settings, printed = {"devices": 1, "reweight": "4 steps"}, []
     kill_at(tmp_path / "killed", 11, 10, launch(folder, tmp_path / "killed", hold_at=11, **settings))

@@ -152,6 +152,7 @@ def test_resuming_on_another_mesh_agrees_within_rounding(uninterrupted, tmp_path
             np.testing.assert_allclose(a["train/loss"], b["train/loss"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_two_hosts_train_resume_and_agree_with_one(uninterrupted, tmp_path):
     workdir = tmp_path / "run"
     for stages in (run_made.CONFIG["stages"][:1], run_made.CONFIG["stages"]):

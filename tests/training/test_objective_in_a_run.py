@@ -159,6 +159,7 @@ def test_a_frozen_model_that_is_not_there_is_named_before_the_first_step(made, t
     assert not Path(tmp_path / "run" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_a_frozen_run_directory_stays_the_checkpoint_that_it_was_at_the_first_start(made, tmp_path):
     teacher = tmp_path / "teacher"
     short = {"stages": [{**STAGE, "duration": "4 steps"}], "checkpoint": {"every": "2 steps", "keep": 9}}
@@ -251,6 +252,7 @@ def bare(tmp_path, monkeypatch):
     return "bare_objective:Bare"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [True, False])
 def test_a_group_whose_optimizer_keeps_no_state_is_saved_and_goes_on(bare, tmp_path, shift):
     objective = {"name": bare, "shift": shift}

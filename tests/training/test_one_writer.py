@@ -88,6 +88,7 @@ def test_a_second_run_is_refused_and_the_first_goes_on_undisturbed(config, undis
     assert not (workdir / NAME).exists()
 
 
+@pytest.mark.slow
 def test_without_the_lock_two_runs_do_collide(config, undisturbed, tmp_path):
     workdir = tmp_path / "run"
     first = held_at(config, workdir, 3, lock=False)
@@ -131,6 +132,7 @@ def several(config, workdir):
     return [launch(config, workdir, coordinator=address, processes=2, process=i) for i in range(2)]
 
 
+@pytest.mark.slow
 def test_all_processes_of_a_run_end_when_the_first_is_refused(config, tmp_path):
     workdir = tmp_path / "run"
     with Lock(inside(workdir), workdir).acquire():
@@ -144,6 +146,7 @@ def test_all_processes_of_a_run_end_when_the_first_is_refused(config, tmp_path):
     assert "is not empty and no run (mine.txt)" in said.pop()
 
 
+@pytest.mark.slow
 def test_processes_of_one_run_do_not_lock_each_other_out(config, tmp_path):
     finish(several(config, tmp_path / "run"))
     assert [step for step, _ in losses(tmp_path / "run")] == list(range(1, 11))

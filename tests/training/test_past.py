@@ -307,6 +307,7 @@ def records(workdir):
     return [r for r in read(workdir / "metrics.jsonl") if "train/loss" in r]
 
 
+@pytest.mark.slow
 def test_a_run_whose_batch_grows_ends_with_its_tokens_and_its_decay(tmp_path):
     cut, whole = {"duration": "6 steps", "schedule": {"name": "constant", "warmup": "2 steps"}}, "2048 tokens"
     every = {"checkpoint": {"every": "256 tokens", "keep": 100}, "evaluate": "512 tokens"}
