@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("lm_eval", reason="needs lm_eval: install jaxpt[eval]")
 
 from jaxpt import cli
+from jaxpt.checkpoints import marks
 from jaxpt.checkpoints.checkpoints import finished_steps, read_run
 from jaxpt.evaluation import downstream
 from jaxpt.evaluation.downstream import Downstream
@@ -166,6 +167,24 @@ def test_without_lm_eval_the_start_says_what_to_install(setting, tmp_path, capsy
     error = capsys.readouterr().err.strip()
     assert error == "jaxpt train: config.evaluations.sums needs the library lm_eval: pip install 'jaxpt[eval]'"
     assert not (tmp_path / "run").exists()
+
+
+def test_what_fails_on_the_way_is_one_line_and_the_run_goes_on(setting, bare, tmp_path, capsys, monkeypatch):
+    from jaxpt.evaluation.harness import measuring
+
+    def measure(asked, model, output, name, mesh):
+        if name == "4":
+            raise MemoryError("of a device")
+        return {"sums/acc": 0.5}
+
+    monkeypatch.setattr(measuring, "measure", measure)
+    entry = {"every": "4 steps", "before": True, "keep_best": "sums/acc"}
+    assert cli.main(["train", *scored_runs.flags(setting, tmp_path / "run", *ALL_KEPT, **entry)]) == 0
+    assert "step 4: sums failed (MemoryError: of a device); the run goes on" in capsys.readouterr().out
+    assert list(scores(read(tmp_path / "run/metrics.jsonl"), "sums")) == [0, 8]
+    assert trained(tmp_path / "run") == trained(bare)
+    (kept,) = marks.read(tmp_path / "run")
+    assert [one.step for one in kept.scored] == [8]  # of step 0 there is no checkpoint
 
 
 def test_records_of_a_follower_stand_among_those_of_the_run(bare):

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxpt.checkpoints import marks
 from jaxpt.checkpoints.checkpoints import finished_steps, read_run
+from jaxpt.checkpoints.marks import KeptByScore
 from jaxpt.errors import JaxptError
 from jaxpt.training.interrupt import EXIT_PREEMPTED
 from jaxpt.training.metrics import read
@@ -158,7 +160,9 @@ def test_two_hosts_train_resume_and_agree_with_one(uninterrupted, tmp_path):
     for stages in (run_made.CONFIG["stages"][:1], run_made.CONFIG["stages"]):
         kinds = {"coordinator": free_address(), "devices": 4, "stages": stages}
         printed = finish([start("run_made", workdir, {**kinds, "process": i}, devices=2) for i in range(2)])
+        marks.write(workdir, KeptByScore("entry", "metric", waits=4))  # read by one of the two, obeyed by both
     assert "resumed at step 20 of 30" in printed[0]
+    assert (finished_steps(workdir), finished_steps(uninterrupted)) == ([15, 20, 25, 30], [20, 25, 30])
     ours, theirs = lines(workdir), lines(uninterrupted)
     assert [r["step"] for r in ours] == [r["step"] for r in theirs]
     for a, b in zip(ours, theirs):
