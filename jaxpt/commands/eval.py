@@ -12,9 +12,12 @@ from jaxpt.cli.terminal import table
 from jaxpt.errors import JaxptError
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
     from jaxpt.data.contamination import Contamination
     from jaxpt.evaluation.harness.language_model import JaxptModel
-    from jaxpt.training.state import Layout
+    from jaxpt.models.model import Model
+    from jaxpt.tokenizers import Tokenizer
 
 HELP = "score a model on downstream tasks (lm_eval), from local files; compare two models"
 
@@ -45,6 +48,35 @@ by that score, RUN@best by name.
 
 def main(argv: Sequence[str]) -> int:
     """Parses arguments, evaluates, writes results and prints them."""
+    args = _parser().parse_args(list(argv))
+    if args.compare:
+        return _compare(args.compare)
+    if find_spec("lm_eval") is None:
+        raise JaxptError("jaxpt eval needs the library lm_eval: pip install 'jaxpt[eval]'")
+    if not args.hub:
+        from jaxpt.evaluation.harness.offline import stay_offline
+
+        stay_offline()
+    if args.contaminated and not args.model and not args.follow:
+        return _score_again(args)
+    if args.list:
+        return _list()
+    if args.follow:
+        return _follow(args)
+    for name in ("model", "tasks"):
+        if not getattr(args, name):
+            raise JaxptError(f"--{name} is missing (or --list, --compare=A,B, --follow=RUN)")
+    for name in ("limit", "max_length", "batch_tokens", "slots"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise JaxptError(f"--{name}={getattr(args, name)} must be at least 1")
+    if args.num_fewshot is not None and args.num_fewshot < 0:
+        raise JaxptError(f"--num_fewshot={args.num_fewshot} must be at least 0")
+    if args.fewshot_as_multiturn and not args.chat_template:
+        raise JaxptError("--fewshot_as_multiturn makes turns of a conversation; add --chat_template")
+    return _on_hosts(args)
+
+
+def _parser() -> Parser:
     parser = Parser("jaxpt eval", HELP, EPILOG)
     parser.add_argument("--model", metavar="PATH", help="bundle, run, checkpoint or Hugging Face directory")
     parser.add_argument("--follow", metavar="RUN", help="score every checkpoint of a run, also while it trains")
@@ -90,32 +122,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--list", action="store_true", help="list the tasks")
     parser.add_argument("--compare", metavar="A,B", help="two folders of results: paired differences")
-    args = parser.parse_args(list(argv))
-    if args.compare:
-        return _compare(args.compare)
-    if find_spec("lm_eval") is None:
-        raise JaxptError("jaxpt eval needs the library lm_eval: pip install 'jaxpt[eval]'")
-    if not args.hub:
-        from jaxpt.evaluation.harness.offline import stay_offline
-
-        stay_offline()
-    if args.contaminated and not args.model and not args.follow:
-        return _score_again(args)
-    if args.list:
-        return _list()
-    if args.follow:
-        return _follow(args)
-    for name in ("model", "tasks"):
-        if not getattr(args, name):
-            raise JaxptError(f"--{name} is missing (or --list, --compare=A,B, --follow=RUN)")
-    for name in ("limit", "max_length", "batch_tokens", "slots"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise JaxptError(f"--{name}={getattr(args, name)} must be at least 1")
-    if args.num_fewshot is not None and args.num_fewshot < 0:
-        raise JaxptError(f"--num_fewshot={args.num_fewshot} must be at least 0")
-    if args.fewshot_as_multiturn and not args.chat_template:
-        raise JaxptError("--fewshot_as_multiturn makes turns of a conversation; add --chat_template")
-    return _on_hosts(args)
+    return parser
 
 
 def _on_hosts(args: argparse.Namespace) -> int:
@@ -249,18 +256,15 @@ def open_model(
     """
     import jax
 
-    from jaxpt import api
     from jaxpt.bundles.digest import digest
     from jaxpt.evaluation.harness.kept import KeptAnswers
     from jaxpt.evaluation.harness.language_model import JaxptModel
     from jaxpt.generation import InferenceEngine
     from jaxpt.generation.ends import end_ids
-    from jaxpt.generation.turns import turn_ends
     from jaxpt.models.compute import Compute
     from jaxpt.sharding import of_first
 
-    layout = _layout(path, mesh or "fsdp=-1") if mesh or jax.process_count() > 1 else None
-    model = api.load(path, shardings=None if layout is None else layout.params)
+    model, over = _loaded(path, mesh)
     words = model.tokenizer
     if words is None:
         raise JaxptError(f"--model={path} has no tokenizer; write the bundle with one")
@@ -273,15 +277,14 @@ def open_model(
     }
     ends = end_ids(model)
     if conversations is not None:
-        words.chat_templates["default"] = words.chat_template = conversations
-        ends = sorted({*ends, *turn_ends(words, conversations)})
+        ends = _as_trained(words, conversations, ends)
         identity |= {"ends": ends}
     engine = InferenceEngine(
         model.config,
         model.params,
         Compute(dtype=dtype),
         decode=words.decode,
-        mesh=None if layout is None else layout.mesh,
+        mesh=over,
         slots=slots,
         batch_tokens=batch_tokens,
     )
@@ -289,14 +292,29 @@ def open_model(
     return JaxptModel(engine, words, ends, max_length=max_length, kept=kept, name=path, agree=of_first)
 
 
-def _layout(path: str, mesh: str) -> "Layout":
+def _as_trained(tokenizer: "Tokenizer", template: str, ends: Sequence[int]) -> list[int]:
+    """Prompts are written by this template from here on; returns the ends of answers with those of its turns."""
+    from jaxpt.generation.turns import turn_ends
+
+    tokenizer.chat_templates["default"] = tokenizer.chat_template = template
+    return sorted({*ends, *turn_ends(tokenizer, template)})
+
+
+def _loaded(path: str, mesh: str) -> "tuple[Model, Mesh | None]":
+    """The model, and the mesh that it lies on; None: one device."""
+    import jax
+
+    from jaxpt import api
     from jaxpt.sharding.mesh import parse_axes
     from jaxpt.training.config import ShardingConfig
     from jaxpt.training.starting_point import open_start
     from jaxpt.training.state import make_layout
 
-    sharding = ShardingConfig(mesh=parse_axes(mesh, "--mesh"))
-    return make_layout(open_start(path, "params", "--model").model, sharding)
+    if not mesh and jax.process_count() == 1:
+        return api.load(path), None
+    sharding = ShardingConfig(mesh=parse_axes(mesh or "fsdp=-1", "--mesh"))
+    layout = make_layout(open_start(path, "params", "--model").model, sharding)
+    return api.load(path, shardings=layout.params), layout.mesh
 
 
 def _list() -> int:
