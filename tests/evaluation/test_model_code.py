@@ -267,6 +267,10 @@ def test_mbpp_is_asked_as_its_paper_does(shared):
         ("{name: pass_at_k, kk: 3}", "kk"),
         ("{name: pass_at_k, k: [2]}", "each must be between 1 and n, which is 1"),
         ("{name: pass_at_k, memory_mib: 1}", "memory_mib at least 64"),
+        (
+            "{name: pass_at_k, program: '{{b}}', tests: ''}",
+            "document 0 cannot be scored: UndefinedError: 'b' is undefined",
+        ),
     ],
 )
 def test_a_scorer_that_cannot_be_is_named(tmp_path, scorer, words):
