@@ -98,19 +98,21 @@ def test_over_a_mesh_the_results_are_those_of_one_device(arguments, whole, tmp_p
 
 
 def test_two_processes_give_the_results_of_one_and_the_first_keeps_and_reports(arguments, whole, tmp_path):
-    """Also where it goes on: what is kept, only the first process knows."""
-    for lines in (None, 5):
-        if lines is not None:
-            (file,) = (tmp_path / "answers").glob("*.jsonl")
-            file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:lines]))
-        address = free_address()
-        more = [f"--output={tmp_path}", "--mesh=fsdp=2,tensor=4", f"--coordinator={address}", "--processes=2"]
-        started = [start([*arguments, *more, f"--process_id={i}"], devices=4) for i in range(2)]
-        outputs = [p.communicate(timeout=400)[0] for p in started]
-        assert [p.returncode for p in started] == [0, 0], outputs
-        assert same(tmp_path, whole)
-        assert "results in" in outputs[0]
-        assert "results in" not in outputs[1]
+    """Of what is kept already, only the first process knows."""
+    (file,) = (whole / "answers").glob("*.jsonl")
+    lines = file.read_bytes().splitlines(keepends=True)
+    (tmp_path / "answers").mkdir()
+    (tmp_path / "answers" / file.name).write_bytes(b"".join([*lines[:3], *lines[-1:]]))
+    address = free_address()
+    more = [f"--output={tmp_path}", "--mesh=fsdp=2,tensor=4", f"--coordinator={address}", "--processes=2"]
+    started = [start([*arguments, *more, f"--process_id={i}"], devices=4) for i in range(2)]
+    outputs = [p.communicate(timeout=400)[0] for p in started]
+    assert [p.returncode for p in started] == [0, 0], outputs
+    assert same(tmp_path, whole)
+    assert len(kept(tmp_path)) == len(lines)
+    assert "results in" in outputs[0]
+    assert "results in" not in outputs[1]
+    assert len(list(tmp_path.glob("results_*.json"))) == 1
 
 
 def test_a_killed_evaluation_goes_on_and_computes_nothing_twice(arguments, whole, tmp_path, monkeypatch):

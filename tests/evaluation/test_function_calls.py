@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("lm_eval", reason="needs lm_eval: install jaxpt[eval]")
 
+from jaxpt.errors import JaxptError
 from jaxpt.evaluation.harness import evaluating
 from jaxpt.evaluation.harness.scorers.function_calls import FunctionCalls, matches, parse
 
@@ -233,3 +234,15 @@ def test_each_category_is_a_task_whose_prompt_shows_functions_and_question(share
     assert prompt.endswith(f"]\n\nQuestion: {document['question'][0][0]['content']}\nCalls:")
     shown = json.loads(prompt.split("Functions, in JSON:\n")[1].split("\n\nQuestion:")[0])
     assert shown == json.loads(document["function"])  # a table would have filled in what other records have
+
+
+def test_a_document_that_cannot_be_scored_is_named_before_the_model_is_asked(shared, tmp_path):
+    row = {"category": "a", "question": [[{"role": "user", "content": "a"}]]}
+    integer = {"name": "f", "parameters": {"properties": {"a": {"type": "intger"}}, "required": []}}
+    for function, truth, words in (
+        ([integer], [{"f": {"a": [1]}}], "document 0 cannot be scored: .*f: a has the type 'intger'.*integer"),
+        ([integer], [{"g": {"a": [1]}}], "document 0 cannot be scored: KeyError: 'g'"),
+    ):
+        (tmp_path / "bfcl.jsonl").write_text(json.dumps({**row, "function": function, "ground_truth": truth}) + "\n")
+        with pytest.raises(JaxptError, match=words):
+            evaluating.find_tasks(["bfcl"], tmp_path)

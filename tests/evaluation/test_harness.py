@@ -206,6 +206,48 @@ def test_a_context_beyond_the_model_is_cut_on_the_left_and_counted(model):
         short._request("a", {"max_gen_toks": 16}, 0)
 
 
+def test_a_prompt_beyond_the_model_is_cut_on_the_left_and_an_empty_one_is_bos(model):
+    short = JaxptModel(model.engine, model.words, (), max_length=16)
+    request, _ = short._request("One day Lily saw a big red ball in the park. " * 3, {"max_gen_toks": 6}, 0)
+    assert len(request.prompt) == 10
+    assert request.prompt == model.tok_encode("One day Lily saw a big red ball in the park. " * 3)[-10:]
+    assert short.truncated == 1
+    request, _ = short._request("", {"max_gen_toks": 6}, 0)
+    assert request.prompt == [model.words.bos_id]
+
+
+def test_code_keeps_the_space_that_a_sentencepiece_tokenizer_drops(model):
+    before, whole = (model.words.encode_prompt(text, True) for text in ("One day", "One day   Lily  saw"))
+    after = whole[len(before) :]
+    assert whole[: len(before)] == before
+    assert model._text(before, after, []) == "   Lily  saw"
+    assert model._text((), after, []) == "  Lily  saw"  # what lm_eval's own backend gives too
+
+
+def test_sampled_answers_have_seeds_of_their_own_and_are_kept(model, monkeypatch, tmp_path):
+    from lm_eval.api.instance import Instance
+
+    options = {"do_sample": True, "temperature": 1.0, "max_gen_toks": 8, "until": ["@"]}
+    requests = [
+        Instance("generate_until", {}, (text, options), 0) for text in ("One day", "One day", "Lily", "One day")
+    ]
+    monkeypatch.setattr(model, "kept", KeptAnswers(tmp_path, {}))
+    texts = model.generate_until(requests)
+    assert len({texts[0], texts[1], texts[3]}) == 3
+    monkeypatch.setattr(model, "kept", KeptAnswers(None, {}))
+    assert model.generate_until(requests[:2]) == texts[:2]  # whatever else is asked
+    monkeypatch.setattr(model, "kept", KeptAnswers(tmp_path, {}))
+    monkeypatch.setattr(model.engine, "generate", None)
+    assert model.generate_until(requests) == texts
+
+
+def test_a_line_that_is_no_answer_is_named(tmp_path):
+    kept = KeptAnswers(tmp_path, {})
+    kept.file.write_text('{"key": "a", "value": 1}\nnothing\n{"key": "b", "value": 1}\n')
+    with pytest.raises(JaxptError, match="line 2: not an answer that was kept; remove the line"):
+        KeptAnswers(tmp_path, {})
+
+
 def test_an_empty_context_is_bos(model):
     before, after = model._pair("", "Lily")
     assert before == [model.words.bos_id]
@@ -234,11 +276,26 @@ def test_tasks_that_cannot_be_are_named(data, tmp_path):
             "test_split is 'tset'",
         ),
         ("task: a\noutput_type: choice\nfiles: {test: arc_easy_test}\ntest_split: test\n", "lm_eval refuses it"),
+        ("task: a\noutput_type: choice\nfiles: {test: a}\nbetween: {test: [1, 2]}\n", "between is not of the form"),
+        ("task: a\noutput_type: choice\nfiles: {test: a}\nbetween: {tset: {n: [1, 2]}}\n", "between names 'tset'"),
+        ("task: a\noutput_type: choice\nfiles: {test: a}\nas_json: function\n", "as_json is not a list of fields"),
+        ("task: a\noutput_type: choice\nfiles: {test: a}\nlookup: b\n", "lookup is not of the form {FIELD"),
+        (
+            "task: a\noutput_type: choice\nfiles: {test: arc_easy_test}\nlookup: {b: [c]}\n",
+            "lookup.b is not of the form {files",
+        ),
+        (
+            "task: a\noutput_type: choice\nfiles: {test: arc_easy_test}\nbetween: {test: {n: [1, 2]}}\n",
+            "has no records of the split test, with n of 1 to 2",
+        ),
     ):
         broken.write_text(text)
         fails(broken, words)
     (tmp_path / "bad.jsonl").write_text('{"a": 1}\n[1]\n')
     with pytest.raises(JaxptError, match="line 2: not a JSON object"):
+        records.read(tmp_path / "bad.jsonl", "test")
+    (tmp_path / "bad.jsonl").write_text('{"choices": {"text": ["a"], "label": ["A"]}, "answerKey": "B"}\n')
+    with pytest.raises(JaxptError, match="record 0 of test: its choices and the right one are in no form"):
         records.read(tmp_path / "bad.jsonl", "test")
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxpt.errors import JaxptError
 from jaxpt.files.digests import canonical_digest
 
 
@@ -17,6 +18,9 @@ class KeptAnswers:
         Args:
             folder: None: answers are kept in memory only (of several processes, one writes).
             identity: what answers depend on besides the request: parameters, tokenizer, dtype, length.
+
+        Raises:
+            JaxptError: a line of the file, but the last, is no answer.
         """
         self.file = None if folder is None else folder / f"{canonical_digest(identity)[:16]}.jsonl"
         self.values: dict[str, Any] = {}
@@ -27,9 +31,15 @@ class KeptAnswers:
         if self.file.is_file():
             content = self.file.read_bytes()
             whole = content.rfind(b"\n") + 1
-            for line in content[:whole].splitlines():
-                entry = json.loads(line)
-                self.values[entry["key"]] = entry["value"]
+            for number, line in enumerate(content[:whole].splitlines(), 1):
+                try:
+                    entry = json.loads(line)
+                    self.values[entry["key"]] = entry["value"]
+                except (ValueError, KeyError, TypeError) as error:
+                    raise JaxptError(
+                        f"{self.file}, line {number}: not an answer that was kept; remove the line, or the file to "
+                        f"compute all anew"
+                    ) from error
         with self.file.open("ab") as out:
             out.truncate(whole)
 

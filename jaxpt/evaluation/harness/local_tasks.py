@@ -17,6 +17,7 @@ from jaxpt.evaluation.harness import records
 from jaxpt.evaluation.harness.scorer import AnswerScorer
 
 SHIPPED = Path(__file__).parent / "tasks"
+LOOKUP_FORM = "{files: [NAME], key: KEY, field: OTHER}"
 OWN_KEYS = {"files", "by", "about", "optional", "subject_names", "scorer", "between", "as_json", "lookup"}
 
 
@@ -97,6 +98,11 @@ def read_config(file: Path) -> dict[str, Any]:
         if split not in config["files"]:
             hint = nearest(split, config["files"])
             raise JaxptError(f"task file {file}: between names {split!r}, files does not{hint}")
+    as_json, lookup = config.get("as_json", []), config.get("lookup", {})
+    if not isinstance(as_json, list) or not all(isinstance(field, str) for field in as_json):
+        raise JaxptError(f"task file {file}: as_json is not a list of fields, as in [function]")
+    if not isinstance(lookup, dict):
+        raise JaxptError(f"task file {file}: lookup is not of the form {{FIELD: {LOOKUP_FORM}}}")
     return config
 
 
@@ -189,6 +195,18 @@ def _task(
     common = set.intersection(*(set(row) for rows in splits.values() for row in rows))
     kept = {split: [{k: row[k] for k in sorted(common)} for row in rows] for split, rows in splits.items()}
     try:
-        return LocalTask(copy.deepcopy(config), kept, scorer)
+        task = LocalTask(copy.deepcopy(config), kept, scorer)
     except Exception as error:
         raise JaxptError(f"task file {file}: lm_eval refuses it: {type(error).__name__}: {error}") from error
+    if scorer is not None:
+        _check_documents(file, task, scorer)
+    return task
+
+
+def _check_documents(file: Path, task: LocalTask, scorer: AnswerScorer) -> None:
+    for number, document in enumerate(task.eval_docs):
+        try:
+            scorer.check(document)
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            raise JaxptError(f"task file {file}: document {number} cannot be scored: {why}") from error

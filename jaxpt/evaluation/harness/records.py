@@ -66,7 +66,7 @@ def read(
         as_json: fields that become JSON text, as a table cannot hold what differs in its form from record to record.
 
     Raises:
-        JaxptError: a line that is no record, named with its number; no records.
+        JaxptError: a line that is no record, named with its number; a record of an unknown form; no records.
     """
     rows = list(_csv_rows(path) if path.is_dir() else _json_rows(path))
     rows = [row for row in rows if row.get("split", split) == split]
@@ -78,7 +78,16 @@ def read(
     if as_json:
         texts = [{name: json.dumps(row.get(name), indent=4, ensure_ascii=False) for name in as_json} for row in rows]
         rows = [{**{k: v for k, v in row.items() if k != "orig"}, **text} for row, text in zip(rows, texts)]
-    return [canonical(row) for row in rows]
+    out = []
+    for number, row in enumerate(rows):
+        try:
+            out.append(canonical(row))
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise JaxptError(
+                f"{path}, record {number} of {split}: its choices and the right one are in no form that is known "
+                f"({type(error).__name__}: {error}); docs/evaluation.md shows one"
+            ) from error
+    return out
 
 
 def _json_rows(path: Path) -> Iterator[EvaluationRecord]:

@@ -27,6 +27,9 @@ class AnswerScorer(Choice, kind="scorer", room="jaxpt.evaluation.harness.scorers
         """How many answers to a document are asked for."""
         return 1
 
+    def check(self, document: EvaluationRecord) -> None:
+        """Raises an error for a document that cannot be scored; called before the model is asked."""
+
     def prepare(self, asked: Sequence[tuple[EvaluationRecord, Sequence[str]]], done: Callable[[], None]) -> None:
         """Is given all documents with their answers before `score` is asked, where much at once is faster; calls `done`
         after each document."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jaxpt.errors import JaxptError, nearest
 from jaxpt.evaluation.harness.records import EvaluationRecord
 from jaxpt.evaluation.harness.scorer import AnswerScorer
 
@@ -48,6 +49,18 @@ class FunctionCalls(AnswerScorer):
     def metrics(self) -> Sequence[str]:
         """Whether the calls are right."""
         return ["acc"]
+
+    def check(self, document: EvaluationRecord) -> None:
+        """Raises an error for descriptions and a ground truth that do not go together, or a type that is unknown."""
+        functions, truth = json.loads(document["function"]), json.loads(document["ground_truth"])
+        for calls in () if truth is None else truth:
+            ((name, possible),) = calls.items()
+            properties = {f["name"]: f["parameters"]["properties"] for f in functions}[name]
+            for parameter in possible.keys() & properties.keys():
+                described = properties[parameter]
+                types = [described["type"], *([described["items"]["type"]] if "items" in described else [])]
+                if unknown := [t for t in types if t not in TYPES]:
+                    raise JaxptError(f"{name}: {parameter} has the type {unknown[0]!r}{nearest(unknown[0], TYPES)}")
 
     def score(self, document: EvaluationRecord, answers: Sequence[str]) -> dict[str, float]:
         """Returns whether the calls are among those of the ground truth, or there is none where none is to be."""

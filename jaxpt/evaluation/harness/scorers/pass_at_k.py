@@ -60,6 +60,10 @@ class PassAtK(AnswerScorer):
         fields = {**document, "answer": answer}
         return apply_template(self.program, fields), apply_template(self.tests, fields)
 
+    def check(self, document: EvaluationRecord) -> None:
+        """Raises an error where the templates name a field that the document lacks."""
+        self.pair(document, "")
+
     def prepare(self, asked: Sequence[tuple[EvaluationRecord, Sequence[str]]], done: Callable[[], None]) -> None:
         """Runs all programs, as many at once as there are cores."""
         pairs = [[self.pair(document, answer) for answer in answers] for document, answers in asked]
