@@ -72,8 +72,6 @@ class Exchange:
 
     def cancel(self) -> None:
         """Ends what is not over."""
-        if any(not job.over for job in self.jobs):
-            self.served.figures.gone.inc()
         for job in self.jobs:
             self.served.thread.cancel(job)
 
@@ -109,6 +107,7 @@ class Exchange:
                 try:
                     await asyncio.wait((more, gone), return_when=asyncio.FIRST_COMPLETED)
                     if gone.done():
+                        self.served.figures.gone.inc()
                         raise ClientDisconnect
                     await more
                 finally:
@@ -157,6 +156,7 @@ class EventStream(Response):
         try:
             await asyncio.wait((writing, gone), return_when=asyncio.FIRST_COMPLETED)
             if gone.done():
+                self.exchange.served.figures.gone.inc()
                 return
             try:
                 await writing
