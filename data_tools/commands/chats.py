@@ -21,9 +21,8 @@ from jaxpt.errors import JaxptError
 from jaxpt.files.digests import canonical_digest
 from jaxpt.files.partial import sha256
 
-EXAMPLE = """examples:
-  jaxpt-data chats --input='sft/*.jsonl.gz' --output=chats
-  jaxpt-data chats --input='sft/*.jsonl.gz' --output=chats_of_orig --inside=orig"""
+EXAMPLE = """example:
+  jaxpt-data chats --input='sft/*.jsonl.gz' --output=chats"""
 KEPT = ("id", "source", "lang")
 FORMAT = 1  # of what is written; a change makes every shard be done again
 

@@ -106,6 +106,7 @@ def make(folder: Path) -> None:
     _sources(folder, tokenizer)
     _models(folder, tokenizer)
     _evaluation_sets(folder)
+    _conversations(folder)
     _classifiers(folder)
 
 
@@ -214,6 +215,17 @@ def _evaluation_sets(folder: Path) -> None:
     questions = next(b for b in blocks if b.startswith("json\n")).removeprefix("json\n")
     (folder / "my_questions.jsonl").write_text(questions, encoding="utf-8")
     _do("jaxpt-data decontaminate --input=raw --eval=EVALSETS/*.jsonl --eval_fields=context --output=SEARCHED")
+
+
+def _conversations(folder: Path) -> None:
+    """Conversations with a call of a function, as they are published and as `jaxpt-data chats` writes them."""
+    (folder / "sft").mkdir()
+    call = json.dumps({"name": "lines", "arguments": {"path": "a.py"}})
+    turns = [("human", "How long is a.py?"), ("function_call", call), ("observation", "12"), ("gpt", "Twelve lines.")]
+    talk = {"tools": '[{"name": "lines"}]', "conversations": [{"from": name, "value": text} for name, text in turns]}
+    with gzip.open(folder / "sft/talks.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps({**talk, "system": f"Answer {n}."}) + "\n" for n in range(40))
+    _do("jaxpt-data chats --input=sft/talks.jsonl.gz --output=CHATS")
 
 
 def _models(folder: Path, tokenizer: tokenizers.Tokenizer) -> None:

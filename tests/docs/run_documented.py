@@ -25,7 +25,7 @@ from jaxpt import cli
 from tests.docs import folder
 
 FILLED = ("runs", "data", "packed")  # folders in which pages write beside what is there
-WRITTEN = re.compile(r"--(?:output|to|workdir|store|pictures)=(\S+)|--train=.* --model=(\S+)")
+WRITTEN = re.compile(r"--(?:output|output_dir|to|workdir|store|pictures)=(\S+)|--train=.* --model=(\S+)")
 
 
 def page_folder(base: Path, target: Path, commands: list[str]) -> None:

@@ -41,7 +41,7 @@ def _of_task(task: Task) -> dict[str, bool]:
     filters = [f["name"] for f in task.get_config("filter_list") or ({"name": "none"},)]
     better = task.higher_is_better()
     out = {_name(m, f): bool(better.get(m, True)) for m in task.aggregation() for f in filters}
-    return out | ({BITS: False} if task.OUTPUT_TYPE in ("multiple_choice", "loglikelihood") else {})
+    return out | ({BITS: False} if task.OUTPUT_TYPE in ("multiple_choice", "loglikelihood", "generate_until") else {})
 
 
 def _is_of(name: str, metric: str, filters: Sequence[str] | None) -> bool:
