@@ -199,7 +199,7 @@ def test_prompts_are_conversations_where_asked_for_also_without_a_template_of_th
         (samples,) = (folder / name).glob("samples_*.jsonl")
         prompts[name] = json.loads(samples.read_text().splitlines()[0])["arguments"][0][0]
     assert prompts["base"] == "0?"
-    assert prompts["after"] == "User:\n0?\n\nAssistant:\n"
+    assert prompts["after"] == "<s>User:\n0?\n\nAssistant:\n"
 
 
 @pytest.mark.parametrize(
