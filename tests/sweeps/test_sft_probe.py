@@ -172,11 +172,11 @@ def test_what_is_finished_is_not_done_again_and_the_same_seed_gives_the_same_tab
         assert probe(setting, output, run) == (130 if stop else 0)
         if stop == 3:
             assert did == ["score", "tune", "score"]
-    assert did == ["score", "tune", "score"] * 2  # of the second and the third checkpoint
+    assert did == ["tune", "score", "score", "tune", "score"]  # of the second and the third checkpoint
     for name in ("results.json", "results.md"):
         assert (output / name).read_bytes() == (whole / name).read_bytes()
     out = capsys.readouterr().out
-    assert re.search(r"^part 6 of 6: 6, scores after it; .* left$", out, re.MULTILINE)
+    assert re.search(r"^part 5 of 5: 6, scores after it; .* left$", out, re.MULTILINE)
     assert re.search(r"^model +tokens +training loss +SFT loss +task +metric", out, re.MULTILINE)
     assert not list(output.glob("models/*/sft/checkpoints"))  # the weights are gone, the record is not
     assert len(list(output.glob("models/*/sft/metrics.jsonl"))) == 3
@@ -197,9 +197,9 @@ def test_prompts_are_conversations_where_asked_for_also_without_a_template_of_th
     prompts = {}
     for name in ("base", "after"):
         (samples,) = (folder / name).glob("samples_*.jsonl")
-        prompts[name] = json.loads(samples.read_text().splitlines()[0])["arguments"]["gen_args_0"]["arg_0"]
+        prompts[name] = json.loads(samples.read_text().splitlines()[0])["arguments"][0][0]
     assert prompts["base"] == "0?"
-    assert prompts["after"] == "User:\n0?\n\nAssistant:\n"
+    assert prompts["after"] == "<s>User:\n0?\n\nAssistant:\n"
 
 
 @pytest.mark.parametrize(

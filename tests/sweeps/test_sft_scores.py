@@ -71,7 +71,7 @@ def test_scores_that_never_move_have_no_correlation_and_a_reason():
 def test_a_group_stands_for_its_members():
     rows = [["mmlu", 0, "", "acc", 0.3, 0.1], ["mmlu_a", 0, 5, "acc", 0.2, 0.1], ["own", 0, 7, "acc", 0.5, ""]]
     got = scores_of(rows, {"mmlu": ["mmlu_a"]})
-    assert got == [ProbeScore("mmlu", "acc", 0.3, 0.1, 0), ProbeScore("own", "acc", 0.5, None, 7)]
+    assert got == [ProbeScore("mmlu", "acc", 0.3, 0.1, 5), ProbeScore("own", "acc", 0.5, None, 7)]
 
 
 def test_the_table_has_a_line_for_each_model_and_score_and_markdown_holds_the_same(tmp_path):

@@ -110,5 +110,5 @@ def test_ids_and_mask_of_each_published_form_equal_those_of_transformers(tmp_pat
             tools += "tools" in talk
             compared += 1
     assert compared > 250
-    assert calls >= 40
-    assert tools >= 40
+    assert calls > 30
+    assert tools > 30
