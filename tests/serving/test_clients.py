@@ -1,4 +1,4 @@
-"""Stock clients against the server: lm_eval's, and the requests of OpenCompass' LightLLM class."""
+"""Stock clients against the server: lm_eval's, BFCL's, and OpenCompass' LightLLM class."""
 
 import importlib.util
 import logging
@@ -163,9 +163,74 @@ def test_a_prompt_that_takes_all_the_room_is_judged_and_not_continued(live):
     assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
 
 
+def module_among_others(name, file, others):
+    """A module out of its file alone; what it imports of the rest of its package is stood in for by `others`."""
+    with pytest.MonkeyPatch.context() as patch:
+        for other, values in others.items():
+            module = types.ModuleType(other)
+            module.__dict__.update(values)
+            module.__path__ = []
+            patch.setitem(sys.modules, other, module)
+        spec = importlib.util.spec_from_file_location(name, file)
+        made = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(made)
+    return made
+
+
+def bfcl_handler(monkeypatch, live):
+    """BFCL's own handler of models behind a server; how it judges calls, which asks for much, is stood in for."""
+    spec = importlib.util.find_spec("bfcl_eval")
+    if spec is None:
+        pytest.skip("needs bfcl-eval: pip install --no-deps bfcl-eval")
+    itself = lambda method: method  # noqa: E731
+    base = type(
+        "BaseHandler",
+        (),
+        {"__init__": lambda self, name, temperature, *_, **__: setattr(self, "temperature", temperature)},
+    )
+    nothing = (
+        "default_decode_ast_prompting",
+        "default_decode_execute_prompting",
+        "system_prompt_pre_processing_chat_model",
+    )
+    parts = {
+        "bfcl_eval": {},
+        "bfcl_eval.constants": {},
+        "bfcl_eval.constants.enums": {"ModelStyle": types.SimpleNamespace(OSSMODEL="oss")},
+        "bfcl_eval.constants.eval_config": {"LOCAL_SERVER_PORT": 0},
+        "bfcl_eval.model_handler": {},
+        "bfcl_eval.model_handler.base_handler": {"BaseHandler": base},
+        "bfcl_eval.model_handler.utils": dict.fromkeys(nothing),
+        "bfcl_eval.utils": {"contain_multi_turn_interaction": None},
+        "overrides": {"EnforceOverrides": object, "final": itself, "override": itself},
+    }
+    folder = Path(spec.submodule_search_locations[0]) / "model_handler/local_inference"
+    made = module_among_others(
+        "bfcl_eval.model_handler.local_inference.base_oss_handler", folder / "base_oss_handler.py", parts
+    )
+    monkeypatch.setenv("REMOTE_OPENAI_BASE_URL", f"{live.url}/v1")
+    write = lambda self, messages, functions: messages[0]["content"]  # noqa: E731
+    return type("Handler", (made.OSSHandler,), {"_format_prompt": write})("stories", 0.0, "stories", False)
+
+
+def test_bfcls_own_handler_takes_what_the_model_writes(live, monkeypatch):
+    handler = bfcl_handler(monkeypatch, live)
+    handler.model_path_or_id, handler.max_context_length = "stories", 40
+    handler.tokenizer = types.SimpleNamespace(tokenize=live.model.tokenizer.encode_prompt)
+    handler.stop_token_ids, handler.skip_special_tokens = [live.model.tokenizer.eos_id], False
+    text = "Once upon a time there was a dog"
+    response, _ = handler._query_prompting({"message": [{"role": "user", "content": text}], "function": []})
+    parsed = handler._parse_query_response_prompting(response)
+    assert parsed["input_token"] == len(live.model.tokenizer.encode_prompt(text))
+    assert parsed["output_token"] == 40 - 2 - parsed["input_token"]
+    assert (
+        parsed["model_responses"]
+        == live.complete(prompt=text, max_tokens=parsed["output_token"], temperature=0)["choices"][0]["text"]
+    )
+
+
 def opencompass_class():
-    """OpenCompass' own `LightllmAPI`, from the checkout that JAXPT_OPENCOMPASS names; what its file imports of the rest
-    of the package (a registry, a logger, a limiter) is stood in for."""
+    """OpenCompass' own `LightllmAPI`, from the checkout that JAXPT_OPENCOMPASS names."""
     folder = os.environ.get("JAXPT_OPENCOMPASS")
     if not folder:
         pytest.skip("JAXPT_OPENCOMPASS names no checkout of OpenCompass")
@@ -182,16 +247,8 @@ def opencompass_class():
         "opencompass.utils.prompt": {"PromptList": list},
         "opencompass.models.base_api": {"TokenBucket": bucket, "BaseAPIModel": object},
     }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, values in parts.items():
-            module = types.ModuleType(name)
-            module.__dict__.update(values)
-            module.__path__ = []
-            patch.setitem(sys.modules, name, module)
-        file = Path(folder) / "opencompass/models/lightllm_api.py"
-        spec = importlib.util.spec_from_file_location("opencompass.models.lightllm_api", file)
-        made = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(made)
+    file = Path(folder) / "opencompass/models/lightllm_api.py"
+    made = module_among_others("opencompass.models.lightllm_api", file, parts)
     return made.LightllmAPI
 
 
