@@ -118,7 +118,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--contaminated",
         metavar="A,B,…",
-        help="what training sources hold: contaminated.json of jaxpt-data decontaminate",
+        help="contaminated.json files of decontamination: scores without what sources hold",
     )
     parser.add_argument("--list", action="store_true", help="list the tasks")
     parser.add_argument("--compare", metavar="A,B", help="two folders of results: paired differences")

@@ -211,7 +211,8 @@ def _evaluation_sets(folder: Path) -> None:
         rows = [{"context": said[n], "choices": [" a", " b", " c", " d"], "label": n % 4} for n in range(4)]
         (folder / "EVALSETS" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     blocks = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8").split("```")
-    (folder / "my_task.yaml").write_text(next(b for b in blocks if b.startswith("yaml\n")).removeprefix("yaml\n"))
+    task = next(b for b in blocks if b.startswith("yaml\ntask: my_task\n"))
+    (folder / "my_task.yaml").write_text(task.removeprefix("yaml\n"))
     questions = next(b for b in blocks if b.startswith("json\n")).removeprefix("json\n")
     (folder / "my_questions.jsonl").write_text(questions, encoding="utf-8")
     _do("jaxpt-data decontaminate --input=raw --eval=EVALSETS/*.jsonl --eval_fields=context --output=SEARCHED")
