@@ -20,17 +20,18 @@ def main_for_help(file: Path) -> Callable[[Sequence[str]], int] | None:
 
     None: it defines none, or one that uses a class of its module, whose fields are the command's flags.
 
-    It and the constants of its module are taken, nothing else. What the file imports is imported at the first use of
-    its name, so that a `main` which first parses its arguments imports little but the parser.
+    It, a `_parser` of its module and the module's constants are taken, nothing else. What the file imports is imported
+    at the first use of its name, so that a `main` which first parses its arguments imports little but the parser.
     """
     body = ast.parse(file.read_text(encoding="utf-8"), str(file)).body
     mains = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == "main"]
     if not mains:
         return None
+    functions = [*(node for node in body if isinstance(node, ast.FunctionDef) and node.name == "_parser"), *mains]
     own = {node.name for node in body if isinstance(node, ast.ClassDef)}
-    if any(isinstance(node, ast.Name) and node.id in own for node in ast.walk(mains[-1])):
+    if any(isinstance(node, ast.Name) and node.id in own for one in functions for node in ast.walk(one)):
         return None
-    kept = [*(node for node in body if isinstance(node, ast.Assign | ast.AnnAssign)), *mains]
+    kept = [*(node for node in body if isinstance(node, ast.Assign | ast.AnnAssign)), *functions]
     names = _Names(file, {key: place for node in body for key, place in _imported(node).items()})
     code = compile(ast.Module([*kept], []), str(file), "exec", __future__.annotations.compiler_flag, dont_inherit=True)
     exec(code, names)  # a file of this package
