@@ -65,7 +65,7 @@ CHEATS = {
     "leaves at once": ("import os\nos._exit(0)\n", "ended before its tests had"),
     "says that it passed": ("import os\nprint('passed')\nprint('{\"why\": null}')\nos._exit(0)\n", "ended before"),
     "writes a verdict": (
-        'import os\nfor n in range(3, 20):\n    try:\n        os.write(n, b\'{"token": "a", "why": null}\\n\')\n'
+        'import os\nfor n in range(3, 1024):\n    try:\n        os.write(n, b\'{"token": "a", "why": null}\\n\')\n'
         "    except OSError:\n        pass\n",
         "ended before its tests had",
     ),
