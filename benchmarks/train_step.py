@@ -1,29 +1,27 @@
 """Speed of the real train step: `python -m benchmarks.train_step [--baseline=CHECKOUT]`.
 
-Against `plain_reference.py` in the same process: prints tokens/s, MFU and peak device memory of both, and their ratio.
-Both start from the same parameters, and their last losses must agree. The target is a ratio of at least 0.95.
+Against `plain_reference.py` and `torch_reference.py` (torch.compile), each in a process of its own: prints tokens/s,
+MFU and peak device memory, and ratios. All start from the same parameters, and their losses must agree. The targets are
+a speed of at least 0.95 of plain JAX's and 1.0 of torch's.
 
-With `--baseline=CHECKOUT` against the step of another checkout of this repository, each in a process of its own: prints
-seconds (median and quartiles) and the compiler's figures of both programs, memory and bytes accessed, and their ratios.
-The targets are 1.02 for time and 1.01 for memory and bytes.
+With `--baseline=CHECKOUT` against the step of another checkout of this repository: prints seconds (median
+and quartiles) and the compiler's figures of both programs, memory and bytes accessed, and their ratios. The targets are
+1.02 for time and 1.01 for memory and bytes.
 
 Steps are interleaved, so that whatever else the machine does hits both; medians are compared.
 """
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
-import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import plain_reference as plain
+from benchmarks.step_worker import Worker
 from jaxpt.cli.terminal import table
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig, uniform_layers
@@ -41,8 +39,10 @@ from jaxpt.training.speed import convention, peak_flops
 from jaxpt.training.state import make_layout, new_state
 from jaxpt.training.step import StepSpec, make_step
 
+HERE = Path(__file__).resolve().parents[1]
 B, S = 8, 256
-GIVEN = StepArguments(np.float32(1e-3))
+RATE = np.float32(1e-3)
+GIVEN = StepArguments(RATE)
 
 
 def model() -> ModelConfig:
@@ -76,12 +76,12 @@ def batch() -> dict[str, np.ndarray]:
     }
 
 
-def ours():
+def ours(remat: str = "full"):
     """State, step, placed batch and mesh of jaxpt."""
     config = model()
     layout = make_layout(config, ShardingConfig(mesh={"fsdp": 1}), jax.devices()[:1])
     optimizer = make_optimizer(AdamW(), param_specs(config))
-    spec = StepSpec(config, NextToken(), Compute(remat="full"), B, S, 1, (), 3)
+    spec = StepSpec(config, NextToken(), Compute(remat=remat), B, S, 1, (), 3)
     params = init_params(config, 0, layout.params)
     state = new_state(layout, optimizer, params)
     return state, make_step(spec, optimizer, layout), place(batch(), batch_sharding(layout.mesh), B), layout
@@ -94,64 +94,61 @@ def memory(compiled) -> float:
     return total / 2**20
 
 
-WORKER = """
-import json, sys, time
+JAXPT = """
+import sys
 import jax, numpy as np
 from benchmarks import train_step
 
-state, step, data, layout = train_step.ours()
+state, step, data, layout = train_step.ours(*sys.argv[1:])
 given = getattr(train_step, "GIVEN", np.float32(1e-3))  # once the learning rate alone
 with jax.set_mesh(layout.mesh):
     compiled = step.lower(state, data, given).compile()
-    cost = compiled.cost_analysis()
-    facts = {"MiB": train_step.memory(compiled), "bytes": cost["bytes accessed"], "flops": cost["flops"]}
-    print(json.dumps(facts), flush=True)
-    for _ in sys.stdin:
-        begun = time.perf_counter()
+cost = compiled.cost_analysis()
+facts = {"MiB": train_step.memory(compiled), "bytes": cost["bytes accessed"], "flops": cost["flops"]}
+
+def take():
+    global state
+    with jax.set_mesh(layout.mesh):
         state, metrics = step(state, data, given)
-        loss = float(metrics["train/loss"])
-        print(json.dumps({"seconds": time.perf_counter() - begun, "loss": loss}), flush=True)
+    return float(metrics["train/loss"])
+"""
+PLAIN = """
+from benchmarks import train_step
+take, facts = train_step.plain_step()
+"""
+TORCH = """
+from benchmarks import train_step
+take, facts = train_step.torch_step()
 """
 
 
-class Worker:
-    """The step of a checkout in a process of its own, taken when asked."""
+def plain_step() -> tuple[Callable[[], float], dict[str, float]]:
+    """The plain reference's step, and its memory."""
+    params = init_params(model(), 0)
+    given = {"table": params["embed"]["table"], "blocks": params["blocks"]["dense"], "final_norm": params["final_norm"]}
+    state, step = plain.start(given)
+    data = jax.device_put(batch())
+    facts = {"MiB": memory(step.lower(state, data, RATE).compile())}
 
-    def __init__(self, checkout: Path):
-        environment = {**os.environ, "PYTHONPATH": str(checkout)}
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", WORKER],
-            cwd=checkout,
-            env=environment,
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        self.facts: dict[str, float] = self._read()
-        self.seconds: list[float] = []
-        self.losses: list[float] = []
+    def take() -> float:
+        nonlocal state
+        state, value = step(state, data, RATE)
+        return float(value)
 
-    def step(self) -> None:
-        """Takes a step and notes its time and loss."""
-        print(file=self._process.stdin, flush=True)
-        answer = self._read()
-        self.seconds.append(answer["seconds"])
-        self.losses.append(answer["loss"])
+    return take, facts
 
-    def close(self) -> None:
-        """Lets the process end."""
-        self._process.communicate()
 
-    def _read(self) -> dict[str, float]:
-        line = self._process.stdout.readline()
-        if not line:
-            sys.exit(f"the process ended with code {self._process.wait()}")
-        return json.loads(line)
+def torch_step() -> tuple[Callable[[], float], dict[str, float]]:
+    """torch.compile's step; its memory is not known to torch on a CPU."""
+    from benchmarks import torch_reference
+
+    params = jax.tree.map(np.asarray, init_params(model(), 0))
+    return torch_reference.start(model(), params, batch(), float(RATE), os.cpu_count() or 1), {}
 
 
 def against_checkout(baseline: Path, steps: int, warm_up: int = 3) -> None:
     """Measures against another checkout and prints."""
-    here, there = workers = [Worker(Path(__file__).resolve().parents[1]), Worker(baseline.resolve())]
+    here, there = workers = [Worker(JAXPT, HERE), Worker(JAXPT, baseline.resolve())]
     for i in range(steps + warm_up):
         for worker in workers if i % 2 else reversed(workers):
             worker.step()
@@ -178,47 +175,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, help="measured steps of each (12, with --baseline 100)")
     parser.add_argument("--baseline", metavar="CHECKOUT", help="compare with the step of this checkout")
+    parser.add_argument("--remat", default="full", help="what jaxpt computes again (full, as the plain reference does)")
     a = parser.parse_args()
     if a.baseline:
         against_checkout(Path(a.baseline), a.steps or 100)
     else:
-        against_plain(a.steps or 12)
+        against_references(a.steps or 12, a.remat)
 
 
-def against_plain(steps: int) -> None:
-    """Measures against the plain reference and prints."""
-    state, step, data, layout = ours()
-    rate = np.float32(1e-3)
-    copy = jax.tree.map(jnp.copy, state.params)
-    mine = {"table": copy["embed"]["table"], "blocks": copy["blocks"]["dense"], "final_norm": copy["final_norm"]}
-    reference, plain_step = plain.start(mine)
-    plain_data = jax.device_put(batch())
-    with jax.set_mesh(layout.mesh):
-        used = [memory(step.lower(state, data, StepArguments(rate)).compile())]
-    used.append(memory(plain_step.lower(reference, plain_data, rate).compile()))
-    seconds: tuple[list[float], list[float]] = ([], [])
-    losses = [0.0, 0.0]
-    for i in range(steps + 2):
-        for which in (0, 1) if i % 2 else (1, 0):
-            begun = time.perf_counter()
-            if which == 0:
-                with jax.set_mesh(layout.mesh):
-                    state, metrics = step(state, data, StepArguments(rate))
-                losses[0] = float(metrics["train/loss"])
-            else:
-                reference, value = plain_step(reference, plain_data, rate)
-                losses[1] = float(value)
-            if i >= 2:  # the first two warm up
-                seconds[which].append(time.perf_counter() - begun)
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3, err_msg="the two steps do not compute the same thing")
+def against_references(steps: int, remat: str, warm_up: int = 2) -> None:
+    """Measures against the plain reference and torch.compile and prints."""
+    workers = {"jaxpt": Worker(JAXPT, HERE, remat), "plain": Worker(PLAIN, HERE), "torch.compile": Worker(TORCH, HERE)}
+    for i in range(steps + warm_up):
+        turn = i % len(workers)
+        for worker in [*workers.values()][turn:] + [*workers.values()][:turn]:
+            worker.step()
     peak, source = peak_flops(None, jax.devices()[:1])
     flops = flops_per_token(model(), S)
-    medians = [statistics.median(s) for s in seconds]
     rows = []
-    for name, s, mib, loss in zip(("jaxpt", "plain"), medians, used, losses):
-        rows.append([name, s, B * S / s, B * S / s * flops / peak, mib, loss])
-    print(table(["step", "seconds", "tokens/s", "MFU", "MiB", "last loss"], rows))
-    print(f"speed of jaxpt / plain: {medians[1] / medians[0]:.3f} (target 0.95), memory {used[0] / used[1]:.3f}")
+    for name, worker in workers.items():
+        worker.close()
+        same = {"rtol": 1e-3, "err_msg": f"{name} does not compute the same thing"}
+        np.testing.assert_allclose(worker.losses, workers["jaxpt"].losses, **same)
+        wall, cpu = (statistics.median(s[warm_up:]) for s in (worker.seconds, worker.cpu))
+        mib = worker.facts.get("MiB", "")
+        rows.append([name, wall, cpu, B * S / wall, B * S / wall * flops / peak, mib, worker.losses[-1]])
+    print(table(["step", "seconds", "CPU seconds", "tokens/s", "MFU", "MiB", "last loss"], rows))
+    mine = workers["jaxpt"]
+    for name, target in (("plain", 0.95), ("torch.compile", 1.0)):
+        pairs = [b / a for a, b in zip(mine.seconds[warm_up:], workers[name].seconds[warm_up:])]
+        low, middle, high = statistics.quantiles(pairs, n=4)
+        print(
+            f"speed of jaxpt / {name}: {middle:.3f} (target {target}), half of {steps} pairs in {low:.3f} to {high:.3f}"
+        )
+    print(f"memory of jaxpt / plain: {mine.facts['MiB'] / workers['plain'].facts['MiB']:.3f}")
     print(f"MFU: {convention()}; {source}")
 
 
