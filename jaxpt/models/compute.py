@@ -48,7 +48,8 @@ class Compute:
     `dtype` is what matrix products run in; norms, softmax, logits and loss are always float32. `residual_dtype` is
     the residual stream's (None: `dtype`). `remat` is a name from `REMAT_POLICIES`. `attention` is a name from
     `jaxpt.kernels.attention.IMPLEMENTATIONS`, several separated by commas (the first that applies), or "auto", each
-    platform's own list; `grouped_matmul` likewise from `jaxpt.kernels.grouped.IMPLEMENTATIONS`, for experts.
+    platform's own list; likewise for experts `grouped_matmul` from `jaxpt.kernels.grouped.IMPLEMENTATIONS`, and
+    `expert_exchange` from `jaxpt.kernels.exchange.IMPLEMENTATIONS`, how tokens travel to the devices that hold them.
     `router_dtype` is the dtype of router logits and their softmax; below float32 it is for comparisons only. `unroll`
     writes the layers out: a loop over them copies each layer's activations into stacks and back. With `compare_kernels`
     a training run compares each kernel that it would take with the reference, on its device and at its shapes, and
@@ -66,9 +67,10 @@ class Compute:
     unroll: bool = option(False, "layers one after the other in the program, not a loop: faster, compiles longer")
     compare_kernels: bool = option(True, "compare each kernel with its reference before the first step")
     grouped_matmul: str = option("auto", "a kernel of jaxpt.kernels.grouped for experts, or several as a,b")
+    expert_exchange: str = option("auto", "how tokens reach experts on other devices: of jaxpt.kernels.exchange")
 
     def __post_init__(self) -> None:
-        from jaxpt.kernels import attention, grouped
+        from jaxpt.kernels import attention, exchange, grouped
 
         known: dict[str, Sequence[str | None]] = {
             "dtype": [*_DTYPES],
@@ -82,6 +84,7 @@ class Compute:
                 raise JaxptError(f"compute.{name} is {value!r}, it must be one of {names}{nearest(value, names)}")
         attention.parse_preference(self.attention, "compute.attention")
         grouped.parse_preference(self.grouped_matmul, "compute.grouped_matmul")
+        exchange.parse_preference(self.expert_exchange, "compute.expert_exchange")
 
     @property
     def jnp_dtype(self) -> DTypeLike:

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
+from jaxpt.kernels.exchange import exchange
 from jaxpt.kernels.grouped import grouped_matmul
 from jaxpt.models.compute import Compute
 from jaxpt.models.moe_config import MoeConfig
 from jaxpt.sharding.activations import ACTIVATION_RULES
-from jaxpt.sharding.platform import platform
 
 ExpertWeights = tuple[jax.Array, jax.Array, jax.Array]  # gate, up [E, D, F], down [E, F, D]
 
@@ -188,60 +188,8 @@ def _capacity(
 
 def _exchange(rows: jax.Array, sizes: jax.Array, w: ExpertWeights, net: Network, ways: int) -> jax.Array:
     """Dropless over devices: rows go to their experts' owners, are computed there and come back."""
-    mine = len(sizes) // ways
-    to = sizes.reshape(ways, mine)
-    send = jnp.sum(to, axis=1)
-    came = jax.lax.all_to_all(to, "expert", 0, 0, tiled=True)  # [ways, mine]: rows from each device for each expert
-    there, back = (_ragged if platform() == "tpu" else _padded)(rows, send, jnp.sum(came, axis=1), ways)
-    ends = jnp.cumsum(came.reshape(-1))
-    length = there.shape[0]
-    if platform() == "tpu":  # packed: source-major, then by expert
-        block = jnp.searchsorted(ends, jnp.arange(length), side="right")
-        expert = jnp.where(block < ways * mine, block % mine, mine)
-    else:  # a box of equal length per source
-        inside = jnp.cumsum(came, axis=1)
-        slot = jnp.arange(length // ways)
-        expert = jax.vmap(lambda e: jnp.searchsorted(e, slot, side="right"))(inside).reshape(-1)
-    order = jnp.argsort(expert, stable=True)
+    arrived, counts = exchange(rows, sizes.reshape(ways, -1), implementation=net.compute.expert_exchange)
+    order = jnp.argsort(arrived.expert, stable=True)
     inverse = jnp.argsort(order)
-    out = net.grouped(reorder(there, order, inverse), w, jnp.sum(came, axis=0))
-    return back(reorder(out, inverse, order))
-
-
-Back = Callable[[jax.Array], jax.Array]
-
-
-def _padded(rows: jax.Array, send: jax.Array, receive: jax.Array, ways: int) -> tuple[jax.Array, Back]:
-    """All-to-all with room for every row in each direction; runs on every backend, `ways` times the traffic."""
-    n = rows.shape[0]
-    start = jnp.cumsum(send) - send
-    index = start[:, None] + jnp.arange(n)
-    real = jnp.arange(n) < send[:, None]
-    box = jnp.where(real[..., None], rows[jnp.minimum(index, n - 1)], 0)
-    there = jax.lax.all_to_all(box, "expert", 0, 0, tiled=True)
-
-    def back(out: jax.Array) -> jax.Array:
-        box = jax.lax.all_to_all(out.reshape(ways, n, -1), "expert", 0, 0, tiled=True)
-        owner = jnp.searchsorted(jnp.cumsum(send), jnp.arange(n), side="right")
-        travelled = owner < ways
-        owner = jnp.where(travelled, owner, 0)
-        return jnp.where(travelled[:, None], box[owner, jnp.arange(n) - start[owner]], 0)
-
-    return there.reshape(ways * n, -1), back
-
-
-def _ragged(rows: jax.Array, send: jax.Array, receive: jax.Array, ways: int) -> tuple[jax.Array, Back]:
-    """All-to-all of exactly the rows that move (`jax.lax.ragged_all_to_all`, TPU)."""
-    n, me = rows.shape[0], jax.lax.axis_index("expert")
-    table = jax.lax.all_gather(send, "expert")  # [from, to]
-    before = jnp.cumsum(table, axis=0) - table  # where a sender's rows start at each receiver
-    start = jnp.cumsum(send) - send
-    room = jnp.zeros((ways * n, rows.shape[1]), rows.dtype)
-    there = jax.lax.ragged_all_to_all(rows, room, start, send, before[me], receive, axis_name="expert")
-
-    def back(out: jax.Array) -> jax.Array:
-        first = jnp.cumsum(receive) - receive
-        home = (jnp.cumsum(table, axis=1) - table)[:, me]  # where my rows stood at each sender
-        return jax.lax.ragged_all_to_all(out, jnp.zeros_like(rows), first, receive, home, send, axis_name="expert")
-
-    return there, back
+    out = net.grouped(reorder(arrived.rows, order, inverse), w, counts)
+    return arrived.back(reorder(out, inverse, order))

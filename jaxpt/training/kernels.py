@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,20 @@ from jax.sharding import Mesh
 from jaxpt.cli.version import VERSION
 from jaxpt.errors import JaxptError
 from jaxpt.files.digests import canonical_digest
-from jaxpt.kernels import attention, grouped
+from jaxpt.kernels import attention, exchange, grouped
 from jaxpt.kernels.attention import comparison as attention_comparison
 from jaxpt.kernels.comparison import Comparison
+from jaxpt.kernels.exchange import comparison as exchange_comparison
 from jaxpt.kernels.grouped import comparison as grouped_comparison
 from jaxpt.models.attention_calls import attention_calls, describe_choice
 from jaxpt.models.compute import Compute
-from jaxpt.models.expert_calls import describe_expert_choice, expert_calls
+from jaxpt.models.config import ModelConfig
+from jaxpt.models.expert_calls import (
+    describe_exchange_choice,
+    describe_expert_choice,
+    exchange_calls,
+    expert_calls,
+)
 from jaxpt.sharding import text_of_first
 from jaxpt.training.active_run import Log
 from jaxpt.training.run_plan import RunPlan, StagePlan
@@ -34,14 +42,20 @@ Calls = dict[KernelRequest, list[int]]
 
 @dataclass(frozen=True)
 class KernelKind:
-    """Kernels of one kind: the option of `compute` that chooses among them, what they are compared with, by what."""
+    """Kernels of one kind: the option of `compute` that chooses among them, what they are compared with, by what.
+
+    `reference` is the one that is not compared, None where each is. What all devices compute `together` is compared on
+    the whole mesh, by every process.
+    """
 
     option: str
-    reference: str
+    reference: str | None
     room: Any
     compare: Callable[..., Comparison]
     facts: Callable[..., dict[str, Any]]
     describe: Callable[[Any, Sequence[int], Sequence[str]], str]
+    calls: Callable[[ModelConfig, Compute, int, int], Mapping[Any, list[int]]]
+    together: bool = False
 
     def names(self, value: str) -> tuple[str, ...]:
         """Returns the kernels that an option names, () for "auto"."""
@@ -55,11 +69,34 @@ class KernelKind:
 
 
 ATTENTION = KernelKind(
-    "attention", "xla", attention, attention_comparison.compare, attention_comparison.facts, describe_choice
+    "attention",
+    "xla",
+    attention,
+    attention_comparison.compare,
+    attention_comparison.facts,
+    describe_choice,
+    attention_calls,
 )
 EXPERTS = KernelKind(
-    "grouped_matmul", "dense", grouped, grouped_comparison.compare, grouped_comparison.facts, describe_expert_choice
+    "grouped_matmul",
+    "dense",
+    grouped,
+    grouped_comparison.compare,
+    grouped_comparison.facts,
+    describe_expert_choice,
+    expert_calls,
 )
+EXCHANGE = KernelKind(
+    "expert_exchange",
+    None,
+    exchange,
+    exchange_comparison.compare,
+    exchange_comparison.facts,
+    describe_exchange_choice,
+    exchange_calls,
+    together=True,
+)
+KINDS = (ATTENTION, EXPERTS, EXCHANGE)
 
 
 def with_kernels(plan: RunPlan, mesh: Mesh, folder: Path, log: Log) -> RunPlan:
@@ -80,7 +117,7 @@ def with_kernels(plan: RunPlan, mesh: Mesh, folder: Path, log: Log) -> RunPlan:
         compute = stage.step.compute
         for kind, calls in _calls(plan, stage, mesh):
             every = {request: layers for of_model in calls.values() for request, layers in of_model.items()}
-            kept = _kept(kind, stage, every, folder, log) if every else None
+            kept = _kept(kind, stage, every, mesh, folder, log) if every else None
             if kept is not None:
                 compute = kind.chosen(compute, kept)
             for line in _lines(kind, calls, kind.names(getattr(compute, kind.option))):
@@ -108,9 +145,9 @@ def _calls(plan: RunPlan, stage: StagePlan, mesh: Mesh) -> list[tuple[KernelKind
     rows, length = max(1, stage.config.batch_size // stage.config.microbatches), stage.config.sequence_length
     found: list[tuple[KernelKind, dict[str, Calls]]] = []
     with jax.set_mesh(mesh):
-        for kind, of_model in ((ATTENTION, attention_calls), (EXPERTS, expert_calls)):
+        for kind in KINDS:
             models = {"": stage.model, **frozen}
-            calls = {name: dict(of_model(m, stage.step.compute, rows, length)) for name, m in models.items()}
+            calls = {name: dict(kind.calls(m, stage.step.compute, rows, length)) for name, m in models.items()}
             found.append((kind, calls))
     return found
 
@@ -123,7 +160,9 @@ def _lines(kind: KernelKind, calls: Mapping[str, Calls], names: tuple[str, ...])
     ]
 
 
-def _kept(kind: KernelKind, stage: StagePlan, calls: Calls, folder: Path, log: Log) -> tuple[str, ...] | None:
+def _kept(
+    kind: KernelKind, stage: StagePlan, calls: Calls, mesh: Mesh, folder: Path, log: Log
+) -> tuple[str, ...] | None:
     """Returns the names that are left of a stage's preference, None where none of them is wrong."""
     compute = stage.step.compute
     value = getattr(compute, kind.option)
@@ -137,10 +176,10 @@ def _kept(kind: KernelKind, stage: StagePlan, calls: Calls, folder: Path, log: L
         left = tuple(name for name in names if name not in wrong)
         if not left:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in wrong.items())
-            way_out = f"set it to auto or {kind.reference}"
+            way_out = f"set it to auto or {kind.reference}" if kind.reference else "train with sharding.mesh.expert=1"
             raise JaxptError(f"config.compute.{kind.option}={value} is refused: {reasons}; {way_out}")
         used = {(kind.room.choose(request[0], left).name, request) for request in calls}
-        found = _wrong(kind, sorted((u for u in used if u[0] != kind.reference), key=str), folder)
+        found = _wrong(kind, sorted((u for u in used if u[0] != kind.reference), key=str), mesh, folder)
         if not found:
             return left if wrong else None
         for name, reason in found.items():
@@ -148,29 +187,37 @@ def _kept(kind: KernelKind, stage: StagePlan, calls: Calls, folder: Path, log: L
         wrong |= found
 
 
-def _wrong(kind: KernelKind, used: list[tuple[str, KernelRequest]], folder: Path) -> dict[str, str]:
+def _wrong(kind: KernelKind, used: list[tuple[str, KernelRequest]], mesh: Mesh, folder: Path) -> dict[str, str]:
     """Returns the kernels that are wrong, with the reason; process 0 decides for all."""
     reasons: dict[str, str] = {}
-    if jax.process_index() == 0:
+    if kind.together or jax.process_index() == 0:
         for name, request in used:
-            if name not in reasons and (reason := verdict(kind, name, request, folder)) is not None:
+            if name not in reasons and (reason := verdict(kind, name, request, folder, mesh)) is not None:
                 reasons[name] = reason
     agreed: dict[str, str] = json.loads(text_of_first(json.dumps(reasons)))
     return agreed
 
 
-def verdict(kind: KernelKind, name: str, request: KernelRequest, folder: Path) -> str | None:
-    """Returns why the kernel `name` is wrong at `request` on this machine, None where it is right; remembered."""
+def verdict(kind: KernelKind, name: str, request: KernelRequest, folder: Path, mesh: Mesh | None = None) -> str | None:
+    """Returns why the kernel `name` is wrong at `request` on this machine, None where it is right; remembered.
+
+    What is computed `together` is asked by every process, with the mesh.
+    """
     facts = _facts(kind, name, request)
     file = folder / "kernels" / f"{canonical_digest(facts)[:32]}.json"
     known = _read(file, facts)
+    if kind.together:
+        known = json.loads(text_of_first(json.dumps(known)))  # all measure, or none
     if known is not None:
-        return known["reason"]
+        reason: str | None = known["reason"]
+        return reason
     try:
-        comparison = kind.compare(name, *request)
+        with jax.set_mesh(mesh) if kind.together and mesh is not None else nullcontext():
+            comparison = kind.compare(name, *request)
     except Exception as e:  # a compiler's or a driver's: not remembered, as it may have been the moment's
         return f"it fails ({type(e).__name__}: {(str(e).strip().splitlines() or [''])[0][:160]})"
-    _write(file, facts, comparison)
+    if jax.process_index() == 0:
+        _write(file, facts, comparison)
     return comparison.reason
 
 

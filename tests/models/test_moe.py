@@ -10,11 +10,13 @@ import pytest
 from jaxpt.errors import JaxptError
 from jaxpt.generation import InferenceEngine
 from jaxpt.generation.passes import PADDING, TokenRows, run
+from jaxpt.kernels.exchange import ragged
 from jaxpt.models import Compute, LayerSpec, ModelConfig, MoeConfig, flatten, forward, hidden_and_routing, param_specs
 from jaxpt.models.experts import Network, mix
 from jaxpt.models.routing import route
 from jaxpt.models.size import active_param_count, param_count
 from jaxpt.sharding import make_mesh, param_shardings
+from tests.kernels.ragged_on_cpu import ragged_by_gathering
 from tests.models.tiny import VARIANTS, config, random_params
 
 TOKENS = jax.random.randint(jax.random.key(7), (8, 12), 0, 61)
@@ -125,30 +127,18 @@ def test_experts_split_over_devices_with_ample_capacity_compute_the_dropless_lay
             assert np.allclose(got, want, rtol=1e-4, atol=1e-4 * float(jnp.abs(want).max())) == same
 
 
-def ragged_by_gathering(rows, room, start, send, there, receive, *, axis_name):
-    """What `jax.lax.ragged_all_to_all` is defined to do, for backends without it."""
-    del receive
-    me, at = jax.lax.axis_index(axis_name), jnp.arange(len(room))
-    every = [jax.lax.all_gather(a, axis_name) for a in (rows, start, send, there)]
-    for theirs, start, send, there in zip(*every):
-        place = at - there[me]
-        mine = (place >= 0) & (place < send[me])
-        room = jnp.where(mine[:, None], theirs[jnp.where(mine, start[me] + place, 0)], room)
-    return room
-
-
 @pytest.mark.parametrize("forgotten", [False, True])
 def test_the_ragged_exchange_is_the_layer_of_one_device(monkeypatch, forgotten):
     moe = MoeConfig(6, 2, 16)
     x, _, w, experts, shares, _ = layer(moe, d=24)
-    net = Network(jax.nn.silu, Compute())
+    net = Network(jax.nn.silu, Compute(expert_exchange="ragged"))
     value = lambda x, w: jnp.sum(jnp.sin(mix(moe, x, experts, shares, w, net)))  # noqa: E731
     want = jax.grad(value, argnums=(0, 1))(x, w)
     send = ragged_by_gathering
     if forgotten:  # the proof can fail: every sender's rows at the receiver's first place
         send = lambda a, b, c, d, e, f, **k: ragged_by_gathering(a, b, c, d, 0 * e, f, **k)  # noqa: E731
     monkeypatch.setattr(jax.lax, "ragged_all_to_all", send)
-    monkeypatch.setattr("jaxpt.models.experts.platform", lambda: "tpu")
+    monkeypatch.setattr(ragged, "refuses", lambda call: None)
     with jax.set_mesh(make_mesh({"expert": 2}, jax.devices()[:2])):
         got = jax.jit(jax.grad(value, argnums=(0, 1)))(x, w)
     same = [np.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want))]

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import pytest
 
 from jaxpt.errors import JaxptError
-from jaxpt.kernels import grouped
+from jaxpt.kernels import exchange, grouped
 from jaxpt.kernels.attention import IMPLEMENTATIONS, PREFERENCES, Call, Logits, dispatch, xla
 from jaxpt.kernels.comparison import Comparison
+from jaxpt.kernels.exchange import padded
 from jaxpt.kernels.grouped import dense
 from jaxpt.models.compute import Compute
 from jaxpt.objectives.next_token import NextToken
@@ -99,8 +100,8 @@ def test_the_comparison_can_be_switched_off(planted, tmp_path):
 def test_the_reference_is_compared_with_nothing(monkeypatch, tmp_path):
     monkeypatch.setattr(
         kernels,
-        "ATTENTION",
-        dataclasses.replace(kernels.ATTENTION, compare=lambda *_: pytest.fail("nothing to compare")),
+        "KINDS",
+        [dataclasses.replace(kernels.ATTENTION, compare=lambda *_: pytest.fail("nothing to compare"))],
     )
     assert taken(plan(), tmp_path)[0] == "auto"
     assert not (tmp_path / "kernels").exists()
@@ -197,3 +198,24 @@ def test_a_wrong_product_of_experts_is_left_out_of_a_run_and_a_right_one_is_not(
     assert next(line for line in said if line.startswith("experts of layers ")).endswith("float32): tiled")
     halved.run = dense.run
     assert with_kernels(PlanOfOneStage((stage,)), mesh, tmp_path / "b", said.append).stages[0].step.compute == Compute()
+
+
+def test_a_wrong_exchange_between_experts_is_left_out_and_without_another_the_run_stops(monkeypatch, tmp_path):
+    def late(rows, sizes, came):
+        return padded.run(jnp.roll(rows, 1, axis=0), sizes, came)
+
+    wrong = SimpleNamespace(refuses=lambda call: None, run=late)
+    monkeypatch.setitem(exchange.IMPLEMENTATIONS, "planted", wrong)
+    monkeypatch.setitem(exchange.PREFERENCES, "cpu", (dispatch.Preferred("planted"), *exchange.PREFERENCES["cpu"]))
+    moe = dataclasses.replace(plan().stages[0], model=VARIANTS["moe"])
+    mesh, said = make_mesh({"expert": 2}, jax.devices()[:2]), []
+    found = with_kernels(PlanOfOneStage((moe,)), mesh, tmp_path, said.append).stages[0].step.compute
+    assert found.expert_exchange == "padded"
+    assert any(line.startswith("expert_exchange: planted is not used: it does not bring rows") for line in said)
+    assert next(line for line in said if line.startswith("tokens to experts of layers ")).endswith("float32): padded")
+    monkeypatch.setitem(exchange.PREFERENCES, "cpu", (dispatch.Preferred("planted"),))
+    with pytest.raises(JaxptError, match=r"expert_exchange=auto is refused: planted: .*; train with sharding\.mesh"):
+        with_kernels(PlanOfOneStage((moe,)), mesh, tmp_path, said.append)
+    wrong.run = padded.run
+    kept = with_kernels(PlanOfOneStage((moe,)), mesh, tmp_path / "b", said.append).stages[0].step.compute
+    assert kept.expert_exchange == "auto"
