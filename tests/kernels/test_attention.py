@@ -11,6 +11,7 @@ import pytest
 from jaxpt.errors import JaxptError
 from jaxpt.kernels.attention import IMPLEMENTATIONS, attention, blocked, cudnn
 from jaxpt.kernels.attention.call import Logits
+from jaxpt.kernels.attention.passes import Passes
 from jaxpt.sharding import make_mesh
 from tests.kernels import attention_float64
 
@@ -148,7 +149,8 @@ def test_packed_cudnn_takes_another_kernel_where_a_row_has_more_documents(monkey
     """The whole way that a GPU takes, but for cuDNN itself, in whose place stands what would show."""
     monkeypatch.setattr(blocked, "BLOCKS", {"gpu": BLOCK})
     monkeypatch.setattr(blocked, "platform", lambda: "gpu")
-    monkeypatch.setattr(cudnn, "_packed", lambda q, k, v, segment_ids, *, logits: q * 0 + 7)
+    sevens = lambda q, k, v, segment_ids, *, logits: (q * 0 + 7, q[..., 0].swapaxes(1, 2))  # noqa: E731
+    monkeypatch.setattr(cudnn, "PACKED", Passes(sevens, blocked.backward))
     monkeypatch.setattr(cudnn, "refuses", lambda call: None)
     inputs = arrays(41, 4, 2)
     segments = np.stack([rows(*[1] * (documents - 1), 41 - documents + 1), rows(41)])

@@ -9,20 +9,19 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 
 from jaxpt.kernels.attention.call import Call, Logits
+from jaxpt.kernels.attention.passes import Gradients, Passes, attend
 from jaxpt.kernels.attention.sharded import per_shard
 from jaxpt.kernels.attention.xla import MASKED
 from jaxpt.sharding.platform import platform
 
 BLOCKS = {"cpu": 128, "gpu": 512, "tpu": 512}  # positions of a block: the fastest of those measured
-KEPT = "attention_kernel"  # what the backward pass needs besides its arguments, for remat policies that save by name
 
 T = TypeVar("T")
 
@@ -38,6 +37,19 @@ class _Tiling:
     follow: bool
 
 
+class _Blocks(NamedTuple):
+    """The arguments in blocks: q `[N, b, K, G · block, h]`, k and v `[N, b, K, block, h]`, ids `[N, b, block]` or None.
+
+    `first` is as `_first_blocks` returns it, None where visits do not follow the data.
+    """
+
+    q: jax.Array
+    k: jax.Array
+    v: jax.Array
+    ids: jax.Array | None
+    first: jax.Array | None
+
+
 def refuses(call: Call) -> str | None:
     """Returns None: it refuses nothing."""
     return None
@@ -51,25 +63,25 @@ def run(
     segment_ids: jax.Array | None,
 ) -> jax.Array:
     """Returns attention as `jaxpt.kernels.attention.dispatch.attention` defines it."""
-    return per_shard(functools.partial(local, logits=logits), q, k, v, segment_ids)
+    return per_shard(functools.partial(attend, logits=logits, passes=PASSES), q, k, v, segment_ids)
 
 
-def local(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None, *, logits: Logits) -> jax.Array:
-    """Returns attention of one device's rows and heads."""
+def _tiling(length: int) -> _Tiling:
+    block = min(BLOCKS[platform()], length)
+    return _Tiling(block, math.ceil(length / block), follow=platform() != "gpu")
+
+
+def _cut(
+    q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None, logits: Logits, tiling: _Tiling
+) -> _Blocks:
     b, s, h, hd = q.shape
     kv = k.shape[2]
-    block = min(BLOCKS[platform()], s)
-    tiling = _Tiling(block, math.ceil(s / block), follow=platform() != "gpu")
     cut = functools.partial(_into_blocks, tiling=tiling)
     ids = None if segment_ids is None else segment_ids.astype(jnp.int32)
     first = _first_blocks(ids, b, logits.window, tiling) if tiling.follow else None
     if ids is not None:
         ids = cut(ids.reshape(b, s, 1, 1, 1))[:, :, 0, :, 0]  # [N, b, block]
-    heads = cut(q.reshape(b, s, kv, h // kv, hd)), cut(k[:, :, :, None]), cut(v[:, :, :, None])
-    out = _attend(*heads, ids, first, logits, tiling)
-    n = tiling.count
-    out = out.reshape(b, n, kv, h // kv, tiling.block, hd) if tiling.follow else _rows_first(out, b, h // kv, tiling)
-    return out.transpose(0, 1, 4, 2, 3, 5).reshape(b, n * tiling.block, h, hd)[:, :s]
+    return _Blocks(cut(q.reshape(b, s, kv, h // kv, hd)), cut(k[:, :, :, None]), cut(v[:, :, :, None]), ids, first)
 
 
 def _into_blocks(x: jax.Array, tiling: _Tiling) -> jax.Array:
@@ -82,9 +94,15 @@ def _into_blocks(x: jax.Array, tiling: _Tiling) -> jax.Array:
     return x.swapaxes(0, 1).reshape(tiling.count, b, kv, g * tiling.block, hd)
 
 
-def _rows_first(x: jax.Array, b: int, g: int, tiling: _Tiling) -> jax.Array:
-    n, _, kv, _, hd = x.shape
-    return x.reshape(n, b, kv, g, tiling.block, hd).swapaxes(0, 1)
+def _from_blocks(x: jax.Array, like: jax.Array, tiling: _Tiling) -> jax.Array:
+    """The other way, `[N, b, K, G · block, h]` to `[B, S, K · G, h]`, B, S and K · G being those of `like`."""
+    b, s, heads = like.shape[:3]
+    kv, hd = x.shape[2], x.shape[-1]
+    if tiling.follow:
+        x = x.reshape(b, tiling.count, kv, heads // kv, tiling.block, hd)
+    else:
+        x = x.reshape(tiling.count, b, kv, heads // kv, tiling.block, hd).swapaxes(0, 1)
+    return x.transpose(0, 1, 4, 2, 3, 5).reshape(b, tiling.count * tiling.block, heads, hd)[:, :s]
 
 
 def _reach(window: int | None, tiling: _Tiling) -> np.ndarray:
@@ -158,11 +176,11 @@ def _dot(spec: str, a: jax.Array, b: jax.Array, logits: Logits) -> jax.Array:
 
 
 def _block_logits(
-    q: jax.Array, k: jax.Array, ids: jax.Array | None, a: jax.Array, c: jax.Array, logits: Logits, tiling: _Tiling
+    cut: _Blocks, a: jax.Array, c: jax.Array, logits: Logits, tiling: _Tiling
 ) -> tuple[jax.Array, jax.Array]:
     """Returns float32 logits `[b, K, G · block, block]` of query block a and key block c, and which of them count."""
     block = tiling.block
-    x = _dot("bkqh,bkth->bkqt", _at(q, a), _at(k, c), logits) * logits.scale
+    x = _dot("bkqh,bkth->bkqt", _at(cut.q, a), _at(cut.k, c), logits) * logits.scale
     if logits.softcap is not None:
         x = logits.softcap * jnp.tanh(x / logits.softcap)
     behind = (a - c) * block + jnp.arange(block)[:, None] - jnp.arange(block)[None, :]  # query's index less the key's
@@ -170,80 +188,84 @@ def _block_logits(
     if logits.window is not None:
         seen &= behind < logits.window
     seen = seen[None]
-    if ids is not None:
-        seen &= _at(ids, a)[:, :, None] == _at(ids, c)[:, None, :]
+    if cut.ids is not None:
+        seen &= _at(cut.ids, a)[:, :, None] == _at(cut.ids, c)[:, None, :]
     groups = x.shape[2] // block
     return x, jnp.tile(seen, (1, groups, 1))[:, None]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def _attend(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    ids: jax.Array | None,
-    first: jax.Array | None,
-    logits: Logits,
-    tiling: _Tiling,
-) -> jax.Array:
-    return _forward(q, k, v, ids, first, logits, tiling)[0]
+def forward(
+    q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None, *, logits: Logits
+) -> tuple[jax.Array, jax.Array]:
+    """The forward pass, see `jaxpt.kernels.attention.passes.Forward`."""
+    tiling = _tiling(q.shape[1])
+    cut = _cut(q, k, v, segment_ids, logits, tiling)
 
-
-Residuals = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None, jax.Array | None, jax.Array, jax.Array]
-
-
-def _forward(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    ids: jax.Array | None,
-    first: jax.Array | None,
-    logits: Logits,
-    tiling: _Tiling,
-) -> tuple[jax.Array, Residuals]:
     def visit(
         a: jax.Array, c: jax.Array, state: tuple[jax.Array, jax.Array, jax.Array]
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        x, seen = _block_logits(q, k, ids, a, c, logits, tiling)
+        x, seen = _block_logits(cut, a, c, logits, tiling)
         top, total, out = (_at(y, a) for y in state)
         new = jnp.maximum(top, jnp.where(seen, x, MASKED).max(-1, keepdims=True))
         weights = jnp.where(seen, jnp.exp(x - new), 0)
         shrink = jnp.exp(top - new)
         total = total * shrink + weights.sum(-1, keepdims=True)
-        out = out * shrink + _dot("bkqt,bkth->bkqh", weights.astype(v.dtype), _at(v, c), logits)
+        out = out * shrink + _dot("bkqt,bkth->bkqh", weights.astype(v.dtype), _at(cut.v, c), logits)
         return _put(state[0], new, a), _put(state[1], total, a), _put(state[2], out, a)
 
-    row = jnp.zeros((*q.shape[:-1], 1), jnp.float32)
-    top, total, out = _over_pairs(
-        first, logits.window, tiling, visit, (row + MASKED, row, jnp.zeros(q.shape, jnp.float32))
-    )
-    out = checkpoint_name((out / total).astype(q.dtype), KEPT)
-    return out, (q, k, v, ids, first, out, checkpoint_name(top + jnp.log(total), KEPT))
+    row = jnp.zeros((*cut.q.shape[:-1], 1), jnp.float32)
+    begin = row + MASKED, row, jnp.zeros(cut.q.shape, jnp.float32)
+    top, total, out = _over_pairs(cut.first, logits.window, tiling, visit, begin)
+    log_sum = _from_blocks(top + jnp.log(total), q, tiling)[..., 0].swapaxes(1, 2)
+    return _from_blocks((out / total).astype(q.dtype), q, tiling), log_sum
 
 
-def _backward(logits: Logits, tiling: _Tiling, residuals: Residuals, d_out: jax.Array) -> tuple[jax.Array | None, ...]:
-    q, k, v, ids, first, out, log_sum = residuals
-    share = jnp.sum(d_out.astype(jnp.float32) * out.astype(jnp.float32), axis=-1, keepdims=True)
+def backward(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segment_ids: jax.Array | None,
+    out: jax.Array,
+    log_sum: jax.Array,
+    d_out: jax.Array,
+    *,
+    logits: Logits,
+) -> Gradients:
+    """The backward pass, see `jaxpt.kernels.attention.passes.Backward`."""
+    b, s, h, _ = q.shape
+    kv, tiling = k.shape[2], _tiling(s)
+    cut = _cut(q, k, v, segment_ids, logits, tiling)
+    of_queries = lambda x: _into_blocks(x.reshape(b, s, kv, h // kv, -1), tiling)  # noqa: E731
+    d_out, log_sum = of_queries(d_out), of_queries(log_sum.swapaxes(1, 2))
+    share = jnp.sum(d_out.astype(jnp.float32) * of_queries(out).astype(jnp.float32), axis=-1, keepdims=True)
 
     def visit(
         a: jax.Array, c: jax.Array, state: tuple[jax.Array, jax.Array, jax.Array]
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        x, seen = _block_logits(q, k, ids, a, c, logits, tiling)
+        x, seen = _block_logits(cut, a, c, logits, tiling)
         weights = jnp.where(seen, jnp.exp(x - _at(log_sum, a)), 0)
         d = _at(d_out, a)
-        d_x = weights * (_dot("bkqh,bkth->bkqt", d, _at(v, c), logits) - _at(share, a)) * logits.scale
+        d_x = weights * (_dot("bkqh,bkth->bkqt", d, _at(cut.v, c), logits) - _at(share, a)) * logits.scale
         if logits.softcap is not None:
             d_x = d_x * (1 - jnp.square(x / logits.softcap))
         d_x = d_x.astype(q.dtype)
         dq, dk, dv = state
-        dq = _put(dq, _at(dq, a) + _dot("bkqt,bkth->bkqh", d_x, _at(k, c), logits), a)
-        dk = _put(dk, _at(dk, c) + _dot("bkqt,bkqh->bkth", d_x, _at(q, a), logits), c)
+        dq = _put(dq, _at(dq, a) + _dot("bkqt,bkth->bkqh", d_x, _at(cut.k, c), logits), a)
+        dk = _put(dk, _at(dk, c) + _dot("bkqt,bkqh->bkth", d_x, _at(cut.q, a), logits), c)
         dv = _put(dv, _at(dv, c) + _dot("bkqt,bkqh->bkth", weights.astype(d.dtype), d, logits), c)
         return dq, dk, dv
 
-    zeros = jnp.zeros(q.shape, jnp.float32), jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
-    dq, dk, dv = _over_pairs(first, logits.window, tiling, visit, zeros)
-    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None, None
+    zeros = (
+        jnp.zeros(cut.q.shape, jnp.float32),
+        jnp.zeros(cut.k.shape, jnp.float32),
+        jnp.zeros(cut.v.shape, jnp.float32),
+    )
+    dq, dk, dv = _over_pairs(cut.first, logits.window, tiling, visit, zeros)
+    return (
+        _from_blocks(dq.astype(q.dtype), q, tiling),
+        _from_blocks(dk.astype(k.dtype), k, tiling),
+        _from_blocks(dv.astype(v.dtype), v, tiling),
+    )
 
 
-_attend.defvjp(_forward, _backward)
+PASSES = Passes(forward, backward)

@@ -1,19 +1,23 @@
 """NVIDIA GPUs: cuDNN's fused attention, through JAX.
 
 Rows of one document through `jax.nn.dot_product_attention`; packed rows by the offsets of their documents, which only
-JAX's private module takes. The time and memory of cuDNN's backward pass grow with the number of documents that it is
-compiled for (H100, rows of 4,096, forward and backward: 1.4 ms at 16, 2.5 ms at 64, 7 ms at 256, and 258 GiB asked for
-at 1,024), so it is compiled for `DOCUMENTS`; a batch with a row of more takes another kernel, decided on the device.
+JAX's private module takes, one pass at a time. The time and memory of cuDNN's backward pass grow with the number of
+documents that it is compiled for (H100, rows of 4,096, forward and backward: 1.4 ms at 16, 2.5 ms at 64, 7 ms at 256,
+and 258 GiB asked for at 1,024), so it is compiled for `DOCUMENTS`; a batch with a row of more takes another kernel,
+decided on the device.
 """
 
 import functools
+import inspect
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxpt.kernels.attention import blocked, mosaic
 from jaxpt.kernels.attention.call import Call, Logits, call_of
-from jaxpt.kernels.attention.documents import counts, offsets
+from jaxpt.kernels.attention.documents import counts, of_documents, of_rows, offsets
+from jaxpt.kernels.attention.passes import Gradients, Passes, attend, either
 from jaxpt.kernels.attention.sharded import per_shard
 from jaxpt.kernels.machine import architecture
 
@@ -47,8 +51,10 @@ def refuses(call: Call) -> str | None:
 @functools.cache
 def _missing() -> str | None:
     try:
-        _packed_module().check_cudnn_version()
-    except ImportError as e:
+        module = _packed_module()
+        module.check_cudnn_version()
+        assert module._dot_product_attention_bwd_p_wrapper
+    except (ImportError, AttributeError) as e:
         return f"this JAX has no module for it ({e})"
     except RuntimeError as e:
         return str(e)
@@ -78,16 +84,22 @@ def _local(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | No
         return jax.nn.dot_product_attention(
             q, k, v, scale=logits.scale, is_causal=True, local_window_size=left, implementation="cudnn"
         )
-    few = functools.partial(_packed, logits=logits)
-    beyond = mosaic.local if mosaic.refuses(call_of(q, k, logits, segments=True)) is None else blocked.local
-    many = functools.partial(beyond, logits=logits)
-    return jax.lax.cond(counts(segment_ids).max() <= DOCUMENTS, few, many, q, k, v, segment_ids)
+    beyond = mosaic if mosaic.refuses(call_of(q, k, logits, segments=True)) is None else blocked
+    return attend(q, k, v, segment_ids, logits, either(_few_documents, PACKED, beyond.PASSES))
 
 
-def _packed(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array, *, logits: Logits) -> jax.Array:
+def _few_documents(segment_ids: jax.Array) -> jax.Array:
+    return counts(segment_ids).max() <= DOCUMENTS
+
+
+def forward(
+    q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None, *, logits: Logits
+) -> tuple[jax.Array, jax.Array]:
+    """The forward pass of rows of `DOCUMENTS` at most, see `jaxpt.kernels.attention.passes.Forward`."""
+    assert segment_ids is not None
     cudnn = _packed_module()
     at, lengths = offsets(segment_ids, DOCUMENTS)
-    out: Any = cudnn.dot_product_attention(
+    out, statistics = cudnn.dot_product_attention(
         q,
         k,
         v,
@@ -99,6 +111,41 @@ def _packed(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array, *,
         kv_seqlen=lengths,
         q_offsets=at,
         kv_offsets=at,
+        return_residual=True,
     )
-    first: jax.Array = out[0] if isinstance(out, tuple | list) else out  # versions differ
-    return first
+    return out, of_rows(statistics, segment_ids)
+
+
+def backward(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segment_ids: jax.Array | None,
+    out: jax.Array,
+    log_sum: jax.Array,
+    d_out: jax.Array,
+    *,
+    logits: Logits,
+) -> Gradients:
+    """The backward pass of rows of `DOCUMENTS` at most, see `jaxpt.kernels.attention.passes.Backward`."""
+    assert segment_ids is not None
+    cudnn = _packed_module()
+    at, lengths = offsets(segment_ids, DOCUMENTS)
+    none = jnp.zeros(0, q.dtype)  # its bias, and its tables of pages
+    added = {"score_mod": None} if "score_mod" in inspect.signature(cudnn.dot_product_attention).parameters else {}
+    dq, dk, dv = cudnn._dot_product_attention_bwd_p_wrapper.bind(
+        *(q, k, v, none, lengths, lengths, at, at, none, none),
+        *(of_documents(log_sum, segment_ids, DOCUMENTS), out, d_out),
+        scale=logits.scale,
+        seed=42,
+        dropout_rate=0.0,
+        variadic_args=(False, False),  # no bias, none whose gradient is wanted
+        mask_type=cudnn.MaskType.PADDING_CAUSAL,
+        layout=cudnn.AttentionLayout.BTNH.value,
+        sliding_window_length=logits.window,
+        **added,  # since JAX 0.12
+    )
+    return dq, dk, dv
+
+
+PACKED = Passes(forward, backward)

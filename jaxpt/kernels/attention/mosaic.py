@@ -1,7 +1,7 @@
 """Hopper and Blackwell GPUs: tokamax's Mosaic kernel, its mask given by the first key that each query sees.
 
 The forward pass skips the blocks before a document's start; on Hopper the backward pass does not. What takes starts in
-place of a dense mask is private to tokamax: hence the exact version.
+place of a dense mask is private to tokamax, and so is its backward pass by itself: hence the exact version.
 """
 
 import functools
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from jaxpt.kernels.attention.call import Call, Logits
 from jaxpt.kernels.attention.documents import starts
+from jaxpt.kernels.attention.passes import Gradients, Passes, attend
 from jaxpt.kernels.attention.sharded import per_shard
 from jaxpt.kernels.machine import architecture
 from jaxpt.kernels.tokamax_parts import import_error, wrong_version
@@ -50,22 +51,50 @@ def run(
     segment_ids: jax.Array | None,
 ) -> jax.Array:
     """Returns attention as `jaxpt.kernels.attention.dispatch.attention` defines it."""
-    return per_shard(functools.partial(local, logits=logits), q, k, v, segment_ids)
+    return per_shard(functools.partial(attend, logits=logits, passes=PASSES), q, k, v, segment_ids)
 
 
-def local(q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None, *, logits: Logits) -> jax.Array:
-    """Returns attention of one device's rows and heads."""
+def forward(
+    q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array | None, *, logits: Logits
+) -> tuple[jax.Array, jax.Array]:
+    """The forward pass, see `jaxpt.kernels.attention.passes.Forward`."""
+    kernel, options = _kernel_and_options(segment_ids, q.shape[1], logits)
+    out, (largest, total) = kernel(q, k, v, **options, return_residuals=True)
+    return out, largest + jnp.log(total)
+
+
+def backward(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segment_ids: jax.Array | None,
+    out: jax.Array,
+    log_sum: jax.Array,
+    d_out: jax.Array,
+    *,
+    logits: Logits,
+) -> Gradients:
+    """The backward pass, see `jaxpt.kernels.attention.passes.Backward`."""
+    kernel, options = _kernel_and_options(segment_ids, q.shape[1], logits)
+    bound = kernel.bind(q, k, v, **options)
+    settings = {name: value for name, value in bound.kwargs.items() if name != "return_residuals"}
+    statistics = log_sum, jnp.ones_like(log_sum)  # the largest logit and the sum above it: only max + log(sum) counts
+    d = kernel.vjp(statistics, out, d_out, *bound.args, **settings)
+    return d["q"], d["k"], d["v"]
+
+
+PASSES = Passes(forward, backward)
+
+
+def _kernel_and_options(segment_ids: jax.Array | None, length: int, logits: Logits) -> tuple[Any, dict[str, Any]]:
     mask, kernel = _modules()
-    first = first_keys(segment_ids, q.shape[1], logits.window)
-    out: jax.Array = kernel()(
-        q,
-        k,
-        v,
-        mask=mask(k_start=None if first is None else first[:, None, :], is_causal=True),
-        logits_scale=logits.scale,
-        logits_soft_cap=logits.softcap,
-    )
-    return out
+    first = first_keys(segment_ids, length, logits.window)
+    starts_of_keys = None if first is None else first[:, None, :]
+    return kernel(), {
+        "mask": mask(k_start=starts_of_keys, is_causal=True),
+        "logits_scale": logits.scale,
+        "logits_soft_cap": logits.softcap,
+    }
 
 
 def first_keys(segment_ids: jax.Array | None, length: int, window: int | None) -> jax.Array | None:
