@@ -1,5 +1,6 @@
 """How a model is computed, as opposed to what it is: dtypes, remat, attention implementation."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +49,9 @@ class Compute:
     `dtype` is what matrix products run in; norms, softmax, logits and loss are always float32. `residual_dtype` is
     the residual stream's (None: `dtype`). `remat` is a name from `REMAT_POLICIES`. `attention` is a name from
     `jaxpt.kernels.attention.IMPLEMENTATIONS`, several separated by commas (the first that applies), or "auto", each
-    platform's own list; `grouped_matmul` likewise from `jaxpt.kernels.grouped.IMPLEMENTATIONS`, for experts.
+    platform's own list; `grouped_matmul` likewise from `jaxpt.kernels.grouped.IMPLEMENTATIONS`, for experts, and
+    `matmul` from `jaxpt.kernels.matmul.IMPLEMENTATIONS`, for the matrices of attention and of dense and shared
+    feed-forward networks; experts, router, embedding and head are multiplied in their dtype whatever it is.
     `router_dtype` is the dtype of router logits and their softmax; below float32 it is for comparisons only. `unroll`
     writes the layers out: a loop over them copies each layer's activations into stacks and back. With `compare_kernels`
     a training run compares each kernel that it would take with the reference, on its device and at its shapes, and
@@ -66,9 +69,10 @@ class Compute:
     unroll: bool = option(False, "layers one after the other in the program, not a loop: faster, compiles longer")
     compare_kernels: bool = option(True, "compare each kernel with its reference before the first step")
     grouped_matmul: str = option("auto", "a kernel of jaxpt.kernels.grouped for experts, or several as a,b")
+    matmul: str = option("auto", "of jaxpt.kernels.matmul: auto is plain, in dtype; fp8 by name, or several as a,b")
 
     def __post_init__(self) -> None:
-        from jaxpt.kernels import attention, grouped
+        from jaxpt.kernels import attention, grouped, matmul
 
         known: dict[str, Sequence[str | None]] = {
             "dtype": [*_DTYPES],
@@ -82,6 +86,12 @@ class Compute:
                 raise JaxptError(f"compute.{name} is {value!r}, it must be one of {names}{nearest(value, names)}")
         attention.parse_preference(self.attention, "compute.attention")
         grouped.parse_preference(self.grouped_matmul, "compute.grouped_matmul")
+        matmul.parse_preference(self.matmul, "compute.matmul")
+
+    @property
+    def unquantised(self) -> "Compute":
+        """For what measures a model: in 8 bits a token's logits would depend on the batch it is in."""
+        return dataclasses.replace(self, matmul="auto")
 
     @property
     def jnp_dtype(self) -> DTypeLike:

@@ -1,4 +1,4 @@
-"""Which kernels a run takes for attention and for experts: by what they refuse, and compared before step one.
+"""Which kernels a run takes for attention, experts and other products: by what they refuse, compared before step one.
 
 What was measured is remembered in the cache's folder `kernels`, by everything that it depends on.
 """
@@ -17,13 +17,15 @@ from jax.sharding import Mesh
 from jaxpt.cli.version import VERSION
 from jaxpt.errors import JaxptError
 from jaxpt.files.digests import canonical_digest
-from jaxpt.kernels import attention, grouped
+from jaxpt.kernels import attention, grouped, matmul
 from jaxpt.kernels.attention import comparison as attention_comparison
 from jaxpt.kernels.comparison import Comparison
 from jaxpt.kernels.grouped import comparison as grouped_comparison
+from jaxpt.kernels.matmul import comparison as matmul_comparison
 from jaxpt.models.attention_calls import attention_calls, describe_choice
 from jaxpt.models.compute import Compute
 from jaxpt.models.expert_calls import describe_expert_choice, expert_calls
+from jaxpt.models.matmul_calls import describe_matmul_choice, matmul_calls
 from jaxpt.sharding import text_of_first
 from jaxpt.training.active_run import Log
 from jaxpt.training.run_plan import RunPlan, StagePlan
@@ -59,6 +61,9 @@ ATTENTION = KernelKind(
 )
 EXPERTS = KernelKind(
     "grouped_matmul", "dense", grouped, grouped_comparison.compare, grouped_comparison.facts, describe_expert_choice
+)
+MATMULS = KernelKind(
+    "matmul", "plain", matmul, matmul_comparison.compare, matmul_comparison.facts, describe_matmul_choice
 )
 
 
@@ -108,8 +113,8 @@ def _calls(plan: RunPlan, stage: StagePlan, mesh: Mesh) -> list[tuple[KernelKind
     rows, length = max(1, stage.config.batch_size // stage.config.microbatches), stage.config.sequence_length
     found: list[tuple[KernelKind, dict[str, Calls]]] = []
     with jax.set_mesh(mesh):
-        for kind, of_model in ((ATTENTION, attention_calls), (EXPERTS, expert_calls)):
-            models = {"": stage.model, **frozen}
+        for kind, of_model in ((ATTENTION, attention_calls), (EXPERTS, expert_calls), (MATMULS, matmul_calls)):
+            models = {"": stage.model} if kind is MATMULS else {"": stage.model, **frozen}  # see Compute.unquantised
             calls = {name: dict(of_model(m, stage.step.compute, rows, length)) for name, m in models.items()}
             found.append((kind, calls))
     return found
