@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 
 from jaxpt.kernels.matmul import MatmulCall, choose
@@ -15,9 +14,9 @@ Widths = dict[tuple[int, int], list[str]]  # width in and out -> names of the ma
 
 
 def matmul_calls(config: ModelConfig, compute: Compute, rows: int, length: int) -> dict[tuple[MatmulCall], list[int]]:
-    """Returns the numbers of the layers that make each different call, with widths as one device has them.
+    """Returns the numbers of the layers that make each different call, on the devices of the mesh in force.
 
-    None where all of them are plain, as nothing is chosen then. Experts' products are `expert_calls`.
+    None where the option is the default, as nothing is chosen then. Experts' products are `expert_calls`.
 
     Args:
         config: the model.
@@ -43,14 +42,11 @@ def describe_matmul_choice(call: MatmulCall, layers: Sequence[int], names: Seque
 
 
 def _widths(config: ModelConfig, ffn: str) -> Widths:
-    """Split over the mesh axis `tensor` where that divides them, as parameters are."""
-    ways = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
-    split = lambda n, unit: n * unit // (ways if n % ways == 0 else 1)  # noqa: E731
-    d, queries, keys = config.embed, split(config.heads, config.head_dim), split(config.kv_heads, config.head_dim)
+    d, queries, keys = config.embed, config.heads * config.head_dim, config.kv_heads * config.head_dim
     made = [("q", d, queries), ("k", d, keys), ("v", d, keys), ("o", queries, d)]
-    mlp = config.moe.shared_mlp if ffn == "moe" and config.moe is not None else config.mlp
-    if mlp:
-        prefix, width = "shared_" if ffn == "moe" else "", split(mlp, 1)
+    mixture = config.moe if ffn == "moe" else None
+    prefix, width = ("", config.mlp) if mixture is None else ("shared_", mixture.shared_mlp)
+    if width:
         made += [(f"{prefix}gate", d, width), (f"{prefix}up", d, width), (f"{prefix}down", width, d)]
     out: Widths = {}
     for name, width_in, width_out in made:

@@ -18,7 +18,7 @@ from jaxpt.kernels.matmul import fp8_emulated, plain
 from jaxpt.kernels.matmul.call import MatmulCall
 from jaxpt.kernels.matmul.dispatch import IMPLEMENTATIONS
 
-ROWS, ROWS_ON_CPU = 2048, 128  # at most
+ROWS, ROWS_ON_CPU, WIDTH = 2048, 128, 8192  # at most
 SHARE = 0.25  # of the error of the rounded factors
 PARTS = ("out", "dx", "dw")
 
@@ -42,7 +42,8 @@ def facts(call: MatmulCall) -> dict[str, Any]:
 def _one(product: Product, call: MatmulCall) -> tuple[Errors, Errors]:
     m = min(call.rows, ROWS_ON_CPU if call.platform == "cpu" else ROWS)
     rng = np.random.default_rng(1)
-    shapes = ((m, call.width_in), (call.width_in, call.width_out), (m, call.width_out))
+    k, n = min(call.width_in, WIDTH), min(call.width_out, WIDTH)
+    shapes = ((m, k), (k, n), (m, n))
     rounded = [jnp.asarray(rng.standard_normal(shape, np.float32), call.dtype) for shape in shapes]
     exact = [x.astype(jnp.float32) for x in rounded]
     run = jax.jit(_with_gradients, static_argnums=0)
