@@ -135,9 +135,9 @@ def test_a_scale_left_out_breaks_the_bound():
 
 
 def test_a_bit_less_than_the_format_has_breaks_the_bound(monkeypatch):
-    assert 0.8 < off_by(fp8_emulated._dot, 1)[0] <= 1
+    assert 0.7 < off_by(fp8_emulated._dot, 1)[0] <= 1
     monkeypatch.setattr(quantised, "quantise", lambda a, dtype: quantise(a, GRADIENTS))
-    assert off_by(fp8_emulated._dot, 1)[0] > 1.5
+    assert off_by(fp8_emulated._dot, 1)[0] > 1.3
 
 
 @pytest.mark.parametrize("name", ["fp8", "fp8_emulated"])
@@ -162,24 +162,28 @@ def test_plain_is_the_product_in_the_dtype_of_the_factors():
     assert jnp.array_equal(matmul("bsnh,nhd->bsd", x, w), jnp.einsum("bsnh,nhd->bsd", x, w))
 
 
-def test_eight_bits_are_what_the_compiler_is_given():
-    def programs(name):
-        x, w, g = tensors("normal", dtype="bfloat16")
-        of = jax.jit(lambda *a: product_of(IMPLEMENTATIONS[name].run, *a)).lower(x, w, g).as_text()
-        return [line for line in of.splitlines() if "dot_general" in line]
+def products_given_to(name):
+    """The lines of the program that multiply: the product, and its two gradients."""
 
-    def product_of(run, x, w, g):
-        y, back = jax.vjp(lambda x, w: run("bsd,df->bsf", x, w, None), x, w)
+    def of(x, w, g):
+        y, back = jax.vjp(lambda x, w: IMPLEMENTATIONS[name].run("bsd,df->bsf", x, w, None), x, w)
         return y, back(g)
 
-    forward, dx, dw = programs("fp8")
+    text = jax.jit(of).lower(*tensors("normal", dtype="bfloat16")).as_text()
+    return [line for line in text.splitlines() if "dot_general" in line]
+
+
+@pytest.mark.parametrize("on", ["gpu", "tpu"])
+def test_eight_bits_are_what_the_compiler_is_given(monkeypatch, on):
+    monkeypatch.setattr(fp8, "platform", lambda: on)
+    forward, *gradients = products_given_to("fp8")
     assert forward.count("f8E4M3FN") == 2
-    assert "precision = [DEFAULT, DEFAULT]" in forward or "precision" not in forward
-    for gradient in (dx, dw):
+    assert "HIGHEST" not in forward
+    for gradient in gradients:
         assert "f8E4M3FN" in gradient
         assert "f8E5M2" in gradient
-        assert "precision = [HIGHEST, HIGHEST]" in gradient
-    assert not any("f8E" in line for line in programs("plain") + programs("fp8_emulated"))
+        assert ("HIGHEST" in gradient) == (on == "gpu")
+    assert not any("f8E" in line for line in products_given_to("plain") + products_given_to("fp8_emulated"))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from jaxpt.kernels.machine import architecture
 from jaxpt.kernels.matmul.call import MatmulCall, contracted
 from jaxpt.kernels.matmul.quantised import Axes, quantised_product
 from jaxpt.kernels.matmul.scaling import Quantised, product_scale
+from jaxpt.sharding.platform import platform
 
 TPUS = ("TPU7", "TPU8")  # how they call themselves; earlier ones multiply other 8-bit formats or none
 EMULATED = "fp8_emulated gives the same numbers, more slowly than bfloat16"
@@ -42,9 +43,9 @@ def run(equation: str, x: jax.Array, w: jax.Array, precision: jax.lax.Precision 
 def _dot(a: Quantised, b: Quantised, axes: Axes, dtype: DTypeLike, exact: bool) -> jax.Array:
     """Multiplies 8-bit factors; gradients with every partial sum in float32, as they are e5m2 and cancel more.
 
-    Hopper otherwise keeps 14 bits of the sums, which its forward products are given for their speed.
+    Hopper keeps 14 bits of the sums unless it is asked for more, which costs speed; TPUs keep float32.
     """
-    precision = jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.DEFAULT
+    precision = jax.lax.Precision.HIGHEST if exact and platform() == "gpu" else None
     product = jax.lax.dot_general(
         a.values, b.values, (axes, ((), ())), precision=precision, preferred_element_type=jnp.dtype(dtype)
     )
