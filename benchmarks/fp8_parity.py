@@ -154,9 +154,8 @@ def main() -> None:
                 flush=True,
             )
     print(table(["", "held-out nats per byte, by seed", "from plain, mean"], list(summary(losses))))
-    print(
-        f"{len(own):,} bytes of text, {a.steps} steps of {a.rows} x {a.length}; seeds move plain by {spread(losses):.4f}"
-    )
+    size = f"{len(own):,} bytes of text, {a.steps} steps of {a.rows} x {a.length}"
+    print(f"{size}; seeds move plain by {spread(losses):.4f}")
 
 
 def summary(losses: dict[str, list[float]]) -> Iterator[list[str]]:

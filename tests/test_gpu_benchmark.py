@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks.gpu.rows import Rows
-from benchmarks.gpu.sizes import documents, positions, visible_pairs
+from benchmarks.gpu.sections import fp8
+from benchmarks.gpu.sizes import TINY, documents, positions, visible_pairs
 from benchmarks.gpu.trace import device_events, kind_of, summary
 
 
@@ -24,6 +25,19 @@ def test_the_step_is_measured_at_tiny_shapes_and_each_row_is_kept(tmp_path):
     assert len(steps) == 2
     assert all(row["tokens_per_s"] > 0 and row["jax"] and row["card"] == "cpu" for row in steps)
     assert not [row for row in rows if "failed" in row]
+
+
+@pytest.mark.slow
+def test_products_in_8_bits_are_measured_at_tiny_shapes(capsys):
+    rows = []
+    kept = Rows(None, "fp8", deadline=1e12)
+    kept.add = lambda name, **values: rows.append({"name": name, **values})
+    fp8.measure(TINY, kept)
+    assert not [row for row in rows if "failed" in row]
+    compared = [row for row in rows if row["name"].startswith("compare fp8_emulated")]
+    assert len(compared) == 4  # q and o, k and v, gate and up, down
+    assert all(row["fits"] for row in compared)
+    assert [row["name"].count("matmul fp8") for row in rows if "tokens_per_s" in row] == [0, 1]
 
 
 def test_what_fails_or_has_no_time_left_is_a_row_and_ends_nothing(tmp_path, capsys):
