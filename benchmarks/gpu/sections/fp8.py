@@ -1,7 +1,7 @@
 """Products in 8 bits: against the same rounded factors in float32, their speed beside bfloat16's, and the train step.
 
-`mfu` stands against the card's bfloat16 peak in every row, as everywhere: the peak of 8 bits is twice that, but the head,
-attention and all that only moves memory do not run at it. Where there are no 8-bit units (a dry run) they are emulated.
+`mfu` stands against the card's bfloat16 peak in every row, as everywhere: the peak of 8 bits is twice that, but head,
+attention and what only moves memory do not run at it. Where there are no 8-bit units (a dry run) they are emulated.
 """
 
 import functools

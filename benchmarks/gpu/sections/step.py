@@ -48,12 +48,10 @@ class Try:
         """What differs, in words."""
         rows = "packed" if self.packed else "whole rows"
         loss = f", loss in chunks of {self.chunk}" if self.chunk else ""
+        loss += "" if self.matmul == "auto" else f", matmul {self.matmul}"
         layers = ", layers written out" if self.unroll else ""
         options = "".join(f", {name}={value}" for name, value in self.options)
-        matmul = "" if self.matmul == "auto" else f", matmul {self.matmul}"
-        return (
-            f"{rows}, batch {self.batch}, attention {self.attention}, remat {self.remat}{layers}{loss}{matmul}{options}"
-        )
+        return f"{rows}, batch {self.batch}, attention {self.attention}, remat {self.remat}{layers}{loss}{options}"
 
 
 class Model:
