@@ -1,5 +1,6 @@
 """The benchmark on a GPU, dry: a part at tiny shapes on a CPU, and the table of a profile."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from benchmarks.gpu.rows import Rows
-from benchmarks.gpu.sizes import documents, positions, visible_pairs
+from benchmarks.gpu.sections import fp8, step
+from benchmarks.gpu.sizes import TINY, documents, llama, positions, visible_pairs
 from benchmarks.gpu.trace import device_events, kind_of, summary
 
 
@@ -24,6 +26,26 @@ def test_the_step_is_measured_at_tiny_shapes_and_each_row_is_kept(tmp_path):
     assert len(steps) == 2
     assert all(row["tokens_per_s"] > 0 and row["jax"] and row["card"] == "cpu" for row in steps)
     assert not [row for row in rows if "failed" in row]
+
+
+def test_products_in_8_bits_are_compared_and_measured_and_then_the_step(monkeypatch):
+    rows, kept = [], Rows(None, "fp8", deadline=1e12)
+    kept.add = lambda name, **values: rows.append({"name": name, **values})
+    monkeypatch.setattr(step, "Model", lambda config: config)
+    monkeypatch.setattr(step, "run", lambda model, sizes, a_try: {"tokens_per_s": 1.0})
+    square = dataclasses.replace(TINY, model=llama(64, 4, 4, 64, 2, 512), sequence=32)  # one shape of product
+    fp8.measure(square, kept)
+    assert [row["name"].split(" ")[:2] for row in rows] == [
+        ["compare", "fp8_emulated"],
+        ["product", "plain"],
+        ["product", "fp8_emulated"],
+        ["step", "whole"],
+        ["step", "whole"],
+    ]
+    assert not [row for row in rows if "failed" in row]
+    assert rows[0]["fits"]
+    assert rows[1]["tflops"] > 0
+    assert [row["name"].endswith("matmul fp8,fp8_emulated") for row in rows[3:]] == [False, True]
 
 
 def test_what_fails_or_has_no_time_left_is_a_row_and_ends_nothing(tmp_path, capsys):

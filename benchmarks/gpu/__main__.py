@@ -17,7 +17,7 @@ COMMANDS = {  # seconds of each part; what a part leaves is the next one's
     "first": {"step": 125, "torch_attention": 30, "kernels": 80},
     "second": {"torch_step": 75, "profile": 30, "generate": 45, "resume": 45, "experts": 20, "loss": 20},
 }
-EXTRAS = ("step_wide", "generate_transformers")  # on request, and what a part starts
+EXTRAS = ("step_wide", "fp8", "generate_transformers")  # on request, and what a part starts
 
 
 def main() -> int:

@@ -5,6 +5,10 @@ import importlib.metadata
 ARCHITECTURES = {  # by what an NVIDIA card calls itself: its compute capability, as 90 for 9.0
     "A100": 80,
     "A800": 80,
+    "L4": 89,
+    "L40": 89,
+    "RTX 40": 89,
+    "RTX 6000 Ada": 89,
     "GH200": 90,
     "H100": 90,
     "H200": 90,

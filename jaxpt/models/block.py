@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxpt.kernels.attention import attention
+from jaxpt.kernels.matmul import matmul
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import LayerSpec, ModelConfig
 from jaxpt.models.experts import Network, mix, observe
@@ -140,7 +141,7 @@ class Block:
         o = self.leaves["o"].astype(compute.jnp_dtype)
         # einsum contracts in the order of the letters: h before n copies the weights, which costs where few tokens pass
         equation = "bsnh,nhd->bsd" if ctx.cached is None else "bsgh,ghd->bsd"
-        y = jnp.einsum(equation, out, o, precision=compute.precision)
+        y = _product(equation, out, o, compute)
         return (y + self.leaves["o_bias"].astype(y.dtype) if c.o_bias else y), cache
 
     def mixture(self, x: jax.Array, compute: Compute, ctx: Context) -> tuple[jax.Array, Routing]:
@@ -180,13 +181,13 @@ class Block:
         gate, up, down = (self.leaves[n].astype(compute.jnp_dtype) for n in names)
         act = ACTIVATIONS[self.config.activation]
         ctx.show("ffn_in", x)
-        hidden = act(jnp.dot(x, gate, precision=compute.precision)) * jnp.dot(x, up, precision=compute.precision)
+        hidden = act(_product("bsd,df->bsf", x, gate, compute)) * _product("bsd,df->bsf", x, up, compute)
         ctx.show("ffn_hidden", hidden)
-        return jnp.dot(constrain(hidden, "batch", "sequence", "mlp"), down, precision=compute.precision)
+        return _product("bsf,fd->bsd", constrain(hidden, "batch", "sequence", "mlp"), down, compute)
 
     def _project(self, name: str, x: jax.Array, compute: Compute) -> jax.Array:
         w = self.leaves[name].astype(compute.jnp_dtype)
-        y = jnp.einsum("bsd,dnh->bsnh", x, w, precision=compute.precision)
+        y = _product("bsd,dnh->bsnh", x, w, compute)
         if self.config.qkv_bias:
             y = y + self.leaves[f"{name}_bias"].astype(y.dtype)
         return constrain(y, "batch", "sequence", "heads" if name == "q" else "kv_heads", None)
@@ -202,6 +203,10 @@ class Block:
         cast_first = c.norm_cast_order == "gain_after_cast"
         gain, width = self.leaves[name], self.widths.get(name)
         return rms_norm(x, gain, eps, offset=c.norm_gain_offset, cast_first=cast_first, axes=axes, width=width)
+
+
+def _product(equation: str, x: jax.Array, w: jax.Array, compute: Compute) -> jax.Array:
+    return matmul(equation, x, w, implementation=compute.matmul, precision=compute.precision)
 
 
 def _scaled(x: jax.Array, scale: float) -> jax.Array:

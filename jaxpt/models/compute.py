@@ -1,5 +1,6 @@
 """How a model is computed, as opposed to what it is: dtypes, remat, attention implementation."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +50,9 @@ class Compute:
     the residual stream's (None: `dtype`). `remat` is a name from `REMAT_POLICIES`. `attention` is a name from
     `jaxpt.kernels.attention.IMPLEMENTATIONS`, several separated by commas (the first that applies), or "auto", each
     platform's own list; likewise for experts `grouped_matmul` from `jaxpt.kernels.grouped.IMPLEMENTATIONS`, and
-    `expert_exchange` from `jaxpt.kernels.exchange.IMPLEMENTATIONS`, how tokens travel to the devices that hold them.
+    `expert_exchange` from `jaxpt.kernels.exchange.IMPLEMENTATIONS`, how tokens travel to the devices that hold them;
+    and `matmul` from `jaxpt.kernels.matmul.IMPLEMENTATIONS`, for the matrices of attention and of dense and shared
+    feed-forward networks; experts, router, embedding and head are multiplied in their dtype whatever it is.
     `router_dtype` is the dtype of router logits and their softmax; below float32 it is for comparisons only. `unroll`
     writes the layers out: a loop over them copies each layer's activations into stacks and back. With `compare_kernels`
     a training run compares each kernel that it would take with the reference, on its device and at its shapes, and
@@ -68,9 +71,10 @@ class Compute:
     compare_kernels: bool = option(True, "compare each kernel with its reference before the first step")
     grouped_matmul: str = option("auto", "a kernel of jaxpt.kernels.grouped for experts, or several as a,b")
     expert_exchange: str = option("auto", "how tokens reach experts on other devices: of jaxpt.kernels.exchange")
+    matmul: str = option("auto", "of jaxpt.kernels.matmul: auto is plain, in dtype; fp8 by name, or several as a,b")
 
     def __post_init__(self) -> None:
-        from jaxpt.kernels import attention, exchange, grouped
+        from jaxpt.kernels import attention, exchange, grouped, matmul
 
         known: dict[str, Sequence[str | None]] = {
             "dtype": [*_DTYPES],
@@ -85,6 +89,12 @@ class Compute:
         attention.parse_preference(self.attention, "compute.attention")
         grouped.parse_preference(self.grouped_matmul, "compute.grouped_matmul")
         exchange.parse_preference(self.expert_exchange, "compute.expert_exchange")
+        matmul.parse_preference(self.matmul, "compute.matmul")
+
+    @property
+    def unquantised(self) -> "Compute":
+        """For what measures a model: in 8 bits a token's logits would depend on the batch it is in."""
+        return dataclasses.replace(self, matmul="auto")
 
     @property
     def jnp_dtype(self) -> DTypeLike:

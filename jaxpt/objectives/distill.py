@@ -111,10 +111,10 @@ class Distill(HiddenStates, NextToken):
             return from_cache.terms(self, inputs)
         b, teacher = inputs.batch, inputs.frozen["teacher"]
         assert b is not None
-        batch = b["tokens"], b["segment_ids"], b["positions"], inputs.compute
-        taps = self.taps()
-        x, routing, own = hidden_and_taps(inputs.model, inputs.params, *batch, taps=taps[0])
-        last, _, theirs = hidden_and_taps(teacher.config, teacher.params, *batch, taps=taps[1])
+        batch = b["tokens"], b["segment_ids"], b["positions"]
+        taps, plain = self.taps(), inputs.compute.unquantised
+        x, routing, own = hidden_and_taps(inputs.model, inputs.params, *batch, inputs.compute, taps[0])
+        last, _, theirs = hidden_and_taps(teacher.config, teacher.params, *batch, plain, taps[1])
         terms = self.from_streams(inputs, x, jax.lax.stop_gradient(last))
         terms = self.with_hidden(terms, inputs, own, theirs) if self.pulls else terms
         return terms if routing is None else self.with_balance(terms, routing, inputs.totals)

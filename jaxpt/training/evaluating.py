@@ -58,7 +58,7 @@ class Evaluating(Event):
     def _measure(self, view: RunView) -> Measure:
         key = view.model, view.stage.config.sequence_length
         if key not in self._measures:
-            compute = view.stage.step.compute
+            compute = view.stage.step.compute.unquantised
             setting = EvaluationSetting(*key, self._tokenizer, compute, view.workdir, view.mesh, self.name)
             self._measures[key] = self._evaluation.prepare(setting)
         return self._measures[key]

@@ -1,4 +1,4 @@
-"""Which kernels a run takes for attention and for experts: by what they refuse, and compared before step one.
+"""Which kernels a run takes for attention, experts and other products: by what they refuse, compared before step one.
 
 What was measured is remembered in the cache's folder `kernels`, by everything that it depends on.
 """
@@ -18,11 +18,12 @@ from jax.sharding import Mesh
 from jaxpt.cli.version import VERSION
 from jaxpt.errors import JaxptError
 from jaxpt.files.digests import canonical_digest
-from jaxpt.kernels import attention, exchange, grouped
+from jaxpt.kernels import attention, exchange, grouped, matmul
 from jaxpt.kernels.attention import comparison as attention_comparison
 from jaxpt.kernels.comparison import Comparison
 from jaxpt.kernels.exchange import comparison as exchange_comparison
 from jaxpt.kernels.grouped import comparison as grouped_comparison
+from jaxpt.kernels.matmul import comparison as matmul_comparison
 from jaxpt.models.attention_calls import attention_calls, describe_choice
 from jaxpt.models.compute import Compute
 from jaxpt.models.config import ModelConfig
@@ -32,6 +33,7 @@ from jaxpt.models.expert_calls import (
     exchange_calls,
     expert_calls,
 )
+from jaxpt.models.matmul_calls import describe_matmul_choice, matmul_calls
 from jaxpt.sharding import text_of_first
 from jaxpt.training.active_run import Log
 from jaxpt.training.run_plan import RunPlan, StagePlan
@@ -96,7 +98,16 @@ EXCHANGE = KernelKind(
     exchange_calls,
     together=True,
 )
-KINDS = (ATTENTION, EXPERTS, EXCHANGE)
+MATMULS = KernelKind(
+    "matmul",
+    "plain",
+    matmul,
+    matmul_comparison.compare,
+    matmul_comparison.facts,
+    describe_matmul_choice,
+    matmul_calls,
+)
+KINDS = (ATTENTION, EXPERTS, EXCHANGE, MATMULS)
 
 
 def with_kernels(plan: RunPlan, mesh: Mesh, folder: Path, log: Log) -> RunPlan:
@@ -145,9 +156,10 @@ def _calls(plan: RunPlan, stage: StagePlan, mesh: Mesh) -> list[tuple[KernelKind
     rows, length = max(1, stage.config.batch_size // stage.config.microbatches), stage.config.sequence_length
     found: list[tuple[KernelKind, dict[str, Calls]]] = []
     with jax.set_mesh(mesh):
+        models = {"": (stage.model, stage.step.compute)}
+        models |= {name: (model, stage.step.compute.unquantised) for name, model in frozen.items()}
         for kind in KINDS:
-            models = {"": stage.model, **frozen}
-            calls = {name: dict(kind.calls(m, stage.step.compute, rows, length)) for name, m in models.items()}
+            calls = {name: dict(kind.calls(*model, rows, length)) for name, model in models.items()}
             found.append((kind, calls))
     return found
 

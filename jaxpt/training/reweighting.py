@@ -94,7 +94,7 @@ class Reweighting(Event):
         if key not in self._measures:
             documents = self._held_out(stage.config.sequence_length)
             sets = {name: held for name, held in documents.items() if name in self._reference[stage.config.name]}
-            self._measures[key] = token_losses(stage.model, sets, stage.step.compute, view.mesh)
+            self._measures[key] = token_losses(stage.model, sets, stage.step.compute.unquantised, view.mesh)
         return self._measures[key]
 
     def _held_out(self, sequence_length: int) -> Mapping[str, HeldOut]:
@@ -135,7 +135,7 @@ class Reweighting(Event):
                     f"{where}.reference: {path} has another tokenizer than this run, so that losses per token do not "
                     f"compare; give a JSON file of losses instead"
                 )
-            compute = Compute(**dataclasses.asdict(self._config.compute))
+            compute = Compute(**dataclasses.asdict(self._config.compute)).unquantised
             measure = token_losses(model.config, self._held_out(stage.sequence_length), compute)
             known[key] = measure(model.params)
             if jax.process_index() == 0:

@@ -9,16 +9,17 @@ import jax.numpy as jnp
 import pytest
 
 from jaxpt.errors import JaxptError
-from jaxpt.kernels import exchange, grouped
+from jaxpt.kernels import exchange, grouped, matmul
 from jaxpt.kernels.attention import IMPLEMENTATIONS, PREFERENCES, Call, Logits, dispatch, xla
 from jaxpt.kernels.comparison import Comparison
 from jaxpt.kernels.exchange import padded
 from jaxpt.kernels.grouped import dense
+from jaxpt.kernels.matmul import fp8_emulated
 from jaxpt.models.compute import Compute
 from jaxpt.objectives.next_token import NextToken
 from jaxpt.sharding import make_mesh
 from jaxpt.training import kernels
-from jaxpt.training.kernels import verdict, with_kernels
+from jaxpt.training.kernels import kernel_lines, verdict, with_kernels
 from jaxpt.training.step import StepSpec
 from tests.models.tiny import VARIANTS
 from tests.training.tiny import MODEL
@@ -219,3 +220,30 @@ def test_a_wrong_exchange_between_experts_is_left_out_and_without_another_the_ru
     wrong.run = padded.run
     kept = with_kernels(PlanOfOneStage((moe,)), mesh, tmp_path / "b", said.append).stages[0].step.compute
     assert kept.expert_exchange == "auto"
+
+
+def test_products_in_8_bits_are_refused_by_hardware_without_them_and_said_where_they_are_taken(tmp_path):
+    mesh, said = make_mesh({"fsdp": 1}, jax.devices()[:1]), []
+    with pytest.raises(JaxptError, match=r"^matmul=fp8: 'fp8' does not apply: it needs a GPU or TPU with 8-bit units"):
+        with_kernels(plan(dtype="bfloat16", matmul="fp8"), mesh, tmp_path, said.append)
+    with_kernels(plan(dtype="bfloat16", matmul="fp8,plain"), mesh, tmp_path, said.append)
+    assert any(line.startswith("k, v of layers 0–1 (16 × 16, 128 rows, bfloat16): plain; not fp8: ") for line in said)
+    assert kernel_lines(plan(matmul="fp8_emulated"), plan(matmul="fp8_emulated").stages[0], mesh)[1:] == [
+        "q, gate, up of layers 0–1 (16 × 32, 128 rows, float32): fp8_emulated",
+        "k, v of layers 0–1 (16 × 16, 128 rows, float32): fp8_emulated",
+        "o, down of layers 0–1 (32 × 16, 128 rows, float32): fp8_emulated",
+    ]
+    assert len(kernel_lines(plan(), plan().stages[0], mesh)) == 1  # attention: where nothing is chosen nothing is said
+
+
+def test_a_wrong_product_in_8_bits_stops_a_run_that_asked_for_it(monkeypatch, tmp_path):
+    planted = SimpleNamespace(refuses=lambda call: None, run=lambda e, x, w, p: fp8_emulated.run(e, x, w, p) * 1.05)
+    monkeypatch.setitem(matmul.IMPLEMENTATIONS, "planted", planted)
+    mesh, said = make_mesh({"fsdp": 1}, jax.devices()[:1]), []
+    with pytest.raises(
+        JaxptError, match=r"compute\.matmul=planted is refused: planted: it differs from 'fp8_emulated'"
+    ):
+        with_kernels(plan(matmul="planted"), mesh, tmp_path, said.append)
+    planted.run = fp8_emulated.run
+    kept = with_kernels(plan(matmul="planted"), mesh, tmp_path / "b", said.append).stages[0].step.compute
+    assert kept == Compute(matmul="planted")

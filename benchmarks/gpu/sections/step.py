@@ -40,6 +40,7 @@ class Try:
     packed: bool = False
     chunk: int | None = None
     unroll: bool = False
+    matmul: str = "auto"
     options: tuple[tuple[str, bool | str], ...] = ()  # of the compiler, for this program
 
     @property
@@ -47,6 +48,7 @@ class Try:
         """What differs, in words."""
         rows = "packed" if self.packed else "whole rows"
         loss = f", loss in chunks of {self.chunk}" if self.chunk else ""
+        loss += "" if self.matmul == "auto" else f", matmul {self.matmul}"
         layers = ", layers written out" if self.unroll else ""
         options = "".join(f", {name}={value}" for name, value in self.options)
         return f"{rows}, batch {self.batch}, attention {self.attention}, remat {self.remat}{layers}{loss}{options}"
@@ -88,7 +90,13 @@ def made_batch(sizes: Sizes, rows: int, packed: bool, seed: int = 0) -> dict[str
 
 def prepare(model: Model, sizes: Sizes, a_try: Try) -> tuple[Callable[[], Any], dict[str, float]]:
     """Compiles the step of one try; returns what takes a step, and seconds of compilation and GiB of temporaries."""
-    compute = Compute(dtype="bfloat16", remat=a_try.remat, attention=a_try.attention, unroll=a_try.unroll)
+    compute = Compute(
+        dtype="bfloat16",
+        remat=a_try.remat,
+        attention=a_try.attention,
+        unroll=a_try.unroll,
+        matmul=a_try.matmul,
+    )
     spec = StepSpec(model.config, NextToken(chunk=a_try.chunk), compute, a_try.batch, sizes.sequence, 1, (), 1)
     step = make_step(spec, model.optimizer, model.layout)
     batch = made_batch(sizes, a_try.batch, a_try.packed)

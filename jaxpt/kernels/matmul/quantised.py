@@ -1,0 +1,55 @@
+"""A product of two quantised factors and its two gradients, each of which is one, too."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+from jax.typing import DTypeLike
+
+from jaxpt.kernels.matmul.scaling import GRADIENTS, VALUES, Quantised, quantise
+
+Axes = tuple[tuple[int, ...], tuple[int, ...]]  # that are summed over, of either factor
+
+# two factors, the axes, the dtype of the product, whether every partial sum is kept in float32 -> the product
+Dot = Callable[[Quantised, Quantised, Axes, DTypeLike, bool], jax.Array]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def quantised_product(x: jax.Array, w: jax.Array, inner: int, dot: Dot) -> jax.Array:
+    """Returns `[..., *N]` in x's dtype: `x [..., *K]` times `w [*K, *N]`, both in `VALUES`, by `dot`.
+
+    The gradient of the product is quantised to `GRADIENTS` once for both gradients. x is kept in 8 bits for the
+    backward pass, w as it is: it is kept anyway, and few bytes beside activations.
+
+    Args:
+        x: activations.
+        w: a matrix, in the same dtype.
+        inner: dimensions of K.
+        dot: multiplies.
+    """
+    return _forward(x, w, inner, dot)[0]
+
+
+def _forward(x: jax.Array, w: jax.Array, inner: int, dot: Dot) -> tuple[jax.Array, tuple[Quantised, jax.Array]]:
+    qx, qw = quantise(x, VALUES), quantise(w, VALUES)
+    return dot(qx, qw, (_last(x.ndim, inner), _first(inner)), x.dtype, False), (qx, w)
+
+
+def _backward(inner: int, dot: Dot, saved: tuple[Quantised, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    qx, w = saved
+    qw, qg = quantise(w, VALUES), quantise(g, GRADIENTS)
+    outer, rows = w.ndim - inner, g.ndim - (w.ndim - inner)
+    dx = dot(qg, qw, (_last(g.ndim, outer), _last(w.ndim, outer)), g.dtype, True)
+    dw = dot(qx, qg, (_first(rows), _first(rows)), w.dtype, True)
+    return dx, dw
+
+
+quantised_product.defvjp(_forward, _backward)
+
+
+def _first(count: int) -> tuple[int, ...]:
+    return tuple(range(count))
+
+
+def _last(ndim: int, count: int) -> tuple[int, ...]:
+    return tuple(range(ndim - count, ndim))
