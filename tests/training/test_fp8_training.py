@@ -17,7 +17,7 @@ from jaxpt.models.specs import param_specs
 from jaxpt.objectives.next_token import NextToken
 from jaxpt.optim.chain import make_optimizer
 from jaxpt.optim.optimizers.adamw import AdamW
-from jaxpt.sharding import batch_sharding
+from jaxpt.sharding import batch_sharding, make_mesh
 from jaxpt.training.arguments import StepArguments
 from jaxpt.training.batches import place
 from jaxpt.training.config import ShardingConfig
@@ -77,10 +77,10 @@ def test_the_loss_stays_beside_that_of_bfloat16_and_in_a_coarser_format_it_does_
 
 
 def test_the_scale_is_that_of_the_whole_tensor_however_it_is_split():
-    mesh = jax.make_mesh((2, 2), ("rows", "inner"), devices=jax.devices()[:4])
-    x = jax.random.normal(jax.random.key(0), (4, 16, 32)).at[0, 0, 0].set(300.0)
+    mesh = make_mesh({"fsdp": 2, "tensor": 2}, jax.devices()[:4])
+    x = jax.random.normal(jax.random.key(0), (4, 16, 32)).at[0, 0, 0].set(1e6)
     w = jax.random.normal(jax.random.key(1), (32, 48))
-    split = [jax.NamedSharding(mesh, jax.P(*axes)) for axes in (("rows", None, "inner"), ("inner", None))]
+    split = [jax.NamedSharding(mesh, jax.P(*axes)) for axes in (("fsdp", None, "tensor"), ("tensor", None))]
 
     def gradients(x, w):
         y, back = jax.vjp(lambda x, w: fp8_emulated.run("bsd,df->bsf", x, w, None), x, w)
