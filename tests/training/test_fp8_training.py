@@ -89,8 +89,8 @@ def test_the_scale_is_that_of_the_whole_tensor_however_it_is_split():
     whole = jax.jit(gradients)(x, w)
     for a, b in zip(whole, jax.jit(gradients)(*map(jax.device_put, (x, w), split))):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * float(jnp.abs(b).max()))
-    per_row = jnp.concatenate([fp8_emulated.run("bsd,df->bsf", part, w, None) for part in jnp.split(x, 2)])
-    assert not np.allclose(per_row, whole[0], rtol=1e-4, atol=1e-4 * float(jnp.abs(whole[0]).max()))
+    alone = fp8_emulated.run("bsd,df->bsf", x[2:], w, None)  # where the large value is not, and is not known of
+    assert not np.allclose(alone, whole[0][2:], rtol=0.1, atol=0.1)
 
 
 def losses(mesh, microbatches):
