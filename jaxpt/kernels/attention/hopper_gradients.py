@@ -118,9 +118,10 @@ def _kernel(
         ],
         compiler_params=plgpu.CompilerParams(approx_math=True),
         grid=(b, heads, s // TILE),
-        grid_names=("row", "head", "tile"),
+        grid_names=("row", "attention_head", "tile"),
         num_threads=WARPGROUPS + 1,
         thread_name="warpgroup",
+        kernel_name=f"attention_gradient{body.__name__}",
         interpret=interpret,
     )
 
@@ -158,7 +159,7 @@ def _pipeline(visit: Any, compute: Any, grid: Any, specs: Any) -> Any:
 
 def _place() -> tuple[Any, Any, Any, Any, Any]:
     """Row, head and tile of this program, its warpgroup, and the first position of the warpgroup's rows."""
-    row, head, tile, wg = (lax.axis_index(x) for x in ("row", "head", "tile", "warpgroup"))
+    row, head, tile, wg = (lax.axis_index(x) for x in ("row", "attention_head", "tile", "warpgroup"))
     return row, head, tile, wg, tile * TILE + wg * BLOCK
 
 
