@@ -65,6 +65,10 @@ def test_each_platform_takes_the_first_that_applies(everything_installed, call, 
         ("mosaic", {"versions": (("jax", "0.11.2"),)}, "tokamax 0.0.17 is not installed"),
         ("mosaic", {"versions": (("tokamax", "0.0.18"),)}, "needs tokamax 0.0.17, 0.0.18 is installed"),
         ("mosaic", {"device_kind": "NVIDIA A100-SXM4-80GB"}, "needs Hopper or Blackwell"),
+        ("skipping", {"versions": (("jax", "0.11.2"),)}, "tokamax 0.0.17 is not installed"),
+        ("skipping", {"versions": (("jax", "0.11.1"), ("tokamax", "0.0.17"))}, "needs JAX 0.11.2, this is 0.11.1"),
+        ("skipping", {"device_kind": "NVIDIA B200"}, "is for Hopper, this is NVIDIA B200"),
+        ("skipping", {"head_dim": 80}, "head_dim 80 is not 64 or 128"),
         ("splash", {}, "for TPUs"),
     ],
     ids=str,
@@ -73,6 +77,11 @@ def test_a_refusal_says_why(everything_installed, name, changes, reason):
     assert IMPLEMENTATIONS[name].refuses(dataclasses.replace(H100, segments=True)) is None or name == "splash"
     with pytest.raises(JaxptError, match=reason):
         choose(dataclasses.replace(H100, **changes), [name])
+
+
+def test_a_kernel_that_was_not_measured_on_a_card_is_taken_by_name_only(everything_installed):
+    assert choose(H100, ["skipping"]).name == "skipping"
+    assert all(entry.name != "skipping" for entries in PREFERENCES.values() for entry in entries)
 
 
 def test_every_preference_ends_with_the_reference_and_names_kernels_that_are_there():

@@ -19,6 +19,7 @@ from jaxpt.kernels.attention.passes import Passes, attend, either
 from jaxpt.models.compute import REMAT_POLICIES
 from tests.kernels import attention_float64
 from tests.kernels.test_attention import arrays, rows
+from tests.kernels.test_attention_choice import H100
 
 LOGITS = Logits(0.3, 20)
 FEW, MANY = np.stack([rows(5, 9, 27), rows(41)]), np.stack([rows(5, 9, 7, 10, 10), rows(20, -21)])
@@ -263,12 +264,12 @@ def test_the_private_passes_of_cudnn_are_there_and_take_what_they_are_given(monk
     assert [(x.shape, x.dtype) for x in gradients] == [(x.shape, x.dtype) for x in (q, k, v)]
 
 
-def test_cudnn_without_its_private_backward_pass_is_refused(monkeypatch):
-    lost = SimpleNamespace(check_cudnn_version=lambda: 91300)
-    monkeypatch.setattr(cudnn, "_packed_module", lambda: lost)
-    reason = cudnn._missing.__wrapped__()
-    assert reason is not None
-    assert "_dot_product_attention_bwd_p_wrapper" in reason
+def test_packed_rows_are_refused_where_the_private_backward_pass_is_lost(monkeypatch):
+    monkeypatch.setattr(cudnn, "_missing", lambda: None)
+    assert cudnn.refuses(H100) is None
+    monkeypatch.setattr(cudnn, "_packed_module", SimpleNamespace)
+    assert "no _dot_product_attention_bwd_p_wrapper" in cudnn.refuses(H100)
+    assert cudnn.refuses(dataclasses.replace(H100, segments=False)) is None
 
 
 def test_tokamax_s_passes_by_themselves_are_those_of_its_reference(monkeypatch):

@@ -161,6 +161,7 @@ def tries(sizes: Sizes) -> list[Try]:
     return [
         *out,
         Try(own, "kernels", large, packed=True, unroll=True),
+        Try("skipping", "kernels", large, packed=True, unroll=True),
         Try(own, "kernels", large, unroll=True),
         Try("jax cudnn", "kernels", large, packed=True, unroll=True),
         Try(best, "kernels", large),

@@ -22,6 +22,7 @@ from jaxpt.kernels.attention.sharded import per_shard
 from jaxpt.kernels.machine import architecture
 
 DOCUMENTS = 16  # of a row at most; see above
+BACKWARD = "_dot_product_attention_bwd_p_wrapper"  # of JAX's private module
 PACKED_SINCE = (0, 11, 2)  # before, offsets of keys used the queries' stride: silently wrong with fewer kv heads
 
 
@@ -45,16 +46,17 @@ def refuses(call: Call) -> str | None:
     if version is None or version < PACKED_SINCE:
         found = ".".join(map(str, version or ("?",)))
         return f"packed documents need JAX {'.'.join(map(str, PACKED_SINCE))} (with JAX {found} they can be wrong)"
-    return _missing()
+    if (reason := _missing()) is not None:
+        return reason
+    lost = f"this JAX has no {BACKWARD}, which packed documents need"
+    return None if hasattr(_packed_module(), BACKWARD) else lost
 
 
 @functools.cache
 def _missing() -> str | None:
     try:
-        module = _packed_module()
-        module.check_cudnn_version()
-        assert module._dot_product_attention_bwd_p_wrapper
-    except (ImportError, AttributeError) as e:
+        _packed_module().check_cudnn_version()
+    except ImportError as e:
         return f"this JAX has no module for it ({e})"
     except RuntimeError as e:
         return str(e)
@@ -133,7 +135,7 @@ def backward(
     at, lengths = offsets(segment_ids, DOCUMENTS)
     none = jnp.zeros(0, q.dtype)  # its bias, and its tables of pages
     added = {"score_mod": None} if "score_mod" in inspect.signature(cudnn.dot_product_attention).parameters else {}
-    dq, dk, dv = cudnn._dot_product_attention_bwd_p_wrapper.bind(
+    dq, dk, dv = getattr(cudnn, BACKWARD).bind(
         *(q, k, v, none, lengths, lengths, at, at, none, none),
         *(of_documents(log_sum, segment_ids, DOCUMENTS), out, d_out),
         scale=logits.scale,

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import jax
 
-from jaxpt.kernels.attention import blocked, cudnn, mosaic, splash, xla
+from jaxpt.kernels.attention import blocked, cudnn, mosaic, skipping, splash, xla
 from jaxpt.kernels.attention.call import Call, Logits, call_of
 from jaxpt.kernels.choice import Chosen, Preferred, first_that_applies, parse_names
 
@@ -33,6 +33,7 @@ IMPLEMENTATIONS: dict[str, AttentionKernel] = {
     "splash": splash,
     "cudnn": cudnn,
     "mosaic": mosaic,
+    "skipping": skipping,
 }
 
 
