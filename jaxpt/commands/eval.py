@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from jaxpt.cli.dispatch import Parser
 from jaxpt.cli.terminal import table
 from jaxpt.errors import JaxptError
+from jaxpt.evaluation.option_names import FLAGS, FOLLOWER_FLAGS, key_names
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from jaxpt.data.contamination import Contamination
     from jaxpt.evaluation.harness.language_model import JaxptModel
     from jaxpt.models.model import Model
-    from jaxpt.tokenizers import Tokenizer
 
 HELP = "score a model on downstream tasks (lm_eval), from local files; compare two models"
 
@@ -66,11 +66,7 @@ def main(argv: Sequence[str]) -> int:
     for name in ("model", "tasks"):
         if not getattr(args, name):
             raise JaxptError(f"--{name} is missing (or --list, --compare=A,B, --follow=RUN)")
-    for name in ("limit", "max_length", "batch_tokens", "slots"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise JaxptError(f"--{name}={getattr(args, name)} must be at least 1")
-    if args.num_fewshot is not None and args.num_fewshot < 0:
-        raise JaxptError(f"--num_fewshot={args.num_fewshot} must be at least 0")
+    FLAGS.check_counts(args)
     if args.fewshot_as_multiturn and not args.chat_template:
         raise JaxptError("--fewshot_as_multiturn makes turns of a conversation; add --chat_template")
     return _on_hosts(args)
@@ -148,6 +144,7 @@ def _on_hosts(args: argparse.Namespace) -> int:
 def _follow(args: argparse.Namespace) -> int:
     from jaxpt.evaluation.downstream import Downstream
     from jaxpt.files.names import path_component
+    from jaxpt.models.compute import Compute
     from jaxpt.sharding.mesh import parse_axes
     from jaxpt.training.following import Follower, waiting_entry
 
@@ -156,7 +153,8 @@ def _follow(args: argparse.Namespace) -> int:
         if getattr(args, name):
             raise JaxptError(f"--{name} does not go with --follow={run}, which scores its checkpoints into it")
     if not args.tasks:
-        return Follower(run, *waiting_entry(run, args.entry), mesh).follow(args.once)
+        entry, asked = waiting_entry(run, args.entry)
+        return Follower(run, entry, asked, mesh, said=key_names(f"config.evaluations.{entry}")).follow(args.once)
     asked = Downstream(
         tasks=tuple(args.tasks.split(",")),
         data=args.data,
@@ -175,7 +173,8 @@ def _follow(args: argparse.Namespace) -> int:
     )
     entry = args.entry or "tasks"
     path_component(entry, "--entry")
-    asked.check("--follow")
+    FOLLOWER_FLAGS.check_counts(asked)
+    Compute(dtype=asked.dtype)
     return Follower(run, entry, asked, mesh).follow(args.once)
 
 
@@ -256,48 +255,28 @@ def open_model(
     """
     import jax
 
-    from jaxpt.bundles.digest import digest
-    from jaxpt.evaluation.harness.kept import KeptAnswers
-    from jaxpt.evaluation.harness.language_model import JaxptModel
-    from jaxpt.generation import InferenceEngine
-    from jaxpt.generation.ends import end_ids
-    from jaxpt.models.compute import Compute
+    from jaxpt.evaluation.harness.laid_out import laid_out
+    from jaxpt.generation.turns import turn_ends
     from jaxpt.sharding import of_first
 
     model, over = _loaded(path, mesh)
     words = model.tokenizer
     if words is None:
         raise JaxptError(f"--model={path} has no tokenizer; write the bundle with one")
-    identity = {
-        "params": digest(model.params),
-        "config": model.config.to_dict(),
-        "tokenizer": words.fingerprint,
-        "dtype": dtype,
-        "max_length": max_length or model.config.max_positions,
-    }
-    ends = end_ids(model)
-    if conversations is not None:
-        ends = _as_trained(words, conversations, ends)
-        identity |= {"ends": ends}
-    engine = InferenceEngine(
-        model.config,
-        model.params,
-        Compute(dtype=dtype),
-        decode=words.decode,
+    if conversations is not None:  # prompts are written by this template from here on
+        words.chat_templates["default"] = words.chat_template = conversations
+    return laid_out(
+        model,
+        path,
+        output / "answers" if jax.process_index() == 0 else None,
         mesh=over,
-        slots=slots,
+        dtype=dtype,
+        max_length=max_length,
         batch_tokens=batch_tokens,
+        slots=slots,
+        turn_ends=None if conversations is None else turn_ends(words, conversations),
+        agree=of_first,
     )
-    kept = KeptAnswers(output / "answers" if jax.process_index() == 0 else None, identity)
-    return JaxptModel(engine, words, ends, max_length=max_length, kept=kept, name=path, agree=of_first)
-
-
-def _as_trained(tokenizer: "Tokenizer", template: str, ends: Sequence[int]) -> list[int]:
-    """Prompts are written by this template from here on; returns the ends of answers with those of its turns."""
-    from jaxpt.generation.turns import turn_ends
-
-    tokenizer.chat_templates["default"] = tokenizer.chat_template = template
-    return sorted({*ends, *turn_ends(tokenizer, template)})
 
 
 def _loaded(path: str, mesh: str) -> "tuple[Model, Mesh | None]":

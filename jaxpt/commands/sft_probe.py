@@ -19,6 +19,7 @@ from jaxpt.commands.eval import open_model
 from jaxpt.config.file import load
 from jaxpt.config.schema import plain
 from jaxpt.errors import JaxptError
+from jaxpt.evaluation.option_names import SFT_PROBE_FLAGS
 from jaxpt.files.lock import Lock, inside
 from jaxpt.files.partial import writes
 from jaxpt.sweeps.sft_pictures import base_against_after
@@ -120,11 +121,7 @@ def _check(args: argparse.Namespace) -> None:
         raise JaxptError("give --model=PATH, or --run=RUN for all kept checkpoints of a run; one of the two")
     if not args.data and not args.config:
         raise JaxptError("--data is missing: conversations to tune on, as jaxpt-data chats writes them")
-    for name in ("limit", "max_length", "batch_tokens"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise JaxptError(f"--{name}={getattr(args, name)} must be at least 1")
-    if args.num_fewshot is not None and args.num_fewshot < 0:
-        raise JaxptError(f"--num_fewshot={args.num_fewshot} must be at least 0")
+    SFT_PROBE_FLAGS.check_counts(args)
 
 
 def _check_config(config: RunConfig) -> None:
@@ -177,4 +174,7 @@ def _scores(args: argparse.Namespace, path: str, folder: Path, conversations: st
 def _tasks(args: argparse.Namespace) -> list[Any]:
     from jaxpt.evaluation.harness import evaluating
 
-    return evaluating.find_tasks(args.tasks.split(","), Path(args.eval_data) if args.eval_data else None)
+    data = Path(args.eval_data) if args.eval_data else None
+    tasks = evaluating.find_tasks(args.tasks.split(","), data, SFT_PROBE_FLAGS)
+    evaluating.check_tasks(tasks, args.num_fewshot, said=SFT_PROBE_FLAGS)
+    return tasks

@@ -1,6 +1,5 @@
 """Downstream tasks of lm_eval at a run's checkpoints: in the run's own process, or in one that follows it."""
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -12,6 +11,7 @@ from jaxpt.checkpoints.run_files import read_lineage
 from jaxpt.config.choice import option
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.evaluation.evaluation import BestBy, Evaluation, EvaluationSetting, Measure
+from jaxpt.evaluation.option_names import FLAGS, OptionNames, key_names
 from jaxpt.files.digests import canonical_digest
 from jaxpt.models.compute import Compute
 from jaxpt.models.model import Model
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lm_eval.api.task import Task
 
 MEAN = "mean/"  # before the names of scores of the mean of the parameters
+_KNOWN: "dict[Downstream, dict[str, bool]]" = {}  # opening tasks takes seconds
 HOW = ("tasks", "num_fewshot", "limit", "dtype", "max_length", "chat_template", "system", "seed")  # scores depend on it
 
 
@@ -68,12 +69,7 @@ class Downstream(Evaluation):
     def check(self, where: str) -> None:
         """As `Evaluation.check`."""
         super().check(where)
-        for name in ("limit", "max_length", "batch_tokens", "slots"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise JaxptError(f"{where}.{name} is {getattr(self, name)}, it must be at least 1")
-        for name in ("num_fewshot", "backlog"):
-            if (getattr(self, name) or 0) < 0:
-                raise JaxptError(f"{where}.{name} is {getattr(self, name)}, it must be at least 0")
+        key_names(where).check_counts(self)
         Compute(dtype=self.dtype)
         if not self.measured_by_run and (self.every is not None or self.stage_ends):
             key = "every" if self.every is not None else "stage_ends"
@@ -89,37 +85,33 @@ class Downstream(Evaluation):
         if not self.measured_by_run:
             return  # the follower may run where the files are, and lm_eval is
         need_lm_eval(where)
-        try:
-            self.best_by()
-        except JaxptError as error:
-            raise JaxptError(f"{where}: {error}") from error
+        self.best_by(key_names(where))
 
-    def best_by(self) -> BestBy | None:
-        """As `Evaluation.best_by`; the tasks are opened.
+    def best_by(self, said: OptionNames = FLAGS) -> BestBy | None:
+        """As `Evaluation.best_by`; the tasks are opened, once in a process. `said` is how messages name options.
 
         Raises:
             JaxptError: tasks that cannot be asked, or do not give the score.
         """
-        known = _known(self)
+        known = _known(self, said)
         if self.keep_best is None:
             return None
         name = self.keep_best.removeprefix(MEAN)
         if name not in known:
             hint = nearest(name, known) or f"; they give {', '.join(known)}"
-            raise JaxptError(f"keep_best is {self.keep_best!r}, which the tasks do not give{hint}")
+            raise JaxptError(f"{said['keep_best']} is {self.keep_best!r}, which the tasks do not give{hint}")
         return BestBy(self.keep_best, known[name])
 
-    def find_tasks(self) -> "Sequence[Task | Group | str]":
-        """Returns the tasks, read anew.
+    def find_tasks(self, said: OptionNames) -> "Sequence[Task | Group | str]":
+        """Returns the tasks, read anew; `said` is how messages name options.
 
         Raises:
             JaxptError: a task that is not there or cannot be asked as it should be.
         """
-        from jaxpt.evaluation.harness.evaluating import find_tasks
-        from jaxpt.evaluation.harness.scores import check_tasks
+        from jaxpt.evaluation.harness.evaluating import check_tasks, find_tasks
 
-        found = find_tasks(self.tasks, None if self.data is None else Path(self.data))
-        check_tasks(found, self.num_fewshot)
+        found = find_tasks(self.tasks, None if self.data is None else Path(self.data), said)
+        check_tasks(found, self.num_fewshot, said=said)
         return found
 
     def prepare(self, setting: EvaluationSetting) -> Measure:
@@ -131,16 +123,19 @@ class Downstream(Evaluation):
 
         def scored(step: int, params: Any) -> dict[str, float]:
             model = Model(setting.model, params, setting.tokenizer, (*lineage,))
-            return measure(self, model, output, str(step), setting.mesh)
+            return measure(
+                self, model, output, str(step), setting.mesh, key_names(f"config.evaluations.{setting.entry}")
+            )
 
         return scored
 
 
-@functools.lru_cache(maxsize=16)
-def _known(asked: Downstream) -> dict[str, bool]:
+def _known(asked: Downstream, said: OptionNames) -> dict[str, bool]:
     from jaxpt.evaluation.harness.scores import known_scores
 
-    return known_scores(asked.find_tasks())
+    if asked not in _KNOWN:
+        _KNOWN[asked] = known_scores(asked.find_tasks(said))
+    return _KNOWN[asked]
 
 
 def need_lm_eval(where: str, *, hub: bool = False) -> None:

@@ -6,19 +6,8 @@ from typing import Any
 from lm_eval.api.group import Group
 from lm_eval.api.task import Task
 
-from jaxpt.errors import JaxptError
-from jaxpt.evaluation.harness.evaluating import _check_examples, _leaves
-
 BITS = "bits_per_byte"  # which jaxpt adds, where a document has a right answer that is judged
 STDERR = "_stderr"  # at the end of the name of a metric: its standard error
-
-
-def check_tasks(tasks: Sequence[Task | Group | str], num_fewshot: int | None) -> None:
-    """Raises a JaxptError for a task that cannot be asked in a run: it lacks examples, or runs what a model writes."""
-    leaves = _leaves(tasks)
-    _check_examples(leaves, num_fewshot)
-    if unsafe := [task.get_config("task") for task in leaves if task.get_config("unsafe_code")]:
-        raise JaxptError(f"task {unsafe[0]} runs what the model writes, which no run does; score it with jaxpt eval")
 
 
 def known_scores(tasks: Sequence[Task | Group | str]) -> dict[str, bool]:
