@@ -30,6 +30,7 @@ from lm_eval.utils import handle_non_serializable
 from jaxpt.cli.terminal import table
 from jaxpt.data.contamination import Contamination, digest_of, item_text
 from jaxpt.errors import JaxptError
+from jaxpt.evaluation.harness.bars import silent_bars
 from jaxpt.evaluation.harness.evaluating import Results, gold_bits_per_byte
 from jaxpt.files.partial import whole_file
 
@@ -195,7 +196,8 @@ def _scores(
         if kept:
             error = stderr_for_metric(aggregation, BOOTSTRAP)
             out[key] = float(aggregation(kept))
-            out[f"{metric}_stderr,{which}"] = float(error(kept)) if error and len(kept) > 1 else "N/A"
+            with silent_bars():
+                out[f"{metric}_stderr,{which}"] = float(error(kept)) if error and len(kept) > 1 else "N/A"
     return out, said
 
 

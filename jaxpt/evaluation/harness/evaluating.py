@@ -16,6 +16,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable
 
 from jaxpt.errors import JaxptError, nearest
+from jaxpt.evaluation.harness.bars import silent_bars
 from jaxpt.evaluation.harness.gold_answers import GOLD, score_gold
 from jaxpt.evaluation.harness.language_model import JaxptModel
 from jaxpt.evaluation.harness.local_tasks import LocalTask, local_task, shipped
@@ -127,12 +128,13 @@ def evaluate(
 def _simple_evaluate(model: JaxptModel, **options: Any) -> Results:
     os.environ["DISABLE_MULTIPROC"] = "1"  # lm_eval's bootstrap would fork a process that has JAX's threads
     try:
-        results = lm_eval.simple_evaluate(
-            model,
-            task_manager=TaskManager(include_defaults=False),  # reading all its task files takes seconds
-            torch_random_seed=None,
-            **options,
-        )
+        with silent_bars():
+            results = lm_eval.simple_evaluate(
+                model,
+                task_manager=TaskManager(include_defaults=False),  # reading all its task files takes seconds
+                torch_random_seed=None,
+                **options,
+            )
     except AssertionError as error:
         raise JaxptError(f"lm_eval: {' '.join(str(error).split()) or 'an assertion failed'}") from error
     assert results is not None, "one process reports"
