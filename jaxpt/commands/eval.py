@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from jaxpt.cli.dispatch import Parser
 from jaxpt.cli.terminal import table
+from jaxpt.data import contamination
 from jaxpt.errors import JaxptError
 from jaxpt.evaluation.option_names import FLAGS, FOLLOWER_FLAGS, key_names
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
-    from jaxpt.data.contamination import Contamination
     from jaxpt.evaluation.harness.language_model import JaxptModel
     from jaxpt.models.model import Model
 
@@ -32,8 +32,8 @@ example:
   jaxpt eval --compare=BUNDLE.eval,RUN.eval
   jaxpt eval --follow=RUN --tasks=hellaswag --data=EVALSETS --limit=100 --keep_best=hellaswag/acc_norm --once
 
-With --contaminated the score over documents that no training source holds stands beside that over all; without --model
-the newest results in OUTPUT get it.
+With --contaminated the score over documents that no training source holds stands beside that over all, also with
+--compare and --follow; without these and --model the newest results in OUTPUT get it.
 
 Answers are kept in OUTPUT/answers as they come: killed, it goes on when started again, and what was asked before is not
 computed again. --data is a folder with the files of evaluation sets; a task of lm_eval itself is read from this
@@ -46,23 +46,37 @@ by that score, RUN@best by name.
 """
 
 
+FOLLOWERS = {"entry", "keep_best", "backlog", "once"}
+ASKED = {"data", "num_fewshot", "limit", "dtype", "max_length", "batch_tokens", "slots", "chat_template", "system"}
+ASKED |= {"seed", "contaminated", "keep_best", "backlog"}
+WHOLE = {  # what the whole command is, and the flags that go with it
+    "list": set(),
+    "compare": {"contaminated"},
+    "follow": {"tasks", "mesh", "hub", *ASKED, *FOLLOWERS},
+}
+
+
 def main(argv: Sequence[str]) -> int:
     """Parses arguments, evaluates, writes results and prints them."""
-    args = _parser().parse_args(list(argv))
-    if args.compare:
-        return _compare(args.compare)
+    parser = _parser()
+    args = parser.parse_args(list(argv))
+    _check_together(args, {name for name, value in vars(args).items() if value != parser.get_default(name)})
+    if args.compare and not args.contaminated:
+        return _compare(args)
     if find_spec("lm_eval") is None:
         raise JaxptError("jaxpt eval needs the library lm_eval: pip install 'jaxpt[eval]'")
     if not args.hub:
         from jaxpt.evaluation.harness.offline import stay_offline
 
         stay_offline()
-    if args.contaminated and not args.model and not args.follow:
-        return _score_again(args)
     if args.list:
         return _list()
+    if args.compare:
+        return _compare(args)
     if args.follow:
         return _follow(args)
+    if args.contaminated and not args.model and not args.tasks:
+        return _score_again(args)
     for name in ("model", "tasks"):
         if not getattr(args, name):
             raise JaxptError(f"--{name} is missing (or --list, --compare=A,B, --follow=RUN)")
@@ -70,6 +84,20 @@ def main(argv: Sequence[str]) -> int:
     if args.fewshot_as_multiturn and not args.chat_template:
         raise JaxptError("--fewshot_as_multiturn makes turns of a conversation; add --chat_template")
     return _on_hosts(args)
+
+
+def _check_together(args: argparse.Namespace, given: set[str]) -> None:
+    """Raises for a flag that would change nothing."""
+    whole = next((name for name in WHOLE if getattr(args, name)), None)
+    for name in sorted(given - {"debug", whole}):
+        if whole is not None and name not in WHOLE[whole]:
+            raise JaxptError(f"--{name} does not go with --{whole}; leave one of the two out")
+        if whole != "follow" and name in FOLLOWERS:
+            raise JaxptError(f"--{name} goes with --follow=RUN alone; add that, or leave --{name} out")
+        if whole == "follow" and not args.tasks and name in ASKED:
+            raise JaxptError(
+                f"--{name} goes with --tasks; without, an entry of the run's config says all (config.evaluations)"
+            )
 
 
 def _parser() -> Parser:
@@ -149,9 +177,6 @@ def _follow(args: argparse.Namespace) -> int:
     from jaxpt.training.following import Follower, waiting_entry
 
     run, mesh = Path(args.follow), parse_axes(args.mesh, "--mesh") if args.mesh else {}
-    for name in ("model", "output", "contaminated", "fewshot_as_multiturn", "run_model_code", "coordinator"):
-        if getattr(args, name):
-            raise JaxptError(f"--{name} does not go with --follow={run}, which scores its checkpoints into it")
     if not args.tasks:
         entry, asked = waiting_entry(run, args.entry)
         return Follower(run, entry, asked, mesh, said=key_names(f"config.evaluations.{entry}")).follow(args.once)
@@ -167,6 +192,7 @@ def _follow(args: argparse.Namespace) -> int:
         chat_template=args.chat_template,
         system=args.system,
         seed=args.seed,
+        contaminated=args.contaminated,
         keep_best=args.keep_best,
         process="follower",
         backlog=args.backlog,
@@ -186,7 +212,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
     data = None if args.data is None else Path(args.data)
     tasks = evaluating.find_tasks(args.tasks.split(","), data)  # before the model: a mistyped name costs no loading
-    files = _contaminated(args)
+    files = contamination.read_all(args.contaminated) if args.contaminated else []
     if files:
         clean.check(tasks, files)
     output = Path(args.output or f"{args.model.rstrip('/')}.eval")
@@ -313,20 +339,24 @@ def _list() -> int:
     return 0
 
 
-def _compare(folders: str) -> int:
-    from jaxpt.evaluation.harness.comparing import compare, read_scores
+def _compare(args: argparse.Namespace) -> int:
+    from jaxpt.evaluation.harness.comparing import among, compare, read_samples, scores_of_documents
 
-    names = folders.split(",")
+    names = args.compare.split(",")
     if len(names) != 2:
-        raise JaxptError(f"--compare={folders} must be two folders of results, A,B")
-    a, b = (read_scores(Path(name)) for name in names)
+        raise JaxptError(f"--compare={args.compare} must be two folders of results, A,B")
+    a, b = (read_samples(Path(name)) for name in names)
     shared = [task for task in a if task in b]
     if not shared:
         raise JaxptError(f"--compare: {names[0]} has {', '.join(a)}, {names[1]} has {', '.join(b)}: no task in common")
+    clean = _clean_documents(args, Path(names[0]), shared)
     lines: list[list[object]] = []
     for task in shared:
-        for d in compare(a[task], b[task]):
-            lines.append([task, *d])
+        pair = [scores_of_documents(samples[task]) for samples in (a, b)]
+        differences = compare(*pair)
+        if task in clean:
+            differences += compare(*(among(scores, clean[task], "clean") for scores in pair))
+        lines += [[task, *d] for d in differences]
     print(table(["task", "metric", "documents", "A", "B", "B - A", "± (paired)", "p"], lines))
     left_out = sorted(set(a) ^ set(b))
     if left_out:
@@ -334,10 +364,17 @@ def _compare(folders: str) -> int:
     return 0
 
 
-def _contaminated(args: argparse.Namespace) -> list["Contamination"]:
-    from jaxpt.data import contamination
+def _clean_documents(args: argparse.Namespace, folder: Path, tasks: Sequence[str]) -> dict[str, set[str]]:
+    """The clean documents of tasks, if that is asked for; those that have none are named."""
+    if not args.contaminated:
+        return {}
+    from jaxpt.evaluation.harness.clean import clean_documents
 
-    return [contamination.read(name) for name in args.contaminated.split(",")] if args.contaminated else []
+    found = clean_documents(folder, contamination.read_all(args.contaminated))
+    for task in tasks:
+        if task not in found:
+            print(f"jaxpt eval: {task} has no clean score: none of its documents is in the files", file=sys.stderr)
+    return found
 
 
 def _score_again(args: argparse.Namespace) -> int:
@@ -347,7 +384,7 @@ def _score_again(args: argparse.Namespace) -> int:
     if not args.output:
         raise JaxptError("--contaminated without --model scores results again: give their folder by --output")
     results, file = clean.read_results(Path(args.output))
-    lines = clean.add_clean(results, _contaminated(args))
+    lines = clean.add_clean(results, contamination.read_all(args.contaminated))
     clean.rewrite(results, file)
     _report_clean(clean.tables(results), lines)
     print(f"results in {file}")

@@ -1,5 +1,6 @@
 """Downstream tasks of lm_eval at a run's checkpoints: in the run's own process, or in one that follows it."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from jaxpt.checkpoints import marks
 from jaxpt.checkpoints.run_files import read_lineage
 from jaxpt.config.choice import option
+from jaxpt.data import contamination
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.evaluation.evaluation import BestBy, Evaluation, EvaluationSetting, Measure
 from jaxpt.evaluation.option_names import FLAGS, OptionNames, key_names
@@ -46,6 +48,7 @@ class Downstream(Evaluation):
     chat_template: bool = option(False, "write prompts as conversations")
     system: str | None = option(None, "what a conversation begins with")
     seed: int = option(1234, "of the choice of examples")
+    contaminated: str | None = option(None, "contaminated.json files A,B: scores without what sources hold, beside")
     keep_best: str | None = option(None, "a score, TASK/METRIC: the best checkpoint of each stage by it stays")
     process: Literal["run", "follower"] = option("run", "who scores: the run, or jaxpt eval --follow=RUN")
     backlog: int = option(20, "with keep_best and a follower: so many checkpoints may wait for their score")
@@ -64,6 +67,8 @@ class Downstream(Evaluation):
     def asked(self) -> str:
         """A digest of what scores depend on besides the model: tasks and how they are asked."""
         values: dict[str, Any] = {name: getattr(self, name) for name in HOW}
+        if self.contaminated is not None:  # else as before there was the option
+            values["contaminated"] = _content(self.contaminated)
         return canonical_digest({**values, "tasks": sorted(self.tasks)})
 
     def check(self, where: str) -> None:
@@ -134,8 +139,20 @@ def _known(asked: Downstream, said: OptionNames) -> dict[str, bool]:
     from jaxpt.evaluation.harness.scores import known_scores
 
     if asked not in _KNOWN:
-        _KNOWN[asked] = known_scores(asked.find_tasks(said))
+        tasks = asked.find_tasks(said)
+        known = known_scores(tasks)
+        if asked.contaminated is not None:
+            from jaxpt.evaluation.harness.clean import KEY, check
+
+            there = check(tasks, contamination.read_all(asked.contaminated), said["contaminated"])
+            known |= {f"{KEY}/{name}": better for name, better in known.items() if there[name.rpartition("/")[0]]}
+        _KNOWN[asked] = known
     return _KNOWN[asked]
+
+
+@functools.lru_cache(maxsize=16)
+def _content(paths: str) -> str:
+    return contamination.digest(contamination.read_all(paths))
 
 
 def need_lm_eval(where: str, *, hub: bool = False) -> None:

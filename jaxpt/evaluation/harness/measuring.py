@@ -8,8 +8,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxpt.data import contamination
 from jaxpt.evaluation.downstream import Downstream
-from jaxpt.evaluation.harness import evaluating
+from jaxpt.evaluation.harness import clean, evaluating
 from jaxpt.evaluation.harness.laid_out import laid_out
 from jaxpt.evaluation.harness.scores import flat_scores
 from jaxpt.evaluation.option_names import FLAGS, OptionNames
@@ -67,6 +68,8 @@ def _measure(
         system_instruction=asked.system,
         seed=asked.seed,
     )
+    if asked.contaminated is not None:
+        clean.add_clean(results, contamination.read_all(asked.contaminated), said["contaminated"])
     if jax.process_index() == 0:
         evaluating.write(results, output / name)
         if adapter.kept.file is not None:
