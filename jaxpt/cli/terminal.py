@@ -6,6 +6,7 @@ import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -97,6 +98,12 @@ class _Bar(tqdm):
             super().__del__()
 
 
+def _bars_stream() -> TextIO:
+    """Standard error itself: a bar moves the cursor."""
+    stream: TextIO = sys.stderr.raw if isinstance(sys.stderr, VisibleStream) else sys.stderr
+    return stream
+
+
 def progress(
     total: int, what: str, unit: str = "it", *, start: int = 0, scale: bool = False, quiet: bool = False
 ) -> tqdm:
@@ -110,8 +117,8 @@ def progress(
         scale: print counts with k, M, G.
         quiet: shows nothing.
     """
-    stream = sys.stderr.raw if isinstance(sys.stderr, VisibleStream) else sys.stderr
-    alive = stream.isatty()  # the bar moves the cursor itself
+    stream = _bars_stream()
+    alive = stream.isatty()
     return _Bar(
         total=total,
         initial=start,
@@ -120,6 +127,7 @@ def progress(
         unit_scale=scale,
         disable=quiet,
         dynamic_ncols=alive,
+        position=None if alive else 0,  # a second one would move the cursor of a terminal that is not there
         mininterval=0.2 if alive else 10.0,
         file=stream,
     )
@@ -143,7 +151,5 @@ def leave_out(bar: tqdm, units: int, seconds: float) -> None:
 
 def say(line: str) -> None:
     """Prints a line on standard output, above a progress bar that a terminal shows."""
-    if sys.stderr.isatty():
-        tqdm.write(line)
-    else:
+    with _Bar.external_write_mode(file=_bars_stream()):  # clears the bars, and shows them again below the line
         print(line, flush=True)

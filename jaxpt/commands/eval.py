@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 from jaxpt.cli.dispatch import Parser
 from jaxpt.cli.terminal import table
+from jaxpt.data import contamination
 from jaxpt.errors import JaxptError
+from jaxpt.evaluation.option_names import FLAGS, FOLLOWER_FLAGS, key_names
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
-    from jaxpt.data.contamination import Contamination
     from jaxpt.evaluation.harness.language_model import JaxptModel
     from jaxpt.models.model import Model
-    from jaxpt.tokenizers import Tokenizer
 
 HELP = "score a model on downstream tasks (lm_eval), from local files; compare two models"
 
@@ -32,8 +32,8 @@ example:
   jaxpt eval --compare=BUNDLE.eval,RUN.eval
   jaxpt eval --follow=RUN --tasks=hellaswag --data=EVALSETS --limit=100 --keep_best=hellaswag/acc_norm --once
 
-With --contaminated the score over documents that no training source holds stands beside that over all; without --model
-the newest results in OUTPUT get it.
+With --contaminated the score over documents that no training source holds stands beside that over all, also with
+--compare and --follow; without these and --model the newest results in OUTPUT get it.
 
 Answers are kept in OUTPUT/answers as they come: killed, it goes on when started again, and what was asked before is not
 computed again. --data is a folder with the files of evaluation sets; a task of lm_eval itself is read from this
@@ -46,34 +46,58 @@ by that score, RUN@best by name.
 """
 
 
+FOLLOWERS = {"entry", "keep_best", "backlog", "once"}
+ASKED = {"data", "num_fewshot", "limit", "dtype", "max_length", "batch_tokens", "slots", "chat_template", "system"}
+ASKED |= {"seed", "contaminated", "keep_best", "backlog"}
+WHOLE = {  # what the whole command is, and the flags that go with it
+    "list": set(),
+    "compare": {"contaminated"},
+    "follow": {"tasks", "mesh", "hub", *ASKED, *FOLLOWERS},
+}
+
+
 def main(argv: Sequence[str]) -> int:
     """Parses arguments, evaluates, writes results and prints them."""
-    args = _parser().parse_args(list(argv))
-    if args.compare:
-        return _compare(args.compare)
+    parser = _parser()
+    args = parser.parse_args(list(argv))
+    _check_together(args, {name for name, value in vars(args).items() if value != parser.get_default(name)})
+    if args.compare and not args.contaminated:
+        return _compare(args)
     if find_spec("lm_eval") is None:
         raise JaxptError("jaxpt eval needs the library lm_eval: pip install 'jaxpt[eval]'")
     if not args.hub:
         from jaxpt.evaluation.harness.offline import stay_offline
 
         stay_offline()
-    if args.contaminated and not args.model and not args.follow:
-        return _score_again(args)
     if args.list:
         return _list()
+    if args.compare:
+        return _compare(args)
     if args.follow:
         return _follow(args)
+    if args.contaminated and not args.model and not args.tasks:
+        return _score_again(args)
     for name in ("model", "tasks"):
         if not getattr(args, name):
             raise JaxptError(f"--{name} is missing (or --list, --compare=A,B, --follow=RUN)")
-    for name in ("limit", "max_length", "batch_tokens", "slots"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise JaxptError(f"--{name}={getattr(args, name)} must be at least 1")
-    if args.num_fewshot is not None and args.num_fewshot < 0:
-        raise JaxptError(f"--num_fewshot={args.num_fewshot} must be at least 0")
+    FLAGS.check_counts(args)
     if args.fewshot_as_multiturn and not args.chat_template:
         raise JaxptError("--fewshot_as_multiturn makes turns of a conversation; add --chat_template")
     return _on_hosts(args)
+
+
+def _check_together(args: argparse.Namespace, given: set[str]) -> None:
+    """Raises for a flag that would change nothing."""
+    whole = next((name for name in WHOLE if getattr(args, name)), None)
+    for name in sorted(given - {"debug", whole}):
+        if whole is not None and name not in WHOLE[whole]:
+            raise JaxptError(f"--{name} does not go with --{whole}; leave one of the two out")
+        if whole != "follow" and name in FOLLOWERS:
+            raise JaxptError(f"--{name} goes with --follow=RUN alone; add that, or leave --{name} out")
+        if whole == "follow" and not args.tasks and name in ASKED:
+            raise JaxptError(
+                f"--{name} goes with --tasks; without, an entry of the run's config says all (config.evaluations)"
+            )
 
 
 def _parser() -> Parser:
@@ -148,15 +172,14 @@ def _on_hosts(args: argparse.Namespace) -> int:
 def _follow(args: argparse.Namespace) -> int:
     from jaxpt.evaluation.downstream import Downstream
     from jaxpt.files.names import path_component
+    from jaxpt.models.compute import Compute
     from jaxpt.sharding.mesh import parse_axes
     from jaxpt.training.following import Follower, waiting_entry
 
     run, mesh = Path(args.follow), parse_axes(args.mesh, "--mesh") if args.mesh else {}
-    for name in ("model", "output", "contaminated", "fewshot_as_multiturn", "run_model_code", "coordinator"):
-        if getattr(args, name):
-            raise JaxptError(f"--{name} does not go with --follow={run}, which scores its checkpoints into it")
     if not args.tasks:
-        return Follower(run, *waiting_entry(run, args.entry), mesh).follow(args.once)
+        entry, asked = waiting_entry(run, args.entry)
+        return Follower(run, entry, asked, mesh, said=key_names(f"config.evaluations.{entry}")).follow(args.once)
     asked = Downstream(
         tasks=tuple(args.tasks.split(",")),
         data=args.data,
@@ -169,13 +192,15 @@ def _follow(args: argparse.Namespace) -> int:
         chat_template=args.chat_template,
         system=args.system,
         seed=args.seed,
+        contaminated=args.contaminated,
         keep_best=args.keep_best,
         process="follower",
         backlog=args.backlog,
     )
     entry = args.entry or "tasks"
     path_component(entry, "--entry")
-    asked.check("--follow")
+    FOLLOWER_FLAGS.check_counts(asked)
+    Compute(dtype=asked.dtype)
     return Follower(run, entry, asked, mesh).follow(args.once)
 
 
@@ -187,7 +212,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
     data = None if args.data is None else Path(args.data)
     tasks = evaluating.find_tasks(args.tasks.split(","), data)  # before the model: a mistyped name costs no loading
-    files = _contaminated(args)
+    files = contamination.read_all(args.contaminated) if args.contaminated else []
     if files:
         clean.check(tasks, files)
     output = Path(args.output or f"{args.model.rstrip('/')}.eval")
@@ -256,48 +281,28 @@ def open_model(
     """
     import jax
 
-    from jaxpt.bundles.digest import digest
-    from jaxpt.evaluation.harness.kept import KeptAnswers
-    from jaxpt.evaluation.harness.language_model import JaxptModel
-    from jaxpt.generation import InferenceEngine
-    from jaxpt.generation.ends import end_ids
-    from jaxpt.models.compute import Compute
+    from jaxpt.evaluation.harness.laid_out import laid_out
+    from jaxpt.generation.turns import turn_ends
     from jaxpt.sharding import of_first
 
     model, over = _loaded(path, mesh)
     words = model.tokenizer
     if words is None:
         raise JaxptError(f"--model={path} has no tokenizer; write the bundle with one")
-    identity = {
-        "params": digest(model.params),
-        "config": model.config.to_dict(),
-        "tokenizer": words.fingerprint,
-        "dtype": dtype,
-        "max_length": max_length or model.config.max_positions,
-    }
-    ends = end_ids(model)
-    if conversations is not None:
-        ends = _as_trained(words, conversations, ends)
-        identity |= {"ends": ends}
-    engine = InferenceEngine(
-        model.config,
-        model.params,
-        Compute(dtype=dtype),
-        decode=words.decode,
+    if conversations is not None:  # prompts are written by this template from here on
+        words.chat_templates["default"] = words.chat_template = conversations
+    return laid_out(
+        model,
+        path,
+        output / "answers" if jax.process_index() == 0 else None,
         mesh=over,
-        slots=slots,
+        dtype=dtype,
+        max_length=max_length,
         batch_tokens=batch_tokens,
+        slots=slots,
+        turn_ends=None if conversations is None else turn_ends(words, conversations),
+        agree=of_first,
     )
-    kept = KeptAnswers(output / "answers" if jax.process_index() == 0 else None, identity)
-    return JaxptModel(engine, words, ends, max_length=max_length, kept=kept, name=path, agree=of_first)
-
-
-def _as_trained(tokenizer: "Tokenizer", template: str, ends: Sequence[int]) -> list[int]:
-    """Prompts are written by this template from here on; returns the ends of answers with those of its turns."""
-    from jaxpt.generation.turns import turn_ends
-
-    tokenizer.chat_templates["default"] = tokenizer.chat_template = template
-    return sorted({*ends, *turn_ends(tokenizer, template)})
 
 
 def _loaded(path: str, mesh: str) -> "tuple[Model, Mesh | None]":
@@ -334,20 +339,24 @@ def _list() -> int:
     return 0
 
 
-def _compare(folders: str) -> int:
-    from jaxpt.evaluation.harness.comparing import compare, read_scores
+def _compare(args: argparse.Namespace) -> int:
+    from jaxpt.evaluation.harness.comparing import among, compare, read_samples, scores_of_documents
 
-    names = folders.split(",")
+    names = args.compare.split(",")
     if len(names) != 2:
-        raise JaxptError(f"--compare={folders} must be two folders of results, A,B")
-    a, b = (read_scores(Path(name)) for name in names)
+        raise JaxptError(f"--compare={args.compare} must be two folders of results, A,B")
+    a, b = (read_samples(Path(name)) for name in names)
     shared = [task for task in a if task in b]
     if not shared:
         raise JaxptError(f"--compare: {names[0]} has {', '.join(a)}, {names[1]} has {', '.join(b)}: no task in common")
+    clean = _clean_documents(args, Path(names[0]), shared)
     lines: list[list[object]] = []
     for task in shared:
-        for d in compare(a[task], b[task]):
-            lines.append([task, *d])
+        pair = [scores_of_documents(samples[task]) for samples in (a, b)]
+        differences = compare(*pair)
+        if task in clean:
+            differences += compare(*(among(scores, clean[task], "clean") for scores in pair))
+        lines += [[task, *d] for d in differences]
     print(table(["task", "metric", "documents", "A", "B", "B - A", "± (paired)", "p"], lines))
     left_out = sorted(set(a) ^ set(b))
     if left_out:
@@ -355,10 +364,17 @@ def _compare(folders: str) -> int:
     return 0
 
 
-def _contaminated(args: argparse.Namespace) -> list["Contamination"]:
-    from jaxpt.data import contamination
+def _clean_documents(args: argparse.Namespace, folder: Path, tasks: Sequence[str]) -> dict[str, set[str]]:
+    """The clean documents of tasks, if that is asked for; those that have none are named."""
+    if not args.contaminated:
+        return {}
+    from jaxpt.evaluation.harness.clean import clean_documents
 
-    return [contamination.read(name) for name in args.contaminated.split(",")] if args.contaminated else []
+    found = clean_documents(folder, contamination.read_all(args.contaminated))
+    for task in tasks:
+        if task not in found:
+            print(f"jaxpt eval: {task} has no clean score: none of its documents is in the files", file=sys.stderr)
+    return found
 
 
 def _score_again(args: argparse.Namespace) -> int:
@@ -368,7 +384,7 @@ def _score_again(args: argparse.Namespace) -> int:
     if not args.output:
         raise JaxptError("--contaminated without --model scores results again: give their folder by --output")
     results, file = clean.read_results(Path(args.output))
-    lines = clean.add_clean(results, _contaminated(args))
+    lines = clean.add_clean(results, contamination.read_all(args.contaminated))
     clean.rewrite(results, file)
     _report_clean(clean.tables(results), lines)
     print(f"results in {file}")

@@ -41,7 +41,10 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(list(argv))
     if args.max_new_tokens < 1:
         raise JaxptError(f"--max_new_tokens={args.max_new_tokens} must be at least 1")
-    sampling = Sampling(args.temperature, args.top_k, args.top_p)
+    try:
+        sampling = Sampling(args.temperature, args.top_k, args.top_p)
+    except JaxptError as error:
+        raise JaxptError(f"--{error}") from error
     model = api.load(args.model)
     if model.tokenizer is None:
         raise JaxptError(f"--model={args.model} has no tokenizer; write the bundle with one")

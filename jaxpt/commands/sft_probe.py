@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import functools
 import gc
 import io
 import shlex
@@ -18,7 +19,10 @@ from jaxpt.commands import train as training
 from jaxpt.commands.eval import open_model
 from jaxpt.config.file import load
 from jaxpt.config.schema import plain
+from jaxpt.data import contamination
+from jaxpt.data.contamination import Contamination
 from jaxpt.errors import JaxptError
+from jaxpt.evaluation.option_names import SFT_PROBE_FLAGS
 from jaxpt.files.lock import Lock, inside
 from jaxpt.files.partial import writes
 from jaxpt.sweeps.sft_pictures import base_against_after
@@ -73,6 +77,9 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--system", metavar="TEXT", help="what such a conversation begins with")
     parser.add_argument("--seed", type=int, default=1234, help="of the choice of examples")
+    parser.add_argument(
+        "--contaminated", metavar="A,B,…", help="contaminated.json files: scores without what sources hold, beside"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the weights of the fine-tuned models")
     parser.add_argument("--hub", action="store_true", help="tasks of lm_eval may be downloaded")
     args, overrides = parser.parse_overrides(argv)
@@ -89,12 +96,15 @@ def _probe(args: argparse.Namespace, overrides: Sequence[str], command: str) -> 
     _check(args)
     config = load(RunConfig, f"{args.config or CONFIG}{f':{args.data}' if args.data else ''}", overrides)
     _check_config(config)
-    _tasks(args)  # before the models: a mistyped name costs no loading
+    tasks = _tasks(args)  # before the models: a mistyped name costs no loading
+    files = _contaminated(args, tasks)
     models = models_of_run(Path(args.run)) if args.run else models_named(args.model.split(","))
     output = Path(args.output_dir or f"{(args.run or args.model.split(',')[0]).rstrip('/')}.sft_probe")
     settings = {name: getattr(args, name) for name in DECIDE}
+    settings |= {"contaminated": contamination.digest(files)} if files else {}
     settings = {"format": FORMAT, "tasks": args.tasks.split(","), **settings, "config": plain(config)}
-    probe = SftProbe(output, config, settings, _tune, lambda *of: _scores(args, *of), args.chat_template, args.keep)
+    score = functools.partial(_scores, args, files)
+    probe = SftProbe(output, config, settings, _tune, score, args.chat_template, args.keep)
     with Lock(inside(output), output, "--output_dir").acquire(), writes(output):
         probe.claim()
         results = probe.run(models)
@@ -120,11 +130,7 @@ def _check(args: argparse.Namespace) -> None:
         raise JaxptError("give --model=PATH, or --run=RUN for all kept checkpoints of a run; one of the two")
     if not args.data and not args.config:
         raise JaxptError("--data is missing: conversations to tune on, as jaxpt-data chats writes them")
-    for name in ("limit", "max_length", "batch_tokens"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise JaxptError(f"--{name}={getattr(args, name)} must be at least 1")
-    if args.num_fewshot is not None and args.num_fewshot < 0:
-        raise JaxptError(f"--num_fewshot={args.num_fewshot} must be at least 0")
+    SFT_PROBE_FLAGS.check_counts(args)
 
 
 def _check_config(config: RunConfig) -> None:
@@ -144,9 +150,26 @@ def _tune(config: RunConfig, workdir: Path) -> int:
     return code
 
 
-def _scores(args: argparse.Namespace, path: str, folder: Path, conversations: str | None) -> dict[str, Any]:
+def _contaminated(args: argparse.Namespace, tasks: Sequence[Any]) -> list[Contamination]:
+    """What sources hold; tasks without clean scores are named."""
+    from jaxpt.evaluation.harness import clean
+
+    files = contamination.read_all(args.contaminated) if args.contaminated else []
+    for name, there in clean.check(tasks, files).items() if files else ():
+        if not there:
+            say(f"{name} has no clean score: none of its documents is in the files")
+    return files
+
+
+def _scores(
+    args: argparse.Namespace,
+    files: Sequence[Contamination],
+    path: str,
+    folder: Path,
+    conversations: str | None,
+) -> dict[str, Any]:
     """Evaluates as `jaxpt eval` does; results and answers go into `folder`."""
-    from jaxpt.evaluation.harness import evaluating
+    from jaxpt.evaluation.harness import clean, evaluating
 
     with contextlib.redirect_stdout(io.StringIO()):
         model = open_model(
@@ -167,14 +190,20 @@ def _scores(args: argparse.Namespace, path: str, folder: Path, conversations: st
             system_instruction=args.system if conversations is not None else None,
             seed=args.seed,
         )
+        if files:
+            clean.add_clean(results, files)
         evaluating.write(results, folder)
     del model
     gc.collect()
-    scores = scores_of(evaluating.rows(results), results.get("group_subtasks", {}))
+    rows = [*evaluating.rows(results), *(clean.clean_rows(results) if files else ())]
+    scores = scores_of(rows, results.get("group_subtasks", {}))
     return {"scores": [dataclasses.asdict(s) for s in scores], "truncated": results["truncated_requests"]}
 
 
 def _tasks(args: argparse.Namespace) -> list[Any]:
     from jaxpt.evaluation.harness import evaluating
 
-    return evaluating.find_tasks(args.tasks.split(","), Path(args.eval_data) if args.eval_data else None)
+    data = Path(args.eval_data) if args.eval_data else None
+    tasks = evaluating.find_tasks(args.tasks.split(","), data, SFT_PROBE_FLAGS)
+    evaluating.check_tasks(tasks, args.num_fewshot, said=SFT_PROBE_FLAGS)
+    return tasks

@@ -14,6 +14,7 @@ from typing import Any
 import fsspec
 
 from jaxpt.errors import JaxptError
+from jaxpt.files.digests import canonical_digest
 
 NAME = "contaminated.json"  # in the folder that decontamination writes
 FORMAT, VERSION = "jaxpt contaminated items", 1
@@ -126,6 +127,16 @@ class Contamination:
             "sets": {n: {"digests": list(s.digests), "unchecked": list(s.unchecked)} for n, s in self.sets.items()},
             "items": [asdict(item) for item in self.items],
         }
+
+
+def read_all(paths: str) -> list[Contamination]:
+    """Returns what the files or folders `A,B,…` say; as `read`."""
+    return [read(path) for path in paths.split(",")]
+
+
+def digest(files: Sequence[Contamination]) -> str:
+    """Returns what tells files of other content apart, wherever they lie."""
+    return canonical_digest([file.to_dict() for file in files])
 
 
 def read(path: str) -> Contamination:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from jaxpt.checkpoints import marks
 from jaxpt.checkpoints.run_files import read_lineage
 from jaxpt.config.choice import option
+from jaxpt.data import contamination
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.evaluation.evaluation import BestBy, Evaluation, EvaluationSetting, Measure
+from jaxpt.evaluation.option_names import FLAGS, OptionNames, key_names
 from jaxpt.files.digests import canonical_digest
 from jaxpt.models.compute import Compute
 from jaxpt.models.model import Model
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from lm_eval.api.task import Task
 
 MEAN = "mean/"  # before the names of scores of the mean of the parameters
+_KNOWN: "dict[Downstream, dict[str, bool]]" = {}  # opening tasks takes seconds
 HOW = ("tasks", "num_fewshot", "limit", "dtype", "max_length", "chat_template", "system", "seed")  # scores depend on it
 
 
@@ -45,6 +48,7 @@ class Downstream(Evaluation):
     chat_template: bool = option(False, "write prompts as conversations")
     system: str | None = option(None, "what a conversation begins with")
     seed: int = option(1234, "of the choice of examples")
+    contaminated: str | None = option(None, "contaminated.json files A,B: scores without what sources hold, beside")
     keep_best: str | None = option(None, "a score, TASK/METRIC: the best checkpoint of each stage by it stays")
     process: Literal["run", "follower"] = option("run", "who scores: the run, or jaxpt eval --follow=RUN")
     backlog: int = option(20, "with keep_best and a follower: so many checkpoints may wait for their score")
@@ -63,17 +67,14 @@ class Downstream(Evaluation):
     def asked(self) -> str:
         """A digest of what scores depend on besides the model: tasks and how they are asked."""
         values: dict[str, Any] = {name: getattr(self, name) for name in HOW}
+        if self.contaminated is not None:  # else as before there was the option
+            values["contaminated"] = _content(self.contaminated)
         return canonical_digest({**values, "tasks": sorted(self.tasks)})
 
     def check(self, where: str) -> None:
         """As `Evaluation.check`."""
         super().check(where)
-        for name in ("limit", "max_length", "batch_tokens", "slots"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise JaxptError(f"{where}.{name} is {getattr(self, name)}, it must be at least 1")
-        for name in ("num_fewshot", "backlog"):
-            if (getattr(self, name) or 0) < 0:
-                raise JaxptError(f"{where}.{name} is {getattr(self, name)}, it must be at least 0")
+        key_names(where).check_counts(self)
         Compute(dtype=self.dtype)
         if not self.measured_by_run and (self.every is not None or self.stage_ends):
             key = "every" if self.every is not None else "stage_ends"
@@ -89,37 +90,33 @@ class Downstream(Evaluation):
         if not self.measured_by_run:
             return  # the follower may run where the files are, and lm_eval is
         need_lm_eval(where)
-        try:
-            self.best_by()
-        except JaxptError as error:
-            raise JaxptError(f"{where}: {error}") from error
+        self.best_by(key_names(where))
 
-    def best_by(self) -> BestBy | None:
-        """As `Evaluation.best_by`; the tasks are opened.
+    def best_by(self, said: OptionNames = FLAGS) -> BestBy | None:
+        """As `Evaluation.best_by`; the tasks are opened, once in a process. `said` is how messages name options.
 
         Raises:
             JaxptError: tasks that cannot be asked, or do not give the score.
         """
-        known = _known(self)
+        known = _known(self, said)
         if self.keep_best is None:
             return None
         name = self.keep_best.removeprefix(MEAN)
         if name not in known:
             hint = nearest(name, known) or f"; they give {', '.join(known)}"
-            raise JaxptError(f"keep_best is {self.keep_best!r}, which the tasks do not give{hint}")
+            raise JaxptError(f"{said['keep_best']} is {self.keep_best!r}, which the tasks do not give{hint}")
         return BestBy(self.keep_best, known[name])
 
-    def find_tasks(self) -> "Sequence[Task | Group | str]":
-        """Returns the tasks, read anew.
+    def find_tasks(self, said: OptionNames) -> "Sequence[Task | Group | str]":
+        """Returns the tasks, read anew; `said` is how messages name options.
 
         Raises:
             JaxptError: a task that is not there or cannot be asked as it should be.
         """
-        from jaxpt.evaluation.harness.evaluating import find_tasks
-        from jaxpt.evaluation.harness.scores import check_tasks
+        from jaxpt.evaluation.harness.evaluating import check_tasks, find_tasks
 
-        found = find_tasks(self.tasks, None if self.data is None else Path(self.data))
-        check_tasks(found, self.num_fewshot)
+        found = find_tasks(self.tasks, None if self.data is None else Path(self.data), said)
+        check_tasks(found, self.num_fewshot, said=said)
         return found
 
     def prepare(self, setting: EvaluationSetting) -> Measure:
@@ -131,16 +128,31 @@ class Downstream(Evaluation):
 
         def scored(step: int, params: Any) -> dict[str, float]:
             model = Model(setting.model, params, setting.tokenizer, (*lineage,))
-            return measure(self, model, output, str(step), setting.mesh)
+            return measure(
+                self, model, output, str(step), setting.mesh, key_names(f"config.evaluations.{setting.entry}")
+            )
 
         return scored
 
 
-@functools.lru_cache(maxsize=16)
-def _known(asked: Downstream) -> dict[str, bool]:
+def _known(asked: Downstream, said: OptionNames) -> dict[str, bool]:
     from jaxpt.evaluation.harness.scores import known_scores
 
-    return known_scores(asked.find_tasks())
+    if asked not in _KNOWN:
+        tasks = asked.find_tasks(said)
+        known = known_scores(tasks)
+        if asked.contaminated is not None:
+            from jaxpt.evaluation.harness.clean import KEY, check
+
+            there = check(tasks, contamination.read_all(asked.contaminated), said["contaminated"])
+            known |= {f"{KEY}/{name}": better for name, better in known.items() if there[name.rpartition("/")[0]]}
+        _KNOWN[asked] = known
+    return _KNOWN[asked]
+
+
+@functools.lru_cache(maxsize=16)
+def _content(paths: str) -> str:
+    return contamination.digest(contamination.read_all(paths))
 
 
 def need_lm_eval(where: str, *, hub: bool = False) -> None:

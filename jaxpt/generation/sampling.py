@@ -23,11 +23,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
-            raise JaxptError(f"--temperature={self.temperature} must be at least 0 (0: the likeliest token)")
+            raise JaxptError(f"temperature={self.temperature} must be at least 0 (0: the likeliest token)")
         if self.top_k < 0:
-            raise JaxptError(f"--top_k={self.top_k} must be at least 0 (0: all tokens)")
+            raise JaxptError(f"top_k={self.top_k} must be at least 0 (0: all tokens)")
         if not 0 < self.top_p <= 1:
-            raise JaxptError(f"--top_p={self.top_p} must be above 0 and at most 1")
+            raise JaxptError(f"top_p={self.top_p} must be above 0 and at most 1")
 
 
 class Samplings(NamedTuple):

@@ -147,7 +147,7 @@ def _json(folder: Path, name: str) -> dict[str, object] | None:
 def _needed(folder: Path, name: str) -> dict[str, object]:
     values = _json(folder, name)
     if values is None:
-        raise JaxptError(f"{folder / name} does not exist; --from takes a Hugging Face model directory")
+        raise JaxptError(f"{folder / name} does not exist; give a Hugging Face model directory")
     return values
 
 

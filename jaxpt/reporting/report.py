@@ -38,7 +38,7 @@ def write_report(workdir: str | Path, notes: Mapping[str, str] | None = None) ->
     workdir = Path(workdir)
     metrics = workdir / "metrics.jsonl"
     if not metrics.is_file():
-        raise JaxptError(f"--workdir={workdir} is not a run directory: it has no metrics.jsonl")
+        raise JaxptError(f"{workdir} is not a run directory: it has no metrics.jsonl")
     records = read(metrics)
     if not records:
         raise JaxptError(f"{metrics} holds no records yet; report again after the first {metrics.name} line")

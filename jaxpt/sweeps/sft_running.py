@@ -58,9 +58,9 @@ class SftProbe:
             if other := [p.name for p in self.output.iterdir() if not p.name.startswith(".jaxpt")]:
                 raise JaxptError(f"{self.output} holds {other[0]}, not a probe; give another --output_dir")
             write_json(note, self.settings)
-        elif differs := [key for key in self.settings if before.get(key) != self.settings[key]]:
+        elif differs := [k for k in {**self.settings, **before} if before.get(k) != self.settings.get(k)]:
             key = differs[0]
-            shown = "" if key == "config" else f" ({before.get(key)!r}, now {self.settings[key]!r})"
+            shown = "" if key == "config" else f" ({before.get(key)!r}, now {self.settings.get(key)!r})"
             raise JaxptError(f"{self.output} was begun with another {key}{shown}; give another --output_dir")
 
     def run(self, models: Sequence[ProbedModel]) -> list[ProbeResult] | None:

@@ -66,14 +66,17 @@ class ProbeCorrelation:
 
 
 def scores_of(rows: Sequence[Sequence[Any]], groups: Mapping[str, Sequence[str]]) -> list[ProbeScore]:
-    """Returns the scores of an evaluation's table (`evaluating.rows`); of a group its own, not those of its members."""
+    """Returns the scores of an evaluation's table (`evaluating.rows`); of a group its own, not those of its members.
+
+    Rows over all documents stand before those over some of them.
+    """
     inside = {member for members in groups.values() for member in members}
-    documents = {task: int(count or 0) for task, _, count, _, _, _ in rows}
+    documents = {task: int(count or 0) for task, _, count, _, _, _ in reversed(rows)}
     for group, members in groups.items():
         documents[group] = documents.get(group) or sum(documents.get(member, 0) for member in members)
     return [
-        ProbeScore(task, metric, value, error if isinstance(error, float) else None, documents[task])
-        for task, _, _, metric, value, error in rows
+        ProbeScore(task, metric, value, error if isinstance(error, float) else None, int(count or documents[task]))
+        for task, _, count, metric, value, error in rows
         if task not in inside
     ]
 

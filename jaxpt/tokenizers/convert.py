@@ -38,6 +38,25 @@ def puts_a_space(proto: Any) -> bool:
     return bool(proto.normalizer_spec.add_dummy_prefix)
 
 
+def is_llamas(proto: Any) -> bool:
+    """Whether a model is of the kind that a `LlamaTokenizer` reads: BPE, with bytes for unknown characters."""
+    return bool(proto.trainer_spec.model_type == BPE and proto.trainer_spec.byte_fallback)
+
+
+def spaces_differ(settings: Mapping[str, Any], name: str | None) -> bool:
+    """Whether transformers puts spaces before other parts of a text than the SentencePiece library does.
+
+    That puts one before every text, and so before each part between control tokens, also one that begins with a space.
+    A `LlamaTokenizer` never adds to a space, and unless `legacy` is true it gives one to the beginning of the whole
+    text alone; of other classes `legacy` false does the same.
+
+    Args:
+        settings: of `tokenizer_config.json`.
+        name: the tokenizer's class, as from `class_name`.
+    """
+    return name == "LlamaTokenizer" or settings.get("legacy") is False
+
+
 def as_sentencepiece_splits(proto: Any, legacy: bool = True) -> tokenizers.Tokenizer:
     """Returns a tokenizer that encodes as SentencePiece does (transformers 5, `build_tokenizer_from_spm_proto`).
 

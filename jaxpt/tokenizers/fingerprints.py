@@ -55,7 +55,7 @@ def accepts(tokenizer: "Tokenizer", stored: str | None, what: str) -> bool:
     if stored is None or stored == tokenizer.fingerprint:
         return stored is not None
     before = tokenizer.as_read_before()
-    if before is not tokenizer and stored == earlier_fingerprint(before):
+    if before is not tokenizer and stored in (before.fingerprint, earlier_fingerprint(before)):
         if same_tokens(before, tokenizer):
             return True
         raise JaxptError(
@@ -82,7 +82,7 @@ def known_as(tokenizer: "Tokenizer", stored: str | None) -> bool:
     if stored == tokenizer.fingerprint or stored == earlier_fingerprint(tokenizer):
         return True
     before = tokenizer.as_read_before()
-    return before is not tokenizer and stored == earlier_fingerprint(before)
+    return before is not tokenizer and stored in (before.fingerprint, earlier_fingerprint(before))
 
 
 def earlier_names(tokenizer: "Tokenizer") -> list[str]:

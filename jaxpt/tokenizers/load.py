@@ -12,7 +12,14 @@ from jaxpt.files.digests import NAME, Digests, with_digests
 from jaxpt.files.strangers import parse_json, read_text, regular_file
 from jaxpt.tokenizers.added import add_told_tokens, special_told, told_tokens
 from jaxpt.tokenizers.classes import PLAIN, class_name, special_texts
-from jaxpt.tokenizers.convert import as_llama_splits, as_sentencepiece_splits, puts_a_space, read_proto
+from jaxpt.tokenizers.convert import (
+    as_llama_splits,
+    as_sentencepiece_splits,
+    is_llamas,
+    puts_a_space,
+    read_proto,
+    spaces_differ,
+)
 from jaxpt.tokenizers.fingerprints import same_tokens
 from jaxpt.tokenizers.huggingface import HuggingFaceTokenizer, as_gpt2, read_json
 from jaxpt.tokenizers.interface import Tokenizer
@@ -98,13 +105,17 @@ def _from_vocab(vocab: Path, beside: list[Path], settings: dict[str, Any]) -> To
 
 
 def _from_sentencepiece(model: Path, files: list[Path], settings: dict[str, Any]) -> Tokenizer:
-    """A SentencePiece model by its own library, unless tokens were added beside it, which that cannot hold."""
+    """A SentencePiece model by its own library, unless tokens were added beside it, which that cannot hold, or the
+    settings give spaces to other parts of a text than that does."""
     tokenizer, folder = SentencePieceTokenizer(model, files, settings), model.parent
-    if not _lacks(tokenizer, _json(folder / "added_tokens.json")):
+    lacks, name = _lacks(tokenizer, _json(folder / "added_tokens.json")), class_name(settings)
+    if not lacks and not spaces_differ(settings, name):
         return tokenizer
-    name, proto = class_name(settings), read_proto(model)
+    proto = read_proto(model)
     plain = HuggingFaceTokenizer(as_sentencepiece_splits(proto), files, {})
-    if not same_tokens(plain, tokenizer):
+    if not same_tokens(plain, tokenizer) or (name == "LlamaTokenizer" and not lacks and not is_llamas(proto)):
+        if not lacks:
+            return tokenizer
         raise JaxptError(
             f"{model}: tokens were added beside it, and it has no exact tokenizer.json; {_convert(folder)}"
         )
@@ -115,7 +126,9 @@ def _from_sentencepiece(model: Path, files: list[Path], settings: dict[str, Any]
     settings = {"add_bos_token": True, **tokenizer.own_special(), **settings}
     added, spelled = _json(folder / "added_tokens.json"), name != "LlamaTokenizer" and puts_a_space(proto)
     add_told_tokens(inner, settings, added, name, str(model), as_spelled=spelled)
-    return HuggingFaceTokenizer(inner, files, settings, name)
+    made = HuggingFaceTokenizer(inner, files, settings, name, None if lacks else lambda: tokenizer)
+    made.tokens_when_spelled = lacks
+    return made
 
 
 def _lacks(tokenizer: SentencePieceTokenizer, added: dict[str, Any]) -> bool:

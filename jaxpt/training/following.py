@@ -18,6 +18,7 @@ from jaxpt.config.schema import build
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.evaluation.downstream import MEAN, Downstream
 from jaxpt.evaluation.evaluation import BestBy, prefix
+from jaxpt.evaluation.option_names import FOLLOWER_FLAGS, OptionNames
 from jaxpt.files.digests import read_json
 from jaxpt.files.holder import read_holder
 from jaxpt.files.lock import STALE, Lock, inside
@@ -61,7 +62,8 @@ def _check_run(workdir: Path) -> None:
 class Follower:
     """A run, the entry under which its checkpoints are scored, and how.
 
-    `mesh` is what parameters are sharded over ({}: one device); `report` receives a line for the person watching.
+    `mesh` is what parameters are sharded over ({}: one device); `report` receives a line for the person watching;
+    `said` is how messages name the options of `asked`.
     """
 
     workdir: Path
@@ -69,6 +71,7 @@ class Follower:
     asked: Downstream
     mesh: Mapping[str, int] = field(default_factory=dict)
     report: Callable[[str], None] = print
+    said: OptionNames = FOLLOWER_FLAGS
     _unreadable: dict[int, str] = field(default_factory=dict)
     _said_trained: bool = True
     _board: Board | None = None
@@ -85,7 +88,7 @@ class Follower:
         _check_run(self.workdir)
         if not has_tokenizer(self.workdir):
             raise JaxptError(f"--follow={self.workdir}: the run has no tokenizer; train with --config.tokenizer")
-        best = self.asked.best_by()
+        best = self.asked.best_by(self.said)
         folder = marks.folder(self.workdir, self.entry)
         with Lock(inside(folder), folder, "--entry").acquire():
             self._introduce()
@@ -153,7 +156,8 @@ class Follower:
         for which, model in models.items():
             name = f"{step}.mean" if which else str(step)
             mesh = None if layout is None else layout.mesh
-            values |= {f"{start}{which}{n}": v for n, v in measure(self.asked, model, output, name, mesh).items()}
+            scores = measure(self.asked, model, output, name, mesh, self.said)
+            values |= {f"{start}{which}{n}": v for n, v in scores.items()}
         facts = {"of_stage": marks.stage_of(run), "digest": marks.digest_of(run), "asked": self.asked.asked}
         record: dict[str, Any] = {"step": step, "tokens": run["tokens"], "time": opened, **facts, **values}
         followed.add(self.workdir, self.entry, record)

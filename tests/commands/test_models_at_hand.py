@@ -95,13 +95,13 @@ def test_inspect_says_what_it_found(bundle, capsys):
         (("inspect", "{bundle}", "--mesh=fsdp=-1"), "give every length"),
         (("inspect", "{bundle}", "--mesh=fdsp=2"), "did you mean 'fsdp'?"),
         (("inspect", "{bundle}", "--mesh=fsdp=5"), "is not divided by the mesh axis 'fsdp'"),
-        (("report", "--workdir={bundle}"), "is not a run directory"),
+        (("report", "--workdir={bundle}"), "jaxpt report: {bundle} is not a run directory"),
     ],
 )
 def test_mistakes_are_one_line(bundle, capsys, argv, message):
     code, _, err = run(capsys, *(a.format(bundle=bundle) for a in argv))
     assert code == 1
-    assert message in err
+    assert message.format(bundle=bundle) in err
     assert err.count("\n") == 1
 
 

@@ -20,6 +20,7 @@ from jaxpt.models.init import init_params
 from jaxpt.models.model import Model
 from jaxpt.tokenizers import load, train_sentencepiece
 from jaxpt.training.metrics import read
+from tests.evaluation import sums
 
 MODEL = {"vocab_size": 300, "embed": 32, "heads": 2, "kv_heads": 2, "head_dim": 16, "mlp": 64, "layers": 2}
 CONFIG = """
@@ -36,22 +37,12 @@ def get_config(folder):
 """
 
 
-def sums(start, count):
-    return [
-        f"{a} plus {b} is {a + b}.\n{a} times {b} is {a * b}." for a in range(start, start + count) for b in range(9)
-    ]
-
-
-def jsonl(path, texts):
-    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
-
-
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
     folder = tmp_path_factory.mktemp("text")
-    jsonl(folder / "train.jsonl", sums(0, 60))
-    jsonl(folder / "held.jsonl", sums(60, 5))
-    tokenizer = train_sentencepiece(sums(0, 60), folder / "tokenizer.model", 300)
+    sums.write(folder / "train.jsonl", sums.texts(0, 60))
+    sums.write(folder / "held.jsonl", sums.texts(60, 5))
+    tokenizer = train_sentencepiece(sums.texts(0, 60), folder / "tokenizer.model", 300)
     build(str(folder / "train.jsonl"), folder / "packed", tokenizer, 64)
     (folder / "config.py").write_text(CONFIG.format(model=MODEL))
     return folder
@@ -111,7 +102,7 @@ def test_a_run_may_start_from_a_hugging_face_directory(setting, tmp_path, capsys
 
 def test_a_tokenizer_the_data_was_not_packed_with_is_refused(setting, tmp_path, capsys):
     other = tmp_path / "other.model"
-    train_sentencepiece([t.replace("plus", "and also") for t in sums(0, 60)], other, 300)
+    train_sentencepiece([t.replace("plus", "and also") for t in sums.texts(0, 60)], other, 300)
     assert train(setting, tmp_path / "run", f"--config.tokenizer={other}") == 1
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1

@@ -1,23 +1,11 @@
 """A tiny run over text with a tokenizer, and a task of its own: for tests of scores at checkpoints."""
 
-import json
 from pathlib import Path
 
 from jaxpt.data.build import build
 from jaxpt.tokenizers import train_sentencepiece
+from tests.evaluation import sums
 
-TASK = """
-task: sums
-files: {test: sums}
-test_split: test
-output_type: multiple_choice
-doc_to_text: "{{question}}"
-doc_to_target: "{{label}}"
-doc_to_choice: "{{choices}}"
-metric_list:
-  - {metric: acc, aggregation: mean, higher_is_better: true}
-  - {metric: acc_norm, aggregation: mean, higher_is_better: true}
-"""
 CONFIG = """
 def get_config(folder):
     stage = dict(batch_size=8, sequence_length=32, mixture=dict(sums=1), duration="4 steps")
@@ -36,17 +24,14 @@ ENTRY = {"name": "downstream", "before": False, "after": False}
 
 def make(folder: Path) -> Path:
     """Writes text, tokenizer, packed rows, the task with its questions, and the config; returns the folder."""
-    texts = [f"{a} plus {b} is {a + b}.\n{a} times {b} is {a * b}." for a in range(60) for b in range(9)]
-    (folder / "train.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
-    build(
-        str(folder / "train.jsonl"), folder / "packed", train_sentencepiece(texts, folder / "tokenizer.model", 300), 32
-    )
+    texts = sums.texts(0, 60)
+    file = sums.write(folder / "train.jsonl", texts)
+    build(str(file), folder / "packed", train_sentencepiece(texts, folder / "tokenizer.model", 300), 32)
     asked = [
         {"question": f"{a} plus {a + 1} is", "choices": [f" {a + a + d}." for d in (1, 3, 10)], "label": 0}
         for a in range(2, 12)
     ]
-    (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
-    (folder / "sums.yaml").write_text(TASK)
+    sums.write_task(folder, asked)
     (folder / "config.py").write_text(CONFIG)
     return folder
 

@@ -13,9 +13,12 @@ from lm_eval.api.model import LM
 
 from data_tools.commands import decontaminate
 from jaxpt import cli
+from jaxpt.commands import sft_probe
 from jaxpt.data import contamination
 from jaxpt.errors import JaxptError
-from jaxpt.evaluation.harness import clean, evaluating
+from jaxpt.evaluation.downstream import Downstream
+from jaxpt.evaluation.harness import clean, evaluating, measuring
+from jaxpt.evaluation.option_names import key_names
 
 rng = random.Random(1)
 WORDS = sorted({"".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=6)) for _ in range(2000)})
@@ -30,10 +33,15 @@ class Hashes(LM):
 
     name, max_length, truncated, asked = "hashes", 100, 0, 0
     engine = SimpleNamespace(compute=SimpleNamespace(dtype="float32"))
+    kept = SimpleNamespace(file=None)
+
+    def __init__(self, salt=""):
+        super().__init__()
+        self.salt = salt
 
     def _number(self, request):
         self.asked += 1
-        return int(hashlib.sha256(repr(request.args[:2]).encode()).hexdigest()[:8], 16) / 16**8
+        return int(hashlib.sha256(f"{self.salt}{request.args[:2]!r}".encode()).hexdigest()[:8], 16) / 16**8
 
     def continuation_length(self, text):
         return len(text)
@@ -262,3 +270,83 @@ def test_a_group_whose_tasks_weigh_alike_stays_so(made, results):
     clean.add_clean(mine, [contamination.read(str(made / "searched"))])
     kept = [mine["clean"]["tasks"][f"mmlu_{s}"]["scores"]["acc,none"] for s in ("stars", "trees")]
     assert mine["clean"]["groups"]["mmlu"]["scores"]["acc,none"] == pytest.approx(sum(kept) / 2)
+
+
+def asked_of(made, *tasks, **options):
+    options = {"contaminated": str(made / "searched"), **options}
+    return Downstream(tasks=tasks, data=str(made / "sets"), num_fewshot=0, **options)
+
+
+def test_a_checkpoint_of_a_run_gets_them_too(made, results, tmp_path, monkeypatch):
+    monkeypatch.setattr(measuring, "laid_out", lambda *given, **options: Hashes())
+    asked = asked_of(made, "hellaswag", "mmlu")
+    values = measuring.measure(asked, None, tmp_path, "8")
+    want = {f"clean/hellaswag/{m}": results["clean"]["tasks"]["hellaswag"]["scores"][f"{m},none"] for m in ("acc",)}
+    want |= {"clean/mmlu/acc": results["clean"]["groups"]["mmlu"]["scores"]["acc,none"]}
+    assert {name: values[name] for name in want} == pytest.approx(want)
+    assert values["hellaswag/acc"] == results["results"]["hellaswag"]["acc,none"] != want["clean/hellaswag/acc"]
+    assert not [name for name in values if "mmlu_" in name]
+    written = json.loads(next((tmp_path / "8").glob("results_*.json")).read_text())
+    assert written["clean"]["tasks"]["hellaswag"]["held"] == [1, 4, 7]
+    without = measuring.measure(asked_of(made, "hellaswag", "mmlu", contaminated=None), None, tmp_path, "9")
+    assert without == {name: value for name, value in values.items() if not name.startswith("clean/")}
+
+
+def test_the_best_may_be_by_a_clean_score_that_there_will_be(made, tmp_path):
+    assert asked_of(made, "hellaswag", keep_best="clean/hellaswag/acc").best_by() == ("clean/hellaswag/acc", True)
+    part = found_with(
+        made, tmp_path, {"lambada_test": [json.loads(l) for l in (made / "sets/lambada_test.jsonl").open()]}
+    )
+    asked = asked_of(made, "hellaswag", "lambada", keep_best="clean/hellaswag/acc", contaminated=part.name)
+    with pytest.raises(JaxptError, match="'clean/hellaswag/acc', which the tasks do not give"):
+        asked.best_by()
+    with pytest.raises(JaxptError, match=r"^config\.evaluations\.e\.contaminated: no document of hellaswag is an item"):
+        asked_of(made, "hellaswag", contaminated=part.name).best_by(key_names("config.evaluations.e"))
+
+
+def test_what_was_scored_without_is_scored_again_and_a_file_elsewhere_is_the_same(made, tmp_path):
+    (tmp_path / "copy.json").write_bytes((made / "searched" / contamination.NAME).read_bytes())
+    bare, here = asked_of(made, "hellaswag", contaminated=None), asked_of(made, "hellaswag")
+    assert bare.asked == Downstream(tasks=("hellaswag",), num_fewshot=0).asked
+    assert asked_of(made, "hellaswag", contaminated=str(tmp_path / "copy.json")).asked == here.asked != bare.asked
+
+
+def test_two_models_are_compared_on_the_clean_documents_too(made, results, tmp_path, capsys):
+    for name in ("", "b"):
+        tasks = evaluating.find_tasks(TASKS, made / "sets")
+        evaluating.write(evaluating.evaluate(Hashes(name), tasks, num_fewshot=0), tmp_path / f"{name}.eval")
+    folders = f"--compare={tmp_path}/.eval,{tmp_path}/b.eval"
+    assert cli.main(["eval", folders]) == 0
+    assert "clean" not in capsys.readouterr().out
+    assert cli.main(["eval", folders, f"--contaminated={made}/searched"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    whole, clean_row = (next(r for r in rows if r[:2] == ["hellaswag", name]) for name in ("acc", "acc,"))
+    assert whole[2:4] == ["12", f"{results['results']['hellaswag']['acc,none']:.4g}"]
+    want = results["clean"]["tasks"]["hellaswag"]["scores"]["acc,none"]
+    assert clean_row[2:5] == ["clean", "9", f"{want:.4g}"]
+    part = found_with(
+        made, tmp_path, {"lambada_test": [json.loads(l) for l in (made / "sets/lambada_test.jsonl").open()]}
+    )
+    assert cli.main(["eval", folders, f"--contaminated={part.name}"]) == 0
+    said = capsys.readouterr()
+    assert "hellaswag has no clean score: none of its documents is in the files" in said.err
+    assert "acc, clean" in said.out  # of lambada
+    wrong = found_with(made, tmp_path, {"arc": [{"body": sentence()}]}, fields="body")
+    assert cli.main(["eval", folders, f"--contaminated={wrong.name}"]) == 1
+    assert "--contaminated: no document of the tasks of" in capsys.readouterr().err
+
+
+def test_a_probe_has_them_in_its_table(made, results, tmp_path, monkeypatch):
+    monkeypatch.setattr(sft_probe, "open_model", lambda *given, **options: Hashes())
+    args = SimpleNamespace(tasks="hellaswag,mmlu", eval_data=str(made / "sets"), num_fewshot=0, limit=None, system=None)
+    args.dtype, args.mesh, args.max_length, args.batch_tokens, args.seed = "float32", "", None, None, 1234
+    args.contaminated = str(made / "searched")
+    files = sft_probe._contaminated(args, sft_probe._tasks(args))
+    scores = {(s["task"], s["metric"]): s for s in sft_probe._scores(args, files, "m", tmp_path, None)["scores"]}
+    want = results["clean"]["tasks"]["hellaswag"]["scores"]["acc,none"]
+    assert (scores["hellaswag", "acc, clean"]["value"], scores["hellaswag", "acc, clean"]["documents"]) == (want, 9)
+    assert (scores["hellaswag", "acc"]["documents"], scores["mmlu", "acc"]["documents"]) == (12, 16)
+    assert scores["mmlu", "acc, clean"]["documents"] == 12
+    assert not [name for name, _ in scores if name.startswith("mmlu_")]
+    bare = sft_probe._scores(args, [], "m", tmp_path, None)["scores"]
+    assert bare == [s for s in scores.values() if "clean" not in s["metric"]]

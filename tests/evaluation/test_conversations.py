@@ -41,18 +41,11 @@ def data(tmp_path_factory):
 
 
 def with_template(shared, folder, template):
-    """Stories260K with a chat template, and its tokenizer as a tokenizer.json, as models for conversations have it.
-
-    Of a SentencePiece file whose settings lack `legacy` transformers puts no space after a control token, jaxpt one.
-    """
-    from transformers import AutoTokenizer
-
+    """Stories260K with a chat template; its tokenizer is a SentencePiece file of a class, without `legacy`."""
     shutil.copytree(shared / "data/stories260K/hf", folder)
     for file in folder.iterdir():
         file.chmod(0o644)
     (folder / "tokenizer_config.json").write_text(json.dumps({**SETTINGS, "add_bos_token": True}))
-    AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
-    (folder / "tokenizer.model").unlink()
     (folder / "chat_template.jinja").write_text(template)
     return folder
 

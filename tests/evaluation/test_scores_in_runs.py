@@ -19,7 +19,7 @@ from jaxpt.evaluation.harness.evaluating import find_tasks
 from jaxpt.evaluation.harness.scores import known_scores
 from jaxpt.training import followed
 from jaxpt.training.metrics import read
-from tests.evaluation import scored_runs
+from tests.evaluation import scored_runs, sums
 
 ALL_KEPT = ("--config.checkpoint.keep=8", "--config.checkpoint.every=2 steps")
 METRICS = ("acc", "acc_norm", "bits_per_byte")
@@ -137,23 +137,33 @@ def test_scores_are_known_before_anything_is_asked(setting, own, tmp_path):
         (tmp_path / f"{subject}.jsonl").write_text((setting / "sums.jsonl").read_text())
     rows = [json.loads(line) | {"kind": k} for line in (setting / "sums.jsonl").open() for k in "ab"]
     (tmp_path / "sums.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    (tmp_path / "sums.yaml").write_text(scored_runs.TASK + "by: kind\n")
+    (tmp_path / "sums.yaml").write_text(sums.TASK + "by: kind\n")
     assert known_scores(find_tasks([str(tmp_path / "sums.yaml")], None)) == known  # of the group alone
 
 
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        ({"tasks": ("nowhere.yaml",)}, "config.evaluations.sums: --tasks=nowhere.yaml: there is no such task file"),
-        ({"keep_best": "sums/acc_nrom"}, "keep_best is 'sums/acc_nrom', which the tasks do not give (did you mean"),
-        ({"num_fewshot": 3}, "task sums has no examples to show 3 of"),
-        ({"limit": 0}, "config.evaluations.sums.limit is 0, it must be at least 1"),
+        ({"tasks": ("nowhere.yaml",)}, "config.evaluations.sums.tasks=nowhere.yaml: there is no such task file"),
+        (
+            {"keep_best": "sums/acc_nrom"},
+            "config.evaluations.sums.keep_best is 'sums/acc_nrom', which the tasks do not give (did you mean",
+        ),
+        (
+            {"num_fewshot": 3},
+            "examples to show 3 of: add their file to config.evaluations.sums.data, or give config.evalua",
+        ),
+        ({"tasks": ("piqa",), "data": "nowhere"}, "config.evaluations.sums.data=nowhere is not a folder"),
+        ({"tasks": ("PROGRAMS",)}, "task programs runs what the model writes, which is not done here"),
+        ({"limit": 0}, "config.evaluations.sums.limit=0 must be at least 1"),
         ({"process": "follower", "every": "2 steps"}, "every has no effect with process='follower'"),
         ({"process": "folower"}, "config.evaluations.sums.process"),
-        ({"before": True, "slots": 0}, "config.evaluations.sums.slots is 0"),
+        ({"before": True, "slots": 0}, "config.evaluations.sums.slots=0 must be"),
     ],
 )
 def test_a_mistake_is_found_before_the_run_begins(setting, tmp_path, capsys, entry, words):
+    if entry.get("tasks") == ("PROGRAMS",):
+        entry = {"tasks": (str(sums.write_program_task(tmp_path)),)}
     assert cli.main(["train", *scored_runs.flags(setting, tmp_path / "run", **entry)]) == 1
     error = capsys.readouterr().err
     assert words in error
@@ -172,7 +182,7 @@ def test_without_lm_eval_the_start_says_what_to_install(setting, tmp_path, capsy
 def test_what_fails_on_the_way_is_one_line_and_the_run_goes_on(setting, bare, tmp_path, capsys, monkeypatch):
     from jaxpt.evaluation.harness import measuring
 
-    def measure(asked, model, output, name, mesh):
+    def measure(asked, model, output, name, mesh, said):
         if name == "4":
             raise MemoryError("of a device")
         return {"sums/acc": 0.5}

@@ -8,6 +8,7 @@ import pytest
 from jaxpt import cli
 from jaxpt.data.build import build
 from jaxpt.tokenizers import train_sentencepiece
+from tests.evaluation import sums
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -25,7 +26,7 @@ def parent(tmp_path_factory):
     work = tmp_path_factory.mktemp("quickstart")
     data = work / "data"
     (data / "text").mkdir(parents=True)
-    texts = [f"{a} plus {b} is {a + b}.\n{a} times {b} is {a * b}." for a in range(150) for b in range(9)]
+    texts = sums.texts(0, 150)
     tokenizer = train_sentencepiece(texts, data / "tokenizer" / "tokenizer.model", 300)
     for name in SOURCES:
         lines = [json.dumps({"text": f"{name}: {t}"}) + "\n" for t in texts]

@@ -25,22 +25,12 @@ from jaxpt.tokenizers import train_sentencepiece
 from jaxpt.training.config import RunConfig
 from jaxpt.training.metrics import read
 from tests.data.test_chat import SPECIAL, byte_level
+from tests.evaluation.sums import write, write_program_task, write_task
 
 ROOT = Path(__file__).resolve().parents[2]
 SFT = f"{ROOT / 'configs' / 'sft_probe.py'}"
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": 2}}}
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"a": "number", "b": "number"}}}]
-TASK = """\
-task: sums
-files: {test: sums}
-test_split: test
-output_type: multiple_choice
-doc_to_text: "{{question}}"
-doc_to_target: "{{label}}"
-doc_to_choice: "{{choices}}"
-metric_list:
-  - {metric: acc, aggregation: mean, higher_is_better: true}
-"""
 SHORT = ["--config.stages[0].duration=4 steps", "--config.stages[0].batch_size=8"]
 
 
@@ -50,11 +40,6 @@ def talk(n, tools=True):
         messages += [{"role": "assistant", "content": "", "tool_calls": [CALL]}, {"role": "tool", "content": f"{n}"}]
     messages += [{"role": "assistant", "content": f"It is {2 * n + 1}."}]
     return {"messages": messages, **({"tools": TOOLS} if tools else {})}
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return path
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -73,13 +58,12 @@ def setting(tmp_path_factory):
     write(folder / "chats.jsonl", talks)
     texts = [f"{json.dumps(t)} Assistant: User:" for t in talks]
     words = train_sentencepiece(texts, folder / "tokenizer.model", 320)
-    write(folder / "text.jsonl", [{"text": t} for t in texts])
+    write(folder / "text.jsonl", texts)
     shape = {"vocab_size": 320, "embed": 16, "heads": 2, "kv_heads": 1, "head_dim": 8, "mlp": 32}
     config = ModelConfig(**shape, layers=uniform_layers(2), max_positions=256, tie_embeddings=True)
     api.save(Model(config, init_params(config, 0), words), folder / "bundle")
     rows = [{"question": f"{n}?", "choices": [" It is 3.", " No."], "label": n % 2} for n in range(4)]
-    write(folder / "sums.jsonl", rows)
-    (folder / "sums.yaml").write_text(TASK)
+    write_task(folder, rows)
     stage = {"duration": "6 steps", "batch_size": 8, "sequence_length": 64, "mixture": {"text": 1.0}}
     run = {
         "init_from": str(folder / "bundle"),
@@ -129,7 +113,11 @@ def test_each_kept_checkpoint_has_its_scores_before_and_after_and_they_are_corre
     losses = [r["train/loss"] for r in read(setting / "run" / "metrics.jsonl")]
     assert [m["loss"] for m in models] == [pytest.approx(losses[step - 1]) for step in (2, 4, 6)]
     for m in got["models"]:
-        assert {s["metric"] for s in m["base"]} == {s["metric"] for s in m["after"]} == {"acc", "bits_per_byte"}
+        assert (
+            {s["metric"] for s in m["base"]}
+            == {s["metric"] for s in m["after"]}
+            == {"acc", "acc_norm", "bits_per_byte"}
+        )
         bits = [next(s for s in m[name] if s["metric"] == "bits_per_byte") for name in ("base", "after")]
         assert bits[0]["value"] != bits[1]["value"]
         assert bits[0]["stderr"] > 0
@@ -211,6 +199,9 @@ def test_prompts_are_conversations_where_asked_for_also_without_a_template_of_th
         (["--model=nowhere"], "--model: nowhere"),
         (["--model=BUNDLE", "--tasks=gone.yaml"], "--tasks=gone.yaml: there is no such task file"),
         (["--model=BUNDLE", "--limit=0"], "--limit=0 must be at least 1"),
+        (["--model=BUNDLE", "--tasks=hellaswag", "--eval_data=nowhere"], "--eval_data=nowhere is not a folder"),
+        (["--model=BUNDLE", "--num_fewshot=3"], "3 of: add their file to --eval_data, or give --num_fewshot=0"),
+        (["--model=BUNDLE", "--tasks=PROGRAMS"], "task programs runs what the model writes, which is not done here"),
         (["--model=BUNDLE", "--config.init_from=x"], "config.init_from=x: a fine-tune begins at each model"),
         (["--model=BUNDLE", "--config.stages[0].batch_size=900"], "too few for a batch of 900"),
         (["--model=BUNDLE", "--config.sources.chats.pack.kind=text"], "no source of the config has pack.kind=chat"),
@@ -218,7 +209,8 @@ def test_prompts_are_conversations_where_asked_for_also_without_a_template_of_th
     ],
 )
 def test_a_mistake_is_one_line_before_any_score(setting, tmp_path, capsys, more, message):
-    more = [m.replace("BUNDLE", str(setting / "bundle")) for m in more]
+    programs = str(write_program_task(tmp_path))
+    more = [m.replace("BUNDLE", str(setting / "bundle")).replace("PROGRAMS", programs) for m in more]
     assert probe(setting, tmp_path / "p", *more) == 1
     error = capsys.readouterr().err
     assert message in error

@@ -27,6 +27,8 @@ TEXTS = [
     "<|im_start|>user\nhi 12<|im_end|>\n<|im_start|> assistant",
     "a<|endoftext|>b <|endoftext|> c",
     "<s>[INST] hi [/INST] yes </s><s> again",
+    "<s>hi</s>you</s></s>  all<s>",
+    "<s>\nhi</s>\t",
 ]
 
 ROBERTA = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
@@ -132,7 +134,8 @@ def directories(folder, bpe, qwen, model):
     base = decoder(0, ["<unk>", "<s>", "</s>"])
     qwen_added = {"added_tokens_decoder": decoder(q), "eos_token": "<|im_end|>", "extra_special_tokens": CHAT[1:]}
     prefix = {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": True, "pad_token": "<pad>"}
-    fast = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    fast_class, named = "PreTrainedTokenizerFast", {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    fast = {"tokenizer_class": fast_class}
     told = {**fast, "eos_token": "<|im_end|>", "added_tokens_decoder": decoder(n, CHAT[1:], lstrip=True)}
     added = {t: q + i for i, t in enumerate(CHAT)}
     return [
@@ -189,4 +192,9 @@ def directories(folder, bpe, qwen, model):
             "PreTrainedTokenizerFast",
         ),
         ("a json of a bare class", write_json(folder / "n", qwen, QWEN), "Qwen2Tokenizer"),
+        ("Llama", spm(model, folder / "r", {**LLAMA, **named}), "LlamaTokenizer"),
+        ("Llama, legacy alone", spm(model, folder / "s", {**LLAMA, **named, "legacy": True}), "LlamaTokenizer"),
+        ("Llama, no space", spm(model, folder / "t", {**LLAMA, "add_prefix_space": False}), "LlamaTokenizer"),
+        ("a .model", spm(model, folder / "u", {**fast, **named}), "PreTrainedTokenizerFast"),
+        ("a .model without legacy", spm(model, folder / "v", {**fast, **named, "legacy": False}), fast_class),
     ]

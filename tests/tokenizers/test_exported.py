@@ -47,7 +47,7 @@ def agrees(tokenizer, folder, texts=TEXTS):
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
-@pytest.mark.parametrize("case", range(17))
+@pytest.mark.parametrize("case", range(22))
 @pytest.mark.parity
 @pytest.mark.skipif(find_spec("transformers") is None, reason="needs transformers: install jaxpt[parity]")
 def test_every_form_goes_out_as_one_that_transformers_reads_alike(bpe, model, tmp_path, case, kind):

@@ -43,7 +43,7 @@ def model(tmp_path_factory):
     return train_sentencepiece(tmp_path_factory.mktemp("model"))
 
 
-@pytest.mark.parametrize("case", range(17))
+@pytest.mark.parametrize("case", range(22))
 @pytest.mark.parity
 @pytest.mark.skipif(find_spec("transformers") is None, reason="needs transformers: install jaxpt[parity]")
 def test_every_form_is_built_as_transformers_builds_it(bpe, qwen, model, tmp_path, case):
@@ -263,3 +263,17 @@ def test_tokens_written_one_after_the_other_are_their_ids(qwen, tmp_path):
     for bad in ("<|im_edn|>", "", "end", "<|im_end|> "):
         with pytest.raises(JaxptError, match=r"eos_token=.* is no control token of"):
             tok.token_ids(bad, "eos_token")
+
+
+def test_a_llama_model_is_known_by_what_it_was_taken_for_and_what_was_packed_so_is_refused(model, tmp_path):
+    """Its own library puts another space before a text that begins with one, and one behind every control token."""
+    was = load(model / "tokenizer.model")
+    now = load(spm(model, tmp_path / "a", LLAMA))
+    for text, differs in ((" x", True), ("</s>x", True), ("x </s>", False), ("", False), ("<s>", False)):
+        assert (was.encode(text, control_tokens=True) != now.encode(text, control_tokens=True)) is differs, text
+    for name in (was.fingerprint, earlier_fingerprint(was)):
+        assert known_as(now, name)  # of a bundle that holds these files
+        with pytest.raises(JaxptError, match=r"the rows was made by an earlier jaxpt .* make it again"):
+            accepts(now, name, "the rows")
+    assert accepts(now, now.fingerprint, "the rows")
+    assert not known_as(was, now.fingerprint)

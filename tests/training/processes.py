@@ -19,9 +19,18 @@ STARTED = []
 
 def start(module, *args, devices=1):
     """Starts `python -m tests.training.MODULE` with some simulated devices; what is not a path is given as JSON."""
-    env = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT)}
     words = [str(a) if isinstance(a, Path) else json.dumps(a) for a in args]
-    command = [sys.executable, "-m", f"tests.training.{module}", *words]
+    return _start([f"tests.training.{module}", *words], devices)
+
+
+def start_command(*words, devices=1):
+    """Starts `jaxpt` with such words, likewise."""
+    return _start(["jaxpt", *words], devices)
+
+
+def _start(words, devices):
+    env = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", *words]
     STARTED.append(
         subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     )

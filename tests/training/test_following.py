@@ -52,7 +52,7 @@ def scored(monkeypatch):
     """Steps that were scored, in order; the score of step N is 1 / N."""
     steps = []
 
-    def measure(asked, model, output, name, mesh=None):
+    def measure(asked, model, output, name, mesh=None, said=None):
         steps.append(int(name))
         return {"sums/acc": 1 / int(name)}
 
@@ -209,7 +209,7 @@ def test_an_entry_of_the_config_says_what_is_asked(run, setting, scored, capsys)
 def test_parameters_may_lie_on_a_mesh(run, asked, monkeypatch):
     seen = []
 
-    def measure(asked, model, output, name, mesh=None):
+    def measure(asked, model, output, name, mesh=None, said=None):
         seen.append((mesh.shape["fsdp"], len(model.params["final_norm"].sharding.device_set)))
         return {"sums/acc": 0.5}
 

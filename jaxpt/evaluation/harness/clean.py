@@ -30,9 +30,13 @@ from lm_eval.utils import handle_non_serializable
 from jaxpt.cli.terminal import table
 from jaxpt.data.contamination import Contamination, digest_of, item_text
 from jaxpt.errors import JaxptError
+from jaxpt.evaluation.harness.bars import silent_bars
+from jaxpt.evaluation.harness.comparing import read_samples
 from jaxpt.evaluation.harness.evaluating import Results, gold_bits_per_byte
+from jaxpt.evaluation.option_names import FLAGS
 from jaxpt.files.partial import whole_file
 
+OPTION = FLAGS["contaminated"]
 KEY = "clean"  # of what is added to results
 BOOTSTRAP = 1000  # draws, as `evaluating.evaluate` asks lm_eval for
 HELD, UNCHECKED, UNKNOWN, CLEAN = "held", "not checked", "not in the files", "clean"
@@ -88,41 +92,55 @@ def judge(documents: Mapping[int, Mapping[str, Any]], files: Sequence[Contaminat
     return out
 
 
-def check(tasks: Iterable[Task | Group | str], files: Sequence[Contamination]) -> None:
-    """Raises where no document of any task is among the items, before a model computes anything.
+def check(tasks: Iterable[Task | Group | str], files: Sequence[Contamination], option: str = OPTION) -> dict[str, bool]:
+    """Returns whether each task and group will have clean scores, before a model computes anything.
+
+    A task has some if any of its documents is among the items, a group if all of its tasks have.
+
+    Args:
+        tasks: from `evaluating.find_tasks`.
+        files: at least one.
+        option: what messages call `files`.
 
     Raises:
-        JaxptError: it names the sets of the files and the fields that the documents have.
+        JaxptError: no document of any task is among the items; it names the sets of the files and the fields that the
+            documents have.
     """
     names, document = [], None
-    every = [t for task in tasks for t in (task.get_all_tasks() if isinstance(task, Group) else [task])]
-    for task in (t for t in every if isinstance(t, Task)):
-        documents = dict(enumerate(task.eval_docs))
-        names.append(str(task.get_config("task")))
-        document = document or documents.get(0)
-        if judge(documents, files).matched:
-            return
-    raise JaxptError(_unmatched(", ".join(names), document, files))
+    out: dict[str, bool] = {}
+    for task in tasks:
+        leaves = [t for t in (task.get_all_tasks() if isinstance(task, Group) else [task]) if isinstance(t, Task)]
+        for leaf in leaves:
+            documents = dict(enumerate(leaf.eval_docs))
+            names.append(str(leaf.get_config("task")))
+            document = document or documents.get(0)
+            out[names[-1]] = judge(documents, files).matched
+        if isinstance(task, Group):
+            out[task.name] = all(out[str(leaf.get_config("task"))] for leaf in leaves)
+    if not any(out.values()):
+        raise JaxptError(_unmatched(", ".join(names), document, files, option))
+    return out
 
 
-def _unmatched(task: str, document: Mapping[str, Any] | None, files: Sequence[Contamination]) -> str:
+def _unmatched(task: str, document: Mapping[str, Any] | None, files: Sequence[Contamination], option: str) -> str:
     wanted = {name: None for f in files for name in f.fields}
     there = ", ".join(document) if isinstance(document, Mapping) else "none"
     sets = ", ".join(f"{name} ({len(s.digests):,} items)" for f in files for name, s in f.sets.items())
     missing = [name for name in wanted if isinstance(document, Mapping) and name not in document]
     lack = f"the documents have no field {', '.join(missing)} but {there}; " if missing else ""
     return (
-        f"--contaminated: no document of {task} is an item of {sets}, by the text of {', '.join(wanted)}; {lack}"
+        f"{option}: no document of {task} is an item of {sets}, by the text of {', '.join(wanted)}; {lack}"
         f"decontaminate with the files that the task reads, and name fields that its documents have by --eval_fields"
     )
 
 
-def add_clean(results: Results, files: Sequence[Contamination]) -> list[str]:
+def add_clean(results: Results, files: Sequence[Contamination], option: str = OPTION) -> list[str]:
     """Adds `clean` to results: of each task and group the scores over clean documents, and what is known of all.
 
     Args:
         results: from `evaluating.evaluate`, or `read_results`; with samples.
         files: what sources hold.
+        option: what messages call `files`.
 
     Returns:
         Lines for the user: tasks and scores that have no clean counterpart, and why.
@@ -154,7 +172,7 @@ def add_clean(results: Results, files: Sequence[Contamination]) -> list[str]:
         said += left_out
     if not any("scores" in entry for entry in tasks.values()):
         first = next((r[0]["doc"] for r in samples.values() if r), None)
-        raise JaxptError(_unmatched(", ".join(samples), first, files))
+        raise JaxptError(_unmatched(", ".join(samples), first, files, option))
     groups = {}
     for group in results.get("group_subtasks", {}):
         if group not in samples and group in results["results"]:
@@ -195,7 +213,8 @@ def _scores(
         if kept:
             error = stderr_for_metric(aggregation, BOOTSTRAP)
             out[key] = float(aggregation(kept))
-            out[f"{metric}_stderr,{which}"] = float(error(kept)) if error and len(kept) > 1 else "N/A"
+            with silent_bars():
+                out[f"{metric}_stderr,{which}"] = float(error(kept)) if error and len(kept) > 1 else "N/A"
     return out, said
 
 
@@ -304,6 +323,38 @@ def _pooled_bits(
         return ()
     error = float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else "N/A"
     return float(np.mean(values)), error
+
+
+def clean_rows(results: Results) -> list[list[object]]:
+    """Returns rows as `evaluating.rows`, of the scores over clean documents; their metrics end in `, clean`."""
+    out: list[list[object]] = []
+    for name, entry in {**results[KEY]["tasks"], **results[KEY]["groups"]}.items():
+        scores, shots = entry.get("scores", {}), results.get("n-shot", {}).get(name, "")
+        for key, value in scores.items():
+            metric, _, which = key.partition(",")
+            if not metric.endswith("_stderr"):
+                label = metric if which == "none" else f"{metric} ({which})"
+                error = _number(scores.get(f"{metric}_stderr,{which}"))
+                out.append([name, shots, entry["verdicts"][CLEAN], f"{label}, {KEY}", value, error])
+    return out
+
+
+def clean_documents(folder: Path, files: Sequence[Contamination]) -> dict[str, set[str]]:
+    """Returns of each task of a folder of results the digests (`doc_hash`) of its clean documents, none where none is
+    among the items; of the newest samples.
+
+    Raises:
+        JaxptError: no document of any task is among the items.
+    """
+    out, first = {}, None
+    for task, records in read_samples(folder).items():
+        verdicts = judge(dict(enumerate(r["doc"] for r in records)), files)
+        first = first or records[0]["doc"]
+        if verdicts.matched:
+            out[task] = {str(records[number]["doc_hash"]) for number in verdicts.clean}
+    if not out:
+        raise JaxptError(_unmatched(f"the tasks of {folder}", first, files, OPTION))
+    return out
 
 
 def tables(results: Results) -> str:

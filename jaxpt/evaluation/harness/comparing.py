@@ -2,9 +2,9 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,8 +26,8 @@ class Difference(NamedTuple):
     p_value: float
 
 
-def read_scores(folder: Path) -> dict[str, dict[str, dict[str, float]]]:
-    """Returns task -> metric -> document -> score, of the newest samples of each task in a folder of results.
+def read_samples(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Returns the newest samples of each task in a folder of results.
 
     Raises:
         JaxptError: no samples, or a line that is none.
@@ -38,22 +38,36 @@ def read_scores(folder: Path) -> dict[str, dict[str, dict[str, float]]]:
             f"{folder} has no samples_TASK_DATE.jsonl; give two folders that jaxpt eval wrote with --output"
         )
     newest = {file.name.removeprefix("samples_").rpartition("_")[0]: file for file in files}  # dates sort
-    out: dict[str, dict[str, dict[str, float]]] = {}
+    out: dict[str, list[dict[str, Any]]] = {}
     for task, file in newest.items():
-        scores: dict[str, dict[str, float]] = {}
+        out[task] = []
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
             try:
                 sample = json.loads(line)
-                document, which = str(sample["doc_hash"]), sample.get("filter", "none")
-                metrics = sample["metrics"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise JaxptError(f"{file}, line {number}: not a sample of lm_eval") from error
-            for metric in metrics:
-                if isinstance(value := sample.get(metric), (int, float)):
-                    name = metric if which == "none" else f"{metric} ({which})"
-                    scores.setdefault(name, {})[document] = float(value)
-        out[task] = scores
+                fits = {"doc_hash", "metrics", "doc"} <= sample.keys()
+            except (ValueError, AttributeError):
+                fits = False
+            if not fits:
+                raise JaxptError(f"{file}, line {number}: not a sample of lm_eval")
+            out[task].append(sample)
     return out
+
+
+def scores_of_documents(samples: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Returns metric -> document -> score of a task's samples."""
+    scores: dict[str, dict[str, float]] = {}
+    for sample in samples:
+        which = sample.get("filter", "none")
+        for metric in sample["metrics"]:
+            if isinstance(value := sample.get(metric), (int, float)):
+                name = metric if which == "none" else f"{metric} ({which})"
+                scores.setdefault(name, {})[str(sample["doc_hash"])] = float(value)
+    return scores
+
+
+def among(scores: TaskScores, documents: Collection[str], mark: str) -> dict[str, dict[str, float]]:
+    """Returns the scores of some documents, the metrics marked so."""
+    return {f"{m}, {mark}": {d: v for d, v in s.items() if d in documents} for m, s in scores.items()}
 
 
 def compare(a: TaskScores, b: TaskScores, *, flips: int = 10_000, seed: int = 0) -> list[Difference]:

@@ -16,16 +16,20 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable
 
 from jaxpt.errors import JaxptError, nearest
+from jaxpt.evaluation.harness.bars import silent_bars
 from jaxpt.evaluation.harness.gold_answers import GOLD, score_gold
 from jaxpt.evaluation.harness.language_model import JaxptModel
 from jaxpt.evaluation.harness.local_tasks import LocalTask, local_task, shipped
+from jaxpt.evaluation.option_names import FLAGS, OptionNames
 from jaxpt.files.partial import whole_file
 
 Results = dict[str, Any]
 
 
-def find_tasks(names: Sequence[str], data: Path | None) -> list[Task | Group | str]:
+def find_tasks(names: Sequence[str], data: Path | None, said: OptionNames = FLAGS) -> list[Task | Group | str]:
     """Returns tasks by name: a task file (`NAME.yaml`), with `data` one that comes with jaxpt, else one of lm_eval.
+
+    `said` is how messages name options.
 
     Raises:
         JaxptError: an unknown name, with the nearest; a broken task file or its missing records; a task of lm_eval that
@@ -37,19 +41,22 @@ def find_tasks(names: Sequence[str], data: Path | None) -> list[Task | Group | s
     for name in names:
         if name.endswith((".yaml", ".yml")):
             if not Path(name).is_file():
-                raise JaxptError(f"--tasks={name}: there is no such task file")
-            found.append(local_task(Path(name), data))
+                raise JaxptError(f"{said['tasks']}={name}: there is no such task file")
+            found.append(local_task(Path(name), data, said))
         elif name in own and data is not None:
-            found.append(local_task(own[name], data))
+            found.append(local_task(own[name], data, said))
         else:
             manager = manager or TaskManager()
             if name not in manager.all_tasks:
                 hint = nearest(name, [*own, *manager.all_tasks])
-                raise JaxptError(f"--tasks={name} is unknown{hint}; jaxpt eval --list names those that there are")
+                raise JaxptError(
+                    f"{said['tasks']}={name} is unknown{hint}; jaxpt eval --list names those that there are"
+                )
             try:
                 loaded = manager.load([name])
             except Exception as error:
-                way = f"give --data=FOLDER, as {name} can be read from files" if name in own else "give --hub"
+                hub = "give --hub" if said.has("hub") else f"fetch it with jaxpt eval --hub --tasks={name} first"
+                way = f"give {said['data']}=FOLDER, as {name} can be read from files" if name in own else hub
                 reason = " ".join(str(error).split())[:300]
                 raise JaxptError(
                     f"task {name} of lm_eval cannot be loaded from this machine "
@@ -91,9 +98,8 @@ def evaluate(
     Raises:
         JaxptError: more examples than there are; a task that would run what the model wrote.
     """
+    check_tasks(tasks, num_fewshot, run_model_code)
     leaves = _leaves(tasks)
-    _check_examples(leaves, num_fewshot)
-    _check_code(leaves, run_model_code)
     for task in leaves:
         if isinstance(task, LocalTask):
             task.judges = judges
@@ -122,19 +128,41 @@ def evaluate(
 def _simple_evaluate(model: JaxptModel, **options: Any) -> Results:
     os.environ["DISABLE_MULTIPROC"] = "1"  # lm_eval's bootstrap would fork a process that has JAX's threads
     try:
-        results = lm_eval.simple_evaluate(
-            model,
-            task_manager=TaskManager(include_defaults=False),  # reading all its task files takes seconds
-            torch_random_seed=None,
-            **options,
-        )
+        with silent_bars():
+            results = lm_eval.simple_evaluate(
+                model,
+                task_manager=TaskManager(include_defaults=False),  # reading all its task files takes seconds
+                torch_random_seed=None,
+                **options,
+            )
     except AssertionError as error:
         raise JaxptError(f"lm_eval: {' '.join(str(error).split()) or 'an assertion failed'}") from error
     assert results is not None, "one process reports"
     return dict(results)
 
 
-def _check_examples(tasks: Sequence[Task], num_fewshot: int | None) -> None:
+def check_tasks(
+    tasks: Sequence[Task | Group | str],
+    num_fewshot: int | None,
+    run_model_code: bool = False,
+    said: OptionNames = FLAGS,
+) -> None:
+    """Raises for a task that cannot be asked, before a model is.
+
+    Args:
+        tasks: from `find_tasks`.
+        num_fewshot, run_model_code: as for `evaluate`.
+        said: how messages name options.
+
+    Raises:
+        JaxptError: a task lacks examples, or runs what the model writes where that is not allowed.
+    """
+    leaves = _leaves(tasks)
+    _check_examples(leaves, num_fewshot, said)
+    _check_code(leaves, run_model_code, said)
+
+
+def _check_examples(tasks: Sequence[Task], num_fewshot: int | None, said: OptionNames) -> None:
     for task in tasks:
         default = task.get_config("num_fewshot")
         shots = default if num_fewshot is None or default == 0 else num_fewshot  # lm_eval leaves a 0 as it is
@@ -142,20 +170,25 @@ def _check_examples(tasks: Sequence[Task], num_fewshot: int | None) -> None:
         own = task.get_config("fewshot_config") or {}
         if shots and not there and not (isinstance(own, Mapping) and own.get("samples")):
             raise JaxptError(
-                f"task {task.get_config('task')} has no examples to show {shots} of: add their file to --data, or give "
-                f"--num_fewshot=0"
+                f"task {task.get_config('task')} has no examples to show {shots} of: add their file to "
+                f"{said['data']}, or give {said['num_fewshot']}=0"
             )
 
 
-def _check_code(tasks: Sequence[Task], run_model_code: bool) -> None:
+def _check_code(tasks: Sequence[Task], run_model_code: bool, said: OptionNames) -> None:
     for task in tasks:
         name = task.get_config("task")
+        runs = isinstance(task, LocalTask) and task.scorer is not None and task.scorer.runs_code
+        if not said.has("run_model_code") and (runs or task.get_config("unsafe_code")):
+            raise JaxptError(
+                f"task {name} runs what the model writes, which is not done here; score it with jaxpt eval"
+            )
         if task.get_config("unsafe_code"):
             raise JaxptError(
                 f"task {name} of lm_eval runs what the model writes, without limits, which jaxpt eval does not; leave "
                 f"it out (humaneval and mbpp of --data=FOLDER run it in a limited process, with --run_model_code)"
             )
-        if isinstance(task, LocalTask) and task.scorer is not None and task.scorer.runs_code and not run_model_code:
+        if runs and not run_model_code:
             raise JaxptError(
                 f"task {name} runs the programs that the model writes; --run_model_code allows it (in a limited "
                 f"process that is no sandbox, see docs/evaluation.md), or leave the task out"

@@ -13,6 +13,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from jaxpt.cli.terminal import progress
 from jaxpt.errors import JaxptError
 from jaxpt.evaluation.harness.kept import KeptAnswers
+from jaxpt.evaluation.option_names import FLAGS, OptionNames
 from jaxpt.generation import Completion, InferenceEngine, Request, Sampling
 from jaxpt.tokenizers.interface import Tokenizer
 
@@ -42,6 +43,7 @@ class JaxptModel(TemplateLM):
         kept: KeptAnswers | None = None,
         name: str = "",
         agree: Callable[[np.ndarray], np.ndarray] = lambda known: known,
+        said: OptionNames = FLAGS,
     ):
         """Takes an engine.
 
@@ -54,6 +56,7 @@ class JaxptModel(TemplateLM):
             name: what results call the model.
             agree: of several processes, gives each what the first one says it keeps, bool `[N]`. What the others do not
                 keep themselves they answer with nothing, as the first one reports.
+            said: how messages name options.
 
         Raises:
             JaxptError: a tokenizer with neither BOS nor EOS.
@@ -62,7 +65,7 @@ class JaxptModel(TemplateLM):
         self.engine, self.words, self.ends, self.name = engine, tokenizer, tuple(ends), name
         self.max_length = max_length or engine.config.max_positions
         self.kept = kept or KeptAnswers(None, {})
-        self.truncated, self.agree = 0, agree
+        self.truncated, self.agree, self.said = 0, agree, said
         first = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
         if first is None:
             raise JaxptError(
@@ -152,7 +155,7 @@ class JaxptModel(TemplateLM):
         if len(after) > self.max_length:
             raise JaxptError(
                 f"a continuation has {len(after):,} tokens, more than the {self.max_length:,} that the model reads "
-                f"(--max_length)"
+                f"({self.said['max_length']})"
             )
         surplus = len(before) + len(after) - (self.max_length + 1)
         if surplus > 0:
@@ -235,7 +238,7 @@ class JaxptModel(TemplateLM):
         if room < 1:
             raise JaxptError(
                 f"a task asks for {most:,} new tokens (max_gen_toks), which leaves no room for a prompt in the "
-                f"{self.max_length:,} tokens that the model reads (--max_length)"
+                f"{self.max_length:,} tokens that the model reads ({self.said['max_length']})"
             )
         prompt = self.tok_encode(context) or [self._first]
         self.truncated += len(prompt) > room

@@ -15,6 +15,7 @@ from jaxpt.config.schema import build
 from jaxpt.errors import JaxptError, nearest
 from jaxpt.evaluation.harness import records
 from jaxpt.evaluation.harness.scorer import AnswerScorer
+from jaxpt.evaluation.option_names import FLAGS, OptionNames
 
 SHIPPED = Path(__file__).parent / "tasks"
 LOOKUP_FORM = "{files: [NAME], key: KEY, field: OTHER}"
@@ -114,7 +115,7 @@ def _is_range(value: Any) -> bool:
     )
 
 
-def local_task(file: Path, data: Path | None) -> LocalTask | Group:
+def local_task(file: Path, data: Path | None, names: OptionNames = FLAGS) -> LocalTask | Group:
     """Returns the task of a file, or a group with one for each value of the field that `by` names.
 
     Args:
@@ -123,17 +124,20 @@ def local_task(file: Path, data: Path | None) -> LocalTask | Group:
             become text), `lookup` (a field out of another file), `by`, `subject_names` (what a description calls its
             values), and `scorer` (name and options of an `AnswerScorer`).
         data: folder that the names are looked up in; None: that of the file.
+        names: what messages call `data`.
 
     Raises:
         JaxptError: a broken task file, files that are not there, records that do not fit the task.
     """
     config = read_config(file)
-    by = config.get("by")
+    by, folder = config.get("by"), data or file.parent
+    called = f"{folder}, the folder of {file.name} ({names['data']} names another)"
+    called = called if data is None else f"{names['data']}={data}"
     splits = {}
     bare = {key: value for key, value in config.items() if key not in OWN_KEYS}
-    for split, names in config["files"].items():
+    for split, files in config["files"].items():
         try:
-            path = records.find(data or file.parent, [names] if isinstance(names, str) else list(names))
+            path = records.find(folder, [files] if isinstance(files, str) else list(files), called=called)
         except JaxptError:
             if split not in config.get("optional", ()):
                 raise
@@ -141,7 +145,7 @@ def local_task(file: Path, data: Path | None) -> LocalTask | Group:
             continue
         splits[split] = records.read(path, split, config.get("between", {}).get(split), config.get("as_json", ()))
     for field, where in config.get("lookup", {}).items():
-        _look_up(file, data or file.parent, field, where, splits)
+        _look_up(file, folder, called, field, where, splits)
     scorer = build(AnswerScorer, config["scorer"], f"task file {file}: scorer") if "scorer" in config else None
     if by is None:
         return _task(file, bare, splits, scorer)
@@ -154,11 +158,11 @@ def local_task(file: Path, data: Path | None) -> LocalTask | Group:
         mine = {split: [row for row in rows if str(row.get(by)) == value] for split, rows in splits.items()}
         one = {**copy.deepcopy(bare), "task": f"{bare['task']}_{value}", "task_alias": value}
         if "description" in one:
-            called = config.get("subject_names", {}).get(value, value.replace("_", " "))
-            one["description"] = one["description"].replace("{subject}", called)
+            subject = config.get("subject_names", {}).get(value, value.replace("_", " "))
+            one["description"] = one["description"].replace("{subject}", subject)
         tasks.append(_task(file, one, {split: rows for split, rows in mine.items() if rows}, scorer))
-    names = [m["metric"] for m in bare.get("metric_list", [])] if scorer is None else scorer.metrics
-    metrics = [AggMetricConfig(metric=name, weight_by_size=True) for name in names]
+    means = [m["metric"] for m in bare.get("metric_list", [])] if scorer is None else scorer.metrics
+    metrics = [AggMetricConfig(metric=name, weight_by_size=True) for name in means]
     group = Group(name=bare["task"], aggregate_metric_list=metrics)
     for task in tasks:
         group.add(task)
@@ -166,14 +170,14 @@ def local_task(file: Path, data: Path | None) -> LocalTask | Group:
 
 
 def _look_up(
-    file: Path, data: Path, field: str, where: Any, splits: Mapping[str, list[records.EvaluationRecord]]
+    file: Path, data: Path, called: str, field: str, where: Any, splits: Mapping[str, list[records.EvaluationRecord]]
 ) -> None:
     """Gives each record, under `field`, the text that a file has under the record's own value of a key."""
     if not isinstance(where, dict) or where.keys() != {"files", "key", "field"}:
         raise JaxptError(
             f"task file {file}: lookup.{field} is not of the form {{files: [NAME], key: KEY, field: FIELD}}"
         )
-    texts = records.lookup(data, where["files"], where["key"], where["field"])
+    texts = records.lookup(data, where["files"], where["key"], where["field"], called)
     for row in (row for rows in splits.values() for row in rows):
         if (name := str(row.get(where["key"]))) not in texts:
             raise JaxptError(f"task file {file}: none of {', '.join(where['files'])} has {where['key']} {name!r}")

@@ -15,15 +15,17 @@ LETTERS = "ABCDEFGHIJ"
 SUFFIXES = (".jsonl", ".jsonl.gz")
 
 
-def find(data: Path, names: Sequence[str], folder_of: str = "csv") -> Path:
+def find(data: Path, names: Sequence[str], folder_of: str = "csv", called: str = "") -> Path:
     """Returns the first of `names` that is in `data`, as NAME.jsonl, NAME.jsonl.gz or a folder of CSV files (or of
-    others, by their suffix).
+    others, by their suffix); `called` is what messages call `data`, where that is more than its path.
 
     Raises:
         JaxptError: there is none; it names what was looked for.
     """
     if not data.is_dir():
-        raise JaxptError(f"--data={data} is not a folder; it holds the files of evaluation sets (docs/evaluation.md)")
+        raise JaxptError(
+            f"{called or data} is not a folder; it holds the files of evaluation sets (docs/evaluation.md)"
+        )
     for name in names:
         for suffix in SUFFIXES:
             if (data / f"{name}{suffix}").is_file():
@@ -31,16 +33,18 @@ def find(data: Path, names: Sequence[str], folder_of: str = "csv") -> Path:
         if (data / name).is_dir() and any((data / name).glob(f"*.{folder_of}")):
             return data / name
     looked = ", ".join(f"{name}.jsonl[.gz]" for name in names)
-    raise JaxptError(f"--data={data} has none of {looked}, nor a folder of {folder_of.upper()} files of such a name")
+    raise JaxptError(f"{called or data} has none of {looked}, nor a folder of {folder_of.upper()} files of such a name")
 
 
-def lookup(data: Path, names: Sequence[str], key: str, field: str) -> dict[str, str]:
+def lookup(data: Path, names: Sequence[str], key: str, field: str, called: str = "") -> dict[str, str]:
     """Returns texts by name: of a file of JSON lines the `field` under each `key`, of a folder of NAME.txt the texts.
+
+    `called` as for `find`.
 
     Raises:
         JaxptError: no such file, or a record without the two.
     """
-    path = find(data, names, "txt")
+    path = find(data, names, "txt", called)
     if path.is_dir():
         return {file.stem: file.read_text(encoding="utf-8") for file in sorted(path.glob("*.txt"))}
     out = {}

@@ -6,19 +6,10 @@ from typing import Any
 from lm_eval.api.group import Group
 from lm_eval.api.task import Task
 
-from jaxpt.errors import JaxptError
-from jaxpt.evaluation.harness.evaluating import _check_examples, _leaves
+from jaxpt.evaluation.harness.clean import KEY
 
 BITS = "bits_per_byte"  # which jaxpt adds, where a document has a right answer that is judged
 STDERR = "_stderr"  # at the end of the name of a metric: its standard error
-
-
-def check_tasks(tasks: Sequence[Task | Group | str], num_fewshot: int | None) -> None:
-    """Raises a JaxptError for a task that cannot be asked in a run: it lacks examples, or runs what a model writes."""
-    leaves = _leaves(tasks)
-    _check_examples(leaves, num_fewshot)
-    if unsafe := [task.get_config("task") for task in leaves if task.get_config("unsafe_code")]:
-        raise JaxptError(f"task {unsafe[0]} runs what the model writes, which no run does; score it with jaxpt eval")
 
 
 def known_scores(tasks: Sequence[Task | Group | str]) -> dict[str, bool]:
@@ -56,13 +47,17 @@ def _name(metric: str, which: str) -> str:
 def flat_scores(results: Mapping[str, Any]) -> dict[str, float]:
     """Returns the scores in results of lm_eval by name, and their standard errors as `TASK/METRIC_stderr`.
 
-    Of a group it is the group's, not those of its members.
+    Of a group it is the group's, not those of its members. Those over clean documents, where results have such, are
+    called `clean/TASK/METRIC`.
     """
     inside = {member for members in results.get("group_subtasks", {}).values() for member in members}
+    entries = [("", task, values) for task, values in results["results"].items()]
+    over_clean = {**results[KEY]["tasks"], **results[KEY]["groups"]} if KEY in results else {}
+    entries += [(f"{KEY}/", task, entry.get("scores", {})) for task, entry in over_clean.items()]
     out = {}
-    for task, values in results["results"].items():
+    for begin, task, values in entries:
         for key, value in values.items():
             metric, _, which = key.partition(",")
             if task not in inside and which and isinstance(value, (int, float)) and not isinstance(value, bool):
-                out[f"{task}/{_name(metric, which)}"] = float(value)
+                out[f"{begin}{task}/{_name(metric, which)}"] = float(value)
     return out
