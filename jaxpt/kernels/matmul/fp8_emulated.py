@@ -22,5 +22,5 @@ def run(equation: str, x: jax.Array, w: jax.Array, precision: jax.lax.Precision 
 
 
 def _dot(a: Quantised, b: Quantised, axes: Axes, dtype: DTypeLike, exact: bool) -> jax.Array:
-    factors = (q.values.astype(dtype) * q.scale.astype(dtype) for q in (a, b))
-    return jax.lax.dot_general(*factors, (axes, ((), ())), precision=jax.lax.Precision.HIGHEST)
+    left, right = (q.values.astype(dtype) * q.scale.astype(dtype) for q in (a, b))
+    return jax.lax.dot_general(left, right, (axes, ((), ())), precision=jax.lax.Precision.HIGHEST)
