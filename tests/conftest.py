@@ -48,6 +48,12 @@ EXTRAS = {  # which extra has a module that a test may lack
 }
 
 
+def pytest_collection_finish():
+    """What has been imported and collected stays: no later collection of garbage goes through it."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_terminal_summary(terminalreporter):
     """Says in one line for each reason how many tests were skipped, and which extra they need where that is why."""
     reasons = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", ()))
