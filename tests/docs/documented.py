@@ -9,6 +9,7 @@ Whatever looks like a command elsewhere is a stray one. In a help text every lin
 """
 
 import contextlib
+import functools
 import importlib
 import io
 import pkgutil
@@ -85,6 +86,7 @@ def inline(path: Path) -> Iterator[tuple[int, str, str, list[str]]]:
             yield number, program, command, re.findall(r"--[\w-]+", rest)
 
 
+@functools.cache
 def help_text(program: str, command: str) -> str:
     """What `PROGRAM COMMAND --help` prints."""
     module = importlib.import_module(f"{PROGRAMS[program].__name__}.{_module(program, command)}")

@@ -87,12 +87,13 @@ def test_an_optimizer_on_the_command_line(setting):
 
 
 def test_an_objective(setting):
-    records = train(setting, "smoothed", stage='objective=dict(name="smoothed:Smoothed", smoothing=0.2)')
-    plain = train(setting, "plain")
+    quick = "optimizer=dict(learning_rate=0.03)"  # at the usual rate four steps differ by the last bit
+    records = train(setting, "smoothed", more=quick, stage='objective=dict(name="smoothed:Smoothed", smoothing=0.2)')
+    plain = train(setting, "plain", more=quick)
     first = next(r for r in records if "train/loss" in r)
     assert first["train/loss"] == pytest.approx(losses(plain)[0], rel=1e-4)  # the same model, measured alike
     assert first["train/uniform_loss"] == pytest.approx(math.log(280), rel=0.02)
-    assert losses(records)[-1] != losses(plain)[-1]  # and trained otherwise
+    assert losses(records)[-1] != pytest.approx(losses(plain)[-1], rel=1e-4)  # and trained otherwise
 
 
 def test_an_objective_on_the_command_line(setting):
