@@ -16,7 +16,7 @@ from jaxpt.kernels.matmul.scaling import Quantised, product_scale
 from jaxpt.sharding.platform import platform
 
 TPUS = ("TPU7", "TPU8")  # how they call themselves; earlier ones multiply other 8-bit formats or none
-EMULATED = "fp8_emulated gives the same numbers, more slowly than bfloat16"
+EMULATED = "fp8_emulated gives its numbers, not its speed"
 
 
 def refuses(call: MatmulCall) -> str | None:
