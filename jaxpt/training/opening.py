@@ -69,7 +69,8 @@ def open_run(
     state, lines = Safeguards.of(config).begin(state, layout, optimizer.specs)
     for line in lines:
         log(line)
-    log(f"MFU: {convention(any(stage.config.objective.frozen() for stage in plan.stages))}; {peak[1]}")
+    frozen = any(stage.config.objective.frozen() for stage in plan.stages)
+    log(f"MFU: {convention(frozen, 'fp8' in config.compute.matmul)}; {peak[1]}")
     if saved:
         for line in (f"resumed at step {saved['step']} of {plan.steps}", *changes(plan, saved)):
             log(line)

@@ -41,10 +41,11 @@ def peak_flops(given: float | None, devices: list) -> tuple[float, str]:
     return measured * len(devices), f"{measured:.3g} FLOP/s per {kind}, a float32 matrix product measured at start"
 
 
-def convention(frozen: bool = False) -> str:
-    """What the MFU counts; `frozen`: an objective of the run reads frozen models."""
-    of_frozen = ", a forward pass of each frozen model included" if frozen else ""
-    return f"model FLOPs of forward and backward, causal attention at half, recomputation not counted{of_frozen}"
+def convention(frozen: bool = False, fp8: bool = False) -> str:
+    """What the MFU counts; `frozen`: an objective of the run reads frozen models; `fp8`: it may multiply in 8 bits."""
+    also = ", a forward pass of each frozen model included" if frozen else ""
+    also += ", against a peak that is not that of 8-bit products" if fp8 else ""
+    return f"model FLOPs of forward and backward, causal attention at half, recomputation not counted{also}"
 
 
 def _matmul_flops(n: int = 1024) -> float:

@@ -22,7 +22,7 @@ ROWS, ROWS_ON_CPU, WIDTH = 2048, 128, 8192  # at most
 SHARE = 0.25  # of the error of the rounded factors
 PARTS = ("out", "dx", "dw")
 
-Product = Callable[[str, jax.Array, jax.Array, jax.lax.Precision | None], jax.Array]
+Multiply = Callable[[str, jax.Array, jax.Array, jax.lax.Precision | None], jax.Array]
 
 
 def compare(name: str, call: MatmulCall) -> Comparison:
@@ -39,7 +39,7 @@ def facts(call: MatmulCall) -> dict[str, Any]:
     return {key: value for key, value in asdict(call).items() if key != "names"}
 
 
-def _one(product: Product, call: MatmulCall) -> tuple[Errors, Errors]:
+def _one(product: Multiply, call: MatmulCall) -> tuple[Errors, Errors]:
     m = min(call.rows, ROWS_ON_CPU if call.platform == "cpu" else ROWS)
     rng = np.random.default_rng(1)
     k, n = min(call.width_in, WIDTH), min(call.width_out, WIDTH)
@@ -53,7 +53,7 @@ def _one(product: Product, call: MatmulCall) -> tuple[Errors, Errors]:
     return _errors(got, want), {key: max(may, SHARE * of_factors[key]) for key, may in of_dtype.items()}
 
 
-def _with_gradients(product: Product, x: jax.Array, w: jax.Array, dy: jax.Array) -> tuple[jax.Array, ...]:
+def _with_gradients(product: Multiply, x: jax.Array, w: jax.Array, dy: jax.Array) -> tuple[jax.Array, ...]:
     y, back = jax.vjp(lambda x, w: product("mk,kn->mn", x, w, jax.lax.Precision.HIGHEST), x, w)
     return (y, *back(dy.astype(y.dtype)))
 

@@ -11,12 +11,12 @@ from jax.typing import DTypeLike
 
 from jaxpt.kernels.machine import architecture
 from jaxpt.kernels.matmul.call import MatmulCall, contracted
-from jaxpt.kernels.matmul.quantised import Axes, quantised_product
+from jaxpt.kernels.matmul.quantised import SummedAxes, quantised_product
 from jaxpt.kernels.matmul.scaling import Quantised, product_scale
 from jaxpt.sharding.platform import platform
 
 TPUS = ("TPU7", "TPU8")  # how they call themselves; earlier ones multiply other 8-bit formats or none
-EMULATED = "fp8_emulated gives the same numbers, more slowly than bfloat16"
+EMULATED = "fp8_emulated gives its numbers, not its speed"
 
 
 def refuses(call: MatmulCall) -> str | None:
@@ -40,7 +40,7 @@ def run(equation: str, x: jax.Array, w: jax.Array, precision: jax.lax.Precision 
     return quantised_product(x, w, contracted(equation), _dot)
 
 
-def _dot(a: Quantised, b: Quantised, axes: Axes, dtype: DTypeLike, exact: bool) -> jax.Array:
+def _dot(a: Quantised, b: Quantised, axes: SummedAxes, dtype: DTypeLike, exact: bool) -> jax.Array:
     """Multiplies 8-bit factors; gradients with every partial sum in float32, as they are e5m2 and cancel more.
 
     Hopper keeps 14 bits of the sums unless it is asked for more, which costs speed; TPUs keep float32.

@@ -7,7 +7,7 @@ import jax
 from jax.typing import DTypeLike
 
 from jaxpt.kernels.matmul.call import MatmulCall, contracted
-from jaxpt.kernels.matmul.quantised import Axes, quantised_product
+from jaxpt.kernels.matmul.quantised import SummedAxes, quantised_product
 from jaxpt.kernels.matmul.scaling import Quantised
 
 
@@ -21,6 +21,6 @@ def run(equation: str, x: jax.Array, w: jax.Array, precision: jax.lax.Precision 
     return quantised_product(x, w, contracted(equation), _dot)
 
 
-def _dot(a: Quantised, b: Quantised, axes: Axes, dtype: DTypeLike, exact: bool) -> jax.Array:
-    left, right = (q.values.astype(dtype) * q.scale.astype(dtype) for q in (a, b))
-    return jax.lax.dot_general(left, right, (axes, ((), ())), precision=jax.lax.Precision.HIGHEST)
+def _dot(a: Quantised, b: Quantised, axes: SummedAxes, dtype: DTypeLike, exact: bool) -> jax.Array:
+    x, w = (q.values.astype(dtype) * q.scale.astype(dtype) for q in (a, b))
+    return jax.lax.dot_general(x, w, (axes, ((), ())), precision=jax.lax.Precision.HIGHEST)

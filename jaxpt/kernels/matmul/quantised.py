@@ -8,10 +8,10 @@ from jax.typing import DTypeLike
 
 from jaxpt.kernels.matmul.scaling import GRADIENTS, VALUES, Quantised, quantise
 
-Axes = tuple[tuple[int, ...], tuple[int, ...]]  # that are summed over, of either factor
+SummedAxes = tuple[tuple[int, ...], tuple[int, ...]]  # that are summed over, of either factor
 
 # two factors, the axes, the dtype of the product, whether every partial sum is kept in float32 -> the product
-Dot = Callable[[Quantised, Quantised, Axes, DTypeLike, bool], jax.Array]
+Dot = Callable[[Quantised, Quantised, SummedAxes, DTypeLike, bool], jax.Array]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
