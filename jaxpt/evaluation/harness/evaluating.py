@@ -41,7 +41,8 @@ def find_tasks(names: Sequence[str], data: Path | None, said: OptionNames = FLAG
     for name in names:
         if name.endswith((".yaml", ".yml")):
             if not Path(name).is_file():
-                raise JaxptError(f"{said['tasks']}={name}: there is no such task file")
+                hint = nearest(Path(name).name, [file.name for file in Path(name).parent.glob("*.y*ml")])
+                raise JaxptError(f"{said['tasks']}={name}: there is no such task file{hint}")
             found.append(local_task(Path(name), data, said))
         elif name in own and data is not None:
             found.append(local_task(own[name], data, said))
