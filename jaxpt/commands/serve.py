@@ -73,6 +73,8 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("timeout", "grace"):
         if not 0 <= getattr(args, name) < 1e6:
             raise JaxptError(f"--{name}={getattr(args, name)} must be seconds, at least 0")
+    if args.name is not None and not args.name.strip(","):
+        raise JaxptError(f"--name={args.name} names nothing; leave it out, and the model is called as its folder")
     if not 0 <= args.port < 65536:
         raise JaxptError(f"--port={args.port} must be from 0 to 65535")
 

@@ -25,6 +25,8 @@ from jaxpt.errors import JaxptError
 from jaxpt.evaluation.option_names import SFT_PROBE_FLAGS
 from jaxpt.files.lock import Lock, inside
 from jaxpt.files.partial import writes
+from jaxpt.models.compute import Compute
+from jaxpt.sharding.mesh import parse_axes
 from jaxpt.sweeps.sft_pictures import base_against_after
 from jaxpt.sweeps.sft_probe import models_named, models_of_run
 from jaxpt.sweeps.sft_running import SftProbe
@@ -131,6 +133,9 @@ def _check(args: argparse.Namespace) -> None:
     if not args.data and not args.config:
         raise JaxptError("--data is missing: conversations to tune on, as jaxpt-data chats writes them")
     SFT_PROBE_FLAGS.check_counts(args)
+    Compute(dtype=args.dtype)
+    if args.mesh:
+        parse_axes(args.mesh, "--mesh")
 
 
 def _check_config(config: RunConfig) -> None:

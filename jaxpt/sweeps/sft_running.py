@@ -59,6 +59,9 @@ class SftProbe:
                 raise JaxptError(f"{self.output} holds {other[0]}, not a probe; give another --output_dir")
             write_json(note, self.settings)
         elif differs := [k for k in {**self.settings, **before} if before.get(k) != self.settings.get(k)]:
+            if not any(self.output.glob("models/*/base.json")):  # a start that came to nothing settles nothing
+                write_json(note, self.settings)
+                return
             key = differs[0]
             shown = "" if key == "config" else f" ({before.get(key)!r}, now {self.settings.get(key)!r})"
             raise JaxptError(f"{self.output} was begun with another {key}{shown}; give another --output_dir")

@@ -7,9 +7,10 @@ from jaxpt.data import PackedSource
 from jaxpt.data.build import Packing
 from jaxpt.data.cache import packed_on_first_use
 from jaxpt.data.origins import is_text
-from jaxpt.data.remote import default_cache
+from jaxpt.data.remote import default_cache, file_system
 from jaxpt.data.weights import flat_weights
 from jaxpt.errors import JaxptError
+from jaxpt.files.absent import absent
 from jaxpt.tokenizers import Tokenizer
 from jaxpt.training.config import RunConfig, StageConfig
 
@@ -39,6 +40,9 @@ def cache_folder(config: RunConfig) -> Path:
 def _packed(config: RunConfig, name: str) -> PackedSource:
     source = config.sources[name]
     if source.pack != Packing():
+        fs, inner = file_system(str(source.path))
+        if not fs.exists(inner):
+            raise JaxptError(f"config.sources.{name}.path: {source.path} {absent(source.path)}")
         raise JaxptError(
             f"config.sources.{name}.pack is set, but {source.path} is packed already; remove pack or name the text"
         )

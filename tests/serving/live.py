@@ -91,8 +91,15 @@ def serving(path, *, token=None, hosts=LOCAL, slots=8, waiting=512, seconds=60.0
     words = ServedVocabulary(model.tokenizer, end_ids(model), model.config.vocab_size, length)
     served = ServedModel(("stories", "other-name"), thread, words, ServingLimits(body, waiting, seconds), Figures())
     thread.start()
+    with listening_to(served, model, token=token, hosts=hosts, grace=grace) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def listening_to(served, model, *, token=None, hosts=LOCAL, grace=1.0):
+    """A context with a server of what is served, whose thread has begun."""
     listening = bind("127.0.0.1", 0)
-    server = HttpServer(make_app(served, token, hosts), listening, thread, grace)
+    server = HttpServer(make_app(served, token, hosts), listening, served.thread, grace)
     up = threading.Event()
     running = threading.Thread(target=server.run, args=(up.set,), daemon=True)
     running.start()

@@ -119,6 +119,7 @@ def test_mistakes_are_one_line(stories, capsys, tmp_path, monkeypatch):
             (f"--token_file={tmp_path / 'none'}",): "none",
             ("--slots=0",): "--slots=0 must be at least 1",
             ("--port=70000",): "--port=70000 must be from 0 to 65535",
+            ("--name=,",): "--name=, names nothing",
             ("--timeout=-1",): "--timeout=-1.0 must be seconds",
             ("--max_length=513", "--port=0"): "more than the model's 512 positions",
         }

@@ -206,6 +206,9 @@ def test_prompts_are_conversations_where_asked_for_also_without_a_template_of_th
         (["--model=BUNDLE", "--config.stages[0].batch_size=900"], "too few for a batch of 900"),
         (["--model=BUNDLE", "--config.sources.chats.pack.kind=text"], "no source of the config has pack.kind=chat"),
         (["--model=BUNDLE,BUNDLE"], "twice"),
+        (["--model=BUNDLE", "--dtype=fp16"], "compute.dtype is 'fp16'"),
+        (["--model=BUNDLE", "--mesh=fsdp"], "--mesh=fsdp is not of the form"),
+        (["--model=BUNDLE", "--data=gone"], "config.sources.chats.path: gone does not exist"),
     ],
 )
 def test_a_mistake_is_one_line_before_any_score(setting, tmp_path, capsys, more, message):

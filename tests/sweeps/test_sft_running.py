@@ -136,6 +136,14 @@ def test_prompts_are_conversations_where_asked_for_and_weights_are_kept(begin, t
         shutil.rmtree(tmp_path / "p")
 
 
+def test_a_start_that_scored_nothing_settles_nothing(begin, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        begin(StandIn(1, KeyboardInterrupt()), settings={"limit": 9})
+    begin(StandIn(), ["b0"])
+    with pytest.raises(JaxptError, match=r"was begun with another limit \(None, now 9\)"):
+        begin(StandIn(), settings={"limit": 9})
+
+
 def test_another_probe_other_files_and_another_model_under_the_name_are_refused(begin, tmp_path):
     begin(StandIn(), ["b0"])
     with pytest.raises(JaxptError, match=r"was begun with another limit \(None, now 2\); give another --output_dir"):

@@ -30,9 +30,9 @@ from lm_eval.utils import handle_non_serializable
 from jaxpt.cli.terminal import table
 from jaxpt.data.contamination import Contamination, digest_of, item_text
 from jaxpt.errors import JaxptError
-from jaxpt.evaluation.harness.bars import silent_bars
 from jaxpt.evaluation.harness.comparing import read_samples
 from jaxpt.evaluation.harness.evaluating import Results, gold_bits_per_byte
+from jaxpt.evaluation.harness.quiet import quiet_lm_eval
 from jaxpt.evaluation.option_names import FLAGS
 from jaxpt.files.partial import whole_file
 
@@ -213,7 +213,7 @@ def _scores(
         if kept:
             error = stderr_for_metric(aggregation, BOOTSTRAP)
             out[key] = float(aggregation(kept))
-            with silent_bars():
+            with quiet_lm_eval():
                 out[f"{metric}_stderr,{which}"] = float(error(kept)) if error and len(kept) > 1 else "N/A"
     return out, said
 

@@ -16,10 +16,10 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import handle_non_serializable
 
 from jaxpt.errors import JaxptError, nearest
-from jaxpt.evaluation.harness.bars import silent_bars
 from jaxpt.evaluation.harness.gold_answers import GOLD, score_gold
 from jaxpt.evaluation.harness.language_model import JaxptModel
 from jaxpt.evaluation.harness.local_tasks import LocalTask, local_task, shipped
+from jaxpt.evaluation.harness.quiet import quiet_lm_eval
 from jaxpt.evaluation.option_names import FLAGS, OptionNames
 from jaxpt.files.partial import whole_file
 
@@ -41,7 +41,8 @@ def find_tasks(names: Sequence[str], data: Path | None, said: OptionNames = FLAG
     for name in names:
         if name.endswith((".yaml", ".yml")):
             if not Path(name).is_file():
-                raise JaxptError(f"{said['tasks']}={name}: there is no such task file")
+                hint = nearest(Path(name).name, [file.name for file in Path(name).parent.glob("*.y*ml")])
+                raise JaxptError(f"{said['tasks']}={name}: there is no such task file{hint}")
             found.append(local_task(Path(name), data, said))
         elif name in own and data is not None:
             found.append(local_task(own[name], data, said))
@@ -128,7 +129,7 @@ def evaluate(
 def _simple_evaluate(model: JaxptModel, **options: Any) -> Results:
     os.environ["DISABLE_MULTIPROC"] = "1"  # lm_eval's bootstrap would fork a process that has JAX's threads
     try:
-        with silent_bars():
+        with quiet_lm_eval():
             results = lm_eval.simple_evaluate(
                 model,
                 task_manager=TaskManager(include_defaults=False),  # reading all its task files takes seconds
