@@ -5,6 +5,7 @@ import inspect
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
@@ -47,14 +48,14 @@ def _read(file: str) -> ConfigDict:
         raise JaxptError(f"--config={file}: there is no file {path}{nearest(path, beside)}")
     if path.endswith(".json"):
         return _config_dict(file, _json(path))
-    spec = importlib.util.spec_from_file_location("jaxpt_run_config", path)
-    loader = spec.loader if spec is not None else None
-    if spec is None or loader is None:
+    loader = SourceFileLoader("jaxpt_run_config", path)
+    spec = importlib.util.spec_from_file_location(loader.name, path, loader=loader)
+    if spec is None or not path.endswith(".py"):
         raise JaxptError(f"--config={file}: give a Python file (.py) with get_config(), or a .json file")
     module = importlib.util.module_from_spec(spec)
 
-    def run() -> ModuleType:
-        loader.exec_module(module)
+    def run() -> ModuleType:  # from its source: bytecode would lie beside it, and hide a change within the same second
+        exec(loader.source_to_code(loader.get_data(path), path), module.__dict__)
         return module
 
     importing(run, f"--config={file}", path)

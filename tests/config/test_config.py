@@ -1,6 +1,8 @@
 """A config is checked in one place: keys, types, values, overrides."""
 
+import os
 import re
+import sys
 import typing
 from pathlib import Path
 
@@ -170,6 +172,17 @@ def test_a_missing_file_is_named():
     assert "there is no file nowhere.py" in refused("nowhere.py")
     near = str(Path(__file__).parents[2] / "configs" / "quikstart.py")
     assert f"there is no file {near} (did you mean '{near.replace('quik', 'quick')}'?)" in refused(near)
+
+
+def test_a_file_that_changes_within_a_second_is_read_again_and_nothing_is_written_beside_it(file, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    before, seen = os.stat(file), []
+    for size in "234":
+        Path(file).write_text(FILE.replace('size="2"', f'size="{size}"'))
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        seen.append(load(RunConfig, file).stages[0].mixture["prose"])
+    assert seen == [2, 3, 4]
+    assert [p.name for p in Path(file).parent.iterdir()] == ["run.py"]
 
 
 def test_a_stored_config_reads_back_the_same(file, tmp_path):
