@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxpt.errors import JaxptError
+from jaxpt.kernels.matmul import dispatch
 from jaxpt.models import Compute, forward, init_params
 from jaxpt.models.specs import param_specs
 from jaxpt.objectives.distill import Distill
@@ -209,3 +210,13 @@ def test_a_sharded_teacher_and_microbatches_give_the_step_of_one_device(one_devi
     facts, params = stepped(mesh, microbatches)
     np.testing.assert_allclose(facts, one_device[0], rtol=1e-4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), params, one_device[1])
+
+
+def test_a_teacher_is_computed_in_the_plain_dtype_where_the_student_is_in_8_bits(monkeypatch):
+    taken, run = [], dispatch.fp8_emulated.run
+    noted = lambda equation, x, w, precision: (taken.append(x.shape[-1]), run(equation, x, w, precision))[1]  # noqa: E731
+    monkeypatch.setattr(dispatch.fp8_emulated, "run", noted)
+    given = dataclasses.replace(inputs(), compute=Compute(matmul="fp8_emulated"))
+    jax.eval_shape(lambda params: HALF.terms(dataclasses.replace(given, params=params)).loss, STUDENT_PARAMS)
+    assert tiny.MODEL.embed in taken
+    assert TEACHER.embed not in taken

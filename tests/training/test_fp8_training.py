@@ -21,6 +21,7 @@ from jaxpt.sharding import batch_sharding, make_mesh
 from jaxpt.training.arguments import StepArguments
 from jaxpt.training.batches import place
 from jaxpt.training.config import ShardingConfig
+from jaxpt.training.evaluating import Evaluating
 from jaxpt.training.state import make_layout, new_state
 from jaxpt.training.step import StepSpec, make_step
 from tests.training.tiny import MODEL, PARAMS, B, S, batch
@@ -107,6 +108,15 @@ def losses(mesh, microbatches):
             state, metrics = step(state, rows, StepArguments(np.float32(0.01)))
             found.append(float(metrics["train/loss"]))
     return found
+
+
+def test_an_evaluation_of_a_run_is_given_the_plain_dtype():
+    given = []
+    entry = SimpleNamespace(every=None, before=False, after=True, stage_ends=False, prepare=given.append)
+    compute = Compute("bfloat16", remat="kernels", matmul="fp8_emulated")
+    stage = SimpleNamespace(config=SimpleNamespace(sequence_length=S), step=SimpleNamespace(compute=compute))
+    Evaluating("mine", entry)._measure(SimpleNamespace(model=MODEL, stage=stage, workdir=None, mesh=None))
+    assert given[0].compute == Compute("bfloat16", remat="kernels")
 
 
 @pytest.mark.slow
