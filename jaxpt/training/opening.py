@@ -69,8 +69,7 @@ def open_run(
     state, lines = Safeguards.of(config).begin(state, layout, optimizer.specs)
     for line in lines:
         log(line)
-    frozen = any(stage.config.objective.frozen() for stage in plan.stages)
-    log(f"MFU: {convention(frozen, 'fp8' in config.compute.matmul)}; {peak[1]}")
+    log(f"MFU: {_convention(plan)}; {peak[1]}")
     if saved:
         for line in (f"resumed at step {saved['step']} of {plan.steps}", *changes(plan, saved)):
             log(line)
@@ -89,6 +88,11 @@ def open_run(
         step=saved["step"] if saved else 0,
         passed=passed,
     )
+
+
+def _convention(plan: RunPlan) -> str:
+    frozen = any(stage.config.objective.frozen() for stage in plan.stages)
+    return convention(frozen, "fp8" in plan.config.compute.matmul)
 
 
 def _with_those_of(
