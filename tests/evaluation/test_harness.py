@@ -10,7 +10,7 @@ pytest.importorskip("lm_eval", reason="needs lm_eval: install jaxpt[eval]")
 from jaxpt import api, cli
 from jaxpt.errors import JaxptError
 from jaxpt.evaluation.harness import evaluating, local_tasks, records
-from jaxpt.evaluation.harness.comparing import compare, flipped, read_scores
+from jaxpt.evaluation.harness.comparing import compare, flipped, read_samples
 from jaxpt.evaluation.harness.kept import KeptAnswers
 from jaxpt.evaluation.harness.language_model import JaxptModel
 from jaxpt.generation import InferenceEngine
@@ -356,7 +356,7 @@ def test_the_command_writes_what_it_prints_and_compares(stories, data, tmp_path,
     results = json.loads(file.read_text())
     assert results["n-samples"]["arc_easy"]["effective"] == 4
     assert f"{results['results']['arc_easy']['acc,none']:.4g}" in out
-    assert read_scores(tmp_path / "a").keys() == {"hellaswag", "arc_easy"}
+    assert read_samples(tmp_path / "a").keys() == {"hellaswag", "arc_easy"}
     assert cli.main(["eval", f"--compare={tmp_path / 'a'},{tmp_path / 'b'}"]) == 0
     assert "B - A" in capsys.readouterr().out
     assert cli.main(["eval", "--list"]) == 0
