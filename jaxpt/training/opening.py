@@ -69,7 +69,7 @@ def open_run(
     state, lines = Safeguards.of(config).begin(state, layout, optimizer.specs)
     for line in lines:
         log(line)
-    log(f"MFU: {_convention(plan)}; {peak[1]}")
+    log(f"MFU: {_counted(plan)}; {peak[1]}")
     if saved:
         for line in (f"resumed at step {saved['step']} of {plan.steps}", *changes(plan, saved)):
             log(line)
@@ -88,11 +88,6 @@ def open_run(
         step=saved["step"] if saved else 0,
         passed=passed,
     )
-
-
-def _convention(plan: RunPlan) -> str:
-    frozen = any(stage.config.objective.frozen() for stage in plan.stages)
-    return convention(frozen, "fp8" in plan.config.compute.matmul)
 
 
 def _with_those_of(
@@ -120,3 +115,8 @@ def _open_metrics(plan: RunPlan, workdir: Path, layout: Layout, saved: RunItem |
     if aside:
         metrics.event("set aside", step, checkpoints=aside)
     return metrics
+
+
+def _counted(plan: RunPlan) -> str:
+    frozen = any(stage.config.objective.frozen() for stage in plan.stages)
+    return convention(frozen, "fp8" in plan.config.compute.matmul)
