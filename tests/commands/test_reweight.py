@@ -20,7 +20,8 @@ from jaxpt.tokenizers import load, train_sentencepiece
 from jaxpt.training.config import RunConfig
 from jaxpt.training.metrics import read
 from jaxpt.training.reweighting import Reweighting
-from tests.commands.test_train_on_text import MODEL, jsonl, sums
+from tests.commands.test_train_on_text import MODEL
+from tests.evaluation import sums
 from tests.files.flips import assert_never_silent, outcomes
 
 CONFIG = """
@@ -52,11 +53,11 @@ def words(start, count):
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reweight")
-    texts = {"sums": sums(0, 40), "words": words(0, 200)}
+    texts = {"sums": sums.texts(0, 40), "words": words(0, 200)}
     tokenizer = train_sentencepiece([t for ts in texts.values() for t in ts], folder / "tokenizer.model", 300)
     for name, some in texts.items():
-        jsonl(folder / f"{name}.jsonl", some)
-        jsonl(folder / f"{name}.held.jsonl", some[:20])
+        sums.write(folder / f"{name}.jsonl", some)
+        sums.write(folder / f"{name}.held.jsonl", some[:20])
         build(str(folder / f"{name}.jsonl"), folder / name, tokenizer, 64)
     config = ModelConfig(**{**MODEL, "layers": uniform_layers(2)})
     save_bundle(Model(config, init_params(config, 7), load(folder / "tokenizer.model"), ()), folder / "bundle")

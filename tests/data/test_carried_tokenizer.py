@@ -13,7 +13,8 @@ from jaxpt.data.build import build, build_tokenized
 from jaxpt.data.tokenized import TokenizedDocuments
 from jaxpt.errors import JaxptError
 from jaxpt.tokenizers import train_sentencepiece
-from tests.commands.test_train_on_text import MODEL, jsonl, sums
+from tests.commands.test_train_on_text import MODEL
+from tests.evaluation import sums
 
 CONFIG = """
 def get_config(source):
@@ -29,9 +30,9 @@ def get_config(source):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("carried")
-    jsonl(folder / "text.jsonl", sums(0, 60))
-    tokenizer = train_sentencepiece(sums(0, 60), folder / "tokenizer.model", 300)
-    train_sentencepiece(sums(50, 60), folder / "other" / "tokenizer.model", 290)
+    sums.write(folder / "text.jsonl", sums.texts(0, 60))
+    tokenizer = train_sentencepiece(sums.texts(0, 60), folder / "tokenizer.model", 300)
+    train_sentencepiece(sums.texts(50, 60), folder / "other" / "tokenizer.model", 290)
     build(str(folder / "text.jsonl"), folder / "packed", tokenizer, 64)
     (folder / "config.py").write_text(CONFIG.format(model=MODEL))
     return folder
