@@ -5,6 +5,7 @@ import ctypes
 import io
 import os
 import resource
+import sys
 from typing import Any
 
 PREAD = {"x86_64": (17, 295), "aarch64": (67, 69)}  # numbers of pread64 and preadv
@@ -20,6 +21,7 @@ def apply(faults: dict[str, Any]) -> None:
             opening of a file for reading fails where `part` is in its path).
     """
     if "fsize" in faults:
+        sys.dont_write_bytecode, os.environ["PYTHONDONTWRITEBYTECODE"] = True, "1"  # no half files to import later
         resource.setrlimit(resource.RLIMIT_FSIZE, (faults["fsize"],) * 2)
     if "memory" in faults:
         with open("/proc/self/statm") as file:

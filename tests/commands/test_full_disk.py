@@ -1,7 +1,6 @@
 """Commands that write a model or signatures on a disk that is full: one line with the path, nothing half-written."""
 
 import json
-import resource
 
 import jax
 import numpy as np
@@ -13,6 +12,7 @@ from jaxpt.bundles import save_bundle
 from jaxpt.models import Model
 from jaxpt.models.init import init_params
 from jaxpt.tokenizers import train_sentencepiece
+from tests.files.largest_file import largest_file
 from tests.models.tiny import config
 
 WORDS = (__doc__ or "").split()
@@ -42,13 +42,8 @@ def run(command, given, target, most=None):
     """Runs a command, where no file may grow beyond `most` bytes: as a full disk, but for the error's name."""
     main, flags, source = COMMANDS[command]
     to = "--to" if main is cli.main else "--output"
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        if most is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    with largest_file(most):
         return main([command, *flags, source.format(**{"in": given}), f"{to}={target}"])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def files(folder):
@@ -83,16 +78,11 @@ def test_a_classifier_that_fasttext_cannot_write_is_refused(tmp_path, monkeypatc
 
     examples = [(f"{'good' if i % 2 else 'bad'} text {i}", "high" if i % 2 else "low") for i in range(60)]
     classifier = Classifier.train(examples, recipe("quality", dim=4, bucket=100))
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
-        with pytest.raises(JaxptError, match=r"m\.bin: writing failed after \d+ bytes; free space or choose"):
-            classifier.save(tmp_path / "m.bin")
-        resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, hard))
-        with pytest.raises(JaxptError, match=r"fastText could not train .the disk is full"):
-            Classifier.train(examples, recipe("quality", dim=4, bucket=500))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    refusal = r"m\.bin: writing failed after \d+ bytes; free space or choose"
+    with largest_file(most), pytest.raises(JaxptError, match=refusal):
+        classifier.save(tmp_path / "m.bin")
+    with largest_file(3_000), pytest.raises(JaxptError, match=r"fastText could not train .the disk is full"):
+        Classifier.train(examples, recipe("quality", dim=4, bucket=500))
     assert not list(tmp_path.iterdir())
     classifier.save(tmp_path / "m.bin")
     assert Classifier.load(tmp_path / "m.bin").labels == ["high", "low"]

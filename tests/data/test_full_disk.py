@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACK = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+sys.dont_write_bytecode = True  # half a file would be found by a later import
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)  # as a full disk, but for the error's name
 from jaxpt.errors import JaxptError
 from tests.data.made import source

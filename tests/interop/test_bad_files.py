@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from jaxpt import cli
 from jaxpt.errors import JaxptError
 from jaxpt.files.partial import partial_directory, storage_error
 from jaxpt.interop import export_bundle, import_bundle, load_hf
+from tests.files.largest_file import largest_file
 from tests.interop.made import hf_directory
 
 HEADERS = {
@@ -169,15 +169,10 @@ def no_rights():
 def test_a_disk_that_takes_no_more_is_said_and_nothing_is_left(tmp_path):
     hf = hf_directory(tmp_path)
     import_bundle(hf, tmp_path / "b")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
     for make in (import_bundle, export_bundle):
         source = hf if make is import_bundle else tmp_path / "b"
-        resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))  # no file may grow beyond 500 bytes
-        try:
-            with pytest.raises(JaxptError) as error:
-                make(source, tmp_path / "to")
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        with largest_file(500), pytest.raises(JaxptError) as error:
+            make(source, tmp_path / "to")
         assert "writing failed" in str(error.value)
         assert "\n" not in str(error.value)
         assert {p.name for p in tmp_path.iterdir()} == {"hf", "b"}

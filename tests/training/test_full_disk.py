@@ -11,6 +11,7 @@ from jaxpt import cli
 from jaxpt.checkpoints.checkpoints import UNFINISHED, finished_steps
 from jaxpt.errors import JaxptError
 from jaxpt.training.events import Changes, Event
+from tests.files.largest_file import largest_file
 from tests.training import run_made
 
 STAGES = [{**run_made.STAGE, "duration": "14 steps"}]
@@ -38,12 +39,8 @@ def begin(workdir, events=(), **changes):
 
 
 def refused(workdir, most, **changes):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        with pytest.raises(JaxptError) as error:
-            begin(workdir, [Filling(most)], **changes)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with largest_file(None), pytest.raises(JaxptError) as error:
+        begin(workdir, [Filling(most)], **changes)
     return str(error.value)
 
 
