@@ -76,12 +76,12 @@ def batch() -> dict[str, np.ndarray]:
     }
 
 
-def ours(remat: str = "full"):
+def ours(remat: str = "full", unroll: str = ""):
     """State, step, placed batch and mesh of jaxpt."""
     config = model()
     layout = make_layout(config, ShardingConfig(mesh={"fsdp": 1}), jax.devices()[:1])
     optimizer = make_optimizer(AdamW(), param_specs(config))
-    spec = StepSpec(config, NextToken(), Compute(remat=remat), B, S, 1, (), 3)
+    spec = StepSpec(config, NextToken(), Compute(remat=remat, unroll=bool(unroll)), B, S, 1, (), 3)
     params = init_params(config, 0, layout.params)
     state = new_state(layout, optimizer, params)
     return state, make_step(spec, optimizer, layout), place(batch(), batch_sharding(layout.mesh), B), layout
@@ -176,16 +176,21 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="measured steps of each (12, with --baseline 100)")
     parser.add_argument("--baseline", metavar="CHECKOUT", help="compare with the step of this checkout")
     parser.add_argument("--remat", default="full", help="what jaxpt computes again (full, as the plain reference does)")
+    parser.add_argument("--unroll", action="store_true", help="jaxpt writes its layers out, as torch does")
     a = parser.parse_args()
     if a.baseline:
         against_checkout(Path(a.baseline), a.steps or 100)
     else:
-        against_references(a.steps or 12, a.remat)
+        against_references(a.steps or 12, a.remat, a.unroll)
 
 
-def against_references(steps: int, remat: str, warm_up: int = 2) -> None:
+def against_references(steps: int, remat: str, unroll: bool, warm_up: int = 2) -> None:
     """Measures against the plain reference and torch.compile and prints."""
-    workers = {"jaxpt": Worker(JAXPT, HERE, remat), "plain": Worker(PLAIN, HERE), "torch.compile": Worker(TORCH, HERE)}
+    workers = {
+        "jaxpt": Worker(JAXPT, HERE, remat, "unroll" if unroll else ""),
+        "plain": Worker(PLAIN, HERE),
+        "torch.compile": Worker(TORCH, HERE),
+    }
     for i in range(steps + warm_up):
         turn = i % len(workers)
         for worker in [*workers.values()][turn:] + [*workers.values()][:turn]:

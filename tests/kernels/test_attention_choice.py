@@ -45,7 +45,7 @@ def everything_installed(monkeypatch):
         (V5E, "splash"),
         (dataclasses.replace(V5E, head_dim=80), "xla"),
         (CPU, "blocked"),
-        (dataclasses.replace(CPU, queries=256, keys=256), "xla"),
+        (dataclasses.replace(CPU, queries=128, keys=128), "xla"),
     ],
     ids=str,
 )
@@ -96,9 +96,9 @@ def test_a_line_says_for_each_layer_shape_what_computes_it_and_why_not_the_other
     lines = [describe_choice(call, layers) for (call, _), layers in calls.items()]
     assert lines == [
         "attention of layer 0 (6/2 heads of 8, rows of 16, float32, window 5): xla; "
-        "not blocked: the next is as fast below 512 keys",
+        "not blocked: the next is as fast below 256 keys",
         "attention of layers 1–2 (6/2 heads of 8, rows of 16, float32): xla; "
-        "not blocked: the next is as fast below 512 keys",
+        "not blocked: the next is as fast below 256 keys",
     ]
 
 

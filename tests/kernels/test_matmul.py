@@ -18,6 +18,7 @@ from jaxpt.kernels.matmul import (
     fp8,
     fp8_emulated,
     matmul,
+    plain,
     quantised,
     scaling,
 )
@@ -158,8 +159,26 @@ def test_the_native_product_and_the_emulated_one_give_the_same_numbers():
 
 
 def test_plain_is_the_product_in_the_dtype_of_the_factors():
-    x, w, _ = tensors("normal", "bsnh,nhd->bsd")
-    assert jnp.array_equal(matmul("bsnh,nhd->bsd", x, w), jnp.einsum("bsnh,nhd->bsd", x, w))
+    x, w, _ = tensors("normal", "bsnh,nhd->bsd", dtype="bfloat16")
+    found, wanted = matmul("bsnh,nhd->bsd", x, w), jnp.einsum("bsnh,nhd->bsd", x, w)
+    assert found.dtype == wanted.dtype == jnp.bfloat16
+    np.testing.assert_allclose(*(np.asarray(a, np.float32) for a in (found, wanted)), rtol=2**-7, atol=2**-7)
+
+
+@pytest.mark.parametrize("on", ["cpu", "gpu"])
+@pytest.mark.parametrize("equation", EQUATIONS)
+def test_plain_gradients_are_those_of_float64_and_on_a_cpu_the_narrow_factor_comes_first(monkeypatch, equation, on):
+    monkeypatch.setattr(plain, "platform", lambda: on)
+    given = tensors("normal", equation)
+    for found, exact in zip(product_and_gradients(plain.run, equation, *given), wide(equation, *given)):
+        np.testing.assert_allclose(found, exact, rtol=1e-5, atol=1e-5 * np.abs(exact).max())
+
+    def of_matrix(x, w, g):
+        return jax.vjp(lambda w: plain.run(equation, x, w, None), w)[1](g)
+
+    jaxpr = jax.make_jaxpr(of_matrix)(*given).jaxpr
+    first = [e.invars[0] for e in jaxpr.eqns if e.primitive.name == "dot_general"][-1]
+    assert (first is jaxpr.invars[0]) == (on == "cpu")  # a GPU's own order is as fast
 
 
 def products_given_to(name):

@@ -40,7 +40,7 @@ IMPLEMENTATIONS: dict[str, AttentionKernel] = {
 PREFERENCES: dict[str, tuple[Preferred, ...]] = {
     "tpu": (Preferred("splash"), Preferred("xla")),
     "gpu": (Preferred("cudnn"), Preferred("mosaic"), Preferred("blocked", least=1024), Preferred("xla")),
-    "cpu": (Preferred("blocked", least=512), Preferred("xla")),
+    "cpu": (Preferred("blocked", least=256), Preferred("xla")),
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import jax
 from jax.typing import DTypeLike
 
+from jaxpt.kernels.matmul.axes import first, last
 from jaxpt.kernels.matmul.scaling import GRADIENTS, VALUES, Quantised, quantise
 
 SummedAxes = tuple[tuple[int, ...], tuple[int, ...]]  # that are summed over, of either factor
@@ -32,24 +33,16 @@ def quantised_product(x: jax.Array, w: jax.Array, inner: int, dot: Dot) -> jax.A
 
 def _forward(x: jax.Array, w: jax.Array, inner: int, dot: Dot) -> tuple[jax.Array, tuple[Quantised, jax.Array]]:
     qx, qw = quantise(x, VALUES), quantise(w, VALUES)
-    return dot(qx, qw, (_last(x.ndim, inner), _first(inner)), x.dtype, False), (qx, w)
+    return dot(qx, qw, (last(x.ndim, inner), first(inner)), x.dtype, False), (qx, w)
 
 
 def _backward(inner: int, dot: Dot, saved: tuple[Quantised, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
     qx, w = saved
     qw, qg = quantise(w, VALUES), quantise(g, GRADIENTS)
     outer, rows = w.ndim - inner, g.ndim - (w.ndim - inner)
-    dx = dot(qg, qw, (_last(g.ndim, outer), _last(w.ndim, outer)), g.dtype, True)
-    dw = dot(qx, qg, (_first(rows), _first(rows)), w.dtype, True)
+    dx = dot(qg, qw, (last(g.ndim, outer), last(w.ndim, outer)), g.dtype, True)
+    dw = dot(qx, qg, (first(rows), first(rows)), w.dtype, True)
     return dx, dw
 
 
 quantised_product.defvjp(_forward, _backward)
-
-
-def _first(count: int) -> tuple[int, ...]:
-    return tuple(range(count))
-
-
-def _last(ndim: int, count: int) -> tuple[int, ...]:
-    return tuple(range(ndim - count, ndim))
