@@ -64,7 +64,7 @@ def test_draws_follow_the_probabilities():
 
 @pytest.mark.parametrize("bad", [{"temperature": -1}, {"top_k": -2}, {"top_p": 0}, {"top_p": 1.5}])
 def test_sampling_out_of_range_is_named(bad):
-    with pytest.raises(JaxptError, match=f"--{next(iter(bad))}="):
+    with pytest.raises(JaxptError, match=f"^{next(iter(bad))}="):
         Sampling(**bad)
 
 
