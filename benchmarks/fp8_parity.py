@@ -138,13 +138,16 @@ def main() -> None:
     parser.add_argument("--arms", default=",".join(ARMS), help="which of them, plain first")
     parser.add_argument("--rate", type=float, default=3e-3, help="largest learning rate")
     a = parser.parse_args()
+    arms = a.arms.split(",")
+    if arms[0] != "plain" or not set(arms) <= set(ARMS):
+        parser.error(f"--arms={a.arms}: give plain first, then some of {', '.join(ARMS)}, as plain,fp8")
     register_unscaled()
     heads = max(2, a.embed // 32)
     model = ModelConfig(256, a.embed, heads, heads // 2, 32, 3 * a.embed, uniform_layers(a.layers))
     setting = Setting(model, a.rows, a.length, a.steps, a.rate)
     own, held = texts(a.text)
     losses: dict[str, list[float]] = {}
-    for arm in a.arms.split(","):
+    for arm in arms:
         for seed in range(a.seeds):
             begun = time.monotonic()
             params, of_steps = trained(arm, own, setting, seed)
