@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,15 +48,23 @@ def exchange_calls(
 ) -> dict[tuple[ExchangeCall], list[int]]:
     """Returns the numbers of the layers whose tokens travel to other devices' experts; arguments as `expert_calls`."""
     found = _dropless(config, rows, length)
-    if found is None or found[2] == 1:
+    if found is None or found.ways == 1:
         return {}
-    moe, layers, ways, _, sent = found
-    call = exchange_call_of(sent, config.embed, moe.experts // ways, ways, str(jnp.dtype(compute.jnp_dtype)))
-    return {(call,): layers}
+    groups, dtype = found.moe.experts // found.ways, str(jnp.dtype(compute.jnp_dtype))
+    return {(exchange_call_of(found.sent, config.embed, groups, found.ways, dtype),): found.layers}
 
 
-def _dropless(config: ModelConfig, rows: int, length: int) -> tuple[MoeConfig, list[int], int, int, int] | None:
-    """The mixture, its layers, devices that share the experts, a device's width of them, and the rows it sends."""
+class _Dropless(NamedTuple):
+    """Dropless layers on a mesh: devices that share the experts, a device's width of them, and the rows it sends."""
+
+    moe: MoeConfig
+    layers: list[int]
+    ways: int
+    width: int
+    sent: int
+
+
+def _dropless(config: ModelConfig, rows: int, length: int) -> _Dropless | None:
     moe = config.moe
     layers = [i for i, layer in enumerate(config.layers) if layer.ffn == "moe"]
     if moe is None or not layers or moe.capacity_factor is not None:
@@ -66,7 +75,7 @@ def _dropless(config: ModelConfig, rows: int, length: int) -> tuple[MoeConfig, l
     if at is not None:
         ways, parts = at.ways, math.prod(mesh.shape[a] for a in at.rows)
         width = moe.mlp // (mesh.shape[at.width] if at.width else 1)
-    return moe, layers, ways, width, rows // parts * length * moe.experts_per_token
+    return _Dropless(moe, layers, ways, width, rows // parts * length * moe.experts_per_token)
 
 
 def describe_expert_choice(call: GroupedCall, layers: Sequence[int], names: Sequence[str] = ()) -> str:
